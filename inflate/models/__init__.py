@@ -1,0 +1,28 @@
+"""The modules: plain arguments in, tensors out; they know nothing of files or configuration."""
+
+from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
+from inflate.models.decoder import Decoder
+from inflate.models.encoder import Encoder
+from inflate.models.temporal import (
+    AE3DConv,
+    MemoryEfficientVideoBlock,
+    VideoBlock,
+    VideoResBlock,
+    make_time_attn,
+)
+from inflate.models.video_decoder import VideoDecoder
+
+__all__ = [
+    "AE3DConv",
+    "AttnBlock",
+    "Decoder",
+    "Encoder",
+    "MemoryEfficientAttnBlock",
+    "MemoryEfficientVideoBlock",
+    "ResnetBlock",
+    "VideoBlock",
+    "VideoDecoder",
+    "VideoResBlock",
+    "make_attn",
+    "make_time_attn",
+]

@@ -1,0 +1,95 @@
+"""How a temporal block blends its two branches: the one place that knows what ``mix_factor`` means.
+
+A checkpoint holds one number a block, ``mix_factor``, and reads it in two ways: in a residual block
+it weighs the temporal branch, in an attention block the spatial one. Users see one number,
+``alpha``: how much of the temporal branch is blended in, 0 being fully spatial.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+MergeStrategy = Literal["learned", "fixed"]
+MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
+
+
+class TemporalBlock(nn.Module):
+    """A block with a spatial and a temporal branch, that needs to know the number of frames.
+
+    Subclasses say what their ``mix_factor`` weighs, in :attr:`mix_weighs`.
+    """
+
+    mix_weighs: ClassVar[Literal["temporal", "spatial"]]
+    mix_factor: Tensor
+    timesteps: int | None
+
+    @classmethod
+    def stored_mix_factor(cls, alpha: float, merge_strategy: str) -> float:
+        """The number a checkpoint holds for ``alpha``, the share of the temporal branch.
+
+        For ``learned``, ``alpha`` is the temporal share before its sigmoid, so 0 is one half.
+
+        Raises:
+            ValueError: another ``merge_strategy``.
+        """
+        if merge_strategy not in MERGE_STRATEGIES:
+            raise ValueError(
+                f"merge_strategy is {merge_strategy!r}; expected one of "
+                + ", ".join(MERGE_STRATEGIES)
+            )
+        if cls.mix_weighs == "temporal":
+            return float(alpha)
+        # 0.0 - alpha and not -alpha: a zero in the file has no sign.
+        return 1.0 - alpha if merge_strategy == "fixed" else 0.0 - alpha
+
+    def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None) -> None:
+        """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
+        value = torch.tensor([self.stored_mix_factor(alpha, merge_strategy)])
+        self.merge_strategy = merge_strategy
+        self.timesteps = timesteps
+        if merge_strategy == "learned":
+            self.mix_factor = nn.Parameter(value)
+        else:
+            self.register_buffer("mix_factor", value)
+
+    def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        """The weighted sum of two branches of one shape.
+
+        It is interpolated as ``a + w (b - a)``: where the branches agree bit for bit, so does the
+        blend, whatever the weight. ``w b + (1 - w) a`` would round.
+        """
+        weight = self.mix_factor
+        if self.merge_strategy == "learned":
+            weight = torch.sigmoid(weight)
+        weight = weight.to(spatial.dtype)
+        if self.mix_weighs == "temporal":
+            return torch.lerp(spatial, temporal, weight)
+        return torch.lerp(temporal, spatial, weight)
+
+
+def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:
+    """The number of frames ``T`` a batch ``(B T) ...`` is folded from.
+
+    Args:
+        x: the folded batch.
+        timesteps: what the caller gave, or None.
+        default: what the module was built with, or None.
+
+    Raises:
+        ValueError: neither is given, T is not positive, or it does not divide the batch.
+    """
+    frames = default if timesteps is None else timesteps
+    if frames is None:
+        raise ValueError(
+            "timesteps is given nowhere: pass the number of frames of each video, "
+            "forward(z, timesteps=T), or build the module with timesteps=T"
+        )
+    if frames < 1 or x.shape[0] % frames:
+        raise ValueError(
+            f"timesteps is {frames}, and the batch holds {x.shape[0]} frames: expected a positive "
+            "number that divides it, since a batch is whole videos, (B T) C H W"
+        )
+    return frames

@@ -1,0 +1,230 @@
+"""The two-dimensional layers that the encoder, the image decoder and the video decoder share.
+
+Legend of the shapes: ``B`` videos, ``T`` frames, ``N`` images (``N = B T`` inside a video decoder,
+video-major), ``C`` channels, ``H W`` height and width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inflate.models.attention import attend
+
+AttnType = Literal["vanilla", "vanilla-xformers", "none"]
+ATTN_TYPES: tuple[str, ...] = get_args(AttnType)
+GROUPS = 32
+"""Groups of every GroupNorm of this family; channel counts are multiples of it."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 where it is narrower, as it is otherwise: norms are not computed in half."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _wide(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else at_least_float32(parameter)
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm that computes in float32 whatever the type of its input, which it gives back."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``N C ...``; the result has the input's shape and dtype."""
+        weight, bias = _wide(self.weight), _wide(self.bias)
+        y = F.group_norm(at_least_float32(input), self.num_groups, weight, bias, self.eps)
+        return y.to(input.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm that computes in float32 whatever the type of its input, which it gives back."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``... C`` over its last axis; the result has the input's shape and dtype."""
+        weight, bias = _wide(self.weight), _wide(self.bias)
+        y = F.layer_norm(at_least_float32(input), self.normalized_shape, weight, bias, self.eps)
+        return y.to(input.dtype)
+
+
+def spatial_norm(channels: int) -> GroupNorm:
+    """The GroupNorm of the image layers: 32 groups, eps 1e-6."""
+    return GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 1x1 convolution: a linear map of the channels at every pixel."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a skip, ``N C H W -> N C' H W``.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; the input's by default. Where they differ the skip
+            is a 1x1 convolution, ``nin_shortcut``.
+        dropout: share of the activations zeroed in training, before the second convolution.
+        temb_channels: always 0, since autoencoders have no noise level to be told; accepted so
+            that calls written for diffusion models' blocks run.
+
+    Raises:
+        ValueError: ``temb_channels`` is not 0.
+
+    Source:
+        ``ResnetBlock`` of ``ldm/modules/diffusionmodules/model.py``.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int | None = None,
+        dropout: float = 0.0,
+        temb_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        if temb_channels:
+            raise ValueError(
+                f"temb_channels is {temb_channels}: the blocks of an autoencoder take no time "
+                "embedding; pass 0"
+            )
+        out_channels = in_channels if out_channels is None else out_channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.norm1 = spatial_norm(in_channels)
+        self.conv1 = conv3x3(in_channels, out_channels)
+        self.norm2 = spatial_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        if in_channels != out_channels:
+            self.nin_shortcut = conv1x1(in_channels, out_channels)
+
+    def forward(self, x: Tensor, temb: None = None) -> Tensor:
+        """``N C H W -> N C' H W``; ``temb`` is there for callers of the original and stays None."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        skip = x if self.in_channels == self.out_channels else self.nin_shortcut(x)
+        return skip + h
+
+
+class AttnBlock(nn.Module):
+    """Self-attention among the pixels of one image, with a skip: ``N C H W -> N C H W``.
+
+    Source:
+        ``AttnBlock`` of ``ldm/modules/diffusionmodules/model.py``.
+    """
+
+    memory_efficient = False
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.norm = spatial_norm(in_channels)
+        self.q = conv1x1(in_channels, in_channels)
+        self.k = conv1x1(in_channels, in_channels)
+        self.v = conv1x1(in_channels, in_channels)
+        self.proj_out = conv1x1(in_channels, in_channels)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What the pixels attend to, before ``proj_out``: ``N C H W -> N (H W) C``."""
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2).contiguous() for f in (self.q, self.k, self.v))
+        return attend(q, k, v, memory_efficient=self.memory_efficient)
+
+    def project(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Fold tokens ``N (H W) C`` back to ``x``'s ``N C H W``, project them and add ``x``."""
+        h = tokens.transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + self.proj_out(h)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``N C H W -> N C H W``."""
+        return self.project(self.attention(x), x)
+
+
+class MemoryEfficientAttnBlock(AttnBlock):
+    """:class:`AttnBlock` with xformers' kernel: the same keys, the same result."""
+
+    memory_efficient = True
+
+
+def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
+    """The attention block of an ``attn_type``: ``vanilla``, ``vanilla-xformers`` or ``none``.
+
+    Raises:
+        ValueError: another ``attn_type``.
+    """
+    check_attn_type(attn_type)
+    if attn_type == "none":
+        return nn.Identity()
+    return (MemoryEfficientAttnBlock if attn_type == "vanilla-xformers" else AttnBlock)(in_channels)
+
+
+def check_attn_type(attn_type: str) -> None:
+    """Raise ValueError for an ``attn_type`` outside :data:`ATTN_TYPES`."""
+    if attn_type not in ATTN_TYPES:
+        raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour x2, then a 3x3 convolution: ``N C H W -> N C 2H 2W``."""
+
+    def __init__(self, in_channels: int, with_conv: bool) -> None:
+        super().__init__()
+        self.conv: nn.Module = conv3x3(in_channels, in_channels) if with_conv else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``N C H W -> N C 2H 2W``."""
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Downsample(nn.Module):
+    """Halve height and width: a strided 3x3 convolution, or a mean of 2x2 pixels without it."""
+
+    def __init__(self, in_channels: int, with_conv: bool) -> None:
+        super().__init__()
+        self.with_conv = with_conv
+        if with_conv:
+            self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``N C H W -> N C H/2 W/2``; the convolution sees one zero pixel right and below."""
+        if not self.with_conv:
+            return F.avg_pool2d(x, kernel_size=2, stride=2)
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class Level(nn.Module):
+    """One resolution of an encoder or decoder: residual blocks, attention, and the step beside it.
+
+    It names the keys ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``; whoever owns
+    it decides the order in which they run.
+    """
+
+    block: nn.ModuleList
+    attn: nn.ModuleList
+
+    def __init__(self, blocks: list[Any], attns: list[Any]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.attn = nn.ModuleList(attns)
+
+
+class Middle(nn.Module):
+    """The stage at the coarsest resolution: residual block, attention, residual block."""
+
+    def __init__(self, block_1: nn.Module, attn_1: nn.Module, block_2: nn.Module) -> None:
+        super().__init__()
+        self.block_1 = block_1
+        self.attn_1 = attn_1
+        self.block_2 = block_2

@@ -1,0 +1,141 @@
+"""The image decoder, latents to ``B C H W`` pixels, and the frame of the video decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inflate.models.blocks import (
+    Level,
+    Middle,
+    ResnetBlock,
+    Upsample,
+    conv3x3,
+    make_attn,
+    spatial_norm,
+)
+
+Call = Callable[[nn.Module, Tensor], Tensor]
+"""How a decoder runs one of its blocks; the video decoder tells temporal ones the frames."""
+
+
+def _call(module: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = module(x)
+    return out
+
+
+class Decoder(nn.Module):
+    """The image decoder of the family, ``N z_channels h w -> N out_ch H W``.
+
+    Levels are indexed from the finest (0) and run from the coarsest down.
+
+    Args:
+        ch: channels of the finest level.
+        out_ch: channels of the images.
+        ch_mult: channels of each level, finest first, in units of ``ch``.
+        num_res_blocks: residual blocks a level, less one: a decoder has one more than an encoder.
+        attn_resolutions: resolutions whose levels carry attention after each block.
+        dropout: share of the activations zeroed in training.
+        resamp_with_conv: whether a convolution follows each doubling.
+        in_channels: channels of the encoder's input; unused here.
+        resolution: height of the finest level, by which ``attn_resolutions`` are counted only.
+        z_channels: channels of the latent.
+        give_pre_end: return the last features, before ``norm_out``.
+        tanh_out: end in a tanh.
+        attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
+        **ignored: other keys of a configuration that decoder and encoder share.
+
+    Source:
+        ``Decoder`` of ``ldm/modules/diffusionmodules/model.py``.
+    """
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        out_ch: int,
+        ch_mult: Sequence[int] = (1, 2, 4, 8),
+        num_res_blocks: int,
+        attn_resolutions: Sequence[int],
+        dropout: float = 0.0,
+        resamp_with_conv: bool = True,
+        in_channels: int = 3,
+        resolution: int,
+        z_channels: int,
+        give_pre_end: bool = False,
+        tanh_out: bool = False,
+        attn_type: str = "vanilla",
+        **ignored: Any,
+    ) -> None:
+        super().__init__()
+        self.z_channels = z_channels
+        self.give_pre_end = give_pre_end
+        self.tanh_out = tanh_out
+        make_attn_ = self._make_attn()
+        make_resblock = self._make_resblock()
+        make_conv = self._make_conv()
+
+        channels = ch * ch_mult[-1]
+        self.conv_in = conv3x3(z_channels, channels)
+        self.mid = Middle(
+            make_resblock(in_channels=channels, out_channels=channels, dropout=dropout),
+            make_attn_(channels, attn_type=attn_type),
+            make_resblock(in_channels=channels, out_channels=channels, dropout=dropout),
+        )
+        levels: list[Level] = []
+        for i, mult in reversed(list(enumerate(ch_mult))):
+            blocks, attns = [], []
+            for _ in range(num_res_blocks + 1):
+                blocks.append(
+                    make_resblock(in_channels=channels, out_channels=ch * mult, dropout=dropout)
+                )
+                channels = ch * mult
+                if resolution // 2**i in attn_resolutions:
+                    attns.append(make_attn_(channels, attn_type=attn_type))
+            level = Level(blocks, attns)
+            if i > 0:
+                level.upsample = Upsample(channels, resamp_with_conv)
+            levels.insert(0, level)
+        self.up = nn.ModuleList(levels)
+        self.norm_out = spatial_norm(channels)
+        self.conv_out = make_conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
+
+    def _make_attn(self) -> Callable[..., nn.Module]:
+        return make_attn
+
+    def _make_resblock(self) -> Callable[..., nn.Module]:
+        return ResnetBlock
+
+    def _make_conv(self) -> Callable[..., nn.Module]:
+        return nn.Conv2d
+
+    def get_last_layer(self) -> Tensor:
+        """The weight of the output convolution, to which GAN losses are scaled."""
+        weight: Tensor = self.conv_out.weight  # type: ignore[assignment]
+        return weight
+
+    def decode(self, z: Tensor, call: Call) -> Tensor:
+        """``N z h w -> N out_ch H W``, each block that may be temporal run through ``call``."""
+        h = self.conv_in(z)
+        h = call(self.mid.block_1, h)
+        h = call(self.mid.attn_1, h)
+        h = call(self.mid.block_2, h)
+        for level in reversed(self.up):
+            for i, block in enumerate(level.block):
+                h = call(block, h)
+                if level.attn:
+                    h = call(level.attn[i], h)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h)
+        if self.give_pre_end:
+            return h
+        h = call(self.conv_out, F.silu(self.norm_out(h)))
+        return torch.tanh(h) if self.tanh_out else h
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``N z_channels h w -> N out_ch H W``, h and w doubled at each level but one."""
+        return self.decode(z, _call)
