@@ -1,0 +1,44 @@
+"""Turn pretrained image autoencoders into video decoders that start out as their equals.
+
+The names below are the public ones; they are imported when first used, so that a command that only
+prints help need not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from inflate._version import __version__
+
+if TYPE_CHECKING:
+    from inflate.errors import InflateError
+    from inflate.loading import load_video_autoencoder, load_video_decoder
+    from inflate.models import VideoDecoder
+    from inflate.workflow import convert, verify
+
+__all__ = [
+    "InflateError",
+    "VideoDecoder",
+    "__version__",
+    "convert",
+    "load_video_autoencoder",
+    "load_video_decoder",
+    "verify",
+]
+
+_HOMES = {
+    "InflateError": "inflate.errors",
+    "VideoDecoder": "inflate.models",
+    "convert": "inflate.workflow",
+    "load_video_autoencoder": "inflate.loading",
+    "load_video_decoder": "inflate.loading",
+    "verify": "inflate.workflow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'inflate' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

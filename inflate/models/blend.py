@@ -7,13 +7,12 @@ it weighs the temporal branch, in an attention block the spatial one. Users see 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-MergeStrategy = Literal["learned", "fixed"]
-MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
+from inflate.vocabulary import MERGE_STRATEGIES
 
 
 class TemporalBlock(nn.Module):
@@ -55,19 +54,21 @@ class TemporalBlock(nn.Module):
         else:
             self.register_buffer("mix_factor", value)
 
+    def temporal_share(self) -> Tensor:
+        """How much of the temporal branch is blended in, from 0 to 1: what ``mix_factor`` means."""
+        if self.merge_strategy == "learned":
+            temporal = self.mix_weighs == "temporal"
+            return torch.sigmoid(self.mix_factor if temporal else -self.mix_factor)
+        return self.mix_factor if self.mix_weighs == "temporal" else 1.0 - self.mix_factor
+
     def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        """The weighted sum of two branches of one shape.
+        """The weighted sum of two branches of one shape, laid out in memory as ``spatial`` is.
 
         It is interpolated as ``a + w (b - a)``: where the branches agree bit for bit, so does the
-        blend, whatever the weight. ``w b + (1 - w) a`` would round.
+        blend, whatever the share. ``w b + (1 - w) a`` would round. The layout matters because
+        convolutions choose their algorithm, and so their rounding, by it.
         """
-        weight = self.mix_factor
-        if self.merge_strategy == "learned":
-            weight = torch.sigmoid(weight)
-        weight = weight.to(spatial.dtype)
-        if self.mix_weighs == "temporal":
-            return torch.lerp(spatial, temporal, weight)
-        return torch.lerp(temporal, spatial, weight)
+        return torch.lerp(spatial, temporal, self.temporal_share().to(spatial.dtype))
 
 
 def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:

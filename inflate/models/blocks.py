@@ -6,18 +6,14 @@ video-major), ``C`` channels, ``H W`` height and width.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inflate.models.attention import attend
-
-AttnType = Literal["vanilla", "vanilla-xformers", "none"]
-ATTN_TYPES: tuple[str, ...] = get_args(AttnType)
-GROUPS = 32
-"""Groups of every GroupNorm of this family; channel counts are multiples of it."""
+from inflate.vocabulary import ATTN_TYPES, GROUPS
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -169,7 +165,7 @@ def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
 
 
 def check_attn_type(attn_type: str) -> None:
-    """Raise ValueError for an ``attn_type`` outside :data:`ATTN_TYPES`."""
+    """Raise ValueError for an ``attn_type`` outside the family's."""
     if attn_type not in ATTN_TYPES:
         raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
 

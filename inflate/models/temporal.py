@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from inflate.models.attention import attend
 from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import (
-    GROUPS,
     AttnBlock,
     GroupNorm,
     LayerNorm,
@@ -28,33 +27,31 @@ from inflate.models.blocks import (
     ResnetBlock,
     check_attn_type,
 )
+from inflate.vocabulary import GROUPS, kernel_of
 
 MAX_PERIOD = 10_000.0
 """Longest period of the frame embedding, in frames."""
 
 
-def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """The kernel of a temporal convolution, ``(time, height, width)``.
+class TimeConv(nn.Conv3d):
+    """A convolution over ``T H W`` that keeps channels, frames, height and width.
 
-    Raises:
-        ValueError: not one or three positive odd numbers; an even kernel cannot be centred.
+    A single frame meets only zeros before and after, so it needs the kernel's middle slice alone: a
+    third of the work. It is also the one case that oneDNN gets wrong (bfloat16, fewer than four
+    channels, kernel of three frames or more: it reads past its input, torch 2.13 on AMX).
     """
-    many = isinstance(video_kernel_size, Sequence)
-    sizes = tuple(video_kernel_size) if many else (video_kernel_size,) * 3  # type: ignore[arg-type]
-    whole = all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
-    if len(sizes) != 3 or not whole or any(k < 1 or k % 2 == 0 for k in sizes):
-        raise ValueError(
-            f"video_kernel_size is {video_kernel_size!r}; expected one positive odd number, or "
-            "three for time, height and width, such as 3 or [3, 1, 1]"
-        )
-    return sizes[0], sizes[1], sizes[2]
 
+    def __init__(self, channels: int, video_kernel_size: int | Sequence[int]) -> None:
+        kernel = kernel_of(video_kernel_size)
+        super().__init__(channels, channels, kernel, padding=tuple(k // 2 for k in kernel))
 
-def conv3d(channels: int, video_kernel_size: int | Sequence[int]) -> nn.Conv3d:
-    """A convolution over ``T H W`` that keeps channels, frames, height and width."""
-    kernel = kernel_of(video_kernel_size)
-    padding = tuple(k // 2 for k in kernel)
-    return nn.Conv3d(channels, channels, kernel, padding=padding)
+    def forward(self, input: Tensor) -> Tensor:
+        """``B C T H W -> B C T H W``."""
+        if input.shape[2] > 1:
+            return super().forward(input)
+        middle = self.weight[:, :, self.kernel_size[0] // 2]
+        padding = (self.kernel_size[1] // 2, self.kernel_size[2] // 2)
+        return F.conv2d(input.squeeze(2), middle, self.bias, padding=padding).unsqueeze(2)
 
 
 def unfold_frames(x: Tensor, frames: int) -> Tensor:
@@ -94,9 +91,9 @@ class TimeStack(nn.Module):
     ) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), nn.SiLU(), conv3d(channels, video_kernel_size)
+            GroupNorm(GROUPS, channels, eps=1e-5), nn.SiLU(), TimeConv(channels, video_kernel_size)
         )
-        last = conv3d(channels, video_kernel_size)
+        last = TimeConv(channels, video_kernel_size)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
@@ -195,7 +192,7 @@ class AE3DConv(nn.Conv2d):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, *args, **kwargs)
-        self.time_mix_conv = conv3d(out_channels, video_kernel_size)
+        self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
         self.timesteps = timesteps
 
     def forward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,8 +12,8 @@ from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import make_attn
 from inflate.models.decoder import Decoder
 from inflate.models.temporal import AE3DConv, VideoResBlock, make_time_attn
+from inflate.vocabulary import TIME_MODES
 
-TimeMode = Literal["all", "conv-only", "attn-only"]
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
 """The modules that take ``timesteps`` and ``skip_video``."""
 
@@ -45,7 +45,7 @@ class VideoDecoder(Decoder):
         ``VideoDecoder`` of ``sgm/modules/autoencoding/temporal_ae.py``.
     """
 
-    available_time_modes: ClassVar[list[str]] = list(get_args(TimeMode))
+    available_time_modes: ClassVar[list[str]] = list(TIME_MODES)
 
     def __init__(
         self,

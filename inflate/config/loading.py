@@ -1,0 +1,253 @@
+"""Configurations from presets, YAML files and options, through OmegaConf.
+
+Everything becomes settings first, ``{"temporal.alpha": 0.25}``; layers of settings are laid over
+what the checkpoint shows, each value checked for itself, and all problems raised at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from inflate.config.presets import load_presets
+from inflate.config.schema import Architecture, Config, Temporal
+from inflate.errors import ConfigError, nearest
+
+Settings = dict[str, Any]
+"""Dotted keys of :class:`Config` and their values, not yet checked."""
+
+SECTIONS = {"architecture": Architecture, "temporal": Temporal}
+_SHARED_KEYS_OF_LDM = {"use_linear_attn": False, "use_timestep": False}
+"""Keys of the original's ``ddconfig`` that this family leaves at one value."""
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of a configuration."""
+    keys = []
+    for field in dataclasses.fields(Config):
+        section = SECTIONS.get(field.name)
+        inner = [f".{f.name}" for f in dataclasses.fields(section)] if section else [""]
+        keys += [field.name + suffix for suffix in inner]
+    return keys
+
+
+def read_config(name_or_path: str) -> Settings:
+    """The settings of a preset or of a YAML file, ours or one that sgm or LDM wrote.
+
+    Raises:
+        ConfigError: no such preset or file, or not YAML, or nothing of an autoencoder in it.
+    """
+    presets = load_presets()
+    if name_or_path in presets:
+        return flatten(presets[name_or_path].content)
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
+            "nor a file; 'inflate presets' lists the presets"
+        )
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(
+            f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
+            "expected keys and values, such as 'temporal: {alpha: 0.25}'"
+        )
+    found = _find_ldm(content)
+    if found:
+        return _from_ldm(found, path)
+    return flatten(_plain(content, path))
+
+
+def parse_set(assignments: Iterable[str]) -> Settings:
+    """The settings of ``--set key=value``; a last name alone will do where it is the only one.
+
+    Raises:
+        ConfigError: no ``=``, or a value that is not YAML.
+    """
+    by_leaf = {key.rpartition(".")[2]: key for key in known_keys()}
+    settings: Settings = {}
+    problems = []
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            problems.append(f"--set {assignment!r}: expected key=value, such as temporal.alpha=0.25")
+            continue
+        try:
+            settings[by_leaf.get(key, key)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            problems.append(f"--set {assignment!r}: {_one_line(error)}")
+    if problems:
+        raise ConfigError("an option cannot be read:", problems)
+    return settings
+
+
+def build_config(seen: Architecture, *layers: Mapping[str, Any]) -> Config:
+    """The configuration of layers of settings over the architecture that a checkpoint shows.
+
+    Args:
+        seen: what the checkpoint's tensors show; it fills in what no layer says.
+        *layers: settings, the later winning.
+
+    Raises:
+        ConfigError: unknown keys, values of a wrong type or out of their range, and every
+            disagreement with the checkpoint, all in one.
+    """
+    draft = OmegaConf.structured(Config(architecture=seen))
+    for node in (draft, *(draft[section] for section in SECTIONS)):
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
+    known = known_keys()
+    merged: Settings = {}
+    for layer in layers:
+        merged.update(layer)
+    problems = []
+    for key, value in merged.items():
+        if key not in known:
+            close = nearest(key, known) or nearest(key.rpartition(".")[2], _leaves(known))
+            problems.append(f"{key}: unknown key{close}")
+            continue
+        try:
+            OmegaConf.update(draft, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            problems.append(f"{key} is {value!r}: {_one_line(error)}")
+    if problems:
+        raise ConfigError("the configuration has errors:", problems)
+    config = OmegaConf.to_object(draft)
+    assert isinstance(config, Config)
+    config = _with_tuples(config)
+    problems = config.problems() + _disagreements(config.architecture, seen)
+    if problems:
+        raise ConfigError("the configuration has errors:", problems)
+    return config
+
+
+def _disagreements(wanted: Architecture, seen: Architecture) -> list[str]:
+    """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
+    found = []
+    visible = {
+        "level_channels": "channels of the levels (ch times ch_mult)",
+        "num_res_blocks": "num_res_blocks",
+        "attention_levels": "levels with attention (from attn_resolutions and resolution)",
+        "z_channels": "z_channels",
+        "in_channels": "in_channels",
+        "out_ch": "out_ch",
+        "resamp_with_conv": "resamp_with_conv",
+        "double_z": "double_z",
+        "embed_dim": "embed_dim (of the quant convs)",
+        "n_embed": "n_embed (of the codebook)",
+    }
+    for name, words in visible.items():
+        want, have = getattr(wanted, name), getattr(seen, name)
+        if want != have:
+            found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
+    if (wanted.attn_type == "none") != (seen.attn_type == "none"):
+        has = "no attention" if seen.attn_type == "none" else "attention"
+        found.append(f"attn_type: the configuration says {wanted.attn_type!r}, "
+                     f"the checkpoint has {has}")  # fmt: skip
+    return found
+
+
+def _with_tuples(config: Config) -> Config:
+    # OmegaConf gives lists for sequences; the frozen dataclasses hold tuples.
+    architecture = dataclasses.replace(
+        config.architecture,
+        ch_mult=tuple(config.architecture.ch_mult),
+        attn_resolutions=tuple(config.architecture.attn_resolutions),
+    )
+    temporal = config.temporal
+    if not isinstance(temporal.video_kernel_size, int):
+        temporal = dataclasses.replace(
+            temporal, video_kernel_size=tuple(temporal.video_kernel_size)
+        )
+    return dataclasses.replace(config, architecture=architecture, temporal=temporal)
+
+
+def flatten(content: Mapping[str, Any]) -> Settings:
+    """The settings of a nested mapping, as a YAML file or a header holds them."""
+    settings: Settings = {}
+    for key, value in content.items():
+        if key in SECTIONS and isinstance(value, Mapping):
+            settings.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            settings[str(key)] = value
+    return settings
+
+
+def _find_ldm(content: DictConfig) -> dict[str, DictConfig]:
+    """The mappings of an sgm or LDM file that describe an autoencoder, by their dotted place."""
+    found = {}
+
+    def walk(node: DictConfig, place: str) -> None:
+        for key in node:
+            if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+                continue
+            child = node[key]
+            if not isinstance(child, DictConfig):
+                continue
+            if key == "ddconfig":
+                found[f"{place}{key}"] = child
+            elif key == "decoder_config" and isinstance(child.get("params"), DictConfig):
+                found[f"{place}{key}.params"] = child.params
+            else:
+                walk(child, f"{place}{key}.")
+
+    walk(content, "")
+    return found
+
+
+def _from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
+    # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
+    # first stage is the one that decodes.
+    first_stage = {p: c for p, c in found.items() if "first_stage_config" in p.split(".")}
+    chosen = first_stage or found
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"{path} describes several autoencoders, at {', '.join(chosen)}; "
+            "keep the one that is meant in a file of its own"
+        )
+    place, params = next(iter(chosen.items()))
+    keys = {f.name: name for name, section in SECTIONS.items()
+            for f in dataclasses.fields(section)}  # fmt: skip
+    settings: Settings = {}
+    problems = []
+    for key, value in _plain(params, path).items():
+        if key in _SHARED_KEYS_OF_LDM:
+            if value != _SHARED_KEYS_OF_LDM[key]:
+                problems.append(f"{place}.{key} is {value!r}; this family leaves it at "
+                                f"{_SHARED_KEYS_OF_LDM[key]!r}")  # fmt: skip
+        elif key in keys:
+            settings[f"{keys[key]}.{key}"] = value
+        else:
+            problems.append(f"{place}.{key}: unknown key{nearest(key, keys)}")
+    if problems:
+        raise ConfigError(f"{path} has errors:", problems)
+    owner = params._get_parent()
+    for key in ("embed_dim", "n_embed"):
+        if place.endswith("ddconfig") and isinstance(owner, DictConfig) and key in owner:
+            settings[f"architecture.{key}"] = owner[key]
+    return settings
+
+
+def _plain(content: DictConfig, path: Path) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(content, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _leaves(keys: Iterable[str]) -> list[str]:
+    return [key.rpartition(".")[2] for key in keys]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")

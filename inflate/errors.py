@@ -1,0 +1,69 @@
+"""What can go wrong, as a tree.
+
+InflateError                 what a user can cause and mend; commands end with exit code 2
+├── ConfigError              a configuration, preset or option: every problem of it at once
+├── CheckpointError          a file that cannot be read as a checkpoint
+│   └── FamilyError          a sound file that holds no image autoencoder of this family
+├── PlanError                tensors that do not fit the architecture: every one of them at once
+├── DeviceError              a device that is not there, or cannot compute what is asked
+└── OutputError              a destination that cannot be written
+
+Bugs are not in it: they keep their own exceptions and their traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DeviceError",
+    "FamilyError",
+    "InflateError",
+    "OutputError",
+    "PlanError",
+]
+
+
+class InflateError(Exception):
+    """The base of every error that a user can cause and mend."""
+
+
+class _Problems(InflateError):
+    """An error that carries every problem found, so that they can be mended in one go."""
+
+    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  - ".join((summary, *self.problems)))
+
+
+class ConfigError(_Problems):
+    """A configuration, preset or option is wrong."""
+
+
+class CheckpointError(InflateError):
+    """A file cannot be read as a checkpoint."""
+
+
+class FamilyError(CheckpointError):
+    """A sound file holds no image autoencoder of this family."""
+
+
+class PlanError(_Problems):
+    """The tensors of a checkpoint do not fit the architecture."""
+
+
+class DeviceError(InflateError):
+    """A device is missing, or cannot compute what is asked."""
+
+
+class OutputError(InflateError):
+    """A destination cannot be written."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known word nearest to ``word``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,54 @@
+"""A plan carried out: its tensors, one at a time, in the order of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from inflate.checkpoint.reader import Checkpoint
+from inflate.errors import PlanError
+from inflate.inflation.initializers import make_tensor
+from inflate.inflation.plan import InflationPlan, Make
+from inflate.progress import Progress
+
+
+def planned_tensors(
+    plan: InflationPlan, checkpoint: Checkpoint, progress: Progress
+) -> Iterator[Tensor]:
+    """Read or make each tensor of a plan, in its stored type.
+
+    Raises:
+        CheckpointError: a tensor of the source cannot be read.
+        PlanError: weights that are not finite, or that the cast makes so, all of them at once,
+            after the last tensor.
+    """
+    problems = []
+    for done, planned in enumerate(plan.tensors):
+        progress("writing", done, len(plan.tensors))
+        dtype = getattr(torch, planned.dtype)
+        if isinstance(planned.origin, Make):
+            made = make_tensor(planned.origin.rule, planned.shape, planned.key, plan.config.seed)
+            yield made.to(dtype)
+            continue
+        source = checkpoint.read(planned.origin.source)
+        tensor = source.to(dtype)
+        if not is_finite(tensor):
+            if is_finite(source):
+                problems.append(f"{planned.origin.source} overflows in {planned.dtype}")
+            else:
+                problems.append(f"{planned.origin.source} holds NaN or infinity")
+        yield tensor
+    progress("writing", len(plan.tensors), len(plan.tensors))
+    if problems:
+        raise PlanError("weights that are not finite cannot be converted:", problems)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; it allocates nothing of the tensor's size."""
+    if not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor)
+    return math.isfinite(low) and math.isfinite(high)

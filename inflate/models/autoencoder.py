@@ -1,0 +1,109 @@
+"""The whole video autoencoder: image encoder, quant convs, codebook, video decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from inflate.models.blocks import conv1x1
+from inflate.models.encoder import Encoder
+from inflate.models.video_decoder import VideoDecoder
+
+
+class Codebook(nn.Module):
+    """The entries of a vector-quantised latent space; its key is ``embedding.weight``."""
+
+    def __init__(self, entries: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(entries, channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Each latent pixel's nearest entry, ``N e h w -> N e h w``.
+
+        Source:
+            van den Oord et al., "Neural Discrete Representation Learning", 2017, equation 1.
+        """
+        pixels = z.permute(0, 2, 3, 1)
+        distances = torch.cdist(pixels.flatten(0, 2), self.embedding.weight)
+        nearest: Tensor = self.embedding(distances.argmin(dim=1))
+        return nearest.view(pixels.shape).permute(0, 3, 1, 2).contiguous()
+
+
+class VideoAutoencoder(nn.Module):
+    """An image encoder and a video decoder, with what stands between them.
+
+    Args:
+        decoder: the video decoder.
+        encoder: the image encoder; without one there is no ``encode``.
+        latent_channels: channels of the latents, ``e``.
+        quant_conv: channels in and out of the convolution after the encoder, or None.
+        post_quant_conv: channels in and out of the one before the decoder, or None.
+        codebook_entries: entries of the codebook, or None for a KL autoencoder.
+    """
+
+    def __init__(
+        self,
+        decoder: VideoDecoder,
+        encoder: Encoder | None,
+        *,
+        latent_channels: int,
+        quant_conv: tuple[int, int] | None = None,
+        post_quant_conv: tuple[int, int] | None = None,
+        codebook_entries: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = encoder
+        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
+        self.quantize = (
+            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
+        )
+        self.post_quant_conv = conv1x1(*post_quant_conv) if post_quant_conv else None
+        self.decoder = decoder
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents of images: the posterior's mean, or the nearest entries of the codebook.
+
+        Args:
+            images: ``N C H W`` in [-1, 1]; frames of videos are folded, ``(B T) C H W``.
+
+        Returns:
+            Latents ``N e h w``, unscaled.
+
+        Raises:
+            ValueError: the file that this was loaded from holds no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                "this autoencoder was loaded from a file without an encoder: convert the whole "
+                "image autoencoder to have encode()"
+            )
+        h = self.encoder(images)
+        if self.quant_conv is not None:
+            h = self.quant_conv(h)
+        if self.quantize is not None:
+            quantized: Tensor = self.quantize(h)
+            return quantized
+        # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
+        return h[:, : self.latent_channels].contiguous()
+
+    def decode(
+        self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False
+    ) -> Tensor:
+        """The images of latents.
+
+        Args:
+            latents: ``(B T) e h w``, unscaled.
+            timesteps: frames of a video, T.
+            skip_video: run the image layers alone.
+
+        Returns:
+            Images ``(B T) C H W``, near [-1, 1].
+
+        Raises:
+            ValueError: the number of frames is unknown or does not divide the batch.
+        """
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        images: Tensor = self.decoder(latents, timesteps=timesteps, skip_video=skip_video)
+        return images

@@ -1,0 +1,74 @@
+"""Where parity is computed, and how: the device, and float32 that is float32."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from inflate.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` is the first CUDA device where there is one, and the CPU otherwise.
+
+    Raises:
+        DeviceError: an unknown name, or a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("--device mps: this machine has no MPS device; choose auto or cpu")
+        return torch.device("mps")
+    matched = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if not matched:
+        raise DeviceError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(matched[1] or 0)
+    if number >= count:
+        raise DeviceError(
+            f"--device {name}: torch sees {count} CUDA devices here; choose auto or cpu"
+            + (f", or cuda:0 to cuda:{count - 1}" if count else "")
+        )
+    return torch.device("cuda", number)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute float32 in float32: TF32 and reduced bfloat16 passes off, one algorithm a shape.
+
+    The settings are the process's, so they are put back as they were.
+    """
+    switches = [
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.mkldnn.matmul,
+        torch.backends.mkldnn.conv,
+    ]
+    before = [switch.fp32_precision for switch in switches]
+    cudnn = torch.backends.cudnn
+    cudnn_before = (cudnn.benchmark, cudnn.deterministic)
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        cudnn.benchmark, cudnn.deterministic = False, True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+        cudnn.benchmark, cudnn.deterministic = cudnn_before
+
+
+def tf32_enabled(device: torch.device) -> bool:
+    """Whether a convolution or matrix product on the device may round float32 to TF32 now."""
+    if device.type != "cuda":
+        return False
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    return any(switch.fp32_precision == "tf32" for switch in switches)

@@ -1,0 +1,335 @@
+"""The parity check: every copied tensor against its source, then both decoders on the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
+from inflate.checkpoint.reader import dtype_name
+from inflate.errors import PlanError
+from inflate.inflation.initializers import start_rules
+from inflate.inflation.plan import FLOATS, build_video_decoder
+from inflate.loading import (
+    CONFIG_KEY,
+    Source,
+    load_image_decoder,
+    load_post_quant_conv,
+    load_video,
+)
+from inflate.parity.device import exact_float32, tf32_enabled
+from inflate.parity.metrics import (
+    Comparison,
+    Tolerance,
+    compare,
+    worst_error,
+    worst_verdict,
+)
+from inflate.parity.probes import Probe, probes_for
+from inflate.progress import Progress, silent
+from inflate.vocabulary import Verdict
+
+Decode = Callable[[Tensor, int], Tensor]
+"""Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A probe, the shape of its latents, and how far the decoders are apart on it."""
+
+    name: str
+    shape: tuple[int, ...]
+    frames: int
+    verdict: Verdict
+    max_abs_error: float | None
+
+
+@dataclass(frozen=True)
+class WeightsResult:
+    """How many tensors were compared with their source, and which differ."""
+
+    compared: int
+    different: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CastResult:
+    """What rounding the source to the stored type changes in the image decoder's output."""
+
+    source_dtype: str
+    stored_dtype: str
+    max_abs_error: float | None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and how the outputs were computed."""
+
+    device: str
+    dtype: str
+    torch: str
+    tf32: bool
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """A verdict, and every number behind it.
+
+    ``reference`` and ``candidate`` are the names and SHA-256 of the files; ``notes`` say in words
+    what a reader of the numbers needs to know.
+    """
+
+    verdict: Verdict
+    max_abs_error: float | None
+    reference: tuple[str, str]
+    candidate: tuple[str, str]
+    environment: Environment
+    tolerance: Tolerance
+    weights: WeightsResult
+    probes: tuple[ProbeResult, ...]
+    cast: CastResult | None
+    notes: tuple[str, ...]
+
+    def of_candidate(self, path: str, sha256: str) -> ParityReport:
+        """The same report of the candidate under the name and hash it was published with."""
+        return replace(self, candidate=(path, sha256))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may be used as the reference's equal."""
+        return self.verdict != "fail"
+
+
+@dataclass(frozen=True)
+class Comparands:
+    """What a check runs: two ways to decode, and what is known of their files."""
+
+    reference: Decode
+    candidate: Decode
+    original: Decode | None
+    """The reference before it was rounded to the stored type, where that was narrower."""
+    channels: int
+    weights: WeightsResult
+    cast_types: tuple[str, str] | None
+    notes: tuple[str, ...]
+
+
+def against_source(
+    reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
+) -> Comparands:
+    """Set a video checkpoint against the image checkpoint that it comes from.
+
+    Where the candidate is stored in a narrower type, the reference is rounded to it first.
+
+    Raises:
+        PlanError: their decoders are not of one architecture.
+    """
+    _check_same_architecture(reference, candidate)
+    notes = list(_notes(candidate))
+    image = load_image_decoder(reference, dtype, stored_as=candidate).to(device)
+    video = load_video(candidate, dtype).to(device)
+    before_image = load_post_quant_conv(reference, dtype, stored_as=candidate)
+    before_video = load_post_quant_conv(candidate, dtype)
+    if (before_image is None) != (before_video is None):
+        missing = "reference" if before_image is None else "candidate"
+        notes.append(
+            f"the {missing} has no post_quant_conv: it was given latents that went through the "
+            "other's"
+        )
+        before_image = before_video = before_image or before_video
+    original = None
+    cast_types = _narrowed(reference, candidate)
+    if cast_types is not None:
+        wide = load_image_decoder(reference, dtype).to(device)
+        before_wide = load_post_quant_conv(reference, dtype) or before_image
+        original = _image_decode(wide, _to(before_wide, device))
+    return Comparands(
+        reference=_image_decode(image, _to(before_image, device)),
+        candidate=_video_decode(video, _to(before_video, device), skip_video=False),
+        original=original,
+        channels=_latent_channels(before_image, reference),
+        weights=_compare_weights(reference, candidate),
+        cast_types=cast_types,
+        notes=tuple(notes),
+    )
+
+
+def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) -> Comparands:
+    """Set a video checkpoint against its own image layers, its ``skip_video`` path."""
+    video = load_video(candidate, dtype).to(device)
+    post_quant = _to(load_post_quant_conv(candidate, dtype), device)
+    return Comparands(
+        reference=_video_decode(video, post_quant, skip_video=True),
+        candidate=_video_decode(video, post_quant, skip_video=False),
+        original=None,
+        channels=_latent_channels(post_quant, candidate),
+        weights=WeightsResult(0, ()),
+        cast_types=None,
+        notes=(
+            *_notes(candidate),
+            "no reference was given: the candidate was compared with its own image layers",
+        ),
+    )
+
+
+def run_check(
+    comparands: Comparands,
+    *,
+    reference: tuple[str, str],
+    candidate: tuple[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    tolerance: Tolerance,
+    seed: int = 0,
+    probes: Sequence[Probe] | None = None,
+    progress: Progress = silent,
+) -> ParityReport:
+    """Run both decoders on every probe and judge.
+
+    Args:
+        comparands: what to run.
+        reference: name and SHA-256 of the reference's file, for the report.
+        candidate: the same of the candidate's.
+        dtype: the type to compute in.
+        device: where to compute.
+        tolerance: what ``within-tolerance`` means.
+        seed: of the probes' latents.
+        probes: which; those of the device by default.
+        progress: told of every probe.
+    """
+    results: list[ProbeResult] = []
+    cast_errors: list[float | None] = []
+    probes = probes_for(device) if probes is None else probes
+    with exact_float32(), torch.inference_mode():
+        tf32 = tf32_enabled(device)
+        for done, probe in enumerate(probes):
+            progress("checking parity", done, len(probes))
+            z = probe.latents(comparands.channels, seed).to(device, dtype)
+            expected = comparands.reference(z, probe.frames)
+            found = compare(expected, comparands.candidate(z, probe.frames), tolerance)
+            results.append(
+                ProbeResult(
+                    probe.name, tuple(z.shape), probe.frames, found.verdict, found.max_abs_error
+                )
+            )
+            if comparands.original is not None:
+                wide = comparands.original(z, probe.frames)
+                cast_errors.append(_error(wide, expected))
+        progress("checking parity", len(probes), len(probes))
+    verdict = worst_verdict([result.verdict for result in results])
+    if comparands.weights.different:
+        verdict = "fail"
+    cast = None
+    if comparands.cast_types is not None:
+        cast = CastResult(*comparands.cast_types, worst_error(cast_errors))
+    return ParityReport(
+        verdict=verdict,
+        max_abs_error=worst_error([result.max_abs_error for result in results]),
+        reference=reference,
+        candidate=candidate,
+        environment=Environment(_device_name(device), dtype_name(dtype), torch.__version__, tf32),
+        tolerance=tolerance,
+        weights=comparands.weights,
+        probes=tuple(results),
+        cast=cast,
+        notes=comparands.notes,
+    )
+
+
+def _error(reference: Tensor, candidate: Tensor) -> float | None:
+    comparison: Comparison = compare(reference, candidate, Tolerance(0.0, 0.0))
+    return comparison.max_abs_error
+
+
+def _image_decode(decoder: nn.Module, post_quant: nn.Module | None) -> Decode:
+    def decode(z: Tensor, frames: int) -> Tensor:
+        images: Tensor = decoder(z if post_quant is None else post_quant(z))
+        return images
+
+    return decode
+
+
+def _video_decode(decoder: nn.Module, post_quant: nn.Module | None, *, skip_video: bool) -> Decode:
+    def decode(z: Tensor, frames: int) -> Tensor:
+        z = z if post_quant is None else post_quant(z)
+        images: Tensor = decoder(z, timesteps=frames, skip_video=skip_video)
+        return images
+
+    return decode
+
+
+def _shared_keys(reference: Source, candidate: Source) -> list[str]:
+    """The keys whose tensors the candidate should hold as the reference does."""
+    temporal = start_rules(build_video_decoder(candidate.config))
+    layout, names = candidate.layout, candidate.checkpoint.tensors
+    own = [name.removeprefix(layout.decoder) for name in layout.decoder_names(names)]
+    keys = [DECODER + key for key in own if key not in temporal]
+    if not reference.layout.bare:
+        for part in PASSED_THROUGH:
+            keys += [n.removeprefix(layout.prefix) for n in layout.part_names(names, part)]
+    return keys
+
+
+def _compare_weights(reference: Source, candidate: Source) -> WeightsResult:
+    """Compare every shared tensor with its source, rounded to the candidate's type."""
+    keys = _shared_keys(reference, candidate)
+    different = []
+    for key in keys:
+        have = candidate.read(key)
+        if reference.info(key) is None or not torch.equal(reference.read(key).to(have.dtype), have):
+            different.append(key)
+    return WeightsResult(len(keys), tuple(different))
+
+
+def _narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
+    """The types of the first tensor that the candidate stores with less range or precision."""
+    for key in _shared_keys(reference, candidate):
+        have, want = reference.info(key), candidate.info(key)
+        if have is None or want is None or have.dtype == want.dtype:
+            continue
+        if FLOATS.get(want.dtype, 0) <= FLOATS.get(have.dtype, 0):
+            return have.dtype, want.dtype
+    return None
+
+
+def _latent_channels(post_quant: nn.Module | None, source: Source) -> int:
+    if isinstance(post_quant, nn.Conv2d):
+        return post_quant.in_channels
+    return source.config.architecture.z_channels
+
+
+def _check_same_architecture(reference: Source, candidate: Source) -> None:
+    problems = []
+    ours, theirs = reference.config.architecture, candidate.config.architecture
+    for name in ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels"):
+        want, have = getattr(ours, name), getattr(theirs, name)
+        if want != have:
+            problems.append(f"{name}: the reference has {want}, the candidate {have}")
+    if problems:
+        raise PlanError(
+            f"{candidate.checkpoint.path} cannot come from {reference.checkpoint.path}, since "
+            "their decoders differ:",
+            problems,
+        )
+
+
+def _notes(candidate: Source) -> tuple[str, ...]:
+    if CONFIG_KEY in candidate.checkpoint.metadata:
+        return ()
+    strategy = candidate.config.temporal.merge_strategy
+    return (
+        f"the candidate's file does not say how it blends: merge_strategy {strategy!r} was taken",
+    )
+
+
+def _to(module: nn.Module | None, device: torch.device) -> nn.Module | None:
+    return None if module is None else module.to(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

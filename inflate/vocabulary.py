@@ -1,0 +1,40 @@
+"""The closed sets of words that configuration, models, files and commands share, and nothing else.
+
+It imports nothing, so that help and usage errors can name them without loading torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+TimeMode = Literal["all", "conv-only", "attn-only"]
+MergeStrategy = Literal["learned", "fixed"]
+AttnType = Literal["vanilla", "vanilla-xformers", "none"]
+StoredType = Literal["float32", "float16", "bfloat16"]
+Verdict = Literal["bitwise", "within-tolerance", "fail"]
+
+TIME_MODES: tuple[str, ...] = get_args(TimeMode)
+MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
+ATTN_TYPES: tuple[str, ...] = get_args(AttnType)
+STORED_TYPES: tuple[str, ...] = get_args(StoredType)
+
+GROUPS = 32
+"""Groups of every GroupNorm of this family; channel counts are multiples of it."""
+
+
+def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
+    """The kernel of a temporal convolution, ``(time, height, width)``.
+
+    Raises:
+        ValueError: not one or three positive odd numbers; an even kernel cannot be centred.
+    """
+    many = isinstance(video_kernel_size, Sequence)
+    sizes = tuple(video_kernel_size) if many else (video_kernel_size,) * 3  # type: ignore[arg-type]
+    whole = all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
+    if len(sizes) != 3 or not whole or any(k < 1 or k % 2 == 0 for k in sizes):
+        raise ValueError(
+            f"video_kernel_size is {video_kernel_size!r}; expected one positive odd number, or "
+            "three for time, height and width, such as 3 or [3, 1, 1]"
+        )
+    return sizes[0], sizes[1], sizes[2]
