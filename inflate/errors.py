@@ -31,7 +31,7 @@ class InflateError(Exception):
     """The base of every error that a user can cause and mend."""
 
 
-class _Problems(InflateError):
+class _ListError(InflateError):
     """An error that carries every problem found, so that they can be mended in one go."""
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
@@ -39,7 +39,7 @@ class _Problems(InflateError):
         super().__init__("\n  - ".join((summary, *self.problems)))
 
 
-class ConfigError(_Problems):
+class ConfigError(_ListError):
     """A configuration, preset or option is wrong."""
 
 
@@ -51,7 +51,7 @@ class FamilyError(CheckpointError):
     """A sound file holds no image autoencoder of this family."""
 
 
-class PlanError(_Problems):
+class PlanError(_ListError):
     """The tensors of a checkpoint do not fit the architecture."""
 
 

@@ -1,4 +1,4 @@
-"""Modules filled from checkpoints: the image decoder of one, the video decoder or autoencoder of one.
+"""Modules filled from checkpoints: image decoders, video decoders and whole autoencoders.
 
 Every module is built on the meta device and given its tensors under strict names: nothing random is
 made first, nothing can be missed.
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.layouts import DECODER, Layout, find_layout, is_inflated
 from inflate.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
-from inflate.config.loading import Settings, build_config, flatten
-from inflate.config.schema import Config
+from inflate.config.loading import build_config, flatten
+from inflate.config.schema import Config, Settings
 from inflate.errors import CheckpointError, FamilyError, PlanError
 from inflate.inflation.plan import build_encoder, build_video_decoder, mismatches
 from inflate.models import Decoder, VideoDecoder
@@ -163,7 +163,9 @@ def load_video_autoencoder(
                 decoder,
                 encoder,
                 latent_channels=z if e is None else e,
-                quant_conv=(twice * z, twice * (e or z)) if source.info("quant_conv.weight") else None,
+                quant_conv=(twice * z, twice * (e or z))
+                if source.info("quant_conv.weight")
+                else None,
                 post_quant_conv=(e or z, z) if source.info("post_quant_conv.weight") else None,
                 codebook_entries=architecture.n_embed,
             )

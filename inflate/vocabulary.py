@@ -29,8 +29,10 @@ def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
     Raises:
         ValueError: not one or three positive odd numbers; an even kernel cannot be centred.
     """
-    many = isinstance(video_kernel_size, Sequence)
-    sizes = tuple(video_kernel_size) if many else (video_kernel_size,) * 3  # type: ignore[arg-type]
+    if isinstance(video_kernel_size, Sequence):
+        sizes = tuple(video_kernel_size)
+    else:
+        sizes = (video_kernel_size,) * 3
     whole = all(isinstance(k, int) and not isinstance(k, bool) for k in sizes)
     if len(sizes) != 3 or not whole or any(k < 1 or k % 2 == 0 for k in sizes):
         raise ValueError(

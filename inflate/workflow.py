@@ -15,15 +15,16 @@ import torch
 from inflate._version import __version__
 from inflate.checkpoint.reader import hash_file, open_checkpoint
 from inflate.checkpoint.writer import StagedFile, check_destination, stage
-from inflate.config.loading import Settings, parse_set, read_config
-from inflate.config.schema import Config
+from inflate.config.loading import parse_set, read_config
+from inflate.config.schema import Config, Settings
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.inflation.apply import planned_tensors
 from inflate.inflation.plan import InflationPlan, make_plan
 from inflate.loading import CONFIG_KEY, Source, describe
 from inflate.parity.device import resolve_device
 from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.verify import ParityReport, against_itself, against_source, run_check
+from inflate.parity.result import ParityReport
+from inflate.parity.verify import against_itself, against_source, run_check
 from inflate.progress import Progress, silent
 
 COMPUTE_TYPES = ("float32", "float16", "bfloat16", "float64")

@@ -80,7 +80,9 @@ def infer_temporal(shapes: Shapes, layout: Layout) -> Temporal:
     their defaults.
     """
     decoder = _under(shapes, layout.decoder)
-    conv = next((s for k, s in decoder.items() if k.endswith("time_stack.in_layers.2.weight")), None)
+    conv = next(
+        (s for k, s in decoder.items() if k.endswith("time_stack.in_layers.2.weight")), None
+    )
     attention = any("time_mix_block" in key.split(".") for key in decoder)
     if conv is None:
         return Temporal(time_mode="attn-only")

@@ -19,6 +19,7 @@ from inflate.checkpoint.unpickling import load_pickled
 from inflate.errors import CheckpointError
 
 _PICKLE = b"\x80"
+_ZIP = b"PK\x03\x04"
 _KNOWN_OTHERS = {
     b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
@@ -111,7 +112,7 @@ def detect_format(path: Path) -> str:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
-    if head.startswith(_PICKLE) or zipfile.is_zipfile(path) or head.startswith(b"PK\x03\x04"):
+    if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
         return "torch"
     if len(head) > 8 and head[8:9] == b"{":
         (length,) = struct.unpack("<Q", head[:8])

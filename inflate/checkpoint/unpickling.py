@@ -2,8 +2,8 @@
 
 ``torch.load(weights_only=True)`` builds tensors and plain containers only, and refuses a file that
 names any other class. Training frameworks leave such names behind (callbacks keyed by their class),
-so each one that a file names gets an inert stand-in: a class that takes everything and does nothing.
-There is no unsafe fallback.
+so each name in a file gets an inert stand-in: a class that takes everything and does nothing. There
+is no unsafe fallback.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def load_pickled(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     zipped = zipfile.is_zipfile(path)
     try:
         foreign = _foreign_names(path, zipped)
-        stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign]
+        stand_ins: list[Any] = [
+            (type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign
+        ]
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     # Whatever an untrusted file makes the reader raise is a fact about the file.

@@ -1,4 +1,4 @@
-"""Safetensors files, written tensor by tensor under a hidden name, and given theirs when all is well.
+"""Safetensors files, written tensor by tensor under a hidden name and published when all is well.
 
 The library's own ``save_file`` wants every tensor in memory at once and its metadata before the
 first byte; here tensors come one at a time, and the verdict enters the header after the file was

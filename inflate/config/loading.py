@@ -15,16 +15,10 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from inflate.config.ldm import SECTIONS, find_ldm, from_ldm, one_line, plain
 from inflate.config.presets import load_presets
-from inflate.config.schema import Architecture, Config, Temporal
+from inflate.config.schema import Architecture, Config, Settings
 from inflate.errors import ConfigError, nearest
-
-Settings = dict[str, Any]
-"""Dotted keys of :class:`Config` and their values, not yet checked."""
-
-SECTIONS = {"architecture": Architecture, "temporal": Temporal}
-_SHARED_KEYS_OF_LDM = {"use_linear_attn": False, "use_timestep": False}
-"""Keys of the original's ``ddconfig`` that this family leaves at one value."""
 
 
 def known_keys() -> list[str]:
@@ -55,16 +49,16 @@ def read_config(name_or_path: str) -> Settings:
     try:
         content = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+        raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(
             f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
             "expected keys and values, such as 'temporal: {alpha: 0.25}'"
         )
-    found = _find_ldm(content)
+    found = find_ldm(content)
     if found:
-        return _from_ldm(found, path)
-    return flatten(_plain(content, path))
+        return from_ldm(found, path)
+    return flatten(plain(content, path))
 
 
 def parse_set(assignments: Iterable[str]) -> Settings:
@@ -79,12 +73,14 @@ def parse_set(assignments: Iterable[str]) -> Settings:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
-            problems.append(f"--set {assignment!r}: expected key=value, such as temporal.alpha=0.25")
+            problems.append(
+                f"--set {assignment!r}: expected key=value, such as temporal.alpha=0.25"
+            )
             continue
         try:
             settings[by_leaf.get(key, key)] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            problems.append(f"--set {assignment!r}: {_one_line(error)}")
+            problems.append(f"--set {assignment!r}: {one_line(error)}")
     if problems:
         raise ConfigError("an option cannot be read:", problems)
     return settings
@@ -117,7 +113,7 @@ def build_config(seen: Architecture, *layers: Mapping[str, Any]) -> Config:
         try:
             OmegaConf.update(draft, key, value, merge=False)
         except OmegaConfBaseException as error:
-            problems.append(f"{key} is {value!r}: {_one_line(error)}")
+            problems.append(f"{key} is {value!r}: {one_line(error)}")
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     config = OmegaConf.to_object(draft)
@@ -181,73 +177,5 @@ def flatten(content: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _find_ldm(content: DictConfig) -> dict[str, DictConfig]:
-    """The mappings of an sgm or LDM file that describe an autoencoder, by their dotted place."""
-    found = {}
-
-    def walk(node: DictConfig, place: str) -> None:
-        for key in node:
-            if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
-                continue
-            child = node[key]
-            if not isinstance(child, DictConfig):
-                continue
-            if key == "ddconfig":
-                found[f"{place}{key}"] = child
-            elif key == "decoder_config" and isinstance(child.get("params"), DictConfig):
-                found[f"{place}{key}.params"] = child.params
-            else:
-                walk(child, f"{place}{key}.")
-
-    walk(content, "")
-    return found
-
-
-def _from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
-    # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
-    # first stage is the one that decodes.
-    first_stage = {p: c for p, c in found.items() if "first_stage_config" in p.split(".")}
-    chosen = first_stage or found
-    if len(chosen) > 1:
-        raise ConfigError(
-            f"{path} describes several autoencoders, at {', '.join(chosen)}; "
-            "keep the one that is meant in a file of its own"
-        )
-    place, params = next(iter(chosen.items()))
-    keys = {f.name: name for name, section in SECTIONS.items()
-            for f in dataclasses.fields(section)}  # fmt: skip
-    settings: Settings = {}
-    problems = []
-    for key, value in _plain(params, path).items():
-        if key in _SHARED_KEYS_OF_LDM:
-            if value != _SHARED_KEYS_OF_LDM[key]:
-                problems.append(f"{place}.{key} is {value!r}; this family leaves it at "
-                                f"{_SHARED_KEYS_OF_LDM[key]!r}")  # fmt: skip
-        elif key in keys:
-            settings[f"{keys[key]}.{key}"] = value
-        else:
-            problems.append(f"{place}.{key}: unknown key{nearest(key, keys)}")
-    if problems:
-        raise ConfigError(f"{path} has errors:", problems)
-    owner = params._get_parent()
-    for key in ("embed_dim", "n_embed"):
-        if place.endswith("ddconfig") and isinstance(owner, DictConfig) and key in owner:
-            settings[f"architecture.{key}"] = owner[key]
-    return settings
-
-
-def _plain(content: DictConfig, path: Path) -> dict[str, Any]:
-    try:
-        plain = OmegaConf.to_container(content, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def _leaves(keys: Iterable[str]) -> list[str]:
     return [key.rpartition(".")[2] for key in keys]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from inflate.config.schema import Architecture
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -36,4 +38,34 @@ def load_presets() -> dict[str, Preset]:
     for path in sorted(preset_folder().glob("*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         found[path.stem] = Preset(path.stem, path, content)
+    return found
+
+
+def matching_presets(architecture: Architecture) -> list[str]:
+    """The names of the presets that describe this architecture, as far as tensors show it."""
+    found = []
+    for name, preset in load_presets().items():
+        told = preset.content["architecture"]
+        known = {
+            "attn_type": "vanilla",
+            "double_z": True,
+            "embed_dim": None,
+            "n_embed": None,
+            **told,
+        }
+        shown = {
+            "ch": architecture.ch,
+            "ch_mult": list(architecture.ch_mult),
+            "num_res_blocks": architecture.num_res_blocks,
+            "attn_resolutions": list(architecture.attn_resolutions),
+            "in_channels": architecture.in_channels,
+            "out_ch": architecture.out_ch,
+            "z_channels": architecture.z_channels,
+            "attn_type": "none" if architecture.attn_type == "none" else "vanilla",
+            "double_z": architecture.double_z,
+            "embed_dim": architecture.embed_dim,
+            "n_embed": architecture.n_embed,
+        }
+        if all(known[key] == value for key, value in shown.items()):
+            found.append(name)
     return found

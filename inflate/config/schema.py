@@ -18,6 +18,9 @@ from inflate.vocabulary import (
 # Optional and Union stay spelled out: OmegaConf reads these annotations on Python 3.10 as well.
 # ruff: noqa: UP007, UP045
 
+Settings = dict[str, Any]
+"""Dotted keys of a configuration and their values, not yet checked."""
+
 
 @dataclass(frozen=True)
 class Architecture:

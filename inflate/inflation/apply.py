@@ -47,7 +47,7 @@ def planned_tensors(
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; it allocates nothing of the tensor's size."""
+    """Whether a tensor holds neither NaN nor infinity, found without a copy of it."""
     if not tensor.numel():
         return True
     low, high = torch.aminmax(tensor)

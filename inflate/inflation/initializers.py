@@ -95,18 +95,18 @@ def _branch_rules(branch: str, module: nn.Module) -> dict[str, Rule]:
     rules = {}
     for path, layer in module.named_modules():
         own = dict(layer.named_parameters(recurse=False))
-        for name, parameter in own.items():
+        for name in own:
             key = f"{path}.{name}" if path else name
-            rules[key] = _layer_rule(branch, path, layer, name, own.get("weight", parameter))
+            fan_in = own["weight"][0].numel()
+            rules[key] = _layer_rule(branch, path, layer, name, fan_in)
     return rules
 
 
-def _layer_rule(branch: str, path: str, layer: nn.Module, name: str, weight: Tensor) -> Rule:
+def _layer_rule(branch: str, path: str, layer: nn.Module, name: str, fan_in: int) -> Rule:
     if branch == "time_mix_conv":
         return DIRAC if name == "weight" else ZEROS
     if path in BRANCHES[branch]:
         return ZEROS
     if isinstance(layer, (nn.GroupNorm, nn.LayerNorm)):
         return ONES if name == "weight" else ZEROS
-    fan_in = weight[0].numel()
     return Rule("uniform", 1.0 / math.sqrt(fan_in))

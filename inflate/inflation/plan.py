@@ -1,5 +1,7 @@
-"""The plan of a conversion: where every tensor of the target comes from, and where every tensor of
-the source goes. It is total, and it is made before anything is read or written.
+"""The plan of a conversion, made before any tensor is read or written.
+
+It is total: it says where every tensor of the target comes from, and where every one of the source
+goes.
 """
 
 from __future__ import annotations
@@ -85,6 +87,18 @@ class InflationPlan:
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The tensors of a part."""
         return tuple(tensor for tensor in self.tensors if tensor.part == part)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever trains the result should know of it, in words."""
+        temporal = self.config.temporal
+        if temporal.merge_strategy == "fixed" and temporal.alpha == 0.0:
+            return (
+                "a fixed blend with alpha 0 lets no gradient into the temporal branches: they stay "
+                "as they are made, however long the decoder is trained. To let them learn, choose "
+                "--merge-strategy learned, or an alpha above 0",
+            )
+        return ()
 
     @property
     def nbytes(self) -> int:
@@ -245,4 +259,3 @@ def _dropped(index: Index, layout: Layout, used: set[str]) -> tuple[Dropped, ...
             reason = drop_reason(name, layout) or "not part of an autoencoder of this family"
             found.append(Dropped(name, reason, info.nbytes))
     return tuple(found)
-

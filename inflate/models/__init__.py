@@ -3,13 +3,8 @@
 from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
 from inflate.models.decoder import Decoder
 from inflate.models.encoder import Encoder
-from inflate.models.temporal import (
-    AE3DConv,
-    MemoryEfficientVideoBlock,
-    VideoBlock,
-    VideoResBlock,
-    make_time_attn,
-)
+from inflate.models.temporal import AE3DConv, VideoResBlock
+from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock, make_time_attn
 from inflate.models.video_decoder import VideoDecoder
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The attention kernel: torch's own, or xformers' where it is installed and the tensors are on CUDA.
+"""The attention kernel: torch's own, or xformers' on CUDA where it is installed.
 
 This is the only module that imports xformers.
 """

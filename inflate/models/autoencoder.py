@@ -82,10 +82,10 @@ class VideoAutoencoder(nn.Module):
         if self.quant_conv is not None:
             h = self.quant_conv(h)
         if self.quantize is not None:
-            quantized: Tensor = self.quantize(h)
-            return quantized
+            return self.quantize(h)  # type: ignore[no-any-return]
         # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
-        return h[:, : self.latent_channels].contiguous()
+        mean: Tensor = h[:, : self.latent_channels]
+        return mean.contiguous()
 
     def decode(
         self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False

@@ -6,7 +6,8 @@ video-major), ``C`` channels, ``H W`` height and width.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,8 @@ class ResnetBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         skip = x if self.in_channels == self.out_channels else self.nin_shortcut(x)
-        return skip + h
+        out: Tensor = skip + h
+        return out
 
 
 class AttnBlock(nn.Module):
@@ -161,7 +163,9 @@ def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
     check_attn_type(attn_type)
     if attn_type == "none":
         return nn.Identity()
-    return (MemoryEfficientAttnBlock if attn_type == "vanilla-xformers" else AttnBlock)(in_channels)
+    if attn_type == "vanilla-xformers":
+        return MemoryEfficientAttnBlock(in_channels)
+    return AttnBlock(in_channels)
 
 
 def check_attn_type(attn_type: str) -> None:
@@ -207,13 +211,21 @@ class Level(nn.Module):
     it decides the order in which they run.
     """
 
-    block: nn.ModuleList
-    attn: nn.ModuleList
+    upsample: nn.Module
+    downsample: nn.Module
 
-    def __init__(self, blocks: list[Any], attns: list[Any]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], attns: Sequence[nn.Module]) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attns)
+
+
+class Levels(nn.ModuleList):
+    """The levels of an encoder or decoder, finest first."""
+
+    def __iter__(self) -> Iterator[Level]:
+        """Each level."""
+        return cast("Iterator[Level]", super().__iter__())
 
 
 class Middle(nn.Module):

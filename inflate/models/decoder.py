@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from inflate.models.blocks import (
     Level,
+    Levels,
     Middle,
     ResnetBlock,
     Upsample,
@@ -100,7 +101,7 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = Upsample(channels, resamp_with_conv)
             levels.insert(0, level)
-        self.up = nn.ModuleList(levels)
+        self.up = Levels(levels)
         self.norm_out = spatial_norm(channels)
         self.conv_out = make_conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
 
@@ -120,11 +121,11 @@ class Decoder(nn.Module):
 
     def decode(self, z: Tensor, call: Call) -> Tensor:
         """``N z h w -> N out_ch H W``, each block that may be temporal run through ``call``."""
-        h = self.conv_in(z)
+        h: Tensor = self.conv_in(z)
         h = call(self.mid.block_1, h)
         h = call(self.mid.attn_1, h)
         h = call(self.mid.block_2, h)
-        for level in reversed(self.up):
+        for level in reversed(list(self.up)):
             for i, block in enumerate(level.block):
                 h = call(block, h)
                 if level.attn:

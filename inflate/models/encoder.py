@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from inflate.models.blocks import (
     Downsample,
     Level,
+    Levels,
     Middle,
     ResnetBlock,
     conv3x3,
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_in = conv3x3(in_channels, ch)
-        self.down = nn.ModuleList()
+        levels: list[Level] = []
         channels = ch
         for i, mult in enumerate(ch_mult):
             blocks, attns = [], []
@@ -72,7 +73,8 @@ class Encoder(nn.Module):
             level = Level(blocks, attns)
             if i < len(ch_mult) - 1:
                 level.downsample = Downsample(channels, resamp_with_conv)
-            self.down.append(level)
+            levels.append(level)
+        self.down = Levels(levels)
         self.mid = Middle(
             ResnetBlock(in_channels=channels, dropout=dropout),
             make_attn(channels, attn_type),

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import make_attn
 from inflate.models.decoder import Decoder
-from inflate.models.temporal import AE3DConv, VideoResBlock, make_time_attn
+from inflate.models.temporal import AE3DConv, VideoResBlock
+from inflate.models.time_attention import make_time_attn
 from inflate.vocabulary import TIME_MODES
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
@@ -94,22 +95,18 @@ class VideoDecoder(Decoder):
     def _make_conv(self) -> Callable[..., nn.Module]:
         if self.time_mode == "attn-only":
             return super()._make_conv()
-        return partial(
-            AE3DConv, video_kernel_size=self.video_kernel_size, timesteps=self.timesteps
-        )
+        return partial(AE3DConv, video_kernel_size=self.video_kernel_size, timesteps=self.timesteps)
 
     def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
         """The weight of the last time convolution, or of the spatial one.
 
-        The spatial one where ``skip_time_mix`` asks for it, or in ``attn-only``, which has no other.
+        The spatial one where ``skip_time_mix`` asks for it, and in ``attn-only``, without another.
         """
         if skip_time_mix or not isinstance(self.conv_out, AE3DConv):
             return super().get_last_layer()
         return self.conv_out.time_mix_conv.weight
 
-    def forward(
-        self, z: Tensor, timesteps: int | None = None, skip_video: bool = False
-    ) -> Tensor:
+    def forward(self, z: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) z_channels h w -> (B T) out_ch H W``.
 
         Args:
@@ -120,10 +117,7 @@ class VideoDecoder(Decoder):
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
         """
-        if skip_video:
-            frames = None
-        else:
-            frames = frames_of(z, timesteps, self.timesteps)
+        frames = None if skip_video else frames_of(z, timesteps, self.timesteps)
 
         def call(module: nn.Module, x: Tensor) -> Tensor:
             if isinstance(module, TEMPORAL_MODULES):

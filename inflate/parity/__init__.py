@@ -1,0 +1,1 @@
+"""The check that a video decoder starts out as its image decoder: probes, metrics, verdict."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -46,12 +47,7 @@ def exact_float32() -> Iterator[None]:
 
     The settings are the process's, so they are put back as they were.
     """
-    switches = [
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.mkldnn.matmul,
-        torch.backends.mkldnn.conv,
-    ]
+    switches = [*_cuda_switches(), torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     cudnn = torch.backends.cudnn
     cudnn_before = (cudnn.benchmark, cudnn.deterministic)
@@ -70,5 +66,8 @@ def tf32_enabled(device: torch.device) -> bool:
     """Whether a convolution or matrix product on the device may round float32 to TF32 now."""
     if device.type != "cuda":
         return False
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    return any(switch.fp32_precision == "tf32" for switch in switches)
+    return any(switch.fp32_precision == "tf32" for switch in _cuda_switches())
+
+
+def _cuda_switches() -> list[Any]:
+    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.checkpoint.reader import dtype_name
 from inflate.errors import PlanError
-from inflate.inflation.initializers import start_rules
-from inflate.inflation.plan import FLOATS, build_video_decoder
 from inflate.loading import (
     CONFIG_KEY,
     Source,
@@ -29,78 +26,18 @@ from inflate.parity.metrics import (
     worst_verdict,
 )
 from inflate.parity.probes import Probe, probes_for
+from inflate.parity.result import (
+    CastResult,
+    Environment,
+    ParityReport,
+    ProbeResult,
+    WeightsResult,
+)
+from inflate.parity.weights import compare_weights, narrowed
 from inflate.progress import Progress, silent
-from inflate.vocabulary import Verdict
 
 Decode = Callable[[Tensor, int], Tensor]
 """Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """A probe, the shape of its latents, and how far the decoders are apart on it."""
-
-    name: str
-    shape: tuple[int, ...]
-    frames: int
-    verdict: Verdict
-    max_abs_error: float | None
-
-
-@dataclass(frozen=True)
-class WeightsResult:
-    """How many tensors were compared with their source, and which differ."""
-
-    compared: int
-    different: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CastResult:
-    """What rounding the source to the stored type changes in the image decoder's output."""
-
-    source_dtype: str
-    stored_dtype: str
-    max_abs_error: float | None
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and how the outputs were computed."""
-
-    device: str
-    dtype: str
-    torch: str
-    tf32: bool
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """A verdict, and every number behind it.
-
-    ``reference`` and ``candidate`` are the names and SHA-256 of the files; ``notes`` say in words
-    what a reader of the numbers needs to know.
-    """
-
-    verdict: Verdict
-    max_abs_error: float | None
-    reference: tuple[str, str]
-    candidate: tuple[str, str]
-    environment: Environment
-    tolerance: Tolerance
-    weights: WeightsResult
-    probes: tuple[ProbeResult, ...]
-    cast: CastResult | None
-    notes: tuple[str, ...]
-
-    def of_candidate(self, path: str, sha256: str) -> ParityReport:
-        """The same report of the candidate under the name and hash it was published with."""
-        return replace(self, candidate=(path, sha256))
-
-    @property
-    def passed(self) -> bool:
-        """Whether the candidate may be used as the reference's equal."""
-        return self.verdict != "fail"
 
 
 @dataclass(frozen=True)
@@ -141,7 +78,7 @@ def against_source(
         )
         before_image = before_video = before_image or before_video
     original = None
-    cast_types = _narrowed(reference, candidate)
+    cast_types = narrowed(reference, candidate)
     if cast_types is not None:
         wide = load_image_decoder(reference, dtype).to(device)
         before_wide = load_post_quant_conv(reference, dtype) or before_image
@@ -151,7 +88,7 @@ def against_source(
         candidate=_video_decode(video, _to(before_video, device), skip_video=False),
         original=original,
         channels=_latent_channels(before_image, reference),
-        weights=_compare_weights(reference, candidate),
+        weights=compare_weights(reference, candidate),
         cast_types=cast_types,
         notes=tuple(notes),
     )
@@ -245,7 +182,7 @@ def _error(reference: Tensor, candidate: Tensor) -> float | None:
 
 
 def _image_decode(decoder: nn.Module, post_quant: nn.Module | None) -> Decode:
-    def decode(z: Tensor, frames: int) -> Tensor:
+    def decode(z: Tensor, _frames: int) -> Tensor:
         images: Tensor = decoder(z if post_quant is None else post_quant(z))
         return images
 
@@ -259,40 +196,6 @@ def _video_decode(decoder: nn.Module, post_quant: nn.Module | None, *, skip_vide
         return images
 
     return decode
-
-
-def _shared_keys(reference: Source, candidate: Source) -> list[str]:
-    """The keys whose tensors the candidate should hold as the reference does."""
-    temporal = start_rules(build_video_decoder(candidate.config))
-    layout, names = candidate.layout, candidate.checkpoint.tensors
-    own = [name.removeprefix(layout.decoder) for name in layout.decoder_names(names)]
-    keys = [DECODER + key for key in own if key not in temporal]
-    if not reference.layout.bare:
-        for part in PASSED_THROUGH:
-            keys += [n.removeprefix(layout.prefix) for n in layout.part_names(names, part)]
-    return keys
-
-
-def _compare_weights(reference: Source, candidate: Source) -> WeightsResult:
-    """Compare every shared tensor with its source, rounded to the candidate's type."""
-    keys = _shared_keys(reference, candidate)
-    different = []
-    for key in keys:
-        have = candidate.read(key)
-        if reference.info(key) is None or not torch.equal(reference.read(key).to(have.dtype), have):
-            different.append(key)
-    return WeightsResult(len(keys), tuple(different))
-
-
-def _narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
-    """The types of the first tensor that the candidate stores with less range or precision."""
-    for key in _shared_keys(reference, candidate):
-        have, want = reference.info(key), candidate.info(key)
-        if have is None or want is None or have.dtype == want.dtype:
-            continue
-        if FLOATS.get(want.dtype, 0) <= FLOATS.get(have.dtype, 0):
-            return have.dtype, want.dtype
-    return None
 
 
 def _latent_channels(post_quant: nn.Module | None, source: Source) -> int:

@@ -1,0 +1,7 @@
+"""``python -m inflate``."""
+
+import sys
+
+from inflate.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,119 @@
+"""``inflate convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from inflate.cli.console import note, print_json, progress_bar
+from inflate.cli.options import CheckpointPath, Device, Json, Quiet, kernel_from, parse_kernel
+from inflate.vocabulary import AttnType, MergeStrategy, StoredType, TimeMode
+
+# Typer reads these annotations on Python 3.10 too.
+# ruff: noqa: UP045
+
+
+def convert(
+    source: CheckpointPath,
+    output: Annotated[
+        Optional[Path],
+        typer.Option("-o", "--output", help="Default: SOURCE's stem + .video.safetensors."),
+    ] = None,
+    config: Annotated[
+        Optional[str],
+        typer.Option(help="A preset's name or a YAML file; by default read off the checkpoint."),
+    ] = None,
+    time_mode: Annotated[
+        Optional[TimeMode], typer.Option(help="Which parts become temporal. [default: conv-only]")
+    ] = None,
+    merge_strategy: Annotated[
+        Optional[MergeStrategy], typer.Option(help="How branches blend. [default: learned]")
+    ] = None,
+    alpha: Annotated[
+        Optional[float],
+        typer.Option(help="Share of the temporal branch at the start. [default: 0]"),
+    ] = None,
+    video_kernel_size: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="N|T,H,W",
+            callback=parse_kernel,
+            help="Kernel of the time convolutions, odd. [default: 3]",
+        ),
+    ] = None,
+    attn_type: Annotated[
+        Optional[AttnType], typer.Option(help="Attention blocks. [default: the checkpoint's]")
+    ] = None,
+    set_: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
+    ] = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of the random start. [default: 0]")
+    ] = None,
+    dtype: Annotated[
+        Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
+    ] = None,
+    device: Device = "auto",
+    skip_parity: Annotated[
+        bool, typer.Option("--skip-parity", help="Publish unverified; the file says so.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and write nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a video checkpoint of an image autoencoder's, checked before it is published.
+
+    Copies the spatial weights, starts the temporal layers so that the output equals the image
+    decoder's, compares the two on the GPU (or CPU), and only then gives the file its name.
+    """
+    from inflate import workflow
+
+    with progress_bar(quiet) as progress:
+        result = workflow.convert(
+            source,
+            output,
+            config=config,
+            time_mode=time_mode,
+            merge_strategy=merge_strategy,
+            alpha=alpha,
+            video_kernel_size=None if video_kernel_size is None else kernel_from(video_kernel_size),
+            attn_type=attn_type,
+            seed=seed,
+            dtype=dtype,
+            set_=set_ or (),
+            device=device,
+            skip_parity=skip_parity,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        from inflate.report.documents import conversion_document, plan_document
+
+        document = conversion_document(result)
+        if dry_run:
+            document["dry_run"] = plan_document(result.plan)
+        print_json(document)
+    elif quiet:
+        if result.output is not None:
+            typer.echo(result.output)
+    else:
+        from inflate.cli.render import print_conversion, print_plan
+
+        if dry_run:
+            print_plan(result.plan)
+        else:
+            print_conversion(result, str(source))
+    if not quiet:
+        for text in result.plan.notes:
+            note(text)
+    if not result.passed:
+        raise typer.Exit(1)

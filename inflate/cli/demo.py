@@ -1,0 +1,57 @@
+"""``inflate demo``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inflate.cli.console import progress_bar
+from inflate.cli.options import Device, Quiet
+from inflate.errors import OutputError
+from inflate.vocabulary import TIME_MODES
+
+DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "assets" / "demo.ckpt"
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where the files go; made if missing.")
+    ] = Path("inflate-demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Convert and verify a small real autoencoder in all three time modes.
+
+    It was trained on photographs and video clips; the files are kept in DIR to play with.
+    """
+    from inflate import workflow
+    from inflate.cli.render import print_parity
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        source = folder / "demo.ckpt"
+        shutil.copyfile(DEMO_CHECKPOINT, source)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    passed = True
+    for mode in TIME_MODES:
+        target = folder / f"demo.{mode}.safetensors"
+        if not quiet:
+            typer.echo(f"$ inflate convert {source} --time-mode {mode} -o {target}")
+        with progress_bar(quiet) as progress:
+            workflow.convert(
+                source, target, time_mode=mode, device=device, overwrite=True, progress=progress
+            )
+            report = workflow.verify(source, target, device=device, progress=progress)
+        passed = passed and report.passed
+        if quiet:
+            typer.echo(f"{mode} {report.verdict}")
+        else:
+            typer.echo(f"$ inflate verify {source} {target}")
+            print_parity(report)
+            typer.echo()
+    if not passed:
+        raise typer.Exit(1)

@@ -1,0 +1,44 @@
+"""Options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inflate.vocabulary import kernel_of
+
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where parity is computed. auto takes CUDA where there is one.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+CheckpointPath = Annotated[
+    Path, typer.Argument(show_default=False, help="A .ckpt, .pt, .pth, .bin or .safetensors file.")
+]
+
+
+def parse_kernel(text: str | None) -> str | None:
+    """Refuse a ``--video-kernel-size`` that is no kernel; the text itself is kept."""
+    if text is not None:
+        kernel_from(text)
+    return text
+
+
+def kernel_from(text: str) -> int | tuple[int, ...]:
+    """The kernel of ``3`` or ``3,1,1``."""
+    try:
+        sizes = tuple(int(part) for part in text.strip("[]() ").split(","))
+        kernel_of(sizes[0] if len(sizes) == 1 else sizes)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no kernel; expected one positive odd number, or three for time, height "
+            "and width, such as 3 or 3,1,1"
+        ) from error
+    return sizes[0] if len(sizes) == 1 else sizes

@@ -1,0 +1,22 @@
+"""``inflate presets``."""
+
+from __future__ import annotations
+
+import typer
+
+from inflate.cli.console import print_json
+from inflate.cli.options import Json
+
+
+def presets(as_json: Json = False) -> None:
+    """List the architectures that come with the package, for --config."""
+    from inflate.config.presets import load_presets
+
+    found = load_presets()
+    if as_json:
+        print_json({"schema": "inflate/presets/1",
+                    "presets": {name: p.content for name, p in found.items()}})  # fmt: skip
+        return
+    width = max(map(len, found))
+    for name, preset in found.items():
+        typer.echo(f"{name:<{width}}  {preset.description}")

@@ -1,0 +1,151 @@
+"""Results as text for people: the verdict first, then the numbers behind it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from inflate.config.presets import matching_presets
+from inflate.inflation.plan import Copy, InflationPlan
+from inflate.parity.result import ParityReport
+from inflate.workflow import ConversionResult
+
+_COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
+_PARTS = (
+    ("spatial", "copied"),
+    ("temporal", "initialised"),
+    ("passed-through", "passed through"),
+)
+
+
+def print_conversion(result: ConversionResult, source: str) -> None:
+    """What a conversion made of what, and how it was checked."""
+    console = Console(highlight=False)
+    _print_facts(console, result.plan)
+    console.print(_summary(result.plan))
+    if result.parity is not None:
+        print_parity(result.parity)
+    elif result.output is not None:
+        console.print("parity: unverified (--skip-parity)", style="yellow")
+    if result.output is not None:
+        console.print(
+            Text(f"{source} -> {result.output} in {result.seconds['total']:.1f} s"), soft_wrap=True
+        )
+    elif result.parity is not None:
+        console.print("nothing was written, since parity did not hold", style="red")
+
+
+def print_plan(plan: InflationPlan) -> None:
+    """Every tensor of a plan, then its counts."""
+    console = Console(highlight=False)
+    table = Table("tensor", "shape", "type", "origin", box=None, pad_edge=False)
+    for tensor in plan.tensors:
+        origin = tensor.origin
+        where = f"copy of {origin.source}" if isinstance(origin, Copy) else str(origin.rule)
+        shape = " ".join(map(str, tensor.shape))
+        table.add_row(Text(tensor.key), shape, tensor.dtype, Text(where))
+    _print_wide(console, table)
+    _print_facts(console, plan)
+    console.print(_summary(plan))
+
+
+def print_parity(report: ParityReport) -> None:
+    """A verdict and the table behind it."""
+    console = Console(highlight=False)
+    colour = _COLOURS[report.verdict]
+    where = f"{report.environment.dtype} on {report.environment.device}"
+    console.print(
+        Text.assemble(
+            "parity: ", (report.verdict, f"bold {colour}"),
+            f"  (largest error {error_text(report.max_abs_error)}, {where})",
+        )
+    )  # fmt: skip
+    table = Table("probe", "latents", "frames", "verdict", "largest error", box=None)
+    for probe in report.probes:
+        shape = " ".join(map(str, probe.shape))
+        verdict = Text(probe.verdict, style=_COLOURS[probe.verdict])
+        table.add_row(
+            probe.name, shape, str(probe.frames), verdict, error_text(probe.max_abs_error)
+        )
+    console.print(table)
+    weights = report.weights
+    if weights.compared:
+        console.print(f"weights: {weights.compared} compared, {len(weights.different)} different")
+    for name in weights.different[:10]:
+        console.print(Text(f"  differs from its source: {name}"), style="red", soft_wrap=True)
+    if len(weights.different) > 10:
+        console.print(f"  and {len(weights.different) - 10} more; --json lists them", style="red")
+    if report.cast is not None:
+        cast = report.cast
+        console.print(
+            f"cast: {cast.source_dtype} to {cast.stored_dtype} changes the image decoder's output "
+            f"by up to {error_text(cast.max_abs_error)}"
+        )
+
+
+def error_text(error: float | None) -> str:
+    """An error as text; None is one that is not finite."""
+    return "not finite" if error is None else f"{error:.3g}"
+
+
+def bytes_text(nbytes: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    size = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def _print_facts(console: Console, plan: InflationPlan) -> None:
+    architecture, temporal = plan.config.architecture, plan.config.temporal
+    presets = matching_presets(architecture)
+    table = Table.grid(padding=(0, 2))
+    attention = "none" if architecture.attn_type == "none" else architecture.attn_type
+    inside = _listed(architecture.attention_levels)
+    table.add_row(
+        "architecture",
+        f"ch {architecture.ch}, ch_mult {_listed(architecture.ch_mult)}, "
+        f"num_res_blocks {architecture.num_res_blocks}, z_channels {architecture.z_channels}, "
+        f"attention {attention}" + (f" and inside levels {inside}" if inside else ""),
+    )
+    table.add_row("preset", ", ".join(presets) if presets else "none of this shape")
+    table.add_row(
+        "temporal",
+        f"{temporal.time_mode}, {temporal.merge_strategy}, alpha {temporal.alpha:g}, "
+        f"kernel {_listed(temporal.kernel)}",
+    )
+    console.print(table)
+
+
+def _summary(plan: InflationPlan) -> Table:
+    table = Table("part", "tensors", "parameters", "bytes", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part, words in _PARTS:
+        tensors = [t for t in plan.tensors if t.part == part]
+        parameters = sum(t.parameters for t in tensors)
+        nbytes = sum(t.info.nbytes for t in tensors)
+        table.add_row(words, str(len(tensors)), f"{parameters:,}", bytes_text(nbytes))
+    reasons = Counter(dropped.reason for dropped in plan.dropped)
+    for reason, count in reasons.items():
+        nbytes = sum(d.nbytes for d in plan.dropped if d.reason == reason)
+        table.add_row(f"dropped: {reason}", str(count), "", bytes_text(nbytes))
+    total = sum(t.parameters for t in plan.tensors)
+    table.add_row("written", str(len(plan.tensors)), f"{total:,}", bytes_text(plan.nbytes))
+    return table
+
+
+def _print_wide(console: Console, table: Table) -> None:
+    # Names are not to be cut or folded in a pipe, where nobody's screen is the limit.
+    width = max(console.width, 200) if not console.is_terminal else console.width
+    console.print(table, width=width)
+
+
+def _listed(values: Iterable[int] | Sequence[int]) -> str:
+    return " ".join(map(str, values))

@@ -1,0 +1,81 @@
+"""``inflate verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from inflate.cli.console import note, print_json, progress_bar
+from inflate.cli.options import CheckpointPath, Device, Json, Quiet, Seed
+from inflate.vocabulary import MergeStrategy
+
+# Typer reads these annotations on Python 3.10 too.
+# ruff: noqa: UP045
+
+
+def verify(
+    reference: CheckpointPath,
+    candidate: Annotated[
+        Optional[Path],
+        typer.Argument(
+            show_default=False,
+            help="The video checkpoint. Without it REFERENCE is one, compared with its own image "
+            "layers.",
+        ),
+    ] = None,
+    atol: Annotated[
+        Optional[float],
+        typer.Option(help="Largest absolute error. [default: by the type computed in]"),
+    ] = None,
+    rtol: Annotated[
+        Optional[float],
+        typer.Option(help="Largest relative error. [default: by the type computed in]"),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "float64"],
+        typer.Option(help="Type to compute in."),
+    ] = "float32",
+    seed: Seed = 0,
+    merge_strategy: Annotated[
+        Optional[MergeStrategy],
+        typer.Option(help="How the candidate blends, where its file does not say."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a video checkpoint with the image checkpoint it comes from.
+
+    Every copied tensor is compared with its source, then both decoders run on probes of random
+    frames. Exit code 0: they are equal, or within tolerance; 1: they are not; 2: it could not run.
+    """
+    from inflate import workflow
+
+    with progress_bar(quiet) as progress:
+        report = workflow.verify(
+            reference,
+            candidate,
+            atol=atol,
+            rtol=rtol,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            merge_strategy=merge_strategy,
+            progress=progress,
+        )
+    if as_json:
+        from inflate.report.documents import parity_document
+
+        print_json(parity_document(report))
+    elif quiet:
+        typer.echo(report.verdict)
+    else:
+        from inflate.cli.render import print_parity
+
+        print_parity(report)
+        for text in report.notes:
+            note(text)
+    if not report.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,101 @@
+"""Configuration files as sgm and LDM write them: the autoencoder in them is found by its keys.
+
+The classes that such files name, in ``target``, are never imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from inflate.config.schema import Architecture, Settings, Temporal
+from inflate.errors import ConfigError, nearest
+
+SECTIONS = {"architecture": Architecture, "temporal": Temporal}
+
+_FIXED_KEYS = {"use_linear_attn": False, "use_timestep": False}
+"""Keys of the original's ``ddconfig`` that this family leaves at one value."""
+
+
+def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
+    """The mappings of an sgm or LDM file that describe an autoencoder, by their dotted place."""
+    found = {}
+
+    def walk(node: DictConfig, place: str) -> None:
+        for key in map(str, node):
+            if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+                continue
+            child = node[key]
+            if not isinstance(child, DictConfig):
+                continue
+            if key == "ddconfig":
+                found[f"{place}{key}"] = child
+            elif key == "decoder_config" and isinstance(child.get("params"), DictConfig):
+                found[f"{place}{key}.params"] = child.params
+            else:
+                walk(child, f"{place}{key}.")
+
+    walk(content, "")
+    return found
+
+
+def from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
+    """The settings of the autoencoder that such a file describes.
+
+    Raises:
+        ConfigError: it describes several, or has keys that this family does not know.
+    """
+    # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
+    # first stage is the one that decodes.
+    first_stage = {p: c for p, c in found.items() if "first_stage_config" in p.split(".")}
+    chosen = first_stage or found
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"{path} describes several autoencoders, at {', '.join(chosen)}; "
+            "keep the one that is meant in a file of its own"
+        )
+    place, params = next(iter(chosen.items()))
+    keys = {f.name: name for name, section in SECTIONS.items()
+            for f in dataclasses.fields(section)}  # fmt: skip
+    settings: Settings = {}
+    problems = []
+    for key, value in plain(params, path).items():
+        if key in _FIXED_KEYS:
+            if value != _FIXED_KEYS[key]:
+                problems.append(f"{place}.{key} is {value!r}; this family leaves it at "
+                                f"{_FIXED_KEYS[key]!r}")  # fmt: skip
+        elif key in keys:
+            settings[f"{keys[key]}.{key}"] = value
+        else:
+            problems.append(f"{place}.{key}: unknown key{nearest(key, keys)}")
+    if problems:
+        raise ConfigError(f"{path} has errors:", problems)
+    owner = params._get_parent()
+    for key in ("embed_dim", "n_embed"):
+        if place.endswith("ddconfig") and isinstance(owner, DictConfig) and key in owner:
+            settings[f"architecture.{key}"] = owner[key]
+    return settings
+
+
+def plain(content: DictConfig, path: Path) -> dict[str, Any]:
+    """A mapping as plain values, its interpolations resolved.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere.
+    """
+    try:
+        values = OmegaConf.to_container(content, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def one_line(error: Exception) -> str:
+    """What an error of OmegaConf or YAML says, in a line."""
+    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")

@@ -1,0 +1,48 @@
+"""The first half of the check: the tensors that two files should share, one by one."""
+
+from __future__ import annotations
+
+import torch
+
+from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
+from inflate.inflation.initializers import start_rules
+from inflate.inflation.plan import FLOATS, build_video_decoder
+from inflate.loading import Source
+from inflate.parity.result import WeightsResult
+
+
+def _shared_keys(reference: Source, candidate: Source) -> list[str]:
+    """The keys whose tensors the candidate should hold as the reference does."""
+    temporal = start_rules(build_video_decoder(candidate.config))
+    layout, names = candidate.layout, candidate.checkpoint.tensors
+    own = [name.removeprefix(layout.decoder) for name in layout.decoder_names(names)]
+    keys = [DECODER + key for key in own if key not in temporal]
+    if not reference.layout.bare:
+        for part in PASSED_THROUGH:
+            keys += [n.removeprefix(layout.prefix) for n in layout.part_names(names, part)]
+    return keys
+
+
+def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
+    """Compare every shared tensor with its source, rounded to the candidate's type.
+
+    A tensor that the source lacks counts as different.
+    """
+    keys = _shared_keys(reference, candidate)
+    different = []
+    for key in keys:
+        have = candidate.read(key)
+        if reference.info(key) is None or not torch.equal(reference.read(key).to(have.dtype), have):
+            different.append(key)
+    return WeightsResult(len(keys), tuple(different))
+
+
+def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
+    """The types of the first tensor that the candidate stores with less range or precision."""
+    for key in _shared_keys(reference, candidate):
+        have, want = reference.info(key), candidate.info(key)
+        if have is None or want is None or have.dtype == want.dtype:
+            continue
+        if FLOATS.get(want.dtype, 0) <= FLOATS.get(have.dtype, 0):
+            return have.dtype, want.dtype
+    return None

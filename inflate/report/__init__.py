@@ -1,0 +1,1 @@
+"""Results turned into documents: versioned JSON now, for programs."""

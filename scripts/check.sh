@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The checks that run nothing: style, types, layers, figures. Needs the environment of test.sh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ruff check .
+ruff format --check .
+mypy
+lint-imports
