@@ -112,16 +112,17 @@ def detect_format(path: Path) -> str:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
+    # Safetensors first: the length that it begins with may look like the start of a pickle.
+    length = struct.unpack("<Q", head[:8])[0] if head[8:9] == b"{" else 0
+    if 0 < length <= size - 8:
+        return "safetensors"
     if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
         return "torch"
-    if len(head) > 8 and head[8:9] == b"{":
-        (length,) = struct.unpack("<Q", head[:8])
-        if length > size - 8:
-            raise CheckpointError(
-                f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
-                "Copy or download it again"
-            )
-        return "safetensors"
+    if length:
+        raise CheckpointError(
+            f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
+            "Copy or download it again"
+        )
     other = next((what for magic, what in _KNOWN_OTHERS.items() if head.startswith(magic)), None)
     raise CheckpointError(
         f"{path} is {other or 'neither a torch checkpoint nor a safetensors file'} (it begins with "

@@ -104,23 +104,17 @@ def bytes_text(nbytes: int) -> str:
 
 def _print_facts(console: Console, plan: InflationPlan) -> None:
     architecture, temporal = plan.config.architecture, plan.config.temporal
-    presets = matching_presets(architecture)
-    table = Table.grid(padding=(0, 2))
-    attention = "none" if architecture.attn_type == "none" else architecture.attn_type
     inside = _listed(architecture.attention_levels)
-    table.add_row(
-        "architecture",
-        f"ch {architecture.ch}, ch_mult {_listed(architecture.ch_mult)}, "
+    facts = {
+        "architecture": f"ch {architecture.ch}, ch_mult {_listed(architecture.ch_mult)}, "
         f"num_res_blocks {architecture.num_res_blocks}, z_channels {architecture.z_channels}, "
-        f"attention {attention}" + (f" and inside levels {inside}" if inside else ""),
-    )
-    table.add_row("preset", ", ".join(presets) if presets else "none of this shape")
-    table.add_row(
-        "temporal",
-        f"{temporal.time_mode}, {temporal.merge_strategy}, alpha {temporal.alpha:g}, "
-        f"kernel {_listed(temporal.kernel)}",
-    )
-    console.print(table)
+        f"attention {architecture.attn_type}" + (f" and inside levels {inside}" if inside else ""),
+        "preset": ", ".join(matching_presets(architecture)) or "none of this shape",
+        "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}, alpha {temporal.alpha:g}"
+        + ("" if temporal.time_mode == "attn-only" else f", kernel {_listed(temporal.kernel)}"),
+    }
+    for name, text in facts.items():
+        console.print(Text(f"{name:<14}{text}"), soft_wrap=True)
 
 
 def _summary(plan: InflationPlan) -> Table:

@@ -20,7 +20,7 @@ from inflate.checkpoint.layouts import (
     is_inflated,
 )
 from inflate.checkpoint.reader import TensorInfo
-from inflate.config.schema import Config
+from inflate.config.schema import Architecture, Config
 from inflate.errors import FamilyError, PlanError, nearest
 from inflate.inflation.initializers import Rule, start_rules
 from inflate.models import Encoder, VideoDecoder
@@ -184,9 +184,8 @@ def build_encoder(config: Config) -> Encoder:
         return Encoder(**config.architecture.module_arguments())
 
 
-def quant_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def quant_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """The tensors between encoder and decoder: quant convs and codebook, by their keys."""
-    architecture = config.architecture
     shapes: dict[str, tuple[int, ...]] = {}
     e, z = architecture.embed_dim, architecture.z_channels
     if e is not None:
@@ -202,7 +201,7 @@ def quant_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 def _aroundmismatches(index: Index, layout: Layout, config: Config) -> list[str]:
     """What is wrong with the quant convs and the codebook; none of them is required."""
-    expected = {f"{layout.prefix}{k}": s for k, s in quant_shapes(config).items()}
+    expected = {f"{layout.prefix}{k}": s for k, s in quant_shapes(config.architecture).items()}
     parts = ("quant_conv.", "post_quant_conv.")
     present = [name for part in parts for name in layout.part_names(index, part)]
     present += [n for n in layout.part_names(index, "quantize.") if n in expected]
