@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -181,8 +182,8 @@ def verify(
     if dtype not in COMPUTE_TYPES:
         raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(COMPUTE_TYPES)}")
     for name, value in (("--atol", atol), ("--rtol", rtol)):
-        if value is not None and not value >= 0.0:
-            raise ConfigError(f"{name} is {value}; expected 0 or more")
+        if value is not None and not 0.0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; expected a finite number, 0 or more")
     where = resolve_device(device)
     compute = getattr(torch, dtype)
     default = TOLERANCES[dtype]
@@ -232,9 +233,12 @@ def default_output(source: Path) -> Path:
 
 
 def _check_paths(source: Path, destination: Path, *, overwrite: bool) -> None:
-    if destination.exists() and source.exists() and destination.samefile(source):
-        raise OutputError(f"{destination} is the source itself; choose another name with -o")
-    check_destination(destination, overwrite=overwrite)
+    try:
+        if destination.exists() and source.exists() and destination.samefile(source):
+            raise OutputError(f"{destination} is the source itself; choose another name with -o")
+        check_destination(destination, overwrite=overwrite)
+    except OSError as error:  # A name that is too long, or a folder that may not be looked into.
+        raise OutputError(f"{destination} cannot be written: {error.strerror}") from error
 
 
 def _metadata(config: Config, source_name: str) -> dict[str, str]:

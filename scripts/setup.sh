@@ -1,18 +1,21 @@
 # Sourced by the other scripts: a virtual environment with everything they need, made once.
 #
 # It needs Python 3.10 or newer and nothing else. PYTHON chooses another interpreter, INFLATE_VENV
-# another place. The environment is made again when what goes into it has changed.
+# another place. The environment is made up to date when what goes into it has changed; one made for
+# development serves users too.
 
 inflate_setup() {
   local root=$1 extras=$2
   local venv=${INFLATE_VENV:-$root/.venv}
   local python=${PYTHON:-python3}
-  local wanted
-  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" && echo "$extras")
-  if [ -x "$venv/bin/inflate" ] && [ "$(cat "$venv/.inflate-$extras" 2>/dev/null)" = "$wanted" ]; then
-    . "$venv/bin/activate"
-    return
-  fi
+  local wanted stamp
+  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt")
+  for stamp in "$venv/.inflate-$extras" "$venv/.inflate-dev"; do
+    if [ -x "$venv/bin/inflate" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+      . "$venv/bin/activate"
+      return
+    fi
+  done
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "error: $python is not Python 3.10 or newer; set PYTHON to one that is" >&2
     return 2

@@ -58,11 +58,17 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """The tensor of a name, mapped from the file where its format allows.
 
+        It is laid out in the order of its axes, whatever it was in the file (training scripts
+        leave channels-last weights behind): convolutions choose their algorithm by the layout of
+        their weights, and so their rounding.
+
         Raises:
             CheckpointError: its bytes cannot be read.
         """
         try:
-            return self._read(name)
+            tensor = self._read(name)
+            # Flattened and back: contiguous() alone leaves the odd strides of axes of extent one.
+            return tensor.contiguous().view(-1).view(tensor.shape)
         except (SafetensorError, RuntimeError, OSError) as error:
             raise CheckpointError(f"{self.path}: {name} cannot be read: {error}") from error
 

@@ -152,6 +152,8 @@ def stage(destination: Path, *, overwrite: bool) -> Iterator[StagedFile]:
         finally:
             if not staged.published:
                 path.unlink(missing_ok=True)
+                with suppress(OSError):  # What a full disk left in the buffer has no place to go.
+                    file.close()
 
 
 def check_destination(destination: Path, *, overwrite: bool) -> None:

@@ -30,8 +30,11 @@ def planned_tensors(
         progress("writing", done, len(plan.tensors))
         dtype = getattr(torch, planned.dtype)
         if isinstance(planned.origin, Make):
-            made = make_tensor(planned.origin.rule, planned.shape, planned.key, plan.config.seed)
-            yield made.to(dtype)
+            rule = planned.origin.rule
+            made = make_tensor(rule, planned.shape, planned.key, plan.config.seed).to(dtype)
+            if not is_finite(made):
+                problems.append(f"{planned.key}, made as {rule}, overflows in {planned.dtype}")
+            yield made
             continue
         source = checkpoint.read(planned.origin.source)
         tensor = source.to(dtype)

@@ -88,7 +88,9 @@ def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tens
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
         return torch.empty(shape).uniform_(-rule.value, rule.value, generator=generator)
-    return torch.full(shape, {"zeros": 0.0, "ones": 1.0}.get(rule.name, rule.value))
+    value = {"zeros": 0.0, "ones": 1.0}.get(rule.name, rule.value)
+    # Through float64: a value that float32 cannot hold becomes infinite, which is told later.
+    return torch.full(shape, value, dtype=torch.float64).float()
 
 
 def _branch_rules(branch: str, module: nn.Module) -> dict[str, Rule]:

@@ -38,7 +38,8 @@ def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> Compa
     ``bitwise`` where every number is equal; ``fail`` where either side holds NaN or infinity, even
     where both hold it in the same place.
     """
-    reference, candidate = reference.double(), candidate.double()
+    # On the CPU, since MPS has no float64.
+    reference, candidate = reference.cpu().double(), candidate.cpu().double()
     if not (torch.isfinite(reference).all() and torch.isfinite(candidate).all()):
         return Comparison("fail", None)
     error = (candidate - reference).abs()
