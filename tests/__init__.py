@@ -1,0 +1,1 @@
+"""The tests of inflate; their folders mirror the package."""

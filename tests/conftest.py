@@ -1,0 +1,39 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from .checkpoints import autoencoder, write_lightning
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tensors here are tiny: threads waiting for one another on a busy machine cost tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny image autoencoder as Lightning writes it; nobody may change the file."""
+    return write_lightning(tmp_path_factory.mktemp("image") / "img.ckpt", autoencoder())
+
+
+@pytest.fixture(scope="session")
+def videos(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What ``image`` becomes in each time mode, with a blend in which both branches count."""
+    from inflate.vocabulary import TIME_MODES
+    from inflate.workflow import convert
+
+    folder = tmp_path_factory.mktemp("videos")
+    paths = {mode: folder / f"{mode}.safetensors" for mode in TIME_MODES}
+    for mode, path in paths.items():
+        convert(image, path, time_mode=mode, alpha=0.3, device="cpu")
+    return paths

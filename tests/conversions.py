@@ -1,0 +1,79 @@
+"""What tests of whole conversions share: looking into files, changing them, decoding by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inflate.models import Decoder
+
+from .checkpoints import DDCONFIG
+
+CPU: dict[str, Any] = {"device": "cpu"}
+"""Where bits are promised, whatever machine the tests run on."""
+
+Change = Callable[[dict[str, Tensor]], None]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Everything below a folder, hidden files too: relative path to SHA-256, or ``folder``."""
+    return {
+        str(path.relative_to(folder)): "folder" if path.is_dir() else sha256(path)
+        for path in folder.rglob("*")
+    }
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, found without the package."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, parsed by hand."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return found
+
+
+def rewritten(video: Path, out: Path, change: Change) -> Path:
+    """A copy of a safetensors file with changed tensors, its metadata kept."""
+    weights = load_file(video)
+    change(weights)
+    save_file(weights, out, metadata_of(video))
+    return out
+
+
+def nudged(video: Path, out: Path, key: str, by: float = 0.1) -> Path:
+    """A copy of a video checkpoint in which one number of the tensor ``key`` is another."""
+
+    def change(weights: dict[str, Tensor]) -> None:
+        weights[key].view(-1)[0] += by
+
+    return rewritten(video, out, change)
+
+
+def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Tensor:
+    """What the image autoencoder of these weights makes of latents, without the package's loading.
+
+    Args:
+        weights: of the whole autoencoder, ``decoder.*`` and perhaps ``post_quant_conv.*``.
+        z: latents, ``N e h w``.
+        **changes: to the configuration of :mod:`tests.checkpoints`.
+    """
+    decoder = Decoder(**{**DDCONFIG, **changes}).eval()
+    own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
+    decoder.load_state_dict(own, strict=True)
+    with torch.inference_mode():
+        if "post_quant_conv.weight" in weights:
+            weight, bias = weights["post_quant_conv.weight"], weights["post_quant_conv.bias"]
+            z = torch.nn.functional.conv2d(z, weight, bias)
+        return decoder(z)

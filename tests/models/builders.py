@@ -1,0 +1,228 @@
+"""What the tests of the modules share: small configurations, seeded weights, reference cases."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from inflate import models
+from inflate.models import Decoder, VideoDecoder
+
+M = TypeVar("M", bound=nn.Module)
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+TOLERANCE = 2e-5
+"""How far, absolutely, an element may be from the original's on CPU."""
+
+TIME_MODES = ("all", "conv-only", "attn-only")
+ATTN_TYPES = ("vanilla", "vanilla-xformers", "none")
+MERGE_STRATEGIES = ("learned", "fixed")
+
+SMALL: dict[str, Any] = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 16,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [8],
+    "dropout": 0.0,
+}
+"""A ``ddconfig`` with everything in it: two levels, a change of channels, attention in ``up``."""
+
+BAD_KERNELS: list[Any] = [
+    *(0, 2, 4, -1, -3, True, False, 3.0, None, "3", "333"),
+    *([], [3], [3, 3], [3, 3, 3, 3], [3, 2, 1], [0, 1, 1], [3, 1, -1], [3, True, 1], [3.0, 1, 1]),
+]
+"""What is neither one nor three positive odd numbers."""
+
+TINY: dict[str, Any] = {**SMALL, "ch_mult": [1], "num_res_blocks": 0, "attn_resolutions": []}
+"""The least of the family: one level of one block."""
+
+KL_F8: dict[str, Any] = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+KL_F16: dict[str, Any] = {
+    **KL_F8,
+    "z_channels": 16,
+    "ch_mult": [1, 1, 2, 2, 4],
+    "attn_resolutions": [16],
+}
+
+
+def drawn_weights(
+    shapes: Mapping[str, Sequence[int]], seed: int, mix_factor: float | None = None
+) -> dict[str, Tensor]:
+    """Weights by the recipe of the reference vectors, see ``tests/reference/README.md``.
+
+    They are shared between calls: copy them, do not change them.
+    """
+    return dict(
+        _drawn(tuple((key, tuple(shapes[key])) for key in sorted(shapes)), seed, mix_factor)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], seed: int, mix_factor: float | None
+) -> dict[str, Tensor]:
+    weights = {}
+    for i, (key, shape) in enumerate(shapes):
+        n = np.random.Generator(np.random.PCG64([seed, i])).standard_normal(shape)
+        if len(shape) > 1:
+            value = n / math.sqrt(math.prod(shape[1:]))
+        elif key.endswith("mix_factor"):
+            value = 0.5 + 0.5 * n if mix_factor is None else np.full(shape, mix_factor)
+        elif key.endswith("weight"):
+            value = 1 + 0.1 * n
+        else:
+            value = 0.1 * n
+        weights[key] = torch.from_numpy(value.astype(np.float32))
+    return weights
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Key to shape of a module's whole state dict."""
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def randomized(module: M, seed: int = 0, *, keep_mix: bool = False) -> M:
+    """``module`` in eval mode, no weight zero; ``keep_mix`` leaves ``mix_factor`` as built."""
+    weights = drawn_weights(shapes_of(module), seed)
+    if keep_mix:
+        built = module.state_dict()
+        weights |= {key: built[key] for key in weights if key.endswith("mix_factor")}
+    module.load_state_dict(weights, strict=True)
+    return module.eval()
+
+
+def video_decoder(time_mode: str, seed: int = 0, **changes: Any) -> VideoDecoder:
+    """A small video decoder with drawn weights."""
+    return randomized(VideoDecoder(time_mode=time_mode, **{**SMALL, **changes}), seed)
+
+
+def image_decoder_of(video: VideoDecoder, **changes: Any) -> Decoder:
+    """The image decoder that holds exactly the image weights of a small video decoder."""
+    image = Decoder(**{**SMALL, **changes})
+    weights = video.state_dict()
+    image.load_state_dict({key: weights[key] for key in image.state_dict()}, strict=True)
+    return image.to(video.conv_in.weight.dtype).eval()
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Seeded standard normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def latents(batch: int = 2, frames: int = 3, size: int = 4, **kwargs: Any) -> Tensor:
+    """Latents of ``batch`` videos for the small configurations, ``(B T) 4 h w``."""
+    return noise(batch * frames, SMALL["z_channels"], size, size, **kwargs)
+
+
+def video(channels: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features of two videos of three frames, ``(B T) C 4 5``."""
+    return noise(6, channels, 4, 5, dtype=dtype)
+
+
+def make_identity(video: VideoDecoder) -> VideoDecoder:
+    """Make each temporal branch an exact identity, as an inflated decoder starts."""
+    zeroed = (
+        "time_stack.out_layers.3",
+        "time_mix_block.attn1.to_out.0",
+        "time_mix_block.attn2.to_out.0",
+        "time_mix_block.ff_in.net.2",
+        "time_mix_block.ff.net.2",
+        "video_time_embed.2",
+    )
+    with torch.no_grad():
+        for name, parameter in video.named_parameters():
+            owner = name.rpartition(".")[0]
+            if owner.endswith(zeroed):
+                parameter.zero_()
+            elif owner.endswith("time_mix_conv"):
+                parameter.zero_() if parameter.dim() == 1 else nn.init.dirac_(parameter)
+    return video
+
+
+def error(out: Tensor, expected: Tensor) -> float:
+    """The largest absolute difference; both must have one shape and be finite."""
+    assert out.shape == expected.shape
+    assert out.isfinite().all()
+    assert expected.isfinite().all()
+    return float((out.double() - expected.double()).abs().max())
+
+
+def relative_rms(out: Tensor, expected: Tensor) -> float:
+    """The root mean square of the difference, in units of that of ``expected``."""
+    assert out.shape == expected.shape
+    difference = out.double() - expected.double()
+    return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())
+
+
+class NormTypes(TorchFunctionMode):
+    """Records in which dtype every group norm and layer norm computes while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, set[torch.dtype]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Note the dtypes of the tensors given to a norm, and run it."""
+        name = getattr(func, "__name__", "")
+        kwargs = kwargs or {}
+        if name in ("group_norm", "layer_norm"):
+            given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+            self.seen.setdefault(name, set()).update(a.dtype for a in given)
+        return func(*args, **kwargs)
+
+
+def reference_cases() -> list[dict[str, Any]]:
+    """The cases of ``cases.json``."""
+    cases: list[dict[str, Any]] = json.loads((REFERENCE / "cases.json").read_text())
+    return cases
+
+
+def reference_module(case: dict[str, Any]) -> nn.Module:
+    """The module of a reference case, with its weights, loaded strictly."""
+    module: nn.Module = getattr(models, case["module"])(**case["params"])
+    module.load_state_dict(
+        drawn_weights(case["shapes"], case["seed"], case["mix_factor"]), strict=True
+    )
+    return module.eval()
+
+
+def run_reference(case: dict[str, Any], module: nn.Module, x: Tensor) -> Tensor:
+    """The module's output for the input of its case."""
+    with torch.no_grad():
+        if isinstance(module, VideoDecoder):
+            return module(x, timesteps=case["frames"], skip_video=case["skip_video"])
+        return module(x)
+
+
+def reference_vectors() -> dict[str, Tensor]:
+    """Inputs ``{name}/z`` and outputs ``{name}/out`` of the cases."""
+    return load_file(REFERENCE / "vectors.safetensors")

@@ -1,0 +1,127 @@
+"""The modules on CUDA agree with the numbers of the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from inflate.models import AttnBlock
+
+from .builders import (
+    SMALL,
+    TIME_MODES,
+    error,
+    image_decoder_of,
+    latents,
+    make_identity,
+    noise,
+    randomized,
+    reference_cases,
+    reference_module,
+    reference_vectors,
+    relative_rms,
+    run_reference,
+    video_decoder,
+)
+
+DEVICE = "cuda"
+TOLERANCE = 1e-4
+"""Absolute, in float32 without TF32: CUDA's convolutions sum in another order than the CPU's."""
+
+CASES = {case["name"]: case for case in reference_cases()}
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+every_mode = pytest.mark.parametrize("time_mode", TIME_MODES)
+
+
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No TF32, and the same kernels for the same shapes."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_the_originals(name: str) -> None:
+    case, vectors = CASES[name], reference_vectors()
+    module = reference_module(case).to(DEVICE)
+    out = run_reference(case, module, vectors[f"{name}/z"].to(DEVICE))
+    assert out.device.type == DEVICE
+    assert error(out.cpu(), vectors[f"{name}/out"]) <= TOLERANCE
+
+
+@every_mode
+@torch.no_grad()
+def test_every_mode_is_what_the_cpu_computes(time_mode: str) -> None:
+    decoder, z = video_decoder(time_mode), latents()
+    expected = decoder(z, timesteps=3)
+    out = decoder.to(DEVICE)(z.to(DEVICE), timesteps=3)
+    assert error(out.cpu(), expected) <= TOLERANCE
+
+
+@every_mode
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08)])
+@torch.no_grad()
+def test_half_precision(time_mode: str, dtype: torch.dtype, tolerance: float) -> None:
+    decoder, z = video_decoder(time_mode), latents()
+    expected = decoder(z, timesteps=3)
+    out = decoder.to(DEVICE, dtype)(z.to(DEVICE, dtype), timesteps=3)
+    assert out.dtype == dtype
+    assert relative_rms(out.cpu(), expected) < tolerance
+
+
+# What xformers warns of when it is imported is no concern of these.
+@pytest.mark.filterwarnings("ignore")
+@every_mode
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 0.01), (torch.bfloat16, 0.08)]
+)
+@torch.no_grad()
+def test_xformers_is_vanilla(time_mode: str, dtype: torch.dtype, tolerance: float) -> None:
+    vanilla = video_decoder(time_mode).to(DEVICE, dtype)
+    efficient = video_decoder(time_mode, attn_type="vanilla-xformers").to(DEVICE, dtype)
+    z = latents().to(DEVICE, dtype)
+    out = efficient(z, timesteps=3)
+    assert out.dtype == dtype
+    assert relative_rms(out.cpu(), vanilla(z, timesteps=3).cpu()) < tolerance
+
+
+@every_mode
+@torch.no_grad()
+def test_skip_video_and_identities_are_the_image_decoder(time_mode: str) -> None:
+    video = make_identity(video_decoder(time_mode, alpha=0.3)).to(DEVICE)
+    image = image_decoder_of(video).to(DEVICE)
+    z = latents().to(DEVICE)
+    assert error(video(z, skip_video=True).cpu(), image(z).cpu()) == 0
+    assert error(video(z, timesteps=3).cpu(), image(z).cpu()) <= TOLERANCE
+
+
+@every_mode
+def test_gradients_arrive(time_mode: str) -> None:
+    decoder = video_decoder(time_mode, ch=2 * SMALL["ch"]).to(DEVICE)
+    decoder(latents().to(DEVICE), timesteps=3).square().sum().backward()
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@torch.no_grad()
+def test_an_attention_block_does_not_hold_every_score() -> None:
+    block = randomized(AttnBlock(512)).to(DEVICE)
+    x = noise(2, 512, 96, 96).to(DEVICE)
+    scores = 2 * (96 * 96) ** 2 * x.element_size()  # bytes; eighteen times those of x
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    assert block(x).isfinite().all()
+    assert torch.cuda.max_memory_allocated() - before < scores
