@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, Layout, find_layout, is_inflated
-from inflate.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
+from inflate.checkpoint.reader import Checkpoint, open_checkpoint
 from inflate.config.loading import build_config, flatten
 from inflate.config.schema import Config, Settings
 from inflate.errors import CheckpointError, FamilyError, PlanError

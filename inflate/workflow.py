@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from inflate._version import __version__
-from inflate.checkpoint.reader import hash_file, open_checkpoint
+from inflate.checkpoint.files import hash_file, hash_files
+from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.writer import StagedFile, check_destination, stage
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Config, Settings
@@ -120,7 +121,7 @@ def convert(
             return ConversionResult(plan, None, None, None, {"plan": planned - started})
         _check_paths(source, destination, overwrite=overwrite)
         with stage(destination, overwrite=overwrite) as staged, ThreadPoolExecutor(1) as hasher:
-            source_hash = hasher.submit(hash_file, source)
+            source_hash = hasher.submit(hash_files, checkpoint.files)
             tensors = planned_tensors(plan, checkpoint, progress)
             metadata = _metadata(plan.config, source.name)
             staged.write([t.info for t in plan.tensors], tensors, metadata)

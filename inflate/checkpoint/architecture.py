@@ -40,7 +40,7 @@ def infer_architecture(shapes: Shapes, layout: Layout) -> Architecture:
     levels = _indices(decoder, r"up\.(\d+)\.")
     if levels != list(range(len(levels))):
         problems.append(f"the levels {layout.decoder}up.N are {levels}; expected 0, 1, 2 and so on")
-    channels = [decoder.get(f"up.{i}.block.0.conv1.weight", (0,))[0] for i in levels]
+    channels = [(decoder.get(f"up.{i}.block.0.conv1.weight") or (0,))[0] for i in levels]
     if 0 in channels:
         empty = [f"{layout.decoder}up.{i}.block.0.conv1.weight" for i in levels if not channels[i]]
         problems.append(f"{', '.join(empty)} is missing or empty")
@@ -61,7 +61,7 @@ def infer_architecture(shapes: Shapes, layout: Layout) -> Architecture:
         ch_mult=tuple(c // ch for c in channels),
         num_res_blocks=max(len(_indices(decoder, r"up\.0\.block\.(\d+)\.")) - 1, 1),
         z_channels=z_channels,
-        attn_resolutions=tuple(resolution // 2**level for level in reversed(attended)),
+        attn_resolutions=tuple(resolution // 2**level for level in attended),
         in_channels=encoder_in[1] if len(encoder_in) == 4 else decoder["conv_out.weight"][0],
         out_ch=decoder["conv_out.weight"][0],
         resolution=resolution,

@@ -74,6 +74,8 @@ _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
     ("decoder.mid.block_1.conv1.conv.weight", "a causal 3D autoencoder"),
     ("decoder.layers.1.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("decoder.layers.3.conv.0.weight", "TAESD, a tiny autoencoder"),
+    ("8.conv.0.weight", "TAESD, a tiny autoencoder"),
+    ("decoder.unpatcher3d.wavelets", "a Cosmos tokenizer"),
     ("decoder.stages.0.0.main.conv.weight", "DC-AE, a deep compression autoencoder"),
 )  # fmt: skip
 
@@ -109,10 +111,10 @@ def drop_reason(name: str, layout: Layout) -> str | None:
 
     The parts of a training run stand beside the autoencoder, under its prefix or without one.
     """
-    for prefix in {layout.prefix, ""}:
-        for part, reason in DROPPED.items():
-            if name.startswith(prefix + part):
-                return reason
+    own = name.removeprefix(layout.prefix)
+    for part, reason in DROPPED.items():
+        if own.startswith(part):
+            return reason
     if layout.prefix and not name.startswith(layout.prefix):
         return f"outside the autoencoder ({layout.prefix})"
     return None

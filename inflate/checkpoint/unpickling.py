@@ -47,15 +47,25 @@ def load_pickled(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     zipped = zipfile.is_zipfile(path)
     try:
         foreign = _foreign_names(path, zipped)
-        stand_ins: list[Any] = [
-            (type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign
-        ]
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in foreign]
+        # torch goes by this name; a file object has none, and cannot be mapped.
+        named = path.name.endswith(".safetensors")
+        with torch.serialization.safe_globals(stand_ins), path.open("rb") as file:
+            content = torch.load(
+                file if named else path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipped and not named,
+            )
     # Whatever an untrusted file makes the reader raise is a fact about the file.
     except Exception as error:
         raise _refusal(path, error) from error
     return _state_dict(content, path), tuple(foreign)
+
+
+def _stand_in(name: str) -> type:
+    module, _, own = name.rpartition(".")
+    return type(own, (_Inert,), {"__module__": module})
 
 
 def _foreign_names(path: Path, zipped: bool) -> list[str]:
@@ -73,7 +83,8 @@ def _names_of_legacy(file: IO[bytes]) -> Iterator[str]:
         for opcode, argument, _position in pickletools.genops(file):
             if opcode.name in ("GLOBAL", "INST"):
                 assert isinstance(argument, str)
-                yield argument.replace(" ", ".")
+                module, _, name = argument.partition(" ")
+                yield f"{'builtins' if module == '__builtin__' else module}.{name}"
 
 
 def _state_dict(content: Any, path: Path) -> Mapping[str, Any]:
@@ -101,18 +112,19 @@ def _state_dict(content: Any, path: Path) -> Mapping[str, Any]:
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
-    text = str(error)
-    if "TorchScript" in text:
+    # What torch says before this is advice to load the file unsafely.
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    if "torchscript" in text.lower():
         return FamilyError(
             f"{path} is a TorchScript archive; expected named tensors: save its state_dict()"
         )
-    refused = re.search(r"(?:GLOBAL|global:?|class)\s+([\w.]+\.\w+)", text)
+    refused = re.search(r"(?:GLOBAL\s+|but got <class ')([\w.]+)", text)
     if isinstance(error, pickle.UnpicklingError) and refused:
         return CheckpointError(
             f"{path} asks for {refused[1]}, which could run code; refused. A checkpoint needs "
             "tensors and plain containers only"
         )
-    first = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
+    first = text.splitlines()[0][:200] if text else type(error).__name__
     return CheckpointError(
         f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
     )

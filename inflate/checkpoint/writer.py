@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from inflate.checkpoint.reader import TensorInfo
+from inflate.checkpoint.index import TensorInfo
 from inflate.errors import OutputError
 
 try:

@@ -27,7 +27,9 @@ def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
     found = {}
 
     def walk(node: DictConfig, place: str) -> None:
-        for key in map(str, node):
+        for key in node:
+            if not isinstance(key, (str, int)):
+                continue
             if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
                 continue
             child = node[key]

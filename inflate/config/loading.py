@@ -41,7 +41,11 @@ def read_config(name_or_path: str) -> Settings:
     if name_or_path in presets:
         return flatten(presets[name_or_path].content)
     path = Path(name_or_path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # A name that is too long, or a folder that may not be looked into.
+        there = False
+    if not there:
         raise ConfigError(
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
             "nor a file; 'inflate presets' lists the presets"
@@ -55,9 +59,12 @@ def read_config(name_or_path: str) -> Settings:
             f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
             "expected keys and values, such as 'temporal: {alpha: 0.25}'"
         )
-    found = find_ldm(content)
-    if found:
-        return from_ldm(found, path)
+    try:
+        found = find_ldm(content)
+        if found:
+            return from_ldm(found, path)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
     return flatten(plain(content, path))
 
 
@@ -67,7 +74,7 @@ def parse_set(assignments: Iterable[str]) -> Settings:
     Raises:
         ConfigError: no ``=``, or a value that is not YAML.
     """
-    by_leaf = {key.rpartition(".")[2]: key for key in known_keys()}
+    by_leaf = _by_leaf()
     settings: Settings = {}
     problems = []
     for assignment in assignments:
@@ -100,15 +107,25 @@ def build_config(seen: Architecture, *layers: Mapping[str, Any]) -> Config:
     draft = OmegaConf.structured(Config(architecture=seen))
     for node in (draft, *(draft[section] for section in SECTIONS)):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
-    known = known_keys()
+    known, by_leaf = known_keys(), _by_leaf()
     merged: Settings = {}
     for layer in layers:
         merged.update(layer)
     problems = []
     for key, value in merged.items():
+        if key in SECTIONS:
+            problems.append(f"{key} is {value!r}; expected keys and values of its own")
+            continue
         if key not in known:
-            close = nearest(key, known) or nearest(key.rpartition(".")[2], _leaves(known))
+            leaf = key.rpartition(".")[2]
+            close = nearest(by_leaf.get(leaf, key), known) or nearest(leaf, by_leaf)
             problems.append(f"{key}: unknown key{close}")
+            continue
+        if _is_template(value):
+            # A setting may come from a checkpoint's header: nothing is looked up for it.
+            problems.append(
+                f"{key} is {value!r}; expected a plain value: only a YAML file refers to others"
+            )
             continue
         try:
             OmegaConf.update(draft, key, value, merge=False)
@@ -170,12 +187,19 @@ def flatten(content: Mapping[str, Any]) -> Settings:
     """The settings of a nested mapping, as a YAML file or a header holds them."""
     settings: Settings = {}
     for key, value in content.items():
-        if key in SECTIONS and isinstance(value, Mapping):
-            settings.update({f"{key}.{inner}": v for inner, v in value.items()})
+        if key in SECTIONS and (value is None or isinstance(value, Mapping)):
+            settings.update({f"{key}.{inner}": v for inner, v in (value or {}).items()})
         else:
             settings[str(key)] = value
     return settings
 
 
-def _leaves(keys: Iterable[str]) -> list[str]:
-    return [key.rpartition(".")[2] for key in keys]
+def _by_leaf() -> dict[str, str]:
+    """Every dotted key by its last name."""
+    return {key.rpartition(".")[2]: key for key in known_keys()}
+
+
+def _is_template(value: object) -> bool:
+    """Whether OmegaConf would put something else in a value's place."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(part, str) and ("${" in part or part == "???") for part in parts)

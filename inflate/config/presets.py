@@ -35,7 +35,7 @@ def preset_folder() -> Path:
 def load_presets() -> dict[str, Preset]:
     """Every preset by its name, in the order of their names."""
     found = {}
-    for path in sorted(preset_folder().glob("*.yaml")):
+    for path in sorted(preset_folder().glob("*.yaml"), key=lambda path: path.stem):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         found[path.stem] = Preset(path.stem, path, content)
     return found

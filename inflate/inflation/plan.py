@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from inflate.checkpoint.index import FLOATS, WIDTHS, TensorInfo
 from inflate.checkpoint.layouts import (
     DECODER,
     PASSED_THROUGH,
@@ -19,7 +20,6 @@ from inflate.checkpoint.layouts import (
     drop_reason,
     is_inflated,
 )
-from inflate.checkpoint.reader import TensorInfo
 from inflate.config.schema import Architecture, Config
 from inflate.errors import FamilyError, PlanError, nearest
 from inflate.inflation.initializers import Rule, start_rules
@@ -27,9 +27,6 @@ from inflate.models import Encoder, VideoDecoder
 
 Part = Literal["spatial", "temporal", "passed-through"]
 Index = Mapping[str, TensorInfo]
-
-FLOATS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-"""The types that weights are taken in, and their bytes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class PlannedTensor:
     @property
     def info(self) -> TensorInfo:
         """What the writer needs to know of it."""
-        return TensorInfo(self.key, self.shape, self.dtype, self.parameters * FLOATS[self.dtype])
+        return TensorInfo(self.key, self.shape, self.dtype, self.parameters * WIDTHS[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ def make_plan(index: Index, layout: Layout, config: Config, path: object) -> Inf
                 )
             )
     # Wider types first, so that every tensor lies at a multiple of its width; else as they came.
-    tensors.sort(key=lambda tensor: -FLOATS[tensor.dtype])
+    tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
     dropped = _dropped(index, layout, set(used))
     return InflationPlan(config, tuple(tensors), dropped)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inflate.models.blocks import conv1x1
+from inflate.models.blocks import at_least_float32, conv1x1
 from inflate.models.encoder import Encoder
 from inflate.models.video_decoder import VideoDecoder
 
@@ -23,10 +23,12 @@ class Codebook(nn.Module):
         Source:
             van den Oord et al., "Neural Discrete Representation Learning", 2017, equation 1.
         """
-        pixels = z.permute(0, 2, 3, 1)
-        distances = torch.cdist(pixels.flatten(0, 2), self.embedding.weight)
-        nearest: Tensor = self.embedding(distances.argmin(dim=1))
-        return nearest.view(pixels.shape).permute(0, 3, 1, 2).contiguous()
+        entries = at_least_float32(self.embedding.weight)
+        pixels = at_least_float32(z).flatten(2).transpose(1, 2)
+        # An image at a time: the distances of a whole clip to a large codebook fill a memory.
+        chosen = torch.stack([torch.cdist(image, entries).argmin(dim=1) for image in pixels])
+        nearest: Tensor = self.embedding(chosen)
+        return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
 class VideoAutoencoder(nn.Module):

@@ -34,11 +34,7 @@ class TemporalBlock(nn.Module):
         Raises:
             ValueError: another ``merge_strategy``.
         """
-        if merge_strategy not in MERGE_STRATEGIES:
-            raise ValueError(
-                f"merge_strategy is {merge_strategy!r}; expected one of "
-                + ", ".join(MERGE_STRATEGIES)
-            )
+        check_merge_strategy(merge_strategy)
         if cls.mix_weighs == "temporal":
             return float(alpha)
         # 0.0 - alpha and not -alpha: a zero in the file has no sign.
@@ -69,6 +65,14 @@ class TemporalBlock(nn.Module):
         convolutions choose their algorithm, and so their rounding, by it.
         """
         return torch.lerp(spatial, temporal, self.temporal_share().to(spatial.dtype))
+
+
+def check_merge_strategy(merge_strategy: str) -> None:
+    """Raise ValueError for a ``merge_strategy`` that no block can blend by."""
+    if merge_strategy not in MERGE_STRATEGIES:
+        raise ValueError(
+            f"merge_strategy is {merge_strategy!r}; expected one of {', '.join(MERGE_STRATEGIES)}"
+        )
 
 
 def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from inflate.models.blend import TemporalBlock, frames_of
+from inflate.models.blend import TemporalBlock, check_merge_strategy, frames_of
 from inflate.models.blocks import make_attn
 from inflate.models.decoder import Decoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.time_attention import make_time_attn
-from inflate.vocabulary import TIME_MODES
+from inflate.vocabulary import TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
 """The modules that take ``timesteps`` and ``skip_video``."""
@@ -63,6 +63,8 @@ class VideoDecoder(Decoder):
                 f"time_mode is {time_mode!r}; expected one of "
                 + ", ".join(self.available_time_modes)
             )
+        kernel_of(video_kernel_size)  # Both are refused where nothing is built of them, too.
+        check_merge_strategy(merge_strategy)
         # The factories below need these before nn.Module is set up, so they are plain attributes.
         self.video_kernel_size = video_kernel_size
         self.alpha = alpha

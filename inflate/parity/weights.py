@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.inflation.initializers import start_rules
-from inflate.inflation.plan import FLOATS, build_video_decoder
+from inflate.inflation.plan import build_video_decoder
 from inflate.loading import Source
 from inflate.parity.result import WeightsResult
 
@@ -43,6 +44,6 @@ def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
         have, want = reference.info(key), candidate.info(key)
         if have is None or want is None or have.dtype == want.dtype:
             continue
-        if FLOATS.get(want.dtype, 0) <= FLOATS.get(have.dtype, 0):
+        if WIDTHS[want.dtype] <= WIDTHS[have.dtype]:
             return have.dtype, want.dtype
     return None

@@ -1,0 +1,178 @@
+"""Which files make up a checkpoint: one file, shards behind an index, or a diffusers folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from inflate.errors import CheckpointError, FamilyError
+
+Format = Literal["safetensors", "torch"]
+
+_PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
+_KNOWN_OTHERS = {
+    b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x7fELF": "a program",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+}
+INDEX_ENDING = ".safetensors.index.json"
+_WEIGHTS = "diffusion_pytorch_model"
+_FOLDER_WEIGHTS = (f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}{INDEX_ENDING}", f"{_WEIGHTS}.bin")
+_CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder", "VQModel")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files of a checkpoint: those that hold weights, and what a folder's config says.
+
+    ``shards`` says which of the files holds a tensor, where an index stood beside them.
+    """
+
+    path: Path
+    format: Format
+    weights: tuple[Path, ...]
+    folder_config: Mapping[str, Any] = field(default_factory=dict)
+    shards: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()
+        return (*index, *self.weights)
+
+
+def find_files(path: Path) -> CheckpointFiles:
+    """Find out what a path is: a file of weights, an index of shards, or a diffusers folder.
+
+    Raises:
+        CheckpointError: it is missing, empty, damaged or of another format.
+        FamilyError: a diffusers folder of another class.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if path.name.endswith(INDEX_ENDING):
+        return _sharded(path)
+    return CheckpointFiles(path, detect_format(path), (path,))
+
+
+def detect_format(path: Path) -> Format:
+    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name.
+
+    Raises:
+        CheckpointError: the file is missing, a directory, empty, unreadable or of another format.
+    """
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
+        with path.open("rb") as file:
+            head = file.read(16)
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise CheckpointError(f"{path} is empty; copy or download it again")
+    # Safetensors first: the length that it begins with may look like the start of a pickle.
+    length = struct.unpack("<Q", head[:8])[0] if head[8:9] == b"{" else 0
+    if 0 < length <= size - 8:
+        return "safetensors"
+    if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
+        return "torch"
+    if length:
+        raise CheckpointError(
+            f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
+            "Copy or download it again"
+        )
+    other = next((what for magic, what in _KNOWN_OTHERS.items() if head.startswith(magic)), None)
+    raise CheckpointError(
+        f"{path} is {other or 'neither a torch checkpoint nor a safetensors file'} (it begins with "
+        f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
+    )
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
+
+
+def hash_files(files: CheckpointFiles) -> str:
+    """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files."""
+    if files.all == (files.path,):
+        return hash_file(files.path)
+    listing = "".join(f"{hash_file(path)}  {path.name}\n" for path in sorted(files.all))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _folder(path: Path) -> CheckpointFiles:
+    if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
+        path = path / "vae"  # The folder of a whole pipeline.
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        raise CheckpointError(
+            f"{path} is a directory without config.json; expected a checkpoint file, or a folder "
+            "of diffusers"
+        )
+    config = _json(config_path)
+    kind = config.get("_class_name")
+    if kind not in _CLASSES:
+        raise FamilyError(
+            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(_CLASSES)}"
+        )
+    groups = config.get("norm_num_groups", 32)
+    if groups != 32:
+        raise FamilyError(f"{path} has norms of {groups} groups; expected 32, as this family has")
+    weights = next((path / name for name in _FOLDER_WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"{path} has none of the files {', '.join(_FOLDER_WEIGHTS)}")
+    inner = find_files(weights)
+    return CheckpointFiles(path, inner.format, inner.all, config, inner.shards)
+
+
+def _sharded(path: Path) -> CheckpointFiles:
+    weight_map = _json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no 'weight_map'; expected an index of shards")
+    problems = []
+    shards = {}
+    for name, shard in weight_map.items():
+        # An index may name files beside it, and nothing else.
+        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
+            raise CheckpointError(
+                f"{path} places {name} in {shard!r}; expected the name of a file beside it"
+            )
+        shards[name] = path.parent / shard
+    for shard_path in sorted(set(shards.values())):
+        if not shard_path.is_file():
+            problems.append(shard_path.name)
+    if problems:
+        raise CheckpointError(f"{path} names shards that are missing: {', '.join(problems)}")
+    files = tuple(sorted(set(shards.values())))
+    for file in files:
+        if detect_format(file) != "safetensors":
+            raise CheckpointError(f"{file} is a shard of {path} and no safetensors file")
+    return CheckpointFiles(path, "safetensors", files, {}, shards)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no JSON object; expected keys and values")
+    return content

@@ -1,0 +1,34 @@
+"""What is known of stored tensors without reading them; nothing here needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WIDTHS = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+    "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1,
+    "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1, "complex64": 8,
+}  # fmt: skip
+"""Types as torch names them, and their bytes."""
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+"""The types that weights are taken in."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A stored tensor: its name in the file, its shape, its type (as in ``float32``), its bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count

@@ -1,0 +1,497 @@
+"""``inflate.convert``: what it writes, when it publishes, and that equal work gives equal bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import inflate
+from inflate import workflow
+from inflate.checkpoint.writer import StagedFile
+from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
+from inflate.inflation import apply
+from inflate.inflation.initializers import ZEROS, Rule
+from inflate.inflation.plan import Make
+from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.result import CastResult, ParityReport
+
+from .checkpoints import autoencoder, write_safetensors, write_torch
+from .conversions import CPU, image_decode, metadata_of, sha256, snapshot
+from .models.builders import noise
+
+every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
+
+
+# What is written, and under which name
+
+
+@every_mode
+def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None:
+    output = tmp_path / "video.safetensors"
+    result = inflate.convert(image, output, time_mode=mode, **CPU)
+    assert result.passed
+    assert result.output == output
+    assert result.sha256 == sha256(output)
+    assert result.parity is not None
+    assert result.parity.reference == (str(image), sha256(image))
+    assert result.parity.candidate == (str(output), sha256(output))
+    assert set(result.seconds) == {"plan", "write", "parity", "publish", "total"}
+    assert all(value >= 0 for value in result.seconds.values())
+
+    source, target = autoencoder(), load_file(output)
+    assert set(target) == {tensor.key for tensor in result.plan.tensors}
+    assert source.keys() <= target.keys()
+    for key, tensor in source.items():
+        assert torch.equal(target[key], tensor), key
+    made = {t.key for t in result.plan.tensors if isinstance(t.origin, Make)}
+    assert made == target.keys() - source.keys() != set()
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("img.ckpt", "img.video.safetensors"),
+        ("a.vae.pt", "a.vae.video.safetensors"),
+        ("plain", "plain.video.safetensors"),
+    ],
+)
+def test_the_default_name_stands_beside_the_source(tmp_path: Path, name: str, default: str) -> None:
+    write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
+    result = inflate.convert(tmp_path / name, skip_parity=True)
+    assert result.output == tmp_path / default
+    assert sorted(snapshot(tmp_path)) == sorted([name, default])
+
+
+def test_names_may_be_given_as_text(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = inflate.convert(str(image), "here.safetensors", **CPU)
+    assert result.output == Path("here.safetensors")
+    assert list(snapshot(tmp_path)) == ["here.safetensors"]
+    assert inflate.verify(str(image), "here.safetensors", **CPU).passed
+
+
+def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "video.safetensors"
+    result = inflate.convert(image, output, time_mode="all", alpha=0.25, seed=5, **CPU)
+    metadata = metadata_of(output)
+    config = metadata.pop("inflate.config")
+    assert metadata == {
+        "format": "pt",
+        "inflate.version": inflate.__version__,
+        "inflate.source.name": "img.ckpt",
+        "inflate.source.sha256": sha256(image),
+        "inflate.seed": "5",
+        "inflate.parity.verdict": "bitwise",
+        "inflate.parity.device": "cpu",
+    }
+    whole = json.loads(config)
+    assert whole == json.loads(json.dumps(asdict(result.plan.config)))
+    assert whole["seed"] == 5
+    assert whole["temporal"] == {
+        "time_mode": "all",
+        "merge_strategy": "learned",
+        "alpha": 0.25,
+        "video_kernel_size": 3,
+    }
+    assert whole["architecture"]["ch_mult"] == [1, 2]
+
+
+def test_skipped_parity_is_published_and_said(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "video.safetensors"
+    result = inflate.convert(image, output, skip_parity=True, **CPU)
+    assert result.parity is None
+    assert result.passed
+    metadata = metadata_of(output)
+    assert metadata["inflate.parity.verdict"] == "unverified"
+    assert metadata["inflate.parity.device"] == "none"
+    assert metadata["inflate.source.sha256"] == sha256(image)
+    assert inflate.verify(image, output, **CPU).verdict == "bitwise"
+
+
+@every_mode
+@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+def test_the_file_alone_rebuilds_decoder_and_autoencoder(
+    tmp_path: Path, kind: str, mode: str
+) -> None:
+    weights = autoencoder(kind)
+    source = write_torch(tmp_path / "image.pt", weights)
+    inflate.convert(source, time_mode=mode, merge_strategy="fixed", alpha=0.25, **CPU)
+    source.unlink()
+    path = (tmp_path / "image.video.safetensors").rename(tmp_path / "elsewhere")
+
+    decoder = inflate.load_video_decoder(path, device="cpu")
+    assert isinstance(decoder, inflate.VideoDecoder)
+    assert (decoder.time_mode, decoder.merge_strategy, decoder.alpha) == (mode, "fixed", 0.25)
+    assert not decoder.training
+    z = noise(6, 4, 4, 4)
+    bare = {k: v for k, v in weights.items() if k.startswith("decoder.")}
+    with torch.inference_mode():
+        assert torch.equal(decoder(z, timesteps=3), image_decode(bare, z))
+
+        whole = inflate.load_video_autoencoder(path, device="cpu")
+        pictures = noise(6, 3, 16, 16)
+        latents = whole.encode(pictures)
+        assert latents.shape == (6, 4, 8, 8)
+        if kind == "vq":
+            codebook = weights["quantize.embedding.weight"]
+            pixels = latents.permute(0, 2, 3, 1).reshape(-1, 4)
+            assert (pixels[:, None] == codebook).all(-1).any(-1).all(), "each is an entry"
+        assert torch.equal(whole.decode(latents, timesteps=3), image_decode(weights, latents))
+
+
+# Equal work gives equal bytes
+
+
+def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
+    paths[1].parent.mkdir()
+    hashes = {inflate.convert(image, p, time_mode="all", seed=1, **CPU).sha256 for p in paths}
+    torch.manual_seed(99)  # nothing hangs on the global generator
+    last = inflate.convert(
+        image, paths[0], time_mode="all", seed=1, overwrite=True, skip_parity=False, **CPU
+    )
+    assert hashes == {last.sha256}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path) -> None:
+    weights, results = [], []
+    for seed in (0, 1):
+        path = tmp_path / f"{seed}.safetensors"
+        results.append(inflate.convert(image, path, time_mode="all", seed=seed, **CPU))
+        weights.append(load_file(path))
+    assert results[0].sha256 != results[1].sha256
+    changed = {key for key in weights[0] if not torch.equal(weights[0][key], weights[1][key])}
+    drawn = {
+        t.key
+        for t in results[0].plan.tensors
+        if isinstance(t.origin, Make) and t.origin.rule.name == "uniform"
+    }
+    assert changed == drawn != set()
+
+
+def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        {"alpha": 0.25},
+        {"merge_strategy": "fixed"},
+        {"time_mode": "all"},
+        {"video_kernel_size": (3, 1, 1)},
+        {"dtype": "float16"},
+    ]
+    made = [
+        inflate.convert(image, tmp_path / "v", overwrite=True, **chosen, **CPU).sha256
+        for chosen in options
+    ]
+    assert len(set(made)) == len(options)
+
+
+# Nothing is published before parity holds
+
+
+@pytest.fixture
+def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start in which the branches are no identities, as a bug would make it."""
+    make_tensor = apply.make_tensor
+
+    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
+        tensor = make_tensor(rule, shape, key, seed)
+        return tensor + 0.1 if rule == ZEROS else tensor
+
+    monkeypatch.setattr(apply, "make_tensor", spoilt)
+
+
+@pytest.mark.usefixtures("no_identity")
+@every_mode
+def test_what_fails_gets_no_name(image: Path, tmp_path: Path, mode: str) -> None:
+    result = inflate.convert(image, tmp_path / "video.safetensors", time_mode=mode, **CPU)
+    assert not result.passed
+    assert (result.output, result.sha256) == (None, None)
+    assert result.parity is not None
+    assert result.parity.verdict == "fail"
+    assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("no_identity")
+def test_what_fails_replaces_nothing(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "video.safetensors").write_text("of before")
+    before = snapshot(tmp_path)
+    result = inflate.convert(image, tmp_path / "video.safetensors", overwrite=True, **CPU)
+    assert not result.passed
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("damaged", ["encoder.conv_in.weight", "decoder.conv_in.weight"])
+def test_what_is_judged_is_read_back_from_the_file(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    write = StagedFile.write
+
+    def damaging(self: StagedFile, *args: Any) -> None:
+        write(self, *args)
+        weight = autoencoder()[damaged].numpy().tobytes()
+        content = self.path.read_bytes()
+        at = content.index(weight)
+        self.file.seek(at)
+        self.file.write(torch.tensor([7.0]).numpy().tobytes())
+        self.file.flush()
+
+    monkeypatch.setattr(StagedFile, "write", damaging)
+    result = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
+    assert result.parity is not None
+    assert result.parity.weights.different == (damaged,)
+    assert not result.passed
+    assert snapshot(tmp_path) == {}
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, then: Any = lambda: None
+) -> list[set[str]]:
+    """What lies in a folder while parity is checked; ``then`` happens there too."""
+    seen: list[set[str]] = []
+    run_check = workflow.run_check
+
+    def watching(*args: Any, **kwargs: Any) -> ParityReport:
+        seen.append(set(snapshot(folder)))
+        then()
+        return run_check(*args, **kwargs)
+
+    monkeypatch.setattr(workflow, "run_check", watching)
+    return seen
+
+
+def test_the_file_is_hidden_until_parity_holds(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watched(monkeypatch, tmp_path)
+    inflate.convert(image, tmp_path / "video.safetensors", **CPU)
+    ((staged,),) = seen
+    assert staged.startswith(".video.safetensors.")
+    assert list(snapshot(tmp_path)) == ["video.safetensors"]
+
+
+def test_a_name_taken_meanwhile_is_not_taken_over(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "video.safetensors"
+    watched(monkeypatch, tmp_path, lambda: output.write_text("of another"))
+    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+        inflate.convert(image, output, **CPU)
+    assert output.read_text() == "of another"
+    assert list(snapshot(tmp_path)) == ["video.safetensors"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_whatever_happens_nothing_is_left(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stop() -> None:
+        raise error
+
+    seen = watched(monkeypatch, tmp_path, stop)
+    with pytest.raises(error):
+        inflate.convert(image, tmp_path / "video.safetensors", **CPU)
+    assert len(seen[0]) == 1
+    assert snapshot(tmp_path) == {}
+
+
+# Existing files
+
+
+def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "video.safetensors"
+    output.write_text("of before")
+    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+        inflate.convert(image, output, **CPU)
+    assert output.read_text() == "of before"
+    result = inflate.convert(image, output, overwrite=True, **CPU)
+    assert result.sha256 == sha256(output)
+    assert list(snapshot(tmp_path)) == ["video.safetensors"]
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_source_is_never_the_destination(tmp_path: Path, link: str, overwrite: bool) -> None:
+    source = write_torch(tmp_path / "image.pt", autoencoder(ch_mult=[1]))
+    output = source if link == "itself" else tmp_path / "link"
+    if link == "symbolic":
+        output.symlink_to(source)
+    elif link == "hard":
+        output.hardlink_to(source)
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match="is the source itself"):
+        inflate.convert(source, output, overwrite=overwrite, **CPU)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
+    result = inflate.convert(image, tmp_path / "video.safetensors", dry_run=True, **CPU)
+    assert (result.output, result.sha256, result.parity) == (None, None, None)
+    assert result.passed
+    assert set(result.seconds) == {"plan"}
+    assert snapshot(tmp_path) == {}
+    made = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
+    assert made.plan == result.plan
+    stored = sum(t.nbytes for t in load_file(tmp_path / "video.safetensors").values())
+    assert result.plan.nbytes == stored
+
+
+# The type to store in
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@every_mode
+def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
+    image: Path, tmp_path: Path, mode: str, dtype: str
+) -> None:
+    output = tmp_path / "video.safetensors"
+    result = inflate.convert(image, output, time_mode=mode, alpha=0.3, dtype=dtype, **CPU)
+    stored = load_file(output)
+    assert {str(t.dtype) for t in stored.values()} == {f"torch.{dtype}"}
+    report = result.parity
+    assert report is not None
+    assert report.verdict == "bitwise"
+    assert report.environment.dtype == "float32"
+    assert report.weights.different == ()
+
+    # What the cast alone changes, worked out by hand.
+    source = autoencoder()
+    cast = {k: v.to(getattr(torch, dtype)).float() for k, v in source.items()}
+    worst = 0.0
+    for probe in SMALL_PROBES:
+        z = probe.latents(4, seed=0)
+        worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
+    assert worst > 1e-4
+    assert report.cast == CastResult("float32", dtype, pytest.approx(worst))
+    assert inflate.verify(image, output, **CPU).cast == report.cast
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_stored_type_is_the_sources_by_default(tmp_path: Path, dtype: torch.dtype) -> None:
+    source = write_safetensors(tmp_path / "half.safetensors", autoencoder(dtype=dtype))
+    result = inflate.convert(source, time_mode="all", alpha=0.3, **CPU)
+    stored = load_file(tmp_path / "half.video.safetensors")
+    assert {t.dtype for t in stored.values()} == {dtype}
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    assert result.parity.cast is None
+
+
+def test_a_wider_type_loses_nothing(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "half.pt", autoencoder(dtype=torch.float16))
+    result = inflate.convert(source, dtype="float32", **CPU)
+    assert result.parity is not None
+    assert (result.parity.verdict, result.parity.cast) == ("bitwise", None)
+
+
+@pytest.mark.parametrize("verify_dtype", ["float16", "float32"])
+def test_what_a_narrow_file_computes_in_a_narrow_type(
+    image: Path, tmp_path: Path, verify_dtype: str
+) -> None:
+    output = tmp_path / "video.safetensors"
+    inflate.convert(image, output, time_mode="all", dtype="float16", **CPU)
+    report = inflate.verify(image, output, dtype=verify_dtype, **CPU)
+    assert report.verdict == "bitwise"
+    assert report.environment.dtype == verify_dtype
+
+
+def test_weights_that_overflow_are_named(tmp_path: Path) -> None:
+    weights = autoencoder()
+    large = ["decoder.conv_in.bias", "encoder.conv_in.bias"]
+    for key in large:
+        weights[key][0] = 1e6
+    source = write_torch(tmp_path / "large.pt", weights)
+    with pytest.raises(PlanError) as caught:
+        inflate.convert(source, dtype="float16", **CPU)
+    assert sorted(caught.value.problems) == [f"{key} overflows in float16" for key in large]
+    assert list(snapshot(tmp_path)) == ["large.pt"]
+    assert inflate.convert(source, dtype="bfloat16", **CPU).passed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"alpha": 1e6, "dtype": "float16"}, r"mix_factor, made as constant\(1e\+06\), overflows"),
+        ({"alpha": -1e39}, r"mix_factor, made as constant\(-1e\+39\), overflows in float32"),
+    ],
+)
+def test_an_alpha_that_the_stored_type_cannot_hold(
+    image: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(PlanError, match=said):
+        inflate.convert(image, tmp_path / "video.safetensors", **options, **CPU)
+    assert snapshot(tmp_path) == {}
+
+
+# What it is told, and what it tells
+
+
+def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("seed: 1\ntemporal: {alpha: 0.5, time_mode: all, merge_strategy: fixed}\n")
+    chosen = inflate.convert(
+        image,
+        config=str(config),
+        set_=["alpha=0.75", "temporal.time_mode=attn-only"],
+        alpha=1.0,
+        dry_run=True,
+    ).plan.config
+    assert chosen.seed == 1
+    assert chosen.temporal.alpha == 1.0
+    assert chosen.temporal.time_mode == "attn-only"
+    assert chosen.temporal.merge_strategy == "fixed"
+
+
+def test_a_fixed_blend_with_alpha_0_is_told_of(image: Path) -> None:
+    def notes(**options: Any) -> tuple[str, ...]:
+        return inflate.convert(image, dry_run=True, **options).plan.notes
+
+    (note,) = notes(merge_strategy="fixed", alpha=0)
+    assert "lets no gradient into the temporal branches" in note
+    assert notes(merge_strategy="fixed", alpha=0.25) == notes(alpha=0) == ()
+
+
+def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    result = inflate.convert(image, tmp_path / "v", progress=lambda *step: told.append(step), **CPU)
+    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["writing", "checking parity"]
+    for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", 3)):
+        assert [step for step in told if step[0] == phase] == [
+            (phase, done, steps) for done in range(steps + 1)
+        ]
+    assert all(a != b for a, b in pairwise(told))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"time_mode": "both"}, ConfigError, "temporal.time_mode is 'both'"),
+        ({"merge_strategy": "mean"}, ConfigError, "temporal.merge_strategy is 'mean'"),
+        ({"video_kernel_size": 2}, ConfigError, "video_kernel_size is 2; expected one positive"),
+        ({"alpha": 1.5, "merge_strategy": "fixed"}, ConfigError, "temporal.alpha is 1.5"),
+        ({"alpha": float("nan")}, ConfigError, "temporal.alpha is nan"),
+        ({"dtype": "int8"}, ConfigError, "dtype is 'int8'"),
+        ({"attn_type": "linear"}, ConfigError, "attn_type is 'linear'"),
+        ({"set_": ["alhpa=1"]}, ConfigError, "alhpa: unknown key .did you mean 'alpha'"),
+        ({"config": "kl-f9"}, ConfigError, "neither a preset .did you mean 'kl-f"),
+        ({"device": "tpu"}, DeviceError, "--device is 'tpu'"),
+        ({"source": "gone.ckpt"}, CheckpointError, "gone.ckpt does not exist"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    image: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    source = options.pop("source", image)
+    with pytest.raises(error, match=said):
+        inflate.convert(source, tmp_path / "video.safetensors", **{**CPU, **options})
+    assert snapshot(tmp_path) == {}
