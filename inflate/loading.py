@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.index import TensorInfo
-from inflate.checkpoint.layouts import DECODER, Layout, find_layout, is_inflated
+from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.checkpoint.shapes import mismatches, quant_shapes
+from inflate.checkpoint.views import autoencoder_view
 from inflate.config.loading import build_config, flatten
 from inflate.config.schema import Config, Settings
 from inflate.errors import CheckpointError, FamilyError, PlanError
-from inflate.inflation.plan import build_encoder, build_video_decoder, mismatches
+from inflate.inflation.plan import build_encoder, build_video_decoder
 from inflate.models import Decoder, VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import conv1x1
@@ -35,46 +38,69 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Source:
-    """An opened checkpoint, and what was found in it."""
+    """The autoencoder of an opened file, under LDM's keys, and what is known of it."""
 
     checkpoint: Checkpoint
-    layout: Layout
+    located: Located
     config: Config
-    inflated: bool
+
+    @property
+    def inflated(self) -> bool:
+        """Whether its decoder is a video decoder."""
+        return self.located.inflated
 
     def info(self, key: str) -> TensorInfo | None:
-        """What the file says of a key of the autoencoder, such as ``decoder.conv_in.weight``."""
-        name = self.layout.name_of(key)
-        return None if name is None else self.checkpoint.tensors.get(name)
+        """What the file says of a key, such as ``decoder.conv_in.weight``."""
+        return self.checkpoint.tensors.get(key)
 
     def read(self, key: str) -> Tensor:
-        """The tensor of a key of the autoencoder, which must be there."""
-        info = self.info(key)
-        assert info is not None, key
-        return self.checkpoint.read(info.name)
+        """The tensor of a key, which must be there."""
+        return self.checkpoint.read(key)
+
+    def seen_as(self, checkpoint: Checkpoint) -> Source:
+        """The same autoencoder with other tensors, those of a view of its checkpoint."""
+        located = replace(self.located, tensors=checkpoint.tensors)
+        architecture = self.config.architecture
+        if "post_quant_conv.weight" not in checkpoint.tensors:
+            z_channels = checkpoint.tensors["decoder.conv_in.weight"].shape[1]
+            architecture = replace(architecture, z_channels=z_channels)
+        return Source(checkpoint, located, replace(self.config, architecture=architecture))
 
 
-def describe(checkpoint: Checkpoint, *layers: Mapping[str, object]) -> Source:
+def describe(
+    checkpoint: Checkpoint,
+    *layers: Mapping[str, object],
+    prefix: str | None = None,
+    ema: bool = False,
+) -> Source:
     """Find the autoencoder in a checkpoint, and its configuration.
 
     The architecture is read off the tensors; what they cannot show comes from the header of a file
-    of ours, then from the layers of settings.
+    of ours or the ``config.json`` of a diffusers folder, then from the layers of settings.
+
+    Args:
+        checkpoint: an opened file.
+        *layers: settings, the later winning.
+        prefix: which autoencoder to take where the file holds several.
+        ema: take the moving averages of its weights.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
         PlanError: its tensors fit no architecture.
         ConfigError: the header or the settings contradict the tensors.
     """
-    layout = find_layout(checkpoint.tensors, checkpoint.path)
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    seen = infer_architecture(shapes, layout)
-    inflated = is_inflated(layout.decoder_names(shapes))
+    located = locate(checkpoint.tensors, checkpoint.path, prefix=prefix, ema=ema)
+    shapes = {key: info.shape for key, info in located.tensors.items()}
+    seen = infer_architecture(shapes)
     told = _settings_of(checkpoint)
-    if inflated and not told:
-        temporal = infer_temporal(shapes, layout)
+    if located.inflated and not told:
+        temporal = infer_temporal(shapes)
         told = {f"temporal.{k}": v for k, v in temporal.module_arguments().items()}
-    config = build_config(seen, told, *layers)
-    return Source(checkpoint, layout, config, inflated)
+    folder = checkpoint.files.folder_config
+    known = {f"architecture.{key}": folder[key] for key in ("scaling_factor", "shift_factor")
+             if folder.get(key) is not None}  # fmt: skip
+    config = build_config(seen, known, told, *layers)
+    return Source(autoencoder_view(checkpoint, located), located, config)
 
 
 def load_image_decoder(
@@ -111,7 +137,7 @@ def load_post_quant_conv(
     source: Source, dtype: torch.dtype, *, stored_as: Source | None = None
 ) -> nn.Module | None:
     """The 1x1 convolution before the decoder, or None where the source has none."""
-    if not source.info("post_quant_conv.weight"):
+    if source.info("post_quant_conv.weight") is None:
         return None
     out_channels, in_channels = source.read("post_quant_conv.weight").shape[:2]
     with torch.device("meta"):
@@ -151,29 +177,28 @@ def load_video_autoencoder(
     """
     with open_checkpoint(Path(path)) as checkpoint:
         source = describe(checkpoint)
-        config, layout = source.config, source.layout
+        config = source.config
         decoder = load_video(source)
-        encoder = None
-        if layout.part_names(checkpoint.tensors, "encoder."):
-            encoder = _fill(build_encoder(config), "encoder.", source, None)
         architecture = config.architecture
-        e, z = architecture.embed_dim, architecture.z_channels
-        twice = 2 if architecture.double_z else 1
+        parts = source.located.part
+        encoder = _fill(build_encoder(config), "encoder.", source) if parts("encoder.") else None
+        e = architecture.embed_dim or architecture.z_channels
+        shapes = quant_shapes(architecture)
         with torch.device("meta"):
             whole = VideoAutoencoder(
                 decoder,
                 encoder,
-                latent_channels=z if e is None else e,
-                quant_conv=(twice * z, twice * (e or z))
-                if source.info("quant_conv.weight")
+                latent_channels=e,
+                quant_conv=_conv_channels(shapes["quant_conv."]) if parts("quant_conv.") else None,
+                post_quant_conv=_conv_channels(shapes["post_quant_conv."])
+                if parts("post_quant_conv.")
                 else None,
-                post_quant_conv=(e or z, z) if source.info("post_quant_conv.weight") else None,
                 codebook_entries=architecture.n_embed,
             )
         for name in ("quant_conv", "post_quant_conv", "quantize"):
             part = getattr(whole, name)
             if part is not None:
-                _fill(part, f"{name}.", source, None)
+                _fill(part, f"{name}.", source)
         return whole.to(device).eval()
 
 
@@ -192,28 +217,30 @@ def _settings_of(checkpoint: Checkpoint) -> Settings:
     return flatten(content)
 
 
+def _conv_channels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Channels in and out of the one convolution that a part consists of."""
+    out_channels, in_channels = next(shape for shape in shapes.values() if len(shape) == 4)[:2]
+    return in_channels, out_channels
+
+
 def _fill(
     module: M,
     part: str,
     source: Source,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | None = None,
     stored_as: Source | None = None,
 ) -> M:
     """Give a module on the meta device the tensors of a part, exactly those it names."""
-    index = source.checkpoint.tensors
-    prefix = source.layout.name_of(part)
-    assert prefix is not None, part
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    present = [name for name in index if name.startswith(prefix)]
-    problems = mismatches(index, prefix, shapes, present)
+    shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
+    problems = mismatches(source.located, shapes, source.located.part(part))
     if problems:
         raise PlanError(f"{source.checkpoint.path} does not fit its architecture:", problems)
     tensors = {}
     for key in shapes:
-        tensor = source.read(part + key)
-        stored = stored_as.info(part + key) if stored_as else None
+        tensor = source.read(key)
+        stored = stored_as.info(key) if stored_as else None
         if stored is not None:
             tensor = tensor.to(getattr(torch, stored.dtype))
-        tensors[key] = tensor if dtype is None else tensor.to(dtype)
+        tensors[key.removeprefix(part)] = tensor if dtype is None else tensor.to(dtype)
     module.load_state_dict(tensors, strict=True, assign=True)
     return module.eval()

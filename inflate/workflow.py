@@ -115,14 +115,14 @@ def convert(
     where = resolve_device(device)
     with open_checkpoint(source) as checkpoint:
         image = describe(checkpoint, *layers)
-        plan = make_plan(checkpoint.tensors, image.layout, image.config, source)
+        plan = make_plan(image.located, image.config, source)
         planned = time.perf_counter()
         if dry_run:
             return ConversionResult(plan, None, None, None, {"plan": planned - started})
         _check_paths(source, destination, overwrite=overwrite)
         with stage(destination, overwrite=overwrite) as staged, ThreadPoolExecutor(1) as hasher:
             source_hash = hasher.submit(hash_files, checkpoint.files)
-            tensors = planned_tensors(plan, checkpoint, progress)
+            tensors = planned_tensors(plan, image.checkpoint, progress)
             metadata = _metadata(plan.config, source.name)
             staged.write([t.info for t in plan.tensors], tensors, metadata)
             written = time.perf_counter()

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from inflate.checkpoint.shapes import quant_shapes
 from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
-from inflate.inflation.plan import quant_shapes
 from inflate.models import Decoder, Encoder
 
 
@@ -27,8 +27,9 @@ def make_state_dict(architecture: Architecture, seed: int) -> dict[str, Tensor]:
     tensors = {}
     for prefix, module in (("encoder.", Encoder(**arguments)), ("decoder.", Decoder(**arguments))):
         tensors.update({prefix + key: value for key, value in module.state_dict().items()})
-    for key, shape in quant_shapes(architecture).items():
-        tensors[key] = torch.randn(shape) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
+    for shapes in quant_shapes(architecture).values():
+        for key, shape in shapes.items():
+            tensors[key] = torch.randn(shape) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
     return tensors
 
 

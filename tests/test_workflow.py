@@ -15,6 +15,7 @@ from torch import Tensor
 
 import inflate
 from inflate import workflow
+from inflate.checkpoint import writer
 from inflate.checkpoint.writer import StagedFile
 from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
 from inflate.inflation import apply
@@ -278,6 +279,21 @@ def test_the_file_is_hidden_until_parity_holds(
     ((staged,),) = seen
     assert staged.startswith(".video.safetensors.")
     assert list(snapshot(tmp_path)) == ["video.safetensors"]
+
+
+def test_a_header_that_begins_like_a_pickle_is_read_back(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A safetensors file begins with the length of its header, a pickle with the byte 128.
+    output = tmp_path / "video.safetensors"
+    inflate.convert(image, output, skip_parity=True, **CPU)
+    length = output.read_bytes()[0]
+    monkeypatch.setattr(writer, "_SPARE", writer._SPARE + (0x80 - length) % 256)
+    result = inflate.convert(image, output, overwrite=True, **CPU)
+    assert output.read_bytes()[0] == 0x80
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
 def test_a_name_taken_meanwhile_is_not_taken_over(

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from inflate.checkpoint.layouts import Layout
+from inflate.checkpoint.layouts import DECODER
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import PlanError
 
@@ -16,33 +16,31 @@ _RESOLUTION = 256
 """The resolution that attention is counted by: no tensor shows it, and nothing else hangs on it."""
 
 
-def infer_architecture(shapes: Shapes, layout: Layout) -> Architecture:
+def infer_architecture(shapes: Shapes) -> Architecture:
     """What the shapes of a checkpoint say of its autoencoder.
 
     Dropout, tanh and the latents' scale leave no trace in tensors and keep their defaults.
 
     Args:
-        shapes: names and shapes of all tensors of a file.
-        layout: where the autoencoder stands among them.
+        shapes: the autoencoder's tensors, by their keys in LDM's words.
 
     Raises:
         PlanError: tensors without which nothing can be said are missing or misshapen.
     """
-    decoder = _under(shapes, layout.decoder)
-    around = {} if layout.bare else _under(shapes, layout.prefix)
+    decoder, around = _under(shapes, DECODER), shapes
     needed = ("conv_in.weight", "conv_out.weight", "up.0.block.0.conv1.weight")
-    problems = [f"{layout.decoder}{key} is missing" for key in needed if key not in decoder]
+    problems = [f"{DECODER}{key} is missing" for key in needed if key not in decoder]
     problems += [
-        f"{layout.decoder}{key} has the shape {list(decoder[key])}; expected four dimensions"
+        f"{DECODER}{key} has the shape {list(decoder[key])}; expected four dimensions"
         for key in needed
         if key in decoder and len(decoder[key]) != 4
     ]
     levels = _indices(decoder, r"up\.(\d+)\.")
     if levels != list(range(len(levels))):
-        problems.append(f"the levels {layout.decoder}up.N are {levels}; expected 0, 1, 2 and so on")
+        problems.append(f"the levels {DECODER}up.N are {levels}; expected 0, 1, 2 and so on")
     channels = [(decoder.get(f"up.{i}.block.0.conv1.weight") or (0,))[0] for i in levels]
     if 0 in channels:
-        empty = [f"{layout.decoder}up.{i}.block.0.conv1.weight" for i in levels if not channels[i]]
+        empty = [f"{DECODER}up.{i}.block.0.conv1.weight" for i in levels if not channels[i]]
         problems.append(f"{', '.join(empty)} is missing or empty")
     if problems:
         raise PlanError("the tensors fit no architecture of this family:", problems)
@@ -73,13 +71,13 @@ def infer_architecture(shapes: Shapes, layout: Layout) -> Architecture:
     )
 
 
-def infer_temporal(shapes: Shapes, layout: Layout) -> Temporal:
+def infer_temporal(shapes: Shapes) -> Temporal:
     """What the shapes of a video decoder say of its temporal layers.
 
     Whether its blend is learned or fixed, and the alpha it started with, leave no trace; they keep
     their defaults.
     """
-    decoder = _under(shapes, layout.decoder)
+    decoder = _under(shapes, DECODER)
     conv = next(
         (s for k, s in decoder.items() if k.endswith("time_stack.in_layers.2.weight")), None
     )

@@ -36,7 +36,7 @@ def planned_tensors(
                 problems.append(f"{planned.key}, made as {rule}, overflows in {planned.dtype}")
             yield made
             continue
-        source = checkpoint.read(planned.origin.source)
+        source = checkpoint.read(planned.origin.key)
         tensor = source.to(dtype)
         if not is_finite(tensor):
             if is_finite(source):

@@ -14,13 +14,10 @@ from inflate.parity.result import WeightsResult
 
 def _shared_keys(reference: Source, candidate: Source) -> list[str]:
     """The keys whose tensors the candidate should hold as the reference does."""
-    temporal = start_rules(build_video_decoder(candidate.config))
-    layout, names = candidate.layout, candidate.checkpoint.tensors
-    own = [name.removeprefix(layout.decoder) for name in layout.decoder_names(names)]
-    keys = [DECODER + key for key in own if key not in temporal]
-    if not reference.layout.bare:
-        for part in PASSED_THROUGH:
-            keys += [n.removeprefix(layout.prefix) for n in layout.part_names(names, part)]
+    temporal = {DECODER + key for key in start_rules(build_video_decoder(candidate.config))}
+    keys = [key for key in candidate.located.part(DECODER) if key not in temporal]
+    if any(reference.located.part(part) for part in PASSED_THROUGH):
+        keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
     return keys
 
 

@@ -1,0 +1,144 @@
+"""The autoencoder in a file, found by its names and translated into LDM's; no tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from inflate.checkpoint.dialects import attention_matrices, from_diffusers, speaks_diffusers
+from inflate.checkpoint.index import TensorInfo
+from inflate.checkpoint.layouts import (
+    DECODER,
+    MARK,
+    PASSED_THROUGH,
+    drop_reason,
+    ends_with,
+    is_inflated,
+    what_else,
+)
+from inflate.errors import FamilyError, nearest
+
+EMA = "model_ema."
+"""What stands before the moving averages of weights, whose names are flattened."""
+
+
+@dataclass(frozen=True)
+class LeftBehind:
+    """A tensor of the file that is no part of the autoencoder, and the reason."""
+
+    info: TensorInfo
+    reason: str
+
+
+@dataclass(frozen=True)
+class Located:
+    """The autoencoder of a file.
+
+    ``tensors`` has its keys in LDM's words without any prefix (``decoder.conv_in.weight``), in
+    LDM's shapes, each with its name in the file; ``dropped`` has the reason for everything else.
+    """
+
+    prefix: str
+    bare: bool
+    dialect: str
+    weights: str
+    tensors: Mapping[str, TensorInfo]
+    dropped: tuple[LeftBehind, ...]
+
+    @property
+    def inflated(self) -> bool:
+        """Whether its decoder is a video decoder."""
+        return is_inflated(key for key in self.tensors if key.startswith(DECODER))
+
+    def part(self, part: str) -> list[str]:
+        """The keys of a part, such as ``encoder.``."""
+        return [key for key in self.tensors if key.startswith(part)]
+
+    def name_of(self, key: str) -> str:
+        """A key as the file calls it, or would."""
+        if key in self.tensors:
+            return self.tensors[key].name
+        return key.removeprefix(DECODER) if self.bare else self.prefix + key
+
+
+def locate(
+    index: Mapping[str, TensorInfo], path: object, *, prefix: str | None = None, ema: bool = False
+) -> Located:
+    """Find the autoencoder among the tensors of a file.
+
+    Args:
+        index: all tensors of the file, by their names.
+        path: the file's name, for messages.
+        prefix: which one to take where a file holds several.
+        ema: take the moving averages of the weights in place of the weights.
+
+    Raises:
+        FamilyError: there is none, another family's, more than one, or no moving average.
+    """
+    dialect = "diffusers" if speaks_diffusers(index) else "ldm"
+    names = from_diffusers(index) if dialect == "diffusers" else {name: name for name in index}
+    translated = {own: name for name, own in names.items()}
+    found, bare = _prefix(translated, path, prefix)
+    tensors = {}
+    for own, name in translated.items():
+        key = DECODER + own if bare else own.removeprefix(found)
+        if own.startswith(found) and key.startswith((DECODER, *PASSED_THROUGH)):
+            tensors[key] = index[name]
+    if ema:
+        tensors = _averaged(tensors, index, found, path)
+    for key in attention_matrices({key: info.shape for key, info in tensors.items()}):
+        tensors[key] = replace(tensors[key], shape=(*tensors[key].shape, 1, 1))
+    taken = {info.name for info in tensors.values()}
+    dropped = []
+    for name, info in index.items():
+        if name not in taken:
+            averaged = ema and names.get(name, name).removeprefix(found) in tensors
+            reason = "replaced by its moving average" if averaged else drop_reason(name, found)
+            dropped.append(LeftBehind(info, reason))
+    return Located(found, bare, dialect, "ema" if ema else "plain", tensors, tuple(dropped))
+
+
+def _prefix(names: Iterable[str], path: object, wanted: str | None) -> tuple[str, bool]:
+    """The prefix of the autoencoder, and whether the names are those of a bare decoder."""
+    names = list(names)
+    marks = [n for n in names if ends_with(n, DECODER + MARK)]
+    prefixes = sorted(mark.removesuffix(DECODER + MARK) for mark in marks)
+    bare = not prefixes and MARK in names and any(name.startswith("up.") for name in names)
+    if bare:
+        prefixes = [""]
+    if not prefixes:
+        raise FamilyError(f"{path} holds {what_else(names)}")
+    choices = ", ".join(f"{p!r} ({_kind(names, p)})" for p in prefixes)
+    if wanted is not None:
+        if wanted.rstrip(".") + "." not in prefixes and wanted not in prefixes:
+            raise FamilyError(
+                f"{path} has no autoencoder under --prefix {wanted!r}; expected one of {choices}"
+                f"{nearest(wanted, prefixes)}"
+            )
+        return (wanted if wanted in prefixes else wanted.rstrip(".") + "."), bare
+    if len(prefixes) > 1:
+        raise FamilyError(
+            f"{path} holds several autoencoders, under {choices}; choose one with --prefix"
+        )
+    return prefixes[0], bare
+
+
+def _kind(names: Iterable[str], prefix: str) -> str:
+    decoder = [name for name in names if name.startswith(prefix + DECODER)]
+    return "a video decoder" if is_inflated(decoder) else "an image decoder"
+
+
+def _averaged(
+    tensors: Mapping[str, TensorInfo], index: Mapping[str, TensorInfo], prefix: str, path: object
+) -> dict[str, TensorInfo]:
+    """Each tensor's moving average, whose name is its own without the dots."""
+    names = {key: f"{prefix}{EMA}{key.replace('.', '')}" for key in tensors}
+    found = {key: index[name] for key, name in names.items() if name in index}
+    lost = [key for key in tensors if key.startswith(DECODER) and key not in found]
+    if lost:
+        have = len([key for key in found if key.startswith(DECODER)])
+        raise FamilyError(
+            f"{path} has moving averages of {have} of the decoder's {have + len(lost)} tensors "
+            f"({names[lost[0]]} is missing); expected all of them for --weights ema"
+        )
+    return {**tensors, **found}

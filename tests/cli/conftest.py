@@ -1,0 +1,49 @@
+"""Running the command line inside the tests' own process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from inflate.cli.app import main
+
+from ..checkpoints import autoencoder, write_torch
+
+Run = Callable[..., "Ran"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command gave back, and what it said where."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command, as in a pipe 200 columns wide."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def command(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    yield command
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The least of autoencoders, alone in the test's folder."""
+    return write_torch(tmp_path / "img.pt", autoencoder(ch_mult=[1]))

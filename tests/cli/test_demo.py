@@ -1,0 +1,82 @@
+"""``inflate demo``: the real checkpoint in all three modes, and a tiny one where it goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from inflate.cli import demo
+from inflate.inflation import apply
+from inflate.inflation.initializers import Rule
+
+from ..checkpoints import autoencoder, write_torch
+from ..conversions import sha256, snapshot
+from .conftest import Run
+
+MODES = ("all", "conv-only", "attn-only")
+FILES = ["demo.ckpt", *(f"demo.{mode}.safetensors" for mode in MODES)]
+CPU = ("--device", "cpu")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint in the place of the real one."""
+    path = write_torch(tmp_path / "tiny.ckpt", autoencoder(ch_mult=[1]))
+    monkeypatch.setattr(demo, "DEMO_CHECKPOINT", path)
+    return path
+
+
+def test_the_real_checkpoint_is_bitwise_in_every_mode(run: Run, tmp_path: Path) -> None:
+    assert demo.DEMO_CHECKPOINT.stat().st_size <= 4_200_000, "about 4 MB"
+    folder = tmp_path / "made" / "here"
+    ran = run("demo", folder, *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    verdicts = [line.split()[1] for line in ran.out.splitlines() if line.startswith("parity:")]
+    assert verdicts == ["bitwise"] * 3
+    assert sorted(snapshot(folder)) == sorted(FILES)
+    assert sha256(folder / "demo.ckpt") == sha256(demo.DEMO_CHECKPOINT)
+    for mode in MODES:
+        target = folder / f"demo.{mode}.safetensors"
+        assert f"$ inflate convert {folder / 'demo.ckpt'} --time-mode {mode} -o {target}" in ran.out
+        assert f"$ inflate verify {folder / 'demo.ckpt'} {target}" in ran.out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_quiet_is_a_verdict_a_mode_and_may_be_repeated(run: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        ran = run("demo", tmp_path / "demo", "-q", *CPU)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out == "".join(f"{mode} bitwise\n" for mode in MODES)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_default_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("demo", "-q", *CPU).code == 0
+    assert sorted(snapshot(tmp_path / "inflate-demo")) == sorted(FILES)
+
+
+def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    ran = run("demo", tiny, *CPU)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"error: {tiny} cannot be written")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_where_parity_does_not_hold(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tensor = apply.make_tensor
+
+    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
+        tensor = make_tensor(rule, shape, key, seed)
+        return tensor + 0.1 if key.endswith("time_mix_conv.bias") else tensor
+
+    monkeypatch.setattr(apply, "make_tensor", spoilt)
+    ran = run("demo", tmp_path / "demo", "-q", *CPU)
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"

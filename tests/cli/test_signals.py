@@ -1,0 +1,60 @@
+"""Stopped from outside in the middle of its work, a conversion leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import inflate
+
+from ..conversions import snapshot
+
+ROOT = Path(inflate.__file__).parents[1]
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from inflate import workflow
+from inflate.cli.app import main
+
+# A shell that starts jobs in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+number, source, output = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+planned_tensors = workflow.planned_tensors
+
+def stopped(*arguments):
+    for tensor in planned_tensors(*arguments):
+        yield tensor
+        assert any(path.name.endswith(".staged") for path in output.parent.iterdir())
+        os.kill(os.getpid(), number)
+
+workflow.planned_tensors = stopped
+sys.exit(main(["convert", source, "-o", str(output), "--device", "cpu"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted: nothing was left behind\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_signal_in_the_middle_of_writing(
+    image: Path, tmp_path: Path, number: signal.Signals, code: int, said: str
+) -> None:
+    before = snapshot(image.parent)
+    output = tmp_path / "video.safetensors"
+    ran = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(int(number)), image, output],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (code, "", said)
+    assert snapshot(tmp_path) == {}
+    assert snapshot(image.parent) == before

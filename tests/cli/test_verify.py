@@ -1,0 +1,173 @@
+"""``inflate verify``: a table for people, a document for programs, and exit codes for shells."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ..checkpoints import FIRST_STAGE, prefixed, write_safetensors
+from ..conversions import nudged, rewritten, sha256
+from .conftest import Run
+
+CPU = ("--device", "cpu")
+BIAS = "decoder.conv_out.time_mix_conv.bias"
+
+
+def strict(text: str) -> Any:
+    """JSON by a reader that knows no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
+
+
+@pytest.fixture
+def wrong(videos: dict[str, Path], tmp_path: Path) -> Path:
+    """A video checkpoint that does not equal its image decoder."""
+    return nudged(videos["all"], tmp_path / "wrong.safetensors", BIAS)
+
+
+def test_a_table_for_people(run: Run, image: Path, videos: dict[str, Path]) -> None:
+    ran = run("verify", image, videos["all"], *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    first, *rows = ran.out.splitlines()
+    assert first == "parity: bitwise  (largest error 0, float32 on cpu)"
+    assert [row.split() for row in rows[1:4]] == [
+        ["single-frame", "1", "4", "4", "4", "1", "bitwise", "0"],
+        ["two-videos", "4", "4", "4", "3", "2", "bitwise", "0"],
+        ["odd-frames", "3", "4", "3", "5", "3", "bitwise", "0"],
+    ]
+    assert rows[4].startswith("weights: ")
+    assert rows[4].endswith(" compared, 0 different")
+
+
+def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path]) -> None:
+    ran = run("verify", image, videos["all"], "--json", *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    document = strict(ran.out)
+    assert set(document) == {
+        *("schema", "verdict", "max_abs_error", "reference", "candidate"),
+        *("environment", "tolerance", "weights", "probes", "cast", "notes"),
+    }
+    assert document["schema"] == "inflate/parity-report/1"
+    assert (document["verdict"], document["max_abs_error"]) == ("bitwise", 0.0)
+    assert document["reference"] == {"path": str(image), "sha256": sha256(image)}
+    assert document["candidate"]["sha256"] == sha256(videos["all"])
+    assert document["environment"] == {
+        "device": "cpu",
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "tf32": False,
+    }
+    assert document["weights"]["different"] == 0 < document["weights"]["compared"]
+    for probe in document["probes"]:
+        assert set(probe) == {"name", "shape", "frames", "verdict", "max_abs_error"}
+
+
+def test_alone_against_its_own_image_layers(run: Run, videos: dict[str, Path]) -> None:
+    ran = run("verify", videos["conv-only"], *CPU)
+    assert ran.code == 0
+    assert ran.out.startswith("parity: bitwise")
+    assert ran.err.startswith("note: no reference was given")
+    assert "weights:" not in ran.out
+
+
+def test_a_foreign_file_is_welcome(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = prefixed(load_file(videos["all"]), FIRST_STAGE)
+    foreign = write_safetensors(tmp_path / "foreign.safetensors", weights)
+    ran = run("verify", image, foreign, *CPU)
+    assert ran.code == 0
+    assert ran.out.startswith("parity: bitwise")
+    assert "note: the candidate's file does not say how it blends" in ran.err
+    ran = run("verify", image, foreign, "--merge-strategy", "fixed", "--json", *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    assert "'fixed' was taken" in strict(ran.out)["notes"][0]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_is_not_equal_ends_with_1(run: Run, image: Path, wrong: Path, alone: bool) -> None:
+    files = (wrong,) if alone else (image, wrong)
+    ran = run("verify", *files, *CPU)
+    assert ran.code == 1
+    assert ran.out.startswith("parity: fail  (largest error 0.1")
+    ran = run("verify", *files, "--json", *CPU)
+    assert ran.code == 1
+    document = strict(ran.out)
+    assert document["verdict"] == "fail"
+    assert document["max_abs_error"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_quiet_says_the_verdict_alone(
+    run: Run, image: Path, videos: dict[str, Path], wrong: Path
+) -> None:
+    for arguments, code, verdict in (
+        ((image, videos["all"]), 0, "bitwise"),
+        ((videos["all"],), 0, "bitwise"),
+        ((image, wrong), 1, "fail"),
+        ((image, wrong, "--atol", 0.2), 0, "within-tolerance"),
+    ):
+        ran = run("verify", *arguments, "-q", *CPU)
+        assert (ran.code, ran.out, ran.err) == (code, f"{verdict}\n", "")
+
+
+def test_weights_that_differ_are_named(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    key = "encoder.conv_in.weight"
+    ran = run("verify", image, nudged(videos["all"], tmp_path / "changed", key), *CPU)
+    assert ran.code == 1
+    assert " compared, 1 different" in ran.out
+    assert f"differs from its source: {key}" in ran.out
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in weights:
+            if name.startswith("encoder."):
+                weights[name] += 1
+
+    many = rewritten(videos["all"], tmp_path / "many", change)
+    ran = run("verify", image, many, *CPU)
+    assert ran.out.count("differs from its source") == 10
+    assert "more; --json lists them" in ran.out
+    names = strict(run("verify", image, many, "--json", *CPU).out)["weights"]["names"]
+    assert len(names) > 10
+    assert all(name.startswith("encoder.") for name in names)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_null_and_ends_with_1(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path, bad: float
+) -> None:
+    spoilt = nudged(videos["all"], tmp_path / "spoilt", BIAS, by=bad)
+    ran = run("verify", image, spoilt, "--json", *CPU)
+    assert ran.code == 1
+    document = strict(ran.out)
+    assert (document["verdict"], document["max_abs_error"]) == ("fail", None)
+    ran = run("verify", image, spoilt, *CPU)
+    assert ran.code == 1
+    assert "parity: fail  (largest error not finite" in ran.out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_the_type_to_compute_in(run: Run, image: Path, videos: dict[str, Path], dtype: str) -> None:
+    ran = run("verify", image, videos["all"], "--dtype", dtype, *CPU)
+    assert ran.code == 0
+    assert f"{dtype} on cpu" in ran.out
+
+
+def test_the_seed_and_the_tolerance_are_passed_on(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = nudged(videos["all"], tmp_path / "wrong", "decoder.conv_out.weight")
+
+    def errors(*options: object) -> list[float]:
+        probes = strict(run("verify", image, wrong, "--json", *options, *CPU).out)["probes"]
+        return [probe["max_abs_error"] for probe in probes]
+
+    assert errors() == errors("--seed", 0) != errors("--seed", 1)
+    ran = run("verify", image, wrong, "--rtol", 0.5, "--atol", 0.25, "--json", *CPU)
+    assert strict(ran.out)["tolerance"] == {"atol": 0.25, "rtol": 0.5}

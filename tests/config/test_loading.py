@@ -1,0 +1,387 @@
+"""Settings from presets, files and options, laid over what a checkpoint shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inflate.config.loading import build_config, flatten, known_keys, parse_set, read_config
+from inflate.config.schema import Architecture, Config, Temporal
+from inflate.errors import ConfigError
+
+SEEN = Architecture(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4)
+
+# For every key: how it is written after --set, and the value that means.
+VALUES: dict[str, tuple[str, Any]] = {
+    "architecture.ch": ("32", 32),
+    "architecture.ch_mult": ("[2, 4]", (2, 4)),
+    "architecture.num_res_blocks": ("1", 1),
+    "architecture.z_channels": ("4", 4),
+    "architecture.attn_resolutions": ("[]", ()),
+    "architecture.in_channels": ("3", 3),
+    "architecture.out_ch": ("3", 3),
+    "architecture.resolution": ("512", 512),
+    "architecture.dropout": ("0.5", 0.5),
+    "architecture.resamp_with_conv": ("true", True),
+    "architecture.give_pre_end": ("false", False),
+    "architecture.tanh_out": ("true", True),
+    "architecture.attn_type": ("vanilla-xformers", "vanilla-xformers"),
+    "architecture.double_z": ("true", True),
+    "architecture.embed_dim": ("4", 4),
+    "architecture.n_embed": ("null", None),
+    "architecture.scaling_factor": ("0.5", 0.5),
+    "architecture.shift_factor": ("1e-1", 0.1),
+    "temporal.time_mode": ("all", "all"),
+    "temporal.merge_strategy": ("fixed", "fixed"),
+    "temporal.alpha": ("0.25", 0.25),
+    "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
+    "seed": ("7", 7),
+    "dtype": ("float16", "float16"),
+    "description": ("a=b", "a=b"),
+}
+# Not to be set without the other, or the configuration contradicts the checkpoint.
+TOGETHER = {"architecture.ch", "architecture.ch_mult"}
+
+
+def value_of(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def told(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
+    """What is said of settings that are refused."""
+    with pytest.raises(ConfigError) as caught:
+        build_config(seen, *layers)
+    assert str(caught.value) == "\n  - ".join(
+        ("the configuration has errors:", *caught.value.problems)
+    )
+    return "\n".join(caught.value.problems)
+
+
+# --set
+
+
+def test_set_reaches_every_key() -> None:
+    assert set(VALUES) == set(known_keys())
+    config = build_config(SEEN, parse_set(f"{key}={text}" for key, (text, _) in VALUES.items()))
+    assert {key: value_of(config, key) for key in VALUES} == {k: v for k, (_, v) in VALUES.items()}
+
+
+@pytest.mark.parametrize("key", set(VALUES) - TOGETHER)
+def test_the_last_name_of_a_key_will_do(key: str) -> None:
+    text, value = VALUES[key]
+    config = build_config(SEEN, parse_set([f"{key.rpartition('.')[2]}={text}"]))
+    assert value_of(config, key) == value
+
+
+def test_the_later_of_two_assignments_wins() -> None:
+    assert parse_set(["alpha=0.25", "temporal.alpha=0.5"]) == {"temporal.alpha": 0.5}
+
+
+def test_all_assignments_that_cannot_be_read_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_set(["alpha", "=3", "ch_mult=[1, 2", "seed=1"])
+    first, second, third = caught.value.problems
+    assert first == "--set 'alpha': expected key=value, such as temporal.alpha=0.25"
+    assert second == "--set '=3': expected key=value, such as temporal.alpha=0.25"
+    assert third.startswith("--set 'ch_mult=[1, 2': while parsing a flow sequence")
+    assert "\n" not in third
+
+
+def test_tags_of_yaml_make_no_objects(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with pytest.raises(ConfigError, match="could not determine a constructor for the tag"):
+        parse_set([f"seed=!!python/object/apply:os.mkdir [{str(trace)!r}]"])
+    assert not trace.exists()
+
+
+# What a configuration may say
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("temporal.alhpa", "temporal.alpha"),
+        ("architecture.chmult", "architecture.ch_mult"),
+        ("sead", "seed"),
+        ("alpha", "temporal.alpha"),
+        ("architecture.alpha", "temporal.alpha"),
+        ("model.video_kernel_sizes", "temporal.video_kernel_size"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> None:
+    assert told({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
+
+
+def test_an_unknown_key_like_no_other_is_told_without_a_guess() -> None:
+    assert told({"xyzzy": 1}) == "xyzzy: unknown key"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("architecture.ch", "wide", "could not be converted to Integer"),
+        ("architecture.ch", 64.5, "could not be converted to Integer"),
+        ("architecture.ch", True, "could not be converted to Integer"),
+        ("architecture.ch", None, "not Optional"),
+        ("architecture.ch_mult", 2, "not a"),
+        ("architecture.ch_mult", [1, "two"], "could not be converted to Integer"),
+        ("architecture.ch_mult", [1, None], "Incompatible value 'None'"),
+        ("architecture.attn_resolutions", "16,8", "not a"),
+        ("architecture.tanh_out", "perhaps", "not a valid bool"),
+        ("architecture.attn_type", "linear", "['vanilla', 'vanilla-xformers', 'none']"),
+        ("temporal.time_mode", "conv", "['all', 'conv-only', 'attn-only']"),
+        ("temporal.merge_strategy", "learned_with_images", "['learned', 'fixed']"),
+        ("temporal.alpha", "half", "could not be converted to Float"),
+        ("temporal.alpha", True, "could not be converted to Float"),
+        ("temporal.alpha", {"a": 1}, "could not be converted to Float"),
+        ("temporal.video_kernel_size", 3.0, "incompatible with type hint"),
+        ("temporal.video_kernel_size", "3,1,1", "incompatible with type hint"),
+        ("temporal.video_kernel_size", None, "not Optional"),
+        ("dtype", "float64", "['float32', 'float16', 'bfloat16']"),
+        ("seed", 0.5, "could not be converted to Integer"),
+        ("description", ["a"], "Cannot convert 'list' to string"),
+        ("temporal", 3, "expected keys and values of its own"),
+        ("architecture", "kl-f8", "expected keys and values of its own"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_told(key: str, value: Any, expected: str) -> None:
+    text = told({key: value})
+    assert text.startswith(f"{key} is {value!r}")
+    assert expected in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:INFLATE_TEST_SECRET}", "a ${seed}", "???", ["${seed}"], [1, "???"]]
+)
+@pytest.mark.parametrize("key", ["description", "temporal.alpha", "architecture.ch_mult"])
+def test_a_setting_refers_to_nothing(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFLATE_TEST_SECRET", "hunter2")
+    text = told({key: value})
+    assert text.startswith(f"{key} is {value!r}; expected a plain value")
+    assert "hunter2" not in text
+
+
+def test_wrong_keys_and_wrong_types_are_told_at_once() -> None:
+    text = told({"sead": 1, "temporal.alpha": "half"}, {"dtype": "int8", "foo": 2})
+    assert len(text.splitlines()) == 4
+
+
+def test_wrong_values_and_disagreements_are_told_at_once() -> None:
+    text = told({
+        "temporal.alpha": 2.0, "temporal.merge_strategy": "fixed", "temporal.video_kernel_size": 2,
+        "architecture.dropout": 1.0, "architecture.z_channels": 16,
+    })  # fmt: skip
+    assert [line.split(" ")[0] for line in text.splitlines()] == [
+        "architecture.dropout",
+        "temporal.alpha",
+        "temporal.video_kernel_size",
+        "z_channels:",
+    ]
+
+
+# Layers
+
+
+def test_what_no_layer_says_comes_from_the_checkpoint_and_the_defaults() -> None:
+    assert build_config(SEEN) == Config(SEEN, Temporal())
+
+
+def test_the_later_layer_wins_key_by_key() -> None:
+    config = build_config(
+        SEEN,
+        {"temporal.alpha": 0.25, "temporal.time_mode": "all", "seed": 1},
+        {"temporal.alpha": 0.5, "seed": 2},
+        {"temporal.alpha": 0.75},
+    )
+    assert config == Config(SEEN, Temporal(time_mode="all", alpha=0.75), seed=2)
+
+
+def test_layers_are_not_changed() -> None:
+    layer = {"architecture.ch_mult": [1, 2], "temporal.alpha": 0.5}
+    before = dict(layer)
+    build_config(SEEN, layer)
+    assert layer == before
+
+
+# Against the checkpoint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"ch": 128},
+            "channels of the levels (ch times ch_mult): the configuration says (128, 256), the "
+            "checkpoint has (64, 128)",
+        ),
+        (
+            {"ch_mult": [1, 2, 4]},
+            "channels of the levels (ch times ch_mult): the configuration says (64, 128, 256), the "
+            "checkpoint has (64, 128)",
+        ),
+        ({"num_res_blocks": 2}, "num_res_blocks: the configuration says 2, the checkpoint has 1"),
+        (
+            {"attn_resolutions": [128]},
+            "levels with attention (from attn_resolutions and resolution): the configuration says "
+            "(1,), the checkpoint has ()",
+        ),
+        ({"z_channels": 8}, "z_channels: the configuration says 8, the checkpoint has 4"),
+        ({"in_channels": 1}, "in_channels: the configuration says 1, the checkpoint has 3"),
+        ({"out_ch": 4}, "out_ch: the configuration says 4, the checkpoint has 3"),
+        (
+            {"resamp_with_conv": False},
+            "resamp_with_conv: the configuration says False, the checkpoint has True",
+        ),
+        ({"double_z": False}, "double_z: the configuration says False, the checkpoint has True"),
+        (
+            {"embed_dim": None},
+            "embed_dim (of the quant convs): the configuration says None, the checkpoint has 4",
+        ),
+        (
+            {"n_embed": 8},
+            "n_embed (of the codebook): the configuration says 8, the checkpoint has None",
+        ),
+        (
+            {"attn_type": "none"},
+            "attn_type: the configuration says 'none', the checkpoint has attention",
+        ),
+    ],
+)
+def test_a_disagreement_with_the_checkpoint_is_told(change: dict[str, Any], said: str) -> None:
+    assert told({f"architecture.{key}": value for key, value in change.items()}) == said
+
+
+def test_attention_that_the_checkpoint_lacks_is_a_disagreement() -> None:
+    assert told({"architecture.attn_type": "vanilla"}, seen=replace(SEEN, attn_type="none")) == (
+        "attn_type: the configuration says 'vanilla', the checkpoint has no attention"
+    )
+
+
+def test_every_disagreement_is_told_at_once() -> None:
+    text = told(read_config("kl-f16"))
+    assert {line.split(":")[0].split(" ")[0] for line in text.splitlines()} == {
+        "channels", "num_res_blocks", "levels", "z_channels", "embed_dim",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seen", "change"),
+    [
+        (SEEN, {"ch": 32, "ch_mult": (2, 4)}),
+        (SEEN, {"attn_type": "vanilla-xformers"}),
+        (SEEN, {"resolution": 32, "attn_resolutions": (8,)}),
+        (
+            replace(SEEN, resolution=256, attn_resolutions=(128,)),
+            {"resolution": 32, "attn_resolutions": (16,)},
+        ),
+    ],
+)
+def test_what_tensors_cannot_show_is_no_disagreement(
+    seen: Architecture, change: dict[str, Any]
+) -> None:
+    config = build_config(seen, {f"architecture.{key}": value for key, value in change.items()})
+    assert config.architecture == replace(seen, **change) != seen
+
+
+# Files of ours
+
+
+def write(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_a_file_of_ours_is_read_and_its_interpolations_resolved(tmp_path: Path) -> None:
+    name = write(
+        tmp_path / "c.yaml",
+        """
+        description: mine
+        seed: 3
+        architecture: {resolution: 512}
+        temporal:
+          alpha: ${seed}
+          video_kernel_size: [3, 1, 1]
+        """,
+    )
+    assert read_config(name) == {
+        "description": "mine",
+        "seed": 3,
+        "architecture.resolution": 512,
+        "temporal.alpha": 3,
+        "temporal.video_kernel_size": [3, 1, 1],
+    }
+
+
+def test_a_section_with_nothing_in_it_says_nothing(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path / "c.yaml", "temporal:\n#  alpha: 0.5\nseed: 1")) == {
+        "seed": 1
+    }
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path / "c.yaml", "")) == {}
+
+
+def test_keys_that_are_no_text_are_unknown_keys(tmp_path: Path) -> None:
+    settings = read_config(write(tmp_path / "c.yaml", "1: {2: 3}\ntemporal: {4: 5}"))
+    assert told(settings).splitlines() == [
+        "1: unknown key",
+        "temporal.4: unknown key (did you mean 'temporal.alpha'?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [("kl-f9", " (did you mean 'kl-f8'?)"), ("nowhere/c.yaml", ""), ("x" * 300, "")],
+)
+def test_neither_preset_nor_file(name: str, guess: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(name)
+    assert str(caught.value) == (
+        f"--config is {name!r}: neither a preset{guess} nor a file; 'inflate presets' lists the "
+        "presets"
+    )
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a preset nor a file"):
+        read_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("temporal: [", "is not readable as YAML: while parsing a flow"),
+        ("a: 1\na: 2", "is not readable as YAML: .* found duplicate key a"),
+        (b"\xff\xfe\xfa", "is not readable as YAML: "),
+        ("a: \x00", "is not readable as YAML: unacceptable character"),
+        ("a: !!python/name:os.system", "is not readable as YAML: could not determine"),
+        ("- 1\n- 2", "holds a list; expected keys and values, such as 'temporal: {alpha: 0.25}'"),
+        ("3", "is not readable as YAML: Invalid loaded object type: int"),
+        ("seed: ${nowhere}", ": Interpolation key 'nowhere' not found"),
+        ("seed: ${oc.env:INFLATE_TEST_NOT_SET}", ": .*'INFLATE_TEST_NOT_SET' not found"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_one_line(
+    text: str | bytes, said: str, tmp_path: Path
+) -> None:
+    name = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_config(name)
+    assert str(caught.value).startswith(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_flatten_is_how_headers_are_read() -> None:
+    assert flatten({"seed": 1, "temporal": {"alpha": 0.5}, "architecture": 3}) == {
+        "seed": 1,
+        "temporal.alpha": 0.5,
+        "architecture": 3,
+    }

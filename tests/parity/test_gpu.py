@@ -1,0 +1,77 @@
+"""The same check on CUDA, where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import inflate
+
+from ..conversions import metadata_of, nudged
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+every_mode = pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])
+
+
+@every_mode
+@pytest.mark.parametrize("device", ["cuda", "auto", "cuda:0"])
+def test_a_conversion_is_checked_on_cuda(
+    image: Path, tmp_path: Path, time_mode: str, device: str
+) -> None:
+    output = tmp_path / "video.safetensors"
+    result = inflate.convert(image, output, time_mode=time_mode, alpha=0.3, device=device)
+    report = result.parity
+    assert report is not None
+    assert report.passed
+    assert report.environment.device.startswith("cuda:0 (")
+    assert not report.environment.tf32
+    assert metadata_of(output)["inflate.parity.device"] == report.environment.device
+    assert metadata_of(output)["inflate.parity.verdict"] == report.verdict
+
+
+def test_tf32_is_off_even_where_it_was_asked_for(image: Path, videos: dict[str, Path]) -> None:
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        report = inflate.verify(image, videos["all"], device="cuda")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert report.passed
+    assert not report.environment.tf32
+
+
+@every_mode
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_every_type_to_compute_in(
+    image: Path, videos: dict[str, Path], time_mode: str, dtype: str
+) -> None:
+    report = inflate.verify(image, videos[time_mode], dtype=dtype, device="cuda")
+    assert report.passed
+    assert report.environment.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "key", ["decoder.conv_out.time_mix_conv.weight", "decoder.mid.attn_1.video_time_embed.2.bias"]
+)
+def test_what_must_fail_fails(
+    image: Path, videos: dict[str, Path], tmp_path: Path, key: str
+) -> None:
+    candidate = nudged(videos["all"], tmp_path / "nudged.safetensors", key)
+    assert not inflate.verify(image, candidate, device="cuda").passed
+
+
+def test_a_loaded_decoder_decodes_there(videos: dict[str, Path]) -> None:
+    decoder = inflate.load_video_decoder(videos["all"], device="cuda")
+    z = torch.randn(6, 4, 4, 4, device="cuda")
+    with torch.inference_mode():
+        out = decoder(z, timesteps=3)
+    assert out.device.type == "cuda"
+    assert out.shape == (6, 3, 8, 8)
+    assert out.isfinite().all()
