@@ -14,7 +14,7 @@ Bugs are not in it: they keep their own exceptions and their traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "CheckpointError",
@@ -63,7 +63,12 @@ class OutputError(InflateError):
     """A destination cannot be written."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known word nearest to ``word``, or nothing."""
+def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """`` (did you mean 'x'?)`` for the known word nearest to ``word``, or nothing.
+
+    ``shown`` has how each known word is told, where that is not the word itself.
+    """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    if not close:
+        return ""
+    return f" (did you mean {(shown or {}).get(close[0], close[0])!r}?)"

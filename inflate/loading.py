@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.index import TensorInfo
-from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
 from inflate.checkpoint.shapes import mismatches, quant_shapes
-from inflate.checkpoint.views import autoencoder_view
+from inflate.checkpoint.views import autoencoder_view, with_learned_blend
 from inflate.config.loading import build_config, flatten
 from inflate.config.schema import Config, Settings
-from inflate.errors import CheckpointError, FamilyError, PlanError
+from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
 from inflate.inflation.plan import build_encoder, build_video_decoder
 from inflate.models import Decoder, VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
@@ -32,6 +32,8 @@ from inflate.models.blocks import conv1x1
 
 CONFIG_KEY = "inflate.config"
 """Where the header of our files holds the configuration, as JSON."""
+
+_CODEBOOK = "quantize.embedding.weight"
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,6 +58,12 @@ class Source:
     def read(self, key: str) -> Tensor:
         """The tensor of a key, which must be there."""
         return self.checkpoint.read(key)
+
+    def with_learned_blend(self, config: Config) -> Source:
+        """The same video autoencoder with its fixed blend as a learned one, and what says so."""
+        checkpoint = with_learned_blend(self.checkpoint)
+        located = replace(self.located, tensors=checkpoint.tensors)
+        return Source(checkpoint, located, config)
 
     def seen_as(self, checkpoint: Checkpoint) -> Source:
         """The same autoencoder with other tensors, those of a view of its checkpoint."""
@@ -99,7 +107,15 @@ def describe(
     folder = checkpoint.files.folder_config
     known = {f"architecture.{key}": folder[key] for key in ("scaling_factor", "shift_factor")
              if folder.get(key) is not None}  # fmt: skip
-    config = build_config(seen, known, told, *layers)
+    around = any(located.part(part) for part in PASSED_THROUGH)
+    if CONFIG_KEY in checkpoint.metadata:
+        try:
+            build_config(seen, told, decoder_only=not around)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{checkpoint.path}: the configuration in its header has errors:", error.problems
+            ) from error
+    config = build_config(seen, known, told, *layers, decoder_only=not around)
     return Source(autoencoder_view(checkpoint, located), located, config)
 
 
@@ -118,7 +134,9 @@ def load_image_decoder(
     return _fill(decoder, DECODER, source, dtype, stored_as)
 
 
-def load_video(source: Source, dtype: torch.dtype | None = None) -> VideoDecoder:
+def load_video(
+    source: Source, dtype: torch.dtype | None = None, *, stored_as: Source | None = None
+) -> VideoDecoder:
     """The bare video decoder of a source, in its stored type where ``dtype`` is None.
 
     Raises:
@@ -130,7 +148,7 @@ def load_video(source: Source, dtype: torch.dtype | None = None) -> VideoDecoder
             f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
             " expected a video checkpoint. 'inflate convert' makes one of it"
         )
-    return _fill(build_video_decoder(source.config), DECODER, source, dtype)
+    return _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
 
 
 def load_post_quant_conv(
@@ -193,12 +211,13 @@ def load_video_autoencoder(
                 post_quant_conv=_conv_channels(shapes["post_quant_conv."])
                 if parts("post_quant_conv.")
                 else None,
-                codebook_entries=architecture.n_embed,
+                codebook_entries=architecture.n_embed if parts(_CODEBOOK) else None,
             )
         for name in ("quant_conv", "post_quant_conv", "quantize"):
             part = getattr(whole, name)
             if part is not None:
-                _fill(part, f"{name}.", source)
+                # Other quantisers keep more beside their codebook, which is not needed here.
+                _fill(part, f"{name}.", source, extra=name == "quantize")
         return whole.to(device).eval()
 
 
@@ -229,10 +248,15 @@ def _fill(
     source: Source,
     dtype: torch.dtype | None = None,
     stored_as: Source | None = None,
+    *,
+    extra: bool = False,
 ) -> M:
-    """Give a module on the meta device the tensors of a part, exactly those it names."""
+    """Give a module on the meta device the tensors of a part, exactly those it names.
+
+    The part holds nothing else, unless ``extra`` allows it.
+    """
     shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = mismatches(source.located, shapes, source.located.part(part))
+    problems = mismatches(source.located, shapes, [] if extra else source.located.part(part))
     if problems:
         raise PlanError(f"{source.checkpoint.path} does not fit its architecture:", problems)
     tensors = {}

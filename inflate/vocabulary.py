@@ -11,12 +11,18 @@ from typing import Literal, get_args
 TimeMode = Literal["all", "conv-only", "attn-only"]
 MergeStrategy = Literal["learned", "fixed"]
 AttnType = Literal["vanilla", "vanilla-xformers", "none"]
+Target = Literal["autoencoder", "decoder", "sgm", "diffusers"]
+PostQuant = Literal["keep", "fold"]
+Weights = Literal["plain", "ema"]
 StoredType = Literal["float32", "float16", "bfloat16"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
 
 TIME_MODES: tuple[str, ...] = get_args(TimeMode)
 MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
 ATTN_TYPES: tuple[str, ...] = get_args(AttnType)
+TARGETS: tuple[str, ...] = get_args(Target)
+POST_QUANTS: tuple[str, ...] = get_args(PostQuant)
+WEIGHTS: tuple[str, ...] = get_args(Weights)
 STORED_TYPES: tuple[str, ...] = get_args(StoredType)
 
 GROUPS = 32

@@ -77,10 +77,7 @@ HELD_OUT_CLIP = "carphone_pristine.mp4"
 FRAME_STRIDE = 4
 
 SEED = 0
-DEFAULT_STEPS = 2800
-# The learning rate falls over this many steps however many are run: a shorter run is the beginning
-# of a longer one, and its learning rate has not reached 0 when it ends.
-SCHEDULE_STEPS = 4000
+DEFAULT_STEPS = 4000
 BATCH = 8
 CROP = 64
 MAX_SHRINK = 4
@@ -242,11 +239,11 @@ def loss_of(model: Autoencoder, x: Tensor) -> Tensor:
     return F.l1_loss(y, x) + F.mse_loss(y, x) + KL_WEIGHT * kl
 
 
-def learning_rate_at(step: int) -> float:
+def learning_rate_at(step: int, steps: int) -> float:
     """The share of the learning rate at ``step``: a linear warm-up, then half a cosine to 0."""
     if step < WARMUP:
         return (step + 1) / WARMUP
-    progress = min(1.0, (step - WARMUP) / (SCHEDULE_STEPS - WARMUP))
+    progress = (step - WARMUP) / max(1, steps - WARMUP)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -256,7 +253,9 @@ def train(steps: int) -> Autoencoder:
     torch.manual_seed(SEED)
     model = new_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_at)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_at(step, steps)
+    )
     data = batches(groups, np.random.default_rng(SEED))
     total, counted, start = 0.0, 0, time.monotonic()
     for step in range(1, steps + 1):

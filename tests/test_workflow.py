@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
-from inflate import workflow
 from inflate.checkpoint import writer
-from inflate.checkpoint.writer import StagedFile
+from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
 from inflate.inflation import apply
 from inflate.inflation.initializers import ZEROS, Rule
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import CastResult, ParityReport
+from inflate.workflow import conversion
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import CPU, image_decode, metadata_of, sha256, snapshot
@@ -86,12 +86,28 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
     result = inflate.convert(image, output, time_mode="all", alpha=0.25, seed=5, **CPU)
     metadata = metadata_of(output)
     config = metadata.pop("inflate.config")
+    groups = json.loads(metadata.pop("inflate.provenance"))
+    assert sum(group["count"] for group in groups) == len(result.plan.tensors)
+    assert {
+        "tensors": "decoder.conv_in.*",
+        "part": "spatial",
+        "origin": "copied from decoder.conv_in.*",
+        "count": 2,
+    } in groups
+    assert {
+        "tensors": "decoder.conv_out.*",
+        "part": "temporal",
+        "origin": "made: dirac",
+        "count": 1,
+    } in groups
     assert metadata == {
         "format": "pt",
         "inflate.version": inflate.__version__,
         "inflate.source.name": "img.ckpt",
         "inflate.source.sha256": sha256(image),
         "inflate.seed": "5",
+        "inflate.layout": "autoencoder",
+        "inflate.post_quant": "keep",
         "inflate.parity.verdict": "bitwise",
         "inflate.parity.device": "cpu",
     }
@@ -236,18 +252,18 @@ def test_what_fails_replaces_nothing(image: Path, tmp_path: Path) -> None:
 def test_what_is_judged_is_read_back_from_the_file(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    write = StagedFile.write
+    write = SafetensorsWriter.write
 
-    def damaging(self: StagedFile, *args: Any) -> None:
+    def damaging(self: SafetensorsWriter, *args: Any) -> None:
         write(self, *args)
         weight = autoencoder()[damaged].numpy().tobytes()
-        content = self.path.read_bytes()
+        content = Path(self.file.name).read_bytes()
         at = content.index(weight)
         self.file.seek(at)
         self.file.write(torch.tensor([7.0]).numpy().tobytes())
         self.file.flush()
 
-    monkeypatch.setattr(StagedFile, "write", damaging)
+    monkeypatch.setattr(SafetensorsWriter, "write", damaging)
     result = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert result.parity is not None
     assert result.parity.weights.different == (damaged,)
@@ -260,14 +276,14 @@ def watched(
 ) -> list[set[str]]:
     """What lies in a folder while parity is checked; ``then`` happens there too."""
     seen: list[set[str]] = []
-    run_check = workflow.run_check
+    run_check = conversion.run_check
 
     def watching(*args: Any, **kwargs: Any) -> ParityReport:
         seen.append(set(snapshot(folder)))
         then()
         return run_check(*args, **kwargs)
 
-    monkeypatch.setattr(workflow, "run_check", watching)
+    monkeypatch.setattr(conversion, "run_check", watching)
     return seen
 
 
@@ -429,7 +445,10 @@ def test_weights_that_overflow_are_named(tmp_path: Path) -> None:
     source = write_torch(tmp_path / "large.pt", weights)
     with pytest.raises(PlanError) as caught:
         inflate.convert(source, dtype="float16", **CPU)
-    assert sorted(caught.value.problems) == [f"{key} overflows in float16" for key in large]
+    advice = "the largest 1e+06); store it in bfloat16 or float32"
+    assert sorted(caught.value.problems) == [
+        f"{key} overflows in float16 (1 of {weights[key].numel()} values, {advice}" for key in large
+    ]
     assert list(snapshot(tmp_path)) == ["large.pt"]
     assert inflate.convert(source, dtype="bfloat16", **CPU).passed
 

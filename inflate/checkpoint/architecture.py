@@ -40,7 +40,11 @@ def infer_architecture(shapes: Shapes) -> Architecture:
         problems.append(f"the levels {DECODER}up.N are {levels}; expected 0, 1, 2 and so on")
     channels = [(decoder.get(f"up.{i}.block.0.conv1.weight") or (0,))[0] for i in levels]
     if 0 in channels:
-        empty = [f"{DECODER}up.{i}.block.0.conv1.weight" for i in levels if not channels[i]]
+        empty = [
+            f"{DECODER}up.{i}.block.0.conv1.weight"
+            for i, c in zip(levels, channels, strict=True)
+            if not c
+        ]
         problems.append(f"{', '.join(empty)} is missing or empty")
     if problems:
         raise PlanError("the tensors fit no architecture of this family:", problems)
@@ -52,6 +56,7 @@ def infer_architecture(shapes: Shapes) -> Architecture:
         ch = math.gcd(*channels)
     z_channels = decoder["conv_in.weight"][1]
     encoder_out = around.get("encoder.conv_out.weight", ())
+    twice = 2 if not encoder_out or encoder_out[0] == 2 * z_channels else 1
     attended = sorted({int(m[1]) for key in decoder if (m := re.match(r"up\.(\d+)\.attn\.", key))})
     resolution = max(_RESOLUTION, 2 ** (len(levels) - 1))
     return Architecture(
@@ -65,8 +70,8 @@ def infer_architecture(shapes: Shapes) -> Architecture:
         resolution=resolution,
         resamp_with_conv=len(levels) == 1 or "up.1.upsample.conv.weight" in decoder,
         attn_type="vanilla" if "mid.attn_1.q.weight" in decoder else "none",
-        double_z=encoder_out[0] == 2 * z_channels if encoder_out else True,
-        embed_dim=_extent(around, "post_quant_conv.weight", 1),
+        double_z=twice == 2,
+        embed_dim=_embed_dim(around, twice),
         n_embed=_extent(around, "quantize.embedding.weight", 0),
     )
 
@@ -96,6 +101,13 @@ def _under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 def _indices(names: Mapping[str, object], pattern: str) -> list[int]:
     return sorted({int(found[1]) for name in names if (found := re.match(pattern, name))})
+
+
+def _embed_dim(shapes: Shapes, twice: int) -> int | None:
+    """Channels between the quant convs, which either of them shows."""
+    before = _extent(shapes, "quant_conv.weight", 0)
+    after = _extent(shapes, "post_quant_conv.weight", 1)
+    return after if after is not None or before is None else before // twice
 
 
 def _extent(shapes: Shapes, name: str, axis: int) -> int | None:

@@ -64,17 +64,18 @@ def from_diffusers(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def to_diffusers(keys: Iterable[str], levels: int) -> dict[str, str]:
-    """The name in ``AutoencoderKLTemporalDecoder`` for each key of a video autoencoder.
+def to_diffusers(keys: Iterable[str], levels: int, *, video: bool = True) -> dict[str, str]:
+    """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for each key.
 
     Args:
         keys: keys as LDM names them, ``decoder.*``, ``encoder.*``, ``quant_conv.*``.
         levels: how many levels the autoencoder has.
+        video: whether the decoder is a video decoder.
 
     Raises:
         KeyError: a key that has no place there.
     """
-    return {key: _export(key, levels) for key in keys}
+    return {key: _export(key, levels, video) for key in keys}
 
 
 def attention_matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -150,11 +151,11 @@ def _attention(rest: str) -> str | None:
     return f"{own}.{matched[2]}" if matched and own else None
 
 
-def _export(key: str, levels: int) -> str:
+def _export(key: str, levels: int, video: bool) -> str:
     part, _, rest = key.partition(".")
-    if part == "quant_conv":
+    if part in ("quant_conv", "post_quant_conv"):
         return key
-    video = part == "decoder"
+    video = video and part == "decoder"
     if matched := re.match(r"mid\.block_([12])\.(.*)$", rest):
         return f"{part}.mid_block.resnets.{int(matched[1]) - 1}.{_export_resnet(matched[2], video)}"
     if matched := re.match(r"mid\.attn_1\.(\w+)\.(weight|bias)$", rest):

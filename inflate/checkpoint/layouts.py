@@ -11,7 +11,9 @@ DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 """Parts of an autoencoder beside its decoder, kept in the result as they are."""
 
-TEMPORAL_NAMES = frozenset({"mix_factor", "time_stack", "time_mix_conv", "time_mix_block"})
+TEMPORAL_NAMES = frozenset(
+    {"mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"}
+)
 """Parts of a key that only a video decoder has."""
 
 DROPPED = {

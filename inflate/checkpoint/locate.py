@@ -78,7 +78,7 @@ def locate(
     dialect = "diffusers" if speaks_diffusers(index) else "ldm"
     names = from_diffusers(index) if dialect == "diffusers" else {name: name for name in index}
     translated = {own: name for name, own in names.items()}
-    found, bare = _prefix(translated, path, prefix)
+    found, bare = _prefix(translated, index, path, prefix)
     tensors = {}
     for own, name in translated.items():
         key = DECODER + own if bare else own.removeprefix(found)
@@ -98,7 +98,9 @@ def locate(
     return Located(found, bare, dialect, "ema" if ema else "plain", tensors, tuple(dropped))
 
 
-def _prefix(names: Iterable[str], path: object, wanted: str | None) -> tuple[str, bool]:
+def _prefix(
+    names: Iterable[str], stored: Iterable[str], path: object, wanted: str | None
+) -> tuple[str, bool]:
     """The prefix of the autoencoder, and whether the names are those of a bare decoder."""
     names = list(names)
     marks = [n for n in names if ends_with(n, DECODER + MARK)]
@@ -107,7 +109,7 @@ def _prefix(names: Iterable[str], path: object, wanted: str | None) -> tuple[str
     if bare:
         prefixes = [""]
     if not prefixes:
-        raise FamilyError(f"{path} holds {what_else(names)}")
+        raise FamilyError(f"{path} holds {what_else(list(stored))}")
     choices = ", ".join(f"{p!r} ({_kind(names, p)})" for p in prefixes)
     if wanted is not None:
         if wanted.rstrip(".") + "." not in prefixes and wanted not in prefixes:

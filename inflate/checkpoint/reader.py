@@ -64,7 +64,11 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     if files.format == "torch":
         (file,) = files.weights
         state_dict, foreign = load_pickled(file)
-        tensors = {k: v.detach() for k, v in state_dict.items() if isinstance(v, Tensor)}
+        tensors = {
+            name: value.detach()
+            for name, value in state_dict.items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        }
         index = {k: _info(k, v, file) for k, v in tensors.items()}
         yield Checkpoint(path, files, index, {}, foreign, tensors.__getitem__)
         return

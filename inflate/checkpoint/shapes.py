@@ -72,15 +72,18 @@ def image_problems(
 def mismatches(located: Located, expected: Mapping[str, Shape], present: list[str]) -> list[str]:
     """Missing, extra and misshapen tensors among those that claim to be of a part, in words."""
     names = {key: located.name_of(key) for key in (*expected, *present)}
-    extra = [names[key] for key in present if key not in expected]
+    extra = [key for key in present if key not in expected]
     missing = [key for key in expected if key not in located.tensors]
+    # Keys are compared, not names: a long prefix would make any two of them alike.
     problems = [
         f"{names[key]} is missing; expected the shape {list(expected[key])}"
-        f"{nearest(names[key], extra)}"
+        f"{nearest(key, extra, names)}"
         for key in missing
     ]
-    lost = [names[key] for key in missing]
-    problems += [f"{name} is not part of this architecture{nearest(name, lost)}" for name in extra]
+    problems += [
+        f"{names[key]} is not part of this architecture{nearest(key, missing, names)}"
+        for key in extra
+    ]
     for key, shape in expected.items():
         info = located.tensors.get(key)
         if info is not None and info.shape != shape:

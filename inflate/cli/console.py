@@ -14,6 +14,16 @@ import typer
 from inflate.progress import Progress, silent
 
 
+def _log_notes() -> None:
+    """Show what this package logs, once; what other libraries log is theirs to show."""
+    logger = logging.getLogger("inflate")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
 def print_json(document: dict[str, Any]) -> None:
     """Print a document on stdout; it holds no NaN, which JSON does not know."""
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
@@ -27,7 +37,7 @@ def note(text: str) -> None:
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A bar on a terminal; silence in a pipe, or where quiet is asked for."""
-    logging.basicConfig(format="note: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    _log_notes()
     if quiet or not sys.stderr.isatty():
         yield silent
         return

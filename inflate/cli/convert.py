@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, progress_bar
-from inflate.cli.options import CheckpointPath, Device, Json, Quiet, kernel_from, parse_kernel
-from inflate.vocabulary import AttnType, MergeStrategy, StoredType, TimeMode
+from inflate.cli.options import (
+    Device,
+    FromWeights,
+    Json,
+    Prefix,
+    Quiet,
+    SourceLocation,
+    kernel_from,
+    parse_kernel,
+)
+from inflate.vocabulary import (
+    AttnType,
+    MergeStrategy,
+    PostQuant,
+    StoredType,
+    Target,
+    TimeMode,
+)
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
 def convert(
-    source: CheckpointPath,
+    source: SourceLocation,
     output: Annotated[
-        Optional[Path],
-        typer.Option("-o", "--output", help="Default: SOURCE's stem + .video.safetensors."),
+        Optional[str],
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="Path or URL. Default: SOURCE's stem + .video.safetensors.",
+        ),
     ] = None,
     config: Annotated[
         Optional[str],
@@ -56,6 +76,25 @@ def convert(
     dtype: Annotated[
         Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
     ] = None,
+    float32_norms: Annotated[
+        Optional[bool],
+        typer.Option("--float32-norms", help="Keep temporal norms in float32 whatever --dtype."),
+    ] = None,
+    prefix: Prefix = None,
+    weights: FromWeights = "plain",
+    layout: Annotated[
+        Optional[Target],
+        typer.Option(
+            help="Layout to write. [default: autoencoder] Given for a video checkpoint, it is "
+            "copied into that layout."
+        ),
+    ] = None,
+    post_quant: Annotated[
+        PostQuant, typer.Option(help="What becomes of the 1x1 convolution before the decoder.")
+    ] = "keep",
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Fold although it changes the border.")
+    ] = False,
     device: Device = "auto",
     skip_parity: Annotated[
         bool, typer.Option("--skip-parity", help="Publish unverified; the file says so.")
@@ -88,7 +127,13 @@ def convert(
             attn_type=attn_type,
             seed=seed,
             dtype=dtype,
+            float32_norms=float32_norms,
             set_=set_ or (),
+            prefix=prefix,
+            weights=weights,
+            layout=layout,
+            post_quant=post_quant,
+            allow_inexact=allow_inexact,
             device=device,
             skip_parity=skip_parity,
             dry_run=dry_run,
@@ -113,7 +158,7 @@ def convert(
         else:
             print_conversion(result, str(source))
     if not quiet:
-        for text in result.plan.notes:
+        for text in result.notes:
             note(text)
     if not result.passed:
         raise typer.Exit(1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
-from inflate.vocabulary import kernel_of
+from inflate.vocabulary import Weights, kernel_of
+
+# Typer reads these annotations on Python 3.10 too.
+# ruff: noqa: UP045
 
 Device = Annotated[
     str,
@@ -19,8 +21,21 @@ Device = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
-CheckpointPath = Annotated[
-    Path, typer.Argument(show_default=False, help="A .ckpt, .pt, .pth, .bin or .safetensors file.")
+Prefix = Annotated[
+    Optional[str],
+    typer.Option(help="Which autoencoder to take where SOURCE holds several, such as 'vae.'."),
+]
+FromWeights = Annotated[
+    Weights, typer.Option(help="The weights, or the moving averages that SOURCE has beside them.")
+]
+SourceLocation = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        help="A .ckpt, .pt, .pth, .bin or .safetensors file, a *.safetensors.index.json, a folder "
+        "of diffusers, or a URL.",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
-from inflate.parity.result import ParityReport
+from inflate.parity.result import FoldResult, ParityReport
 from inflate.workflow import ConversionResult
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
@@ -47,7 +47,7 @@ def print_plan(plan: InflationPlan) -> None:
         origin = tensor.origin
         where = f"copy of {origin.source}" if isinstance(origin, Copy) else str(origin.rule)
         shape = " ".join(map(str, tensor.shape))
-        table.add_row(Text(tensor.key), shape, tensor.dtype, Text(where))
+        table.add_row(Text(tensor.info.name), shape, tensor.dtype, Text(where))
     _print_wide(console, table)
     _print_facts(console, plan)
     console.print(_summary(plan))
@@ -79,12 +79,23 @@ def print_parity(report: ParityReport) -> None:
         console.print(Text(f"  differs from its source: {name}"), style="red", soft_wrap=True)
     if len(weights.different) > 10:
         console.print(f"  and {len(weights.different) - 10} more; --json lists them", style="red")
+    if report.fold is not None:
+        _print_fold(console, report.fold)
     if report.cast is not None:
         cast = report.cast
         console.print(
             f"cast: {cast.source_dtype} to {cast.stored_dtype} changes the image decoder's output "
             f"by up to {error_text(cast.max_abs_error)}"
         )
+
+
+def _print_fold(console: Console, fold: FoldResult) -> None:
+    console.print(
+        f"fold: post_quant_conv in conv_in changes its output by up to {error_text(fold.border)} "
+        f"on the border and {error_text(fold.inside)} inside, the images by up to "
+        f"{error_text(fold.output)}; parity is that of the folded decoder",
+        soft_wrap=True,
+    )
 
 
 def error_text(error: float | None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, progress_bar
-from inflate.cli.options import CheckpointPath, Device, Json, Quiet, Seed
+from inflate.cli.options import Device, FromWeights, Json, Prefix, Quiet, Seed, SourceLocation
 from inflate.vocabulary import MergeStrategy
 
 # Typer reads these annotations on Python 3.10 too.
@@ -16,9 +15,9 @@ from inflate.vocabulary import MergeStrategy
 
 
 def verify(
-    reference: CheckpointPath,
+    reference: SourceLocation,
     candidate: Annotated[
-        Optional[Path],
+        Optional[str],
         typer.Argument(
             show_default=False,
             help="The video checkpoint. Without it REFERENCE is one, compared with its own image "
@@ -43,6 +42,8 @@ def verify(
         Optional[MergeStrategy],
         typer.Option(help="How the candidate blends, where its file does not say."),
     ] = None,
+    prefix: Prefix = None,
+    weights: FromWeights = "plain",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,6 +64,8 @@ def verify(
             dtype=dtype,
             seed=seed,
             merge_strategy=merge_strategy,
+            prefix=prefix,
+            weights=weights,
             progress=progress,
         )
     if as_json:

@@ -93,12 +93,15 @@ def parse_set(assignments: Iterable[str]) -> Settings:
     return settings
 
 
-def build_config(seen: Architecture, *layers: Mapping[str, Any]) -> Config:
+def build_config(
+    seen: Architecture, *layers: Mapping[str, Any], decoder_only: bool = False
+) -> Config:
     """The configuration of layers of settings over the architecture that a checkpoint shows.
 
     Args:
         seen: what the checkpoint's tensors show; it fills in what no layer says.
         *layers: settings, the later winning.
+        decoder_only: the checkpoint shows nothing of an encoder, nor of what stands around it.
 
     Raises:
         ConfigError: unknown keys, values of a wrong type or out of their range, and every
@@ -136,13 +139,15 @@ def build_config(seen: Architecture, *layers: Mapping[str, Any]) -> Config:
     config = OmegaConf.to_object(draft)
     assert isinstance(config, Config)
     config = _with_tuples(config)
-    problems = config.problems() + _disagreements(config.architecture, seen)
+    problems = config.problems() + _disagreements(
+        config.architecture, seen, decoder_only=decoder_only
+    )
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     return config
 
 
-def _disagreements(wanted: Architecture, seen: Architecture) -> list[str]:
+def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
     """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
     found = []
     visible = {
@@ -157,9 +162,10 @@ def _disagreements(wanted: Architecture, seen: Architecture) -> list[str]:
         "embed_dim": "embed_dim (of the quant convs)",
         "n_embed": "n_embed (of the codebook)",
     }
+    unseen = ("in_channels", "double_z", "embed_dim", "n_embed") if decoder_only else ()
     for name, words in visible.items():
         want, have = getattr(wanted, name), getattr(seen, name)
-        if want != have:
+        if want != have and name not in unseen:
             found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
     if (wanted.attn_type == "none") != (seen.attn_type == "none"):
         has = "no attention" if seen.attn_type == "none" else "attention"

@@ -41,6 +41,14 @@ def load_presets() -> dict[str, Preset]:
     return found
 
 
+def scaling_factors(architecture: Architecture) -> list[float]:
+    """The scaling factors that presets of this architecture name, each once."""
+    presets = load_presets()
+    found = [presets[name].content["architecture"].get("scaling_factor")
+             for name in matching_presets(architecture)]  # fmt: skip
+    return sorted({float(factor) for factor in found if factor is not None})
+
+
 def matching_presets(architecture: Architecture) -> list[str]:
     """The names of the presets that describe this architecture, as far as tensors show it."""
     found = []

@@ -150,6 +150,7 @@ class Config:
     temporal: Temporal = field(default_factory=Temporal)
     seed: int = 0
     dtype: Optional[StoredType] = None
+    float32_norms: bool = False
     description: str = ""
 
     def problems(self) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from inflate.checkpoint.reader import Checkpoint
 from inflate.errors import PlanError
 from inflate.inflation.initializers import make_tensor
-from inflate.inflation.plan import InflationPlan, Make
+from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.progress import Progress
 
 
@@ -36,13 +36,10 @@ def planned_tensors(
                 problems.append(f"{planned.key}, made as {rule}, overflows in {planned.dtype}")
             yield made
             continue
-        source = checkpoint.read(planned.origin.key)
+        source = checkpoint.read(planned.origin.key).view(planned.shape)
         tensor = source.to(dtype)
         if not is_finite(tensor):
-            if is_finite(source):
-                problems.append(f"{planned.origin.source} overflows in {planned.dtype}")
-            else:
-                problems.append(f"{planned.origin.source} holds NaN or infinity")
+            problems.append(_not_finite(planned, source, tensor))
         yield tensor
     progress("writing", len(plan.tensors), len(plan.tensors))
     if problems:
@@ -55,3 +52,17 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)
     return math.isfinite(low) and math.isfinite(high)
+
+
+def _not_finite(planned: PlannedTensor, source: Tensor, stored: Tensor) -> str:
+    """What is wrong with a tensor, with the number of values it concerns."""
+    name = planned.origin.source if isinstance(planned.origin, Copy) else planned.key
+    bad = int((~torch.isfinite(source)).sum())
+    if bad:
+        return f"{name} holds NaN or infinity ({bad} of {source.numel()} values)"
+    lost = int((~torch.isfinite(stored)).sum())
+    largest = source.abs().max().item()
+    return (
+        f"{name} overflows in {planned.dtype} ({lost} of {source.numel()} values, the largest "
+        f"{largest:.4g}); store it in bfloat16 or float32"
+    )

@@ -68,6 +68,17 @@ def start_rules(decoder: VideoDecoder) -> dict[str, Rule]:
     return rules
 
 
+def norm_keys(decoder: VideoDecoder) -> set[str]:
+    """The keys of the norms in the temporal branches of a decoder."""
+    found = set()
+    for path, module in decoder.named_modules():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)) and not BRANCHES.keys().isdisjoint(
+            path.split(".")
+        ):
+            found |= {f"{path}.{name}" for name, _ in module.named_parameters()}
+    return found
+
+
 def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
     """A tensor made by a rule, in float32.
 

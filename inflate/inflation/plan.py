@@ -6,7 +6,7 @@ goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from inflate.checkpoint.locate import Located
 from inflate.checkpoint.shapes import image_problems, mismatches
 from inflate.config.schema import Config
 from inflate.errors import FamilyError, PlanError
-from inflate.inflation.initializers import Rule, start_rules
+from inflate.inflation.initializers import Rule, norm_keys, start_rules
 from inflate.models import Encoder, VideoDecoder
 
 Part = Literal["spatial", "temporal", "passed-through"]
@@ -47,6 +47,8 @@ class PlannedTensor:
     dtype: str
     part: Part
     origin: Copy | Make
+    name: str = ""
+    """Its name in the file, where a layout calls it otherwise than its key."""
 
     @property
     def parameters(self) -> int:
@@ -56,7 +58,8 @@ class PlannedTensor:
     @property
     def info(self) -> TensorInfo:
         """What the writer needs to know of it."""
-        return TensorInfo(self.key, self.shape, self.dtype, self.parameters * WIDTHS[self.dtype])
+        nbytes = self.parameters * WIDTHS[self.dtype]
+        return TensorInfo(self.name or self.key, self.shape, self.dtype, nbytes)
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,21 @@ def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
     if located.inflated:
         raise FamilyError(
             f"{path} is inflated already: its decoder has temporal layers; expected an image "
-            "autoencoder. 'inflate verify' checks it as it is"
+            "autoencoder. 'inflate verify' checks it as it is, and --layout writes it in another "
+            "layout"
         )
     _check(image_problems(located, config.architecture), path)
     video = build_video_decoder(config)
     rules = start_rules(video)
+    wide = _wide_norms(video, config)
     made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
     for own, value in video.state_dict().items():
         key = DECODER + own
         if own in rules:
             shape = tuple(value.shape)
-            tensors.append(PlannedTensor(key, shape, made, "temporal", Make(rules[own])))
+            dtype = "float32" if key in wide else made
+            tensors.append(PlannedTensor(key, shape, dtype, "temporal", Make(rules[own])))
         else:
             assert tuple(value.shape) == located.tensors[key].shape, key
             tensors.append(_copied(located, key, "spatial", config))
@@ -145,10 +151,11 @@ def make_copy_plan(located: Located, config: Config, path: object) -> InflationP
     present = [key for key in located.part(DECODER) if is_inflated([key])]
     problems = image_problems(located, config.architecture, frozenset(present))
     _check(problems + mismatches(located, own, present), path)
-    tensors = [
-        _copied(located, key, "temporal" if key in temporal else "spatial", config)
-        for key in expected
-    ]
+    wide = _wide_norms(video, config)
+    tensors = []
+    for key in expected:
+        copied = _copied(located, key, "temporal" if key in temporal else "spatial", config)
+        tensors.append(replace(copied, dtype="float32") if key in wide else copied)
     return _plan(config, [*tensors, *_passed_through(located, config)], located)
 
 
@@ -164,6 +171,11 @@ def build_encoder(config: Config) -> Encoder:
     """The encoder of a configuration, on the meta device."""
     with torch.device("meta"):
         return Encoder(**config.architecture.module_arguments())
+
+
+def _wide_norms(video: VideoDecoder, config: Config) -> set[str]:
+    """The keys that stay in float32 whatever the stored type: temporal norms, where asked for."""
+    return {DECODER + key for key in norm_keys(video)} if config.float32_norms else set()
 
 
 def _plan(config: Config, tensors: list[PlannedTensor], located: Located) -> InflationPlan:

@@ -37,6 +37,19 @@ class CastResult:
 
 
 @dataclass(frozen=True)
+class FoldResult:
+    """What folding ``post_quant_conv`` into ``conv_in`` changes: largest absolute errors.
+
+    ``border`` and ``inside`` are those of the output of ``conv_in``, on the frame's border of one
+    latent pixel and inside it; ``output`` is that of the decoded images.
+    """
+
+    border: float | None
+    inside: float | None
+    output: float | None
+
+
+@dataclass(frozen=True)
 class Environment:
     """Where and how the outputs were computed."""
 
@@ -64,6 +77,7 @@ class ParityReport:
     probes: tuple[ProbeResult, ...]
     cast: CastResult | None
     notes: tuple[str, ...]
+    fold: FoldResult | None = None
 
     def of_candidate(self, path: str, sha256: str) -> ParityReport:
         """The same report of the candidate under the name and hash it was published with."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.reader import dtype_name
-from inflate.errors import PlanError
+from inflate.errors import DeviceError, PlanError
 from inflate.loading import (
     CONFIG_KEY,
     Source,
@@ -29,6 +30,7 @@ from inflate.parity.probes import Probe, probes_for
 from inflate.parity.result import (
     CastResult,
     Environment,
+    FoldResult,
     ParityReport,
     ProbeResult,
     WeightsResult,
@@ -94,6 +96,26 @@ def against_source(
     )
 
 
+def against_video(
+    reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
+) -> Comparands:
+    """Set a video checkpoint against the one that it was copied from."""
+    _check_same_architecture(reference, candidate)
+    before_reference = _to(load_post_quant_conv(reference, dtype, stored_as=candidate), device)
+    before_candidate = _to(load_post_quant_conv(candidate, dtype), device)
+    first = load_video(reference, dtype, stored_as=candidate).to(device)
+    second = load_video(candidate, dtype).to(device)
+    return Comparands(
+        reference=_video_decode(first, before_reference, skip_video=False),
+        candidate=_video_decode(second, before_candidate or before_reference, skip_video=False),
+        original=None,
+        channels=_latent_channels(before_reference, reference),
+        weights=compare_weights(reference, candidate),
+        cast_types=None,
+        notes=_notes(candidate),
+    )
+
+
 def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) -> Comparands:
     """Set a video checkpoint against its own image layers, its ``skip_video`` path."""
     video = load_video(candidate, dtype).to(device)
@@ -122,6 +144,7 @@ def run_check(
     tolerance: Tolerance,
     seed: int = 0,
     probes: Sequence[Probe] | None = None,
+    fold: FoldResult | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
@@ -135,12 +158,16 @@ def run_check(
         tolerance: what ``within-tolerance`` means.
         seed: of the probes' latents.
         probes: which; those of the device by default.
+        fold: what a fold changed before, for the report.
         progress: told of every probe.
+
+    Raises:
+        DeviceError: the device runs out of memory.
     """
     results: list[ProbeResult] = []
     cast_errors: list[float | None] = []
     probes = probes_for(device) if probes is None else probes
-    with exact_float32(), torch.inference_mode():
+    with exact_float32(), torch.inference_mode(), _saying_memory(device):
         tf32 = tf32_enabled(device)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
@@ -172,8 +199,20 @@ def run_check(
         weights=comparands.weights,
         probes=tuple(results),
         cast=cast,
+        fold=fold,
         notes=comparands.notes,
     )
+
+
+@contextmanager
+def _saying_memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{device} ran out of memory while parity was checked; free some, or choose "
+            "--device cpu"
+        ) from error
 
 
 def _error(reference: Tensor, candidate: Tensor) -> float | None:
@@ -207,8 +246,10 @@ def _latent_channels(post_quant: nn.Module | None, source: Source) -> int:
 def _check_same_architecture(reference: Source, candidate: Source) -> None:
     problems = []
     ours, theirs = reference.config.architecture, candidate.config.architecture
-    for name in ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels"):
-        want, have = getattr(ours, name), getattr(theirs, name)
+    names = ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels")
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
+    pairs["attention"] = (ours.attn_type != "none", theirs.attn_type != "none")
+    for name, (want, have) in pairs.items():
         if want != have:
             problems.append(f"{name}: the reference has {want}, the candidate {have}")
     if problems:

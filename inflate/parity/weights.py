@@ -14,8 +14,10 @@ from inflate.parity.result import WeightsResult
 
 def _shared_keys(reference: Source, candidate: Source) -> list[str]:
     """The keys whose tensors the candidate should hold as the reference does."""
-    temporal = {DECODER + key for key in start_rules(build_video_decoder(candidate.config))}
-    keys = [key for key in candidate.located.part(DECODER) if key not in temporal]
+    keys = candidate.located.part(DECODER)
+    if not reference.inflated:
+        temporal = {DECODER + key for key in start_rules(build_video_decoder(candidate.config))}
+        keys = [key for key in keys if key not in temporal]
     if any(reference.located.part(part) for part in PASSED_THROUGH):
         keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
     return keys

@@ -40,6 +40,7 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
             for probe in report.probes
         ],
         "cast": None if report.cast is None else asdict(report.cast),
+        "fold": None if report.fold is None else asdict(report.fold),
         "notes": list(report.notes),
     }
 
@@ -51,12 +52,13 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
         "schema": CONVERSION_SCHEMA,
         "output": None if result.output is None else str(result.output),
         "sha256": result.sha256,
+        "layout": result.layout,
         "plan": plan_counts(result.plan),
         "architecture": asdict(config.architecture),
         "temporal": asdict(config.temporal),
         "seed": config.seed,
         "parity": None if result.parity is None else parity_document(result.parity),
-        "notes": list(result.plan.notes),
+        "notes": list(result.notes),
         "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
     }
 
@@ -76,7 +78,7 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
     """Every tensor of a plan with its origin, and every one that is left behind."""
     tensors = [
         {
-            "key": tensor.key,
+            "key": tensor.info.name,
             "shape": list(tensor.shape),
             "dtype": tensor.dtype,
             "bytes": tensor.info.nbytes,

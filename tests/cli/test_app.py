@@ -20,6 +20,7 @@ from .conftest import Run
 ROOT = Path(inflate.__file__).parents[1]
 CPU = ("--device", "cpu")
 ESCAPE = "\x1b"
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 OPTIONS = {
     "convert": "-o --config --time-mode --merge-strategy --alpha --video-kernel-size --attn-type "
@@ -190,6 +191,7 @@ def test_as_a_process(image: Path, videos: dict[str, Path], tmp_path: Path) -> N
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env=ONE_THREAD,
     )
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["verdict"] == "fail"
@@ -205,6 +207,7 @@ def test_nobody_reads_the_output() -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=ONE_THREAD,
     )
     os.close(write)
     assert (ran.returncode, ran.stderr) == (0, "")

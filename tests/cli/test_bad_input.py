@@ -288,7 +288,7 @@ def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder = tmp_path / "kept"
     folder.mkdir(mode=0o555)
     if os.access(folder, os.W_OK):
-        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+        monkeypatch.setattr(os, "access", lambda path, *_: Path(path) != folder)
     yield folder
     folder.chmod(0o755)
 
@@ -313,7 +313,7 @@ def test_a_folder_that_refuses_when_it_is_written(
     output = tmp_path / "v.safetensors"
     ran = run("convert", source, "-o", output)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == f"error: {output} cannot be written: Read-only file system\n"
+    assert ran.err.startswith(f"error: {output} cannot be written: Read-only file system. ")
 
 
 @pytest.mark.parametrize("length", [250, 300])

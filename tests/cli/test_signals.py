@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,13 +19,13 @@ ROOT = Path(inflate.__file__).parents[1]
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from inflate import workflow
+from inflate.workflow import conversion
 from inflate.cli.app import main
 
 # A shell that starts jobs in the background has them ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 number, source, output = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-planned_tensors = workflow.planned_tensors
+planned_tensors = conversion.planned_tensors
 
 def stopped(*arguments):
     for tensor in planned_tensors(*arguments):
@@ -32,7 +33,7 @@ def stopped(*arguments):
         assert any(path.name.endswith(".staged") for path in output.parent.iterdir())
         os.kill(os.getpid(), number)
 
-workflow.planned_tensors = stopped
+conversion.planned_tensors = stopped
 sys.exit(main(["convert", source, "-o", str(output), "--device", "cpu"]))
 """
 
@@ -54,6 +55,7 @@ def test_a_signal_in_the_middle_of_writing(
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (code, "", said)
     assert snapshot(tmp_path) == {}

@@ -50,7 +50,7 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
     document = strict(ran.out)
     assert set(document) == {
         *("schema", "verdict", "max_abs_error", "reference", "candidate"),
-        *("environment", "tolerance", "weights", "probes", "cast", "notes"),
+        *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
     }
     assert document["schema"] == "inflate/parity-report/1"
     assert (document["verdict"], document["max_abs_error"]) == ("bitwise", 0.0)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from inflate.checkpoint.architecture import infer_architecture
 from inflate.config.loading import build_config, read_config
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.errors import ConfigError
 
+from ..checkpoint.opening import architecture_of
 from ..checkpoints import autoencoder_shapes
 
 DDCONFIG: dict[str, Any] = {
@@ -198,8 +198,7 @@ def test_no_class_that_a_file_names_is_imported(
 
 
 def test_such_a_file_configures_a_checkpoint(read: Any) -> None:
-    shapes = autoencoder_shapes()
-    seen = infer_architecture(shapes)
+    seen = architecture_of(autoencoder_shapes())
     settings = read({"model": engine(alpha=0.5, dropout=0.25)})
     architecture = Architecture(
         ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, dropout=0.25, embed_dim=4

@@ -40,6 +40,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
     "seed": ("7", 7),
     "dtype": ("float16", "float16"),
+    "float32_norms": ("true", True),
     "description": ("a=b", "a=b"),
 }
 # Not to be set without the other, or the configuration contradicts the checkpoint.
@@ -288,6 +289,17 @@ def test_what_tensors_cannot_show_is_no_disagreement(
 ) -> None:
     config = build_config(seen, {f"architecture.{key}": value for key, value in change.items()})
     assert config.architecture == replace(seen, **change) != seen
+
+
+def test_of_a_decoder_alone_nothing_of_the_encoder_is_a_disagreement() -> None:
+    shown = replace(SEEN, embed_dim=None)
+    change: dict[str, Any] = {"in_channels": 4, "double_z": False, "embed_dim": 3, "n_embed": 8}
+    settings = {f"architecture.{key}": value for key, value in change.items()}
+    assert len(told(settings, seen=shown).splitlines()) == 4
+    config = build_config(shown, settings, decoder_only=True)
+    assert config.architecture == replace(shown, **change)
+    with pytest.raises(ConfigError, match="z_channels: the configuration says 5"):
+        build_config(shown, {**settings, "architecture.z_channels": 5}, decoder_only=True)
 
 
 # Files of ours

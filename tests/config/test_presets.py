@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from inflate.checkpoint.architecture import infer_architecture
 from inflate.config.loading import build_config, flatten, known_keys, read_config
 from inflate.config.presets import load_presets, matching_presets
 from inflate.config.schema import Architecture, Config
 from inflate.models import Decoder, Encoder, VideoDecoder
 
+from ..checkpoint.opening import architecture_of
 from ..checkpoints import autoencoder_shapes
 
 COMMON: dict[str, Any] = {
@@ -75,7 +75,7 @@ def seen(name: str) -> Architecture:
     shapes = autoencoder_shapes(kind, **{**ddconfig, "z_channels": row["z_channels"]})
     if kind == "vq":
         shapes["quantize.embedding.weight"] = (row["n_embed"], row["embed_dim"])
-    return infer_architecture(shapes)
+    return architecture_of(shapes)
 
 
 def configured(name: str) -> Config:

@@ -14,6 +14,7 @@ from inflate.parity.metrics import Tolerance
 from inflate.parity.result import (
     CastResult,
     Environment,
+    FoldResult,
     ParityReport,
     ProbeResult,
     WeightsResult,
@@ -34,6 +35,7 @@ REPORT = ParityReport(
     weights=WeightsResult(7, ()),
     probes=(ProbeResult("odd-frames", (3, 4, 3, 5), 3, "within-tolerance", 0.5),),
     cast=CastResult("float32", "float16", 0.125),
+    fold=FoldResult(0.5, 0.0, 0.25),
     notes=("a note",),
 )
 
@@ -64,6 +66,7 @@ def test_a_parity_report_in_full() -> None:
             }
         ],
         "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
+        "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
         "notes": ["a note"],
     }
 
@@ -92,6 +95,7 @@ CONVERSION_KEYS = {
     "schema",
     "output",
     "sha256",
+    "layout",
     "plan",
     "architecture",
     "temporal",

@@ -1,0 +1,215 @@
+"""Files and folders made under a hidden name, beside their destination, and published by rename.
+
+What is not published is removed. A staged file is locked while it is being made; one that nobody
+locks was left by a run that was killed, and the next run to the same destination removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from inflate.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: an abandoned staged file is left for its user to remove.
+    fcntl = None  # type: ignore[assignment]
+
+_ENDING = ".staged"
+FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
+FOLDER_CONFIG = "config.json"
+
+
+@dataclass
+class Staged:
+    """What is being made: a file of weights, alone or in a folder beside its ``config.json``."""
+
+    path: Path
+    destination: Path
+    overwrite: bool
+    file: BinaryIO
+    published: bool = False
+
+    def publish(self) -> None:
+        """Give it its name, atomically, once its bytes are on the disk.
+
+        Raises:
+            OutputError: another took the name meanwhile, or the disk refuses.
+        """
+        with saying_why(self.destination):
+            os.fsync(self.file.fileno())
+            if self.path.is_dir():
+                self._publish_folder()
+            elif self.overwrite:
+                os.replace(self.path, self.destination)
+            else:
+                _rename_new(self.path, self.destination)
+            self.published = True
+            _sync_folder(self.destination.parent)
+
+    def _publish_folder(self) -> None:
+        _sync_folder(self.path)
+        if self.overwrite and self.destination.exists():
+            # No system call replaces a folder that has content: the old one steps aside first.
+            aside = _hidden(self.destination)
+            os.rename(self.destination, aside)
+            os.rename(self.path, self.destination)
+            shutil.rmtree(aside)
+        else:
+            os.rename(self.path, self.destination)
+
+
+@contextmanager
+def stage(
+    destination: Path, *, overwrite: bool, folder_config: Mapping[str, Any] | None = None
+) -> Iterator[Staged]:
+    """Open a hidden file beside ``destination``; whatever was not published in it is removed.
+
+    Args:
+        destination: the name that it will get.
+        overwrite: replace what has that name.
+        folder_config: make a folder of diffusers, with this ``config.json`` beside the weights.
+
+    Raises:
+        OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
+    """
+    check_destination(destination, overwrite=overwrite, folder=folder_config is not None)
+    _remove_abandoned(destination)
+    with saying_why(destination):
+        path, file = _open_locked(destination, folder_config)
+    with file:
+        staged = Staged(path, destination, overwrite, file)
+        try:
+            yield staged
+        finally:
+            if not staged.published:
+                _remove(path)
+                with suppress(OSError):  # What a full disk left in the buffer has no place to go.
+                    file.close()
+
+
+def check_destination(destination: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """Find out before any work whether a file, or a folder of diffusers, can get this name.
+
+    Raises:
+        OutputError: it cannot, and why.
+    """
+    parent = destination.parent
+    if not parent.is_dir():
+        raise OutputError(f"the folder {parent} does not exist; make it, or choose another with -o")
+    if destination.is_dir() and not folder:
+        raise OutputError(f"{destination} is a directory; expected the name of a file")
+    if destination.is_file() and folder:
+        raise OutputError(f"{destination} is a file; expected the name of a folder")
+    if destination.exists() and not overwrite:
+        raise OutputError(_exists(destination))
+    if destination.is_dir():
+        others = {p.name for p in destination.iterdir()} - {FOLDER_WEIGHTS, FOLDER_CONFIG}
+        if others:
+            raise OutputError(
+                f"{destination} holds more than an exported model ({min(others)}), and --overwrite "
+                "would remove it; choose another name with -o"
+            )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {parent} cannot be written; choose another with -o")
+
+
+@contextmanager
+def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
+    """Turn what the system refuses into an OutputError that says what to do."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise OutputError(_exists(destination)) from error
+    except OSError as error:
+        size = f" ({nbytes:,} bytes to write)" if nbytes else ""
+        raise OutputError(
+            f"{destination} cannot be written{size}: {error.strerror}. Nothing was left behind; "
+            "free some space or choose another place with -o"
+        ) from error
+
+
+def _open_locked(
+    destination: Path, folder_config: Mapping[str, Any] | None
+) -> tuple[Path, BinaryIO]:
+    while True:
+        path = _hidden(destination)
+        weights = path
+        if folder_config is not None:
+            path.mkdir()
+            text = json.dumps(folder_config, indent=2) + "\n"
+            (path / FOLDER_CONFIG).write_text(text, encoding="utf-8")
+            weights = path / FOLDER_WEIGHTS
+        file = weights.open("x+b")
+        if not fcntl:
+            return path, file
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if weights.exists():
+            return path, file
+        # Another run took it for abandoned before it was locked: once more.
+        file.close()
+
+
+def _hidden(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}{_ENDING}")
+
+
+def _exists(destination: Path) -> str:
+    return f"{destination} exists; pass --overwrite to replace it, or choose another name with -o"
+
+
+def _rename_new(path: Path, destination: Path) -> None:
+    """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+    try:
+        os.link(path, destination)
+    except FileExistsError:
+        raise
+    except OSError:  # A file system without hard links: look, then rename.
+        if destination.exists():
+            raise FileExistsError(destination) from None
+        os.rename(path, destination)
+    else:
+        path.unlink()
+
+
+def _remove_abandoned(destination: Path) -> None:
+    """Remove what an earlier run that was killed left staged for this destination."""
+    if not fcntl:
+        return
+    start = f".{destination.name}."
+    for entry in os.scandir(destination.parent):
+        if not (entry.name.startswith(start) and entry.name.endswith(_ENDING)):
+            continue
+        token = entry.name.removeprefix(start).removesuffix(_ENDING)
+        if len(token) != 8 or set(token) - set("0123456789abcdef") or entry.is_symlink():
+            continue
+        path = Path(entry.path)
+        locked = path / FOLDER_WEIGHTS if path.is_dir() else path
+        with suppress(OSError), locked.open("rb") as file:
+            # Refused where a run that is alive holds it.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # Not every system lets a folder be opened; the rename stands anyway.
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

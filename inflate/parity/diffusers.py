@@ -1,0 +1,94 @@
+"""The check of a diffusers export, through diffusers' own classes on both sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inflate.checkpoint.dialects import to_diffusers
+from inflate.errors import ConfigError
+from inflate.loading import Source
+from inflate.parity.verify import Comparands
+from inflate.parity.weights import compare_weights, narrowed
+
+
+def require_diffusers() -> Any:
+    """The package ``diffusers``.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ConfigError(
+            "layout 'diffusers' is checked with diffusers' own classes, which are not installed: "
+            "pip install 'inflate-video[diffusers]', or pass --skip-parity"
+        ) from error
+    return diffusers
+
+
+def against_export(
+    reference: Source, candidate: Source, folder: Path, device: torch.device
+) -> Comparands:
+    """Set an exported folder against its image checkpoint, each in diffusers' own class.
+
+    Args:
+        reference: the image checkpoint, ``post_quant_conv`` folded where it had one.
+        candidate: the exported folder, as our reader sees it: its weights are compared too.
+        folder: the exported folder.
+        device: where to compute, in float32.
+    """
+    diffusers = require_diffusers()
+    video = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
+        folder, torch_dtype=torch.float32, local_files_only=True
+    ).to(device)
+    video.eval()
+    image = _image_autoencoder(diffusers, reference, candidate).to(device)
+    return Comparands(
+        reference=lambda z, _frames: _sample(image.decode(z)),
+        candidate=lambda z, frames: _sample(video.decode(z, num_frames=frames)),
+        original=None,
+        channels=reference.config.architecture.z_channels,
+        weights=compare_weights(reference, candidate),
+        cast_types=narrowed(reference, candidate),
+        notes=(f"both sides were computed by diffusers {diffusers.__version__}",),
+    )
+
+
+def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> Any:
+    """Diffusers' own image autoencoder, with the weights of a source as the export stores them."""
+    architecture = reference.config.architecture
+    levels = len(architecture.ch_mult)
+    keys = [k for k in reference.located.tensors if k.startswith(("decoder.", "encoder.", "quant"))]
+    keys = [key for key in keys if candidate.info(key) is not None]
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(
+            in_channels=architecture.in_channels,
+            out_channels=architecture.out_ch,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=architecture.level_channels,
+            layers_per_block=architecture.num_res_blocks,
+            latent_channels=architecture.z_channels,
+            use_quant_conv="quant_conv.weight" in keys,
+            use_post_quant_conv=False,
+        )
+    names = to_diffusers(keys, levels, video=False)
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    tensors = {}
+    for key, name in names.items():
+        info = candidate.info(key)
+        assert info is not None, key
+        stored = reference.read(key).to(getattr(torch, info.dtype)).float()
+        tensors[name] = stored.view(expected[name])
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval()
+
+
+def _sample(output: Any) -> Tensor:
+    sample: Tensor = output.sample
+    return sample

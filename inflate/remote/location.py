@@ -1,0 +1,121 @@
+"""Which locations are remote, and the parts of one that is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+from inflate.errors import InflateError
+
+# Two characters at least before the colon: C:\x and C://x are paths.
+_URL = re.compile(r"([A-Za-z][\w+.-]+)(?:::[\w+.:-]*)?://")
+_LOCAL = frozenset({"file", "local"})
+_WEB = frozenset({"http", "https"})
+_PASSWORD = re.compile(r"^([\w+.-]+://[^/@:]*):[^/@]*@")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A URL of a file, or of a folder, whose ``name`` is empty.
+
+    ``folder`` ends with a slash; ``tail`` is the last part as it was written, ``query`` what
+    follows a web address, with its question mark.
+    """
+
+    scheme: str
+    folder: str
+    name: str
+    tail: str
+    query: str = ""
+
+    def url(self, name: str) -> str:
+        """The URL of a file in the same folder."""
+        return self.folder + self._written(name) + self.query
+
+    def shown(self, name: str | None = None) -> str:
+        """The URL for messages, without passwords and without the signatures that a query holds."""
+        tail = self.tail if name is None else name
+        return without_password(self.folder + tail)
+
+    def inside(self, name: str) -> Location:
+        """A folder in the same folder."""
+        return replace(self, folder=f"{self.folder}{self._written(name)}/", name="", tail="")
+
+    def _written(self, name: str) -> str:
+        if name == self.name:
+            return self.tail
+        return quote(name) if self.scheme in _WEB else name
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL such as ``s3://bucket/file``, and no path of a local file."""
+    found = _URL.match(location)
+    return found is not None and found[1].lower() not in _LOCAL
+
+
+def local_path(location: str) -> Path:
+    """The path that a location which is not remote stands for; ``file://`` is understood.
+
+    Raises:
+        InflateError: the URL names a file of another machine.
+    """
+    if not _URL.match(location):
+        return Path(location)
+    parts = urlsplit(location)
+    if parts.netloc not in ("", "localhost"):
+        raise InflateError(
+            f"{location} names a file of the machine {parts.netloc!r}; expected three slashes "
+            "and a path, file:///path/to/file, or the path alone"
+        )
+    return Path(url2pathname(parts.path))
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    return _PASSWORD.sub(r"\1:***@", url)
+
+
+def parse(location: str, error: type[InflateError]) -> Location:
+    """The parts of a remote location.
+
+    Raises:
+        InflateError: as ``error``: it is a chain of several, or its last part can name no file.
+    """
+    scheme, _, rest = location.partition("://")
+    scheme, shown = scheme.lower(), without_password(location)
+    if "::" in scheme or "::" in rest:
+        raise error(f"{shown} is a chain of locations; expected one, such as s3://bucket/file")
+    query = ""
+    if scheme in _WEB:
+        rest, mark, query = rest.partition("#")[0].partition("?")
+        query = mark + query
+    # Before the first slash comes a host or a bucket; in memory there is neither.
+    if "/" not in rest and scheme != "memory":
+        rest += "/"
+    above, slash, tail = rest.rpartition("/")
+    if not above and scheme != "memory":
+        raise error(f"{shown} lacks a host or bucket; expected {scheme}://BUCKET-OR-HOST/PATH")
+    name = unquote(tail) if scheme in _WEB else tail
+    if name and not is_plain(name):
+        raise error(
+            f"{shown} ends in {name!r}, which cannot name a file in the cache; expected a plain "
+            "name that does not begin with a dot"
+        )
+    return Location(scheme, f"{scheme}://{above}{slash}", name, tail, query)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can lead nowhere but to a visible file of the folder it is looked up in.
+
+    Judged by the rules of Windows and of all others, so that a name is safe on one if on the other.
+    """
+    return (
+        PurePosixPath(name).name == name
+        and PureWindowsPath(name).name == name
+        and name.isprintable()
+        and not name.startswith(".")  # Neither up a folder, nor over what the cache keeps there.
+        and name != ""
+    )

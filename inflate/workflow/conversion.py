@@ -1,0 +1,289 @@
+"""``convert``: an image checkpoint becomes a video checkpoint, or a video checkpoint another."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from inflate.checkpoint.files import find_files, hash_files
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.staging import Staged, check_destination, saying_why, stage
+from inflate.checkpoint.writer import SafetensorsWriter
+from inflate.config.loading import parse_set, read_config
+from inflate.config.schema import Settings
+from inflate.errors import ConfigError, OutputError
+from inflate.inflation.apply import planned_tensors
+from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
+from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.loading import Source, describe
+from inflate.parity.device import resolve_device
+from inflate.parity.diffusers import against_export, require_diffusers
+from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.verify import against_source, against_video, run_check
+from inflate.progress import Progress, silent
+from inflate.remote import check_destination as check_remote
+from inflate.remote import is_remote, publish
+from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
+from inflate.workflow.folding import fold_as_asked
+from inflate.workflow.header import header_of
+from inflate.workflow.identity import temporal_attention_is_identity
+from inflate.workflow.sources import local_source, name_of, stem_of
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What a conversion did.
+
+    ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
+    did not hold. ``parity`` is None where it was not checked. ``notes`` are for whoever uses the
+    result.
+    """
+
+    plan: InflationPlan
+    layout: Target
+    parity: ParityReport | None
+    output: Path | str | None
+    sha256: str | None
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether parity held, or was not asked for."""
+        return self.parity is None or self.parity.passed
+
+
+def convert(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: str | None = None,
+    time_mode: str | None = None,
+    merge_strategy: str | None = None,
+    alpha: float | None = None,
+    video_kernel_size: int | tuple[int, ...] | None = None,
+    attn_type: str | None = None,
+    seed: int | None = None,
+    dtype: str | None = None,
+    float32_norms: bool | None = None,
+    set_: Iterable[str] = (),
+    prefix: str | None = None,
+    weights: str = "plain",
+    layout: str | None = None,
+    post_quant: str = "keep",
+    allow_inexact: bool = False,
+    device: str = "auto",
+    skip_parity: bool = False,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> ConversionResult:
+    """Make a video checkpoint of an image autoencoder's, and publish it once parity holds.
+
+    Args:
+        source: the image checkpoint: a file, an index of shards, a folder of diffusers, or a URL;
+            with ``layout`` also a video checkpoint, which is copied as it is.
+        output: where to; beside the source, ``STEM.video.safetensors``, by default.
+        config: a preset's name or a YAML file; what it leaves open is read off the checkpoint.
+        time_mode: which parts become temporal: ``all``, ``conv-only`` or ``attn-only``.
+        merge_strategy: ``learned`` or ``fixed``.
+        alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
+        video_kernel_size: kernel of the time convolutions, one odd number or three.
+        attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
+        seed: of the random part of the temporal start.
+        dtype: the type to store in; the source's by default.
+        float32_norms: keep the norms of the temporal branches in float32 whatever ``dtype``.
+        set_: further settings, ``key=value``; the arguments above win over them.
+        prefix: which autoencoder to take where the source holds several.
+        weights: ``plain``, or ``ema`` for the moving averages beside them.
+        layout: ``autoencoder`` (the default), ``decoder``, ``sgm`` or ``diffusers``.
+        post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
+        allow_inexact: fold although it changes the border.
+        device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        skip_parity: publish without a check, and say so in the file.
+        dry_run: make the plan and stop.
+        overwrite: replace an existing output.
+        progress: told where the work stands.
+
+    Raises:
+        InflateError: whatever the caller can mend: input, configuration, device or destination.
+    """
+    started = time.perf_counter()
+    target = _one_of("--layout", layout or "autoencoder", TARGETS)
+    _one_of("--post-quant", post_quant, POST_QUANTS)
+    _one_of("--weights", weights, WEIGHTS)
+    chosen = {
+        "temporal.time_mode": time_mode,
+        "temporal.merge_strategy": merge_strategy,
+        "temporal.alpha": alpha,
+        "temporal.video_kernel_size": video_kernel_size,
+        "architecture.attn_type": attn_type,
+        "seed": seed,
+        "dtype": dtype,
+        "float32_norms": float32_norms,
+    }
+    layers: list[Settings] = [
+        read_config(config) if config is not None else {},
+        parse_set(set_),
+        {key: value for key, value in chosen.items() if value is not None},
+    ]
+    where = resolve_device(device)
+    if target == "diffusers" and not (skip_parity or dry_run):
+        require_diffusers()
+    path = local_source(source, progress)
+    with open_checkpoint(path) as checkpoint:
+        original = describe(checkpoint, *layers, prefix=prefix, ema=weights == "ema")
+        copying = original.inflated and layout is not None
+        if copying:
+            _refuse_new_temporal(original, describe(checkpoint, prefix=prefix))
+        seen, fold = original, None
+        if post_quant == "fold":
+            seen, fold = fold_as_asked(original, target, where, allow_inexact=allow_inexact)
+        seen = _blended_for(seen, target, copying=copying)
+        plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, source)
+        identity = not copying or temporal_attention_is_identity(seen)
+        fitted = fit(plan, target, attention_is_identity=identity)
+        notes = (*fitted.plan.notes, *fitted.notes)
+        planned = time.perf_counter()
+        if dry_run:
+            seconds = {"plan": planned - started}
+            return ConversionResult(fitted.plan, target, None, None, None, seconds, notes)
+        destination = output if output is not None else _default_output(source, seen, target)
+        with (
+            _local_destination(path, destination, target, overwrite=overwrite) as local,
+            stage(local, overwrite=overwrite, folder_config=fitted.folder_config) as staged,
+            ThreadPoolExecutor(1) as hasher,
+        ):
+            source_hash = hasher.submit(hash_files, checkpoint.files)
+            writer = SafetensorsWriter(staged.file)
+            header = header_of(fitted.plan, name_of(source), target, folded=fold is not None)
+            with saying_why(local, fitted.plan.nbytes):
+                tensors = planned_tensors(fitted.plan, seen.checkpoint, progress)
+                writer.write([t.info for t in fitted.plan.tensors], tensors, header)
+            written = time.perf_counter()
+            header["inflate.source.sha256"] = source_hash.result()
+            parity = None
+            if not skip_parity:
+                parity = _check(seen, staged, source_hash.result(), fitted, fold, where, progress)
+                header["inflate.parity.verdict"] = parity.verdict
+                header["inflate.parity.device"] = parity.environment.device
+            checked = time.perf_counter()
+            sha256 = None
+            if parity is None or parity.passed:
+                with saying_why(local):
+                    writer.set_metadata(header)
+                sha256 = hash_files(find_files(staged.path))
+                staged.publish()
+                if is_remote(str(destination)):
+                    publish(local, str(destination), overwrite=overwrite, progress=progress)
+    if parity is not None and sha256 is not None:
+        parity = parity.of_candidate(str(destination), sha256)
+    seconds = {
+        "plan": planned - started,
+        "write": written - planned,
+        "parity": checked - written,
+        "publish": time.perf_counter() - checked,
+        "total": time.perf_counter() - started,
+    }
+    published: Path | str | None = None
+    if sha256 is not None:
+        published = destination if is_remote(str(destination)) else Path(destination)
+    return ConversionResult(fitted.plan, target, parity, published, sha256, seconds, notes)
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:
+    if value not in known:
+        raise ConfigError(f"{option} is {value!r}; expected one of {', '.join(known)}")
+    return value  # type: ignore[return-value]
+
+
+def _refuse_new_temporal(asked: Source, own: Source) -> None:
+    """A video checkpoint is copied as it is: its temporal layers cannot be chosen again."""
+    if asked.config.temporal != own.config.temporal:
+        raise ConfigError(
+            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
+            "layers cannot be changed by copying. Convert the image checkpoint anew"
+        )
+
+
+def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
+    """The source with its fixed blend as the learned one that diffusers reads, to start from."""
+    temporal = seen.config.temporal
+    if target != "diffusers" or temporal.merge_strategy == "learned":
+        return seen
+    if not 0.0 < temporal.alpha < 1.0:
+        return seen  # No sigmoid reaches it, which is told with whatever else is in the way.
+    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
+    config = replace(seen.config, temporal=learned)
+    if copying:
+        return seen.with_learned_blend(config)
+    return replace(seen, config=config)
+
+
+def _default_output(source: str | Path, seen: Source, target: Target) -> Path:
+    """Where a conversion goes by default: beside its source, or here where that lies elsewhere."""
+    folder = Path() if is_remote(str(source)) else Path(source).parent
+    stem = stem_of(source)
+    kind = target if seen.inflated else "video"
+    stem = stem.removesuffix(".video") if seen.inflated else stem
+    return folder / (f"{stem}.{kind}" + ("" if target == "diffusers" else ".safetensors"))
+
+
+@contextmanager
+def _local_destination(
+    source: Path, destination: str | Path, target: Target, *, overwrite: bool
+) -> Iterator[Path]:
+    """Where the result is made: in its place, or in a temporary folder before it is sent off."""
+    if is_remote(str(destination)):
+        check_remote(str(destination), overwrite=overwrite)
+        with tempfile.TemporaryDirectory(prefix="inflate-") as folder:
+            yield Path(folder) / Path(str(destination).rstrip("/")).name
+        return
+    local = Path(destination)
+    try:
+        if local.exists() and source.exists() and local.samefile(source):
+            raise OutputError(f"{local} is the source itself; choose another name with -o")
+        check_destination(local, overwrite=overwrite, folder=target == "diffusers")
+    except OSError as error:  # A name that is too long, or a folder that may not be looked into.
+        raise OutputError(f"{local} cannot be written: {error.strerror}") from error
+    yield local
+
+
+def _check(
+    reference: Source,
+    staged: Staged,
+    source_hash: str,
+    fitted: Fitted,
+    fold: FoldResult | None,
+    device: torch.device,
+    progress: Progress,
+) -> ParityReport:
+    """Read what was staged back and compare it with its source, in float32."""
+    tolerance = TOLERANCES["float32"]
+    with open_checkpoint(staged.path) as checkpoint:
+        candidate = describe(checkpoint)
+        if reference.inflated:
+            comparands = against_video(reference, candidate, torch.float32, device)
+        elif fitted.folder_config is not None:
+            comparands = against_export(reference, candidate, staged.path, device)
+        else:
+            comparands = against_source(reference, candidate, torch.float32, device)
+        return run_check(
+            comparands,
+            reference=(str(reference.checkpoint.path), source_hash),
+            candidate=(str(staged.destination), ""),
+            dtype=torch.float32,
+            device=device,
+            tolerance=Tolerance(tolerance, tolerance),
+            seed=fitted.plan.config.seed,
+            fold=fold,
+            progress=progress,
+        )

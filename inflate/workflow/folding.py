@@ -1,0 +1,56 @@
+"""``--post-quant fold``: the 1x1 convolutions around the latents folded into their neighbours."""
+
+from __future__ import annotations
+
+import torch
+
+from inflate.checkpoint.views import with_post_quant_folded, with_quant_folded
+from inflate.errors import PlanError
+from inflate.loading import Source
+from inflate.parity.fold import measure_fold
+from inflate.parity.result import FoldResult
+from inflate.vocabulary import Target
+
+
+def folded(source: Source, target: Target) -> Source:
+    """A source without ``post_quant_conv``; for ``sgm``, which has neither, without both."""
+    checkpoint = with_post_quant_folded(source.checkpoint)
+    if target == "sgm" and source.located.part("quant_conv.") and source.located.part("encoder."):
+        checkpoint = with_quant_folded(checkpoint)
+    return source.seen_as(checkpoint)
+
+
+def fold_as_asked(
+    source: Source, target: Target, device: torch.device, *, allow_inexact: bool
+) -> tuple[Source, FoldResult | None]:
+    """Fold, and measure what it changes.
+
+    Raises:
+        PlanError: there is nothing to fold; or the fold is not exact, which was not allowed.
+    """
+    path = source.checkpoint.path
+    if source.inflated:
+        raise PlanError(f"{path} is inflated already: fold when the image checkpoint is converted")
+    if source.info("post_quant_conv.weight") is None:
+        raise PlanError(f"{path} has no post_quant_conv: there is nothing to fold; leave it out")
+    e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
+    if e != z and target != "decoder":
+        raise PlanError(
+            f"{path} has {e} channels between its quant convs and {z} around them: folded, encoder "
+            "and decoder would not fit one architecture. Fold it for --layout decoder only"
+        )
+    whole = folded(source, target)
+    fold = measure_fold(source, whole, device, source.config.seed)
+    bias = source.read("post_quant_conv.bias").abs().max().item()
+    if bias and not allow_inexact:
+        raise PlanError(
+            f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
+            f"{bias:.3g}): the output of conv_in changes by up to {_text(fold.border)} on the "
+            f"border of one latent pixel and {_text(fold.inside)} inside, the images by up to "
+            f"{_text(fold.output)}. Pass --allow-inexact to fold all the same"
+        )
+    return whole, fold
+
+
+def _text(error: float | None) -> str:
+    return "not finite" if error is None else f"{error:.3g}"

@@ -1,0 +1,34 @@
+"""Where the jobs read from: a local path, or a verified copy of what lies elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inflate.checkpoint.files import INDEX_ENDING
+from inflate.progress import Progress
+from inflate.remote import fetch, is_remote, local_path
+
+
+def local_source(location: str | Path, progress: Progress) -> Path:
+    """The local path of a source, fetched first where it lies elsewhere.
+
+    Raises:
+        InflateError: it cannot be fetched.
+    """
+    text = str(location)
+    if isinstance(location, str) and is_remote(text):
+        return fetch(text, progress)
+    return local_path(text) if isinstance(location, str) else location
+
+
+def name_of(location: str | Path) -> str:
+    """The last part of a path or URL, which tells a source without telling its place."""
+    return Path(str(location).rstrip("/")).name.partition("?")[0]
+
+
+def stem_of(location: str | Path) -> str:
+    """The name that outputs are called after: the source's, without its ending."""
+    name = name_of(location)
+    if name.endswith(INDEX_ENDING):
+        return name.removesuffix(INDEX_ENDING)
+    return Path(name).stem

@@ -1,0 +1,130 @@
+"""``verify``: a video checkpoint against its source, or against its own image layers."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from inflate.checkpoint.files import hash_files
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.errors import ConfigError, FamilyError
+from inflate.loading import CONFIG_KEY, Source, describe
+from inflate.parity.device import resolve_device
+from inflate.parity.fold import measure_fold
+from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.verify import against_itself, against_source, run_check
+from inflate.progress import Progress, silent
+from inflate.vocabulary import Target
+from inflate.workflow.folding import folded
+from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
+from inflate.workflow.sources import local_source
+
+COMPUTE_TYPES = ("float32", "float16", "bfloat16", "float64")
+"""The types that verify can compute in."""
+
+
+def verify(
+    reference: str | Path,
+    candidate: str | Path | None = None,
+    *,
+    atol: float | None = None,
+    rtol: float | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    seed: int = 0,
+    merge_strategy: str | None = None,
+    prefix: str | None = None,
+    weights: str = "plain",
+    progress: Progress = silent,
+) -> ParityReport:
+    """Compare a video checkpoint with the image checkpoint it comes from.
+
+    Args:
+        reference: the image checkpoint; alone, a video checkpoint that is compared with its own
+            image layers.
+        candidate: the video checkpoint.
+        atol: largest absolute error; that of the type computed in by default.
+        rtol: largest error relative to the reference, likewise.
+        device: where to compute.
+        dtype: the type to compute in.
+        seed: of the probes' latents.
+        merge_strategy: how the candidate blends, where its file does not say.
+        prefix: which autoencoder of the reference to take where it holds several.
+        weights: ``plain``, or ``ema`` for the reference's moving averages.
+        progress: told where the work stands.
+
+    Raises:
+        InflateError: whatever the caller can mend.
+    """
+    if dtype not in COMPUTE_TYPES:
+        raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(COMPUTE_TYPES)}")
+    for name, value in (("--atol", atol), ("--rtol", rtol)):
+        if value is not None and not 0.0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; expected a finite number, 0 or more")
+    where = resolve_device(device)
+    compute = getattr(torch, dtype)
+    default = TOLERANCES[dtype]
+    tolerance = Tolerance(
+        default if atol is None else atol,
+        default if rtol is None else rtol,
+    )
+    video_path = local_source(reference if candidate is None else candidate, progress)
+    given = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
+    with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
+        opened = stack.enter_context(open_checkpoint(video_path))
+        video = describe(opened, given, prefix=prefix if candidate is None else None)
+        video_hash = hasher.submit(hash_files, opened.files)
+        if given and CONFIG_KEY in opened.metadata:
+            raise ConfigError(
+                f"--merge-strategy is {merge_strategy!r}, and the header of {video_path} says how "
+                "it blends; leave the option out"
+            )
+        if not video.inflated:
+            raise FamilyError(
+                f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
+                "expected a video checkpoint"
+                + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
+            )
+        fold = None
+        if candidate is None:
+            comparands = against_itself(video, compute, where)
+            reference_hash = video_hash
+        else:
+            image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
+            image = describe(image_file, prefix=prefix, ema=weights == "ema")
+            if image.inflated:
+                raise FamilyError(
+                    f"{reference} is a video checkpoint; expected the image checkpoint first: "
+                    "inflate verify REFERENCE CANDIDATE"
+                )
+            reference_hash = hasher.submit(hash_files, image_file.files)
+            image, fold = _folded_alike(image, video, where, seed)
+            comparands = against_source(image, video, compute, where)
+        return run_check(
+            comparands,
+            reference=(str(reference), reference_hash.result()),
+            candidate=(str(reference if candidate is None else candidate), video_hash.result()),
+            dtype=compute,
+            device=where,
+            tolerance=tolerance,
+            seed=seed,
+            fold=fold,
+            progress=progress,
+        )
+
+
+def _folded_alike(
+    image: Source, video: Source, device: torch.device, seed: int
+) -> tuple[Source, FoldResult | None]:
+    """The reference as the candidate's header says that it was folded, and what that changes."""
+    metadata = video.checkpoint.metadata
+    if metadata.get(POST_QUANT_KEY) != "fold" or image.info("post_quant_conv.weight") is None:
+        return image, None
+    target: Target = "sgm" if metadata.get(LAYOUT_KEY) == "sgm" else "autoencoder"
+    whole = folded(image, target)
+    return whole, measure_fold(image, whole, device, seed)

@@ -1,0 +1,89 @@
+"""How the tests come from weights and shapes to what is found in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.index import TensorInfo
+from inflate.checkpoint.locate import Located, locate
+from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.config.schema import Architecture, Temporal
+from inflate.errors import CheckpointError
+from inflate.loading import Source, describe
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def located(shapes: Shapes) -> Located:
+    """The autoencoder among tensors of these names and shapes."""
+    index = {
+        name: TensorInfo(name, shape, "float32", 4 * math.prod(shape))
+        for name, shape in shapes.items()
+    }
+    return locate(index, "img.ckpt")
+
+
+def architecture_of(shapes: Shapes) -> Architecture:
+    """What names and shapes say of their autoencoder."""
+    return infer_architecture(_by_key(shapes))
+
+
+def temporal_of(shapes: Shapes) -> Temporal:
+    """What names and shapes say of their temporal layers."""
+    return infer_temporal(_by_key(shapes))
+
+
+def _by_key(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    return {key: info.shape for key, info in located(shapes).tensors.items()}
+
+
+@contextmanager
+def opened(weights: Mapping[str, Tensor], folder: Path, *layers: Any) -> Iterator[Source]:
+    """A file of these weights, opened and described."""
+    path = folder / "weights.pt"
+    torch.save(dict(weights), path)
+    with open_checkpoint(path) as checkpoint:
+        yield describe(checkpoint, *layers)
+
+
+def read_all(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """A checkpoint, closed again, and all its tensors."""
+    with open_checkpoint(path) as checkpoint:
+        return checkpoint, {k: checkpoint.read(k).clone() for k in checkpoint.tensors}
+
+
+def refusal(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
+    """What is said of a file that cannot be opened: one line that names the file."""
+    with pytest.raises(CheckpointError) as caught, open_checkpoint(path):
+        pass
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    assert "\033" not in text
+    return text.replace(str(path), "FILE")
+
+
+def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Equal names, types and numbers."""
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def index_of(tensors: Mapping[str, Tensor]) -> list[TensorInfo]:
+    """What a writer wants to know of tensors before it gets them."""
+    return [
+        TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.nbytes)
+        for name, t in tensors.items()
+    ]

@@ -1,0 +1,359 @@
+"""Checkpoints of every format, told apart by their content and read when asked."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import resource
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inflate.checkpoint.files import hash_file
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.errors import CheckpointError, FamilyError
+
+from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
+from .opening import assert_same, read_all, refusal
+
+Writer = Callable[[Path, dict[str, Tensor]], Path]
+LEGACY = {"_use_new_zipfile_serialization": False}
+WRITERS: dict[str, Writer] = {
+    "safetensors": write_safetensors,
+    "torch": write_torch,
+    "torch before 1.6": partial(write_torch, **LEGACY),
+    "lightning": write_lightning,
+    "lightning before 1.6": partial(write_lightning, **LEGACY),
+}
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3, dtype=torch.float16)}
+
+
+def raw_safetensors(header: bytes, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+# Formats
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".bin", ""])
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_file_is_known_by_its_content_not_its_name(
+    writer: Writer, suffix: str, tmp_path: Path
+) -> None:
+    weights = autoencoder(ch_mult=[1])
+    path = writer(tmp_path / f"img{suffix}", weights)
+    checkpoint, tensors = read_all(path)
+    assert_same(tensors, weights)
+    for name, tensor in weights.items():
+        info = checkpoint.tensors[name]
+        assert (info.name, info.shape, info.dtype, info.nbytes) == (
+            name, tuple(tensor.shape), "float32", tensor.nbytes
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("spare", range(0, 520, 8))
+def test_a_header_of_any_length_is_one_of_safetensors(spare: int, tmp_path: Path) -> None:
+    # Among them those of 128 and 384 bytes, which begin as a pickle does.
+    path = write_safetensors(tmp_path / "a", {"a": torch.ones(2)}, {"spare": "x" * spare})
+    assert_same(read_all(path)[1], {"a": torch.ones(2)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64,
+                                   torch.int8, torch.bool])  # fmt: skip
+@pytest.mark.parametrize("writer", [write_safetensors, write_torch])
+def test_types_are_named_as_torch_names_them(
+    writer: Writer, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    tensor = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    checkpoint, tensors = read_all(writer(tmp_path / "a", {"a": tensor}))
+    assert f"torch.{checkpoint.tensors['a'].dtype}" == str(dtype)
+    assert checkpoint.tensors["a"].nbytes == tensor.nbytes
+    assert_same(tensors, {"a": tensor})
+
+
+def test_metadata_is_that_of_safetensors(tmp_path: Path) -> None:
+    written = {"format": "pt", "note": "größer"}
+    with open_checkpoint(write_safetensors(tmp_path / "a", WEIGHTS, written)) as checkpoint:
+        assert checkpoint.metadata == written
+    with open_checkpoint(write_safetensors(tmp_path / "b", WEIGHTS)) as checkpoint:
+        assert checkpoint.metadata == {}
+    with open_checkpoint(write_torch(tmp_path / "c", WEIGHTS)) as checkpoint:
+        assert checkpoint.metadata == {}
+
+
+# Reading
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("writer", [write_torch, write_lightning, write_safetensors])
+def test_tensors_are_mapped_from_the_file(writer: Writer, tmp_path: Path) -> None:
+    path = writer(tmp_path / "a", WEIGHTS)
+    with open_checkpoint(path) as checkpoint:
+        tensor = checkpoint.read("a.weight")
+        maps = [m.split() for m in Path("/proc/self/maps").read_text().splitlines()]
+        ours = [m[0].split("-") for m in maps if m[-1] == str(path)]
+        assert any(int(a, 16) <= tensor.data_ptr() < int(b, 16) for a, b in ours)
+
+
+def test_opening_safetensors_reads_no_tensor(tmp_path: Path) -> None:
+    # A file of holes: four gigabytes that take no room on the disk, and should take none in memory.
+    huge = 1 << 32
+    header = json.dumps({
+        "huge": {"dtype": "U8", "shape": [huge], "data_offsets": [0, huge]},
+        "tiny": {"dtype": "F32", "shape": [1], "data_offsets": [huge, huge + 4]},
+    }).encode()  # fmt: skip
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as file:
+        file.write(raw_safetensors(header))
+        file.truncate(8 + len(header) + huge + 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.tensors["huge"].nbytes == huge
+        assert checkpoint.read("tiny").tolist() == [0.0]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < huge >> 12  # in KiB
+
+
+@pytest.mark.parametrize("writer", [write_torch, partial(write_torch, **LEGACY)])
+def test_weights_are_laid_out_in_the_order_of_their_axes(writer: Writer, tmp_path: Path) -> None:
+    weight = torch.arange(72.0).view(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    pixel = torch.arange(8.0).view(2, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    part = torch.arange(10.0)[::2]
+    with open_checkpoint(
+        writer(tmp_path / "a.pt", {"w": weight, "pixel": pixel, "part": part})
+    ) as checkpoint:
+        for name, written in (("w", weight), ("pixel", pixel), ("part", part)):
+            read = checkpoint.read(name)
+            assert torch.equal(read, written)
+            assert read.stride() == torch.empty(written.shape).stride()
+
+
+def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
+    path = write_torch(tmp_path / "a.pt", {"a": torch.nn.Parameter(torch.ones(2))})
+    tensor = read_all(path)[1]["a"]
+    assert type(tensor) is Tensor
+    assert not tensor.requires_grad
+
+
+def test_a_tensor_whose_bytes_went_away_is_told(tmp_path: Path) -> None:
+    def lost(name: str) -> Tensor:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = write_safetensors(tmp_path / "a.safetensors", WEIGHTS)
+    with open_checkpoint(path) as checkpoint:
+        broken = replace(checkpoint, _read=lost)
+        with pytest.raises(CheckpointError) as caught:
+            broken.read("a.bias")
+    assert str(caught.value) == f"{path}: a.bias cannot be read: [Errno 5] Input/output error"
+
+
+# Where the tensors are
+
+
+@pytest.mark.parametrize("legacy", [{}, LEGACY])
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"state_dict": WEIGHTS},
+        {"state_dict": WEIGHTS, "extra": {"b": torch.ones(1)}},
+        {"model": WEIGHTS, "epoch": 3, "args": {"lr": 0.1}},
+        {**WEIGHTS, "epoch": 3, 5: torch.ones(2), None: "x"},
+        {"state_dict": {**WEIGHTS, "_metadata": {"version": 1}, 7: torch.ones(1)}},
+    ],
+)
+def test_the_state_dict_is_found(content: Any, legacy: dict[str, Any], tmp_path: Path) -> None:
+    assert_same(read_all(write_torch(tmp_path / "a.pt", content, **legacy))[1], WEIGHTS)
+
+
+@pytest.mark.parametrize("legacy", [{}, LEGACY])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (torch.ones(2), "FILE holds a single tensor; expected a checkpoint of named tensors"),
+        (
+            [torch.ones(2)],
+            "FILE holds a 'list' object, a whole pickled module perhaps; expected named tensors: "
+            "save its state_dict() instead",
+        ),
+        (
+            {"epoch": 3},
+            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
+            "the keys 'epoch'",
+        ),
+        (
+            {},
+            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
+            "the keys (none)",
+        ),
+        (
+            {"generator": WEIGHTS, "ema": WEIGHTS},
+            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
+            "the keys 'generator', 'ema'",
+        ),
+    ],
+)
+def test_a_file_without_named_tensors_is_of_no_family(
+    content: Any, said: str, legacy: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(content, path, **legacy)
+    assert refusal(path, FamilyError) == said
+
+
+# Tensors that are not what they claim
+
+
+@pytest.mark.parametrize("legacy", [{}, LEGACY])
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [
+        (torch.ones(1).expand(1 << 20, 1 << 20), (1 << 20, 1 << 20)),
+        (torch.ones(2, 1).expand(2, 3), (2, 3)),
+        (torch.empty(5, 7, device="meta"), (5, 7)),
+        (torch.eye(3).to_sparse(), (3, 3)),
+    ],
+    ids=["bomb", "expanded", "meta", "sparse"],
+)
+def test_a_tensor_that_the_file_does_not_hold_is_refused(
+    tensor: Tensor, shape: tuple[int, ...], legacy: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write_torch(tmp_path / "a.pt", {**WEIGHTS, "b": tensor}, **legacy)
+    assert refusal(path) == (
+        f"FILE: b claims the shape {shape}, and the file does not hold that many numbers; "
+        "expected dense tensors with their data"
+    )
+
+
+# Files that are none
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "a.ckpt") == "FILE does not exist; expected a checkpoint file"
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert "is a directory" in refusal(tmp_path)
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    assert refusal(tmp_path / "a.ckpt") == "FILE is empty; copy or download it again"
+
+
+def test_a_path_through_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    assert refusal(tmp_path / "a" / "b.ckpt") == "FILE cannot be read: Not a directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "a gzip archive"),
+        (b"\x7fELF" + bytes(64), "a program"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"ch_mult: [1, 2]\n", "neither a torch checkpoint nor a safetensors file"),
+        (b"<!DOCTYPE html><html>", "neither a torch checkpoint nor a safetensors file"),
+        (b"\x08\x08\x12\x07pytorch\x1a", "neither a torch checkpoint nor a safetensors file"),
+        (bytes(64), "neither a torch checkpoint nor a safetensors file"),
+        (b"x", "neither a torch checkpoint nor a safetensors file"),
+    ],
+)
+def test_another_format_is_named(content: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert refusal(path) == (
+        f"FILE is {what} (it begins with {content[:8]!r}); expected .ckpt, .pt, .pth, .bin or "
+        ".safetensors"
+    )
+
+
+def test_torchscript_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    assert refusal(path, FamilyError) == (
+        "FILE is a TorchScript archive; expected named tensors: save its state_dict()"
+    )
+
+
+def test_another_zip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert refusal(path).startswith("FILE is damaged or no torch checkpoint: ")
+
+
+# Damage
+
+
+@pytest.mark.parametrize("kept", [0.001, 0.01, 0.3, 0.6, 0.99, -1])
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_file_cut_short_is_refused(writer: Writer, kept: float, tmp_path: Path) -> None:
+    path = writer(tmp_path / "a.ckpt", WEIGHTS | {"big": torch.ones(1000)})
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if kept < 0 else content[: int(kept * len(content))])
+    said = refusal(path)
+    assert "again" in said or "neither a torch checkpoint nor a safetensors file" in said
+
+
+@pytest.mark.parametrize("writer", [WRITERS["torch"], WRITERS["lightning before 1.6"]])
+def test_damage_among_the_names_is_refused(writer: Writer, tmp_path: Path) -> None:
+    path = writer(tmp_path / "a.ckpt", WEIGHTS)
+    content = path.read_bytes()
+    place = content.index(b"a.weight")
+    path.write_bytes(content[: place - 6] + bytes(range(6)) + content[place:])
+    assert refusal(path).endswith("Copy or download it again")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        raw_safetensors(b"{}"[:1] + b"\xff" * 20),
+        raw_safetensors(b'{"a": 3}'),
+        raw_safetensors(b'{"a"'),
+        raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"1234"),
+        raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"x" * 12),
+        raw_safetensors(b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', b"x" * 8),
+        raw_safetensors(b'{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}', b"x" * 8),
+        (1 << 62).to_bytes(8, "little") + b'{"a":{}}',
+        (500).to_bytes(8, "little") + b'{"a":{"dtype":"F32"',
+    ],
+    ids=["not text", "no entry", "not JSON", "data missing", "data left over", "wrong size",
+         "unknown type", "huge header", "header cut short"],
+)  # fmt: skip
+def test_a_safetensors_header_that_does_not_add_up_is_refused(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert refusal(path).startswith("FILE")
+
+
+def test_a_header_cut_short_is_told_with_both_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes((500).to_bytes(8, "little") + b'{"a"')
+    assert refusal(path) == (
+        "FILE is cut short: its header claims 500 bytes, the file has 12. Copy or download it again"
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, (1 << 20) + 7])
+def test_the_hash_is_that_of_the_files_bytes(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    content = bytes(range(256)) * (size // 256 + 1)
+    path.write_bytes(content[:size])
+    assert hash_file(path) == hashlib.sha256(content[:size]).hexdigest()

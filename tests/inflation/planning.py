@@ -1,0 +1,32 @@
+"""How the tests come from weights to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from inflate.inflation.plan import InflationPlan, make_plan
+from inflate.loading import Source
+
+from ..checkpoint.opening import opened
+
+
+@contextmanager
+def planned(
+    weights: Mapping[str, Tensor], folder: Path, *layers: Mapping[str, Any]
+) -> Iterator[tuple[InflationPlan, Source]]:
+    """The plan for a file of these weights under layers of settings, and the opened file."""
+    with opened(weights, folder, *layers) as source:
+        yield make_plan(source.located, source.config, source.checkpoint.path), source
+
+
+def plan_of(
+    weights: Mapping[str, Tensor], folder: Path, *layers: Mapping[str, Any]
+) -> InflationPlan:
+    """The plan for a file of these weights under layers of settings."""
+    with planned(weights, folder, *layers) as (plan, _):
+        return plan

@@ -1,0 +1,229 @@
+"""How the temporal layers start: which tensor by which rule, and what each rule makes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from inflate.inflation.initializers import Rule, make_tensor, start_rules
+from inflate.models import Decoder, VideoDecoder
+
+from ..models.builders import SMALL
+
+KERNELS: list[Any] = [1, 3, (3, 1, 1), (5, 3, 3)]
+MODES = ("all", "conv-only", "attn-only")
+
+# Two levels, of 32 and 64 channels, the coarser with attention: every kind of block there is.
+RESIDUAL = {
+    "mid.block_1": 64, "mid.block_2": 64,
+    "up.1.block.0": 64, "up.1.block.1": 64,
+    "up.0.block.0": 32, "up.0.block.1": 32,
+}  # fmt: skip
+ATTENTION = {"mid.attn_1": 64, "up.1.attn.0": 64, "up.1.attn.1": 64}
+OUT_CHANNELS = 3
+
+
+def near(fan_in: int) -> Rule:
+    """What torch's own layers of so many inputs start as."""
+    return Rule("uniform", pytest.approx(1 / math.sqrt(fan_in), rel=1e-12))
+
+
+ZEROS, ONES = Rule("zeros"), Rule("ones")
+
+
+def residual_rules(channels: int, taps: int, mix_factor: float) -> dict[str, Rule]:
+    """The contract's start of a ``VideoResBlock``."""
+    return {
+        "mix_factor": Rule("constant", mix_factor),
+        "time_stack.in_layers.0.weight": ONES,
+        "time_stack.in_layers.0.bias": ZEROS,
+        "time_stack.in_layers.2.weight": near(channels * taps),
+        "time_stack.in_layers.2.bias": near(channels * taps),
+        "time_stack.out_layers.0.weight": ONES,
+        "time_stack.out_layers.0.bias": ZEROS,
+        "time_stack.out_layers.3.weight": ZEROS,
+        "time_stack.out_layers.3.bias": ZEROS,
+    }
+
+
+def attention_rules(channels: int, mix_factor: float) -> dict[str, Rule]:
+    """The contract's start of a ``VideoBlock``."""
+    plain = near(channels)
+    rules = {
+        "mix_factor": Rule("constant", mix_factor),
+        "video_time_embed.0.weight": plain,
+        "video_time_embed.0.bias": plain,
+        "video_time_embed.2.weight": ZEROS,
+        "video_time_embed.2.bias": ZEROS,
+    }
+    for norm in ("norm_in", "norm1", "norm2", "norm3"):
+        rules[f"time_mix_block.{norm}.weight"] = ONES
+        rules[f"time_mix_block.{norm}.bias"] = ZEROS
+    for ff in ("ff_in", "ff"):
+        rules[f"time_mix_block.{ff}.net.0.proj.weight"] = plain
+        rules[f"time_mix_block.{ff}.net.0.proj.bias"] = plain
+        rules[f"time_mix_block.{ff}.net.2.weight"] = ZEROS
+        rules[f"time_mix_block.{ff}.net.2.bias"] = ZEROS
+    for attn in ("attn1", "attn2"):
+        for to in ("to_q", "to_k", "to_v"):
+            rules[f"time_mix_block.{attn}.{to}.weight"] = plain
+        rules[f"time_mix_block.{attn}.to_out.0.weight"] = ZEROS
+        rules[f"time_mix_block.{attn}.to_out.0.bias"] = ZEROS
+    return rules
+
+
+def under(prefix: str, rules: dict[str, Rule]) -> dict[str, Rule]:
+    return {f"{prefix}.{key}": rule for key, rule in rules.items()}
+
+
+def meta_decoder(**arguments: Any) -> VideoDecoder:
+    with torch.device("meta"):
+        return VideoDecoder(**{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
+    taps = math.prod(kernel) if isinstance(kernel, tuple) else kernel**3
+    expected = {}
+    if mode != "attn-only":
+        for block, channels in RESIDUAL.items():
+            expected |= under(block, residual_rules(channels, taps, 0.25))
+        expected["conv_out.time_mix_conv.weight"] = Rule("dirac")
+        expected["conv_out.time_mix_conv.bias"] = ZEROS
+    if mode != "conv-only":
+        for block, channels in ATTENTION.items():
+            expected |= under(block, attention_rules(channels, -0.25))
+    decoder = meta_decoder(time_mode=mode, video_kernel_size=kernel, alpha=0.25)
+    assert start_rules(decoder) == expected
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers", "none"])
+@pytest.mark.parametrize("attn_resolutions", [[], [8, 16]])
+def test_every_temporal_tensor_has_a_rule_and_no_other(
+    mode: str, kernel: Any, attn_type: str, attn_resolutions: list[int]
+) -> None:
+    changes: dict[str, Any] = {"attn_type": attn_type, "attn_resolutions": attn_resolutions}
+    with torch.device("meta"):
+        image = Decoder(**{**SMALL, **changes}).state_dict()
+    for strategy in ("learned", "fixed"):
+        decoder = meta_decoder(
+            time_mode=mode, video_kernel_size=kernel, merge_strategy=strategy, **changes
+        )
+        assert set(start_rules(decoder)) == set(decoder.state_dict()) - set(image)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "alpha", "residual", "attention"),
+    [
+        ("learned", 0.0, 0.0, 0.0),
+        ("learned", 0.3, 0.3, -0.3),
+        ("learned", -2.0, -2.0, 2.0),
+        ("fixed", 0.0, 0.0, 1.0),
+        ("fixed", 0.25, 0.25, 0.75),
+        ("fixed", 0.3, 0.3, 0.7),
+        ("fixed", 1.0, 1.0, 0.0),
+    ],
+)
+def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_block(
+    strategy: str, alpha: float, residual: float, attention: float
+) -> None:
+    rules = start_rules(meta_decoder(time_mode="all", merge_strategy=strategy, alpha=alpha))
+    for block in RESIDUAL:
+        assert rules[f"{block}.mix_factor"] == Rule("constant", residual)
+    for block in ATTENTION:
+        rule = rules[f"{block}.mix_factor"]
+        assert rule == Rule("constant", attention)
+        made = make_tensor(rule, (1,), "mix_factor", 0)
+        assert made.tolist() == [torch.tensor(attention).item()]
+        assert not (made.item() == 0 and torch.signbit(made).item())
+
+
+# What a rule makes
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 3, 3), (3, 1, 1), (5, 3, 1)])
+def test_dirac_gives_back_its_input(kernel: tuple[int, int, int]) -> None:
+    weight = make_tensor(Rule("dirac"), (3, 3, *kernel), "conv_out.time_mix_conv.weight", 0)
+    x = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(F.conv3d(x, weight, padding=[k // 2 for k in kernel]), x)
+    assert weight.sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"), [(ZEROS, 0.0), (ONES, 1.0), (Rule("constant", 0.3), 0.3)]
+)
+def test_constants(rule: Rule, value: float) -> None:
+    made = make_tensor(rule, (2, 3), "key", 0)
+    assert torch.equal(made, torch.full((2, 3), value))
+
+
+def test_a_constant_beyond_float32_is_infinite() -> None:
+    assert make_tensor(Rule("constant", 1e39), (1,), "mix_factor", 0).tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.125, 1.0])
+def test_uniform_fills_its_bounds(bound: float) -> None:
+    made = make_tensor(Rule("uniform", bound), (64, 64), "key", 0)
+    assert made.dtype == torch.float32
+    assert made.abs().max() <= bound
+    assert made.max() > 0.99 * bound
+    assert made.min() < -0.99 * bound
+    assert made.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert abs(made.mean().item()) < 0.05 * bound
+    assert made.unique().numel() > 4000
+
+
+def test_the_random_start_is_that_of_torchs_own_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = VideoDecoder(**SMALL, time_mode="all")
+    rules = start_rules(decoder)
+    for key, parameter in decoder.named_parameters():
+        rule = rules.get(key)
+        if rule is not None and rule.name == "uniform" and parameter.numel() > 4000:
+            assert parameter.abs().max().item() == pytest.approx(rule.value, rel=0.01)
+            assert parameter.abs().max() <= rule.value
+
+
+UNIFORM = Rule("uniform", 0.5)
+
+
+def test_the_same_seed_and_key_give_the_same_numbers() -> None:
+    first = make_tensor(UNIFORM, (3, 4), "a.weight", 7)
+    for key in ("b.weight", "c.weight"):
+        make_tensor(UNIFORM, (9,), key, 7)
+    before = torch.get_rng_state()
+    assert torch.equal(make_tensor(UNIFORM, (3, 4), "a.weight", 7), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("key", "seed"), [("a.weight", 8), ("b.weight", 7), ("a.weight", 7 << 70)])
+def test_another_seed_or_key_gives_other_numbers(key: str, seed: int) -> None:
+    first = make_tensor(UNIFORM, (3, 4), "a.weight", 7)
+    assert not torch.isclose(make_tensor(UNIFORM, (3, 4), key, seed), first).any()
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 1 << 80])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    assert make_tensor(UNIFORM, (2,), "key", seed).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (ZEROS, "zeros"),
+        (ONES, "ones"),
+        (Rule("dirac"), "dirac"),
+        (Rule("constant", -0.3), "constant(-0.3)"),
+        (Rule("uniform", 1 / 3), "uniform(±0.3333)"),
+    ],
+)
+def test_a_rule_is_printed_in_plans(rule: Rule, text: str) -> None:
+    assert str(rule) == text

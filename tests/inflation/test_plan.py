@@ -1,0 +1,339 @@
+"""The plan: each tensor of the target has an origin, each of the source a place or a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inflate.errors import FamilyError, PlanError
+from inflate.inflation.initializers import start_rules
+from inflate.inflation.plan import Copy, InflationPlan, Make, build_video_decoder
+
+from ..checkpoints import (
+    ATTENTION_IN_UP,
+    FIRST_STAGE,
+    NO_ATTENTION,
+    autoencoder,
+    bare_decoder,
+    prefixed,
+    video_autoencoder,
+)
+from .planning import plan_of
+
+SMALLEST: dict[str, Any] = {"ch_mult": [1]}
+AROUND = {
+    "model.diffusion_model.out.2.weight": torch.ones(2, 2),
+    "model_ema.decay": torch.ones(()),
+    "cond_stage_model.transformer.positions": torch.ones(3, dtype=torch.int64),
+    "loss.discriminator.main.0.weight": torch.ones(4),
+    "betas": torch.ones(5),
+}
+SOURCES: dict[str, dict[str, Tensor]] = {
+    "kl": autoencoder("kl"),
+    "vq": autoencoder("vq"),
+    "plain": autoencoder("plain"),
+    "attention in up": autoencoder(**ATTENTION_IN_UP),
+    "no attention": autoencoder(**NO_ATTENTION),
+    "no encoder": {k: v for k, v in autoencoder().items() if not k.startswith(("enc", "quant"))},
+    "bare": bare_decoder(),
+    "prefixed": prefixed(autoencoder(**SMALLEST)),
+    "with much around": {**prefixed(autoencoder(**SMALLEST)), **AROUND},
+}
+MODES = ("all", "conv-only", "attn-only")
+
+
+def refused(weights: dict[str, Tensor], folder: Path, *layers: dict[str, Any]) -> list[str]:
+    """Every problem that a plan is refused for."""
+    with pytest.raises(PlanError) as caught:
+        plan_of(weights, folder, *layers)
+    problems = list(caught.value.problems)
+    path = folder / "weights.pt"
+    assert str(caught.value) == "\n  - ".join([f"{path} does not fit its architecture:", *problems])
+    return problems
+
+
+def copies(plan: InflationPlan) -> dict[str, str]:
+    """Each copied key, and the name in the file that it comes from."""
+    return {t.key: t.origin.source for t in plan.tensors if isinstance(t.origin, Copy)}
+
+
+# Totality
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(n, m) for n in SOURCES for m in MODES if (n, m) != ("no attention", "attn-only")],
+)
+def test_a_plan_is_total(name: str, mode: str, tmp_path: Path) -> None:
+    weights = SOURCES[name]
+    plan = plan_of(weights, tmp_path, {"temporal.time_mode": mode})
+    # Every tensor of the source is used, passed through or dropped, exactly once.
+    gone = Counter(copies(plan).values()) + Counter(d.source for d in plan.dropped)
+    assert gone == Counter(list(weights))
+    # Every tensor of the target has one origin, and one part.
+    keys = [tensor.key for tensor in plan.tensors]
+    assert len(set(keys)) == len(keys)
+    parts = [plan.of(part) for part in ("spatial", "temporal", "passed-through")]
+    assert sum(map(len, parts)) == len(keys)
+    # The decoder's are those of the module; the temporal ones are made, all others copied.
+    decoder = build_video_decoder(plan.config)
+    shapes = {f"decoder.{k}": tuple(v.shape) for k, v in decoder.state_dict().items()}
+    assert {t.key: t.shape for t in plan.tensors if t.key.startswith("decoder.")} == shapes
+    made = {t.key.removeprefix("decoder."): t.origin.rule for t in plan.tensors
+            if isinstance(t.origin, Make)}  # fmt: skip
+    assert made == start_rules(decoder)
+    assert {t.key for t in plan.of("temporal")} == {f"decoder.{key}" for key in made}
+    assert {t.key for t in plan.of("spatial")} == set(shapes) - {f"decoder.{key}" for key in made}
+
+
+def test_the_keys_of_a_prefixed_file_lose_their_prefix(tmp_path: Path) -> None:
+    plan = plan_of(SOURCES["prefixed"], tmp_path)
+    assert copies(plan) == {k.removeprefix(FIRST_STAGE): k for k in SOURCES["prefixed"]}
+
+
+def test_the_keys_of_a_bare_decoder_gain_theirs(tmp_path: Path) -> None:
+    plan = plan_of(SOURCES["bare"], tmp_path)
+    assert copies(plan) == {f"decoder.{key}": key for key in SOURCES["bare"]}
+
+
+def test_what_stands_beside_the_decoder_is_passed_through(tmp_path: Path) -> None:
+    plan = plan_of(SOURCES["vq"], tmp_path)
+    passed = {tensor.key for tensor in plan.of("passed-through")}
+    assert passed == {key for key in SOURCES["vq"] if not key.startswith("decoder.")}
+    assert "quantize.embedding.weight" in passed
+
+
+@pytest.mark.parametrize("prefix", ["", FIRST_STAGE, "model."])
+def test_what_is_left_behind_has_a_reason(prefix: str, tmp_path: Path) -> None:
+    around = {
+        f"{prefix}loss.perceptual_loss.lin0.weight": "training loss (discriminator, perceptual)",
+        f"{prefix}model_ema.decoderconv_inweight": "moving average of the training weights",
+        f"{prefix}logvar": "not part of an autoencoder of this family",
+    }
+    if prefix == FIRST_STAGE:
+        around |= {
+            "model.diffusion_model.time_embed.0.weight": "diffusion model",
+            "model_ema.decay": "moving average of the training weights",
+            "cond_stage_model.model.ln_final.weight": "text encoder",
+            "conditioner.embedders.0.weight": "conditioner of the diffusion model",
+            "text_encoders.clip_l.weight": "text encoder",
+            "alphas_cumprod": "outside the autoencoder (first_stage_model.)",
+        }
+    weights = prefixed(autoencoder(**SMALLEST), prefix) | {k: torch.ones(3) for k in around}
+    plan = plan_of(weights, tmp_path)
+    assert {d.source: d.reason for d in plan.dropped} == around
+    assert {d.nbytes for d in plan.dropped} == {12}
+
+
+def test_sizes_add_up(tmp_path: Path) -> None:
+    plan = plan_of(SOURCES["kl"], tmp_path, {"dtype": "float16"})
+    copied = sum(tensor.numel() for tensor in SOURCES["kl"].values())
+    made = sum(tensor.parameters for tensor in plan.of("temporal"))
+    assert sum(tensor.parameters for tensor in plan.tensors) == copied + made
+    assert plan.nbytes == 2 * (copied + made)
+    mix = next(t for t in plan.tensors if t.key == "decoder.mid.block_1.mix_factor")
+    assert (mix.parameters, mix.info.nbytes, mix.info.shape) == (1, 2, (1,))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "alpha", "dead"),
+    [("fixed", 0.0, True), ("fixed", 0.25, False), ("learned", 0.0, False)],
+)
+def test_branches_that_can_never_learn_are_noted(
+    strategy: str, alpha: float, dead: bool, tmp_path: Path
+) -> None:
+    settings = {"temporal.merge_strategy": strategy, "temporal.alpha": alpha}
+    notes = plan_of(SOURCES["prefixed"], tmp_path, settings).notes
+    assert bool(notes) == dead
+    for note in notes:
+        assert "lets no gradient into the temporal branches" in note
+        assert "choose --merge-strategy learned, or an alpha above 0" in note
+
+
+# Types
+
+
+def types(plan: InflationPlan) -> dict[str, set[str]]:
+    return {part: {t.dtype for t in plan.of(part)}
+            for part in ("spatial", "temporal", "passed-through")}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_the_stored_type_is_the_sources(dtype: str, tmp_path: Path) -> None:
+    weights = autoencoder(dtype=getattr(torch, dtype), **SMALLEST)
+    plan = plan_of(weights, tmp_path)
+    assert types(plan) == {"spatial": {dtype}, "temporal": {dtype}, "passed-through": {dtype}}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_stored_type_is_what_is_asked_for(dtype: str, tmp_path: Path) -> None:
+    weights = autoencoder(dtype=torch.float64, **SMALLEST)
+    plan = plan_of(weights, tmp_path, {"dtype": dtype})
+    assert types(plan) == {"spatial": {dtype}, "temporal": {dtype}, "passed-through": {dtype}}
+
+
+def mixed() -> dict[str, Tensor]:
+    """Weights of four types; the decoder's first is bfloat16."""
+    weights = autoencoder(**SMALLEST)
+    order = (torch.bfloat16, torch.float32, torch.float64, torch.float16)
+    return {
+        key: tensor.to(torch.bfloat16 if key == "decoder.conv_in.weight" else order[i % 4])
+        for i, (key, tensor) in enumerate(weights.items())
+    }
+
+
+def test_of_mixed_types_each_tensor_keeps_its_own(tmp_path: Path) -> None:
+    weights = mixed()
+    plan = plan_of(weights, tmp_path)
+    for tensor in plan.tensors:
+        if isinstance(tensor.origin, Copy):
+            assert f"torch.{tensor.dtype}" == str(weights[tensor.origin.source].dtype)
+    assert {tensor.dtype for tensor in plan.of("temporal")} == {"bfloat16"}
+
+
+def test_the_wider_types_come_first_and_the_rest_as_it_came(tmp_path: Path) -> None:
+    tensors = plan_of(mixed(), tmp_path).tensors
+    widths = [tensor.info.nbytes // tensor.parameters for tensor in tensors]
+    assert widths == sorted(widths, reverse=True)
+    assert set(widths) == {2, 4, 8}
+    uniform = [tensor.key for tensor in plan_of(autoencoder(**SMALLEST), tmp_path).tensors]
+    place = {key: i for i, key in enumerate(uniform)}
+    for width in (2, 4, 8):
+        places = [place[t.key] for t, w in zip(tensors, widths, strict=True) if w == width]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = autoencoder("vq", **SMALLEST)
+    changed = ["decoder.norm_out.bias", "encoder.conv_in.bias", "quantize.embedding.weight"]
+    for key in changed:
+        weights[key] = weights[key].to(dtype)
+    stored = str(dtype).removeprefix("torch.")
+    assert refused(weights, tmp_path) == [
+        f"{key} is stored as {stored}; expected one of float64, float32, float16, bfloat16"
+        for key in changed
+    ]
+
+
+def test_what_is_left_behind_may_be_of_any_type(tmp_path: Path) -> None:
+    weights = {**autoencoder(**SMALLEST), "loss.steps": torch.ones(2, dtype=torch.int64)}
+    assert [d.source for d in plan_of(weights, tmp_path).dropped] == ["loss.steps"]
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
+def test_missing_and_extra_keys_and_wrong_shapes_are_told_at_once(
+    prefix: str, tmp_path: Path
+) -> None:
+    weights = autoencoder()
+    weights["decoder.mid.block_2.norm1.weihgt"] = weights.pop("decoder.mid.block_2.norm1.weight")
+    weights["encoder.mid.attn_2.q.bias"] = weights.pop("encoder.mid.attn_1.q.bias")
+    del weights["decoder.norm_out.bias"]
+    weights["decoder.mid.block_1.conv2.bias"] = torch.ones(65)
+    weights["encoder.down.0.block.0.conv1.weight"] = torch.ones(32, 32, 1, 1)
+    weights["quant_conv.weight"] = torch.ones(8, 8)
+    del weights["post_quant_conv.bias"]
+    problems = refused(prefixed(weights, prefix), tmp_path)
+    assert all(problem.startswith(prefix) for problem in problems)
+    assert {problem.replace(prefix, "") for problem in problems} == {
+        "decoder.mid.block_2.norm1.weight is missing; expected the shape [64] (did you mean "
+        "'decoder.mid.block_2.norm1.weihgt'?)",
+        "decoder.mid.block_2.norm1.weihgt is not part of this architecture (did you mean "
+        "'decoder.mid.block_2.norm1.weight'?)",
+        "encoder.mid.attn_1.q.bias is missing; expected the shape [64] (did you mean "
+        "'encoder.mid.attn_2.q.bias'?)",
+        "encoder.mid.attn_2.q.bias is not part of this architecture (did you mean "
+        "'encoder.mid.attn_1.q.bias'?)",
+        "decoder.norm_out.bias is missing; expected the shape [32]",
+        "decoder.mid.block_1.conv2.bias has the shape [65]; expected [64]",
+        "encoder.down.0.block.0.conv1.weight has the shape [32, 32, 1, 1]; expected [32, 32, 3, 3]",
+        "quant_conv.weight has the shape [8, 8]; expected [8, 8, 1, 1]",
+        "post_quant_conv.bias is missing; expected the shape [4]",
+    }
+
+
+def test_an_extra_key_is_told(tmp_path: Path) -> None:
+    weights = autoencoder() | {"decoder.xyzzy": torch.ones(1)}
+    assert refused(weights, tmp_path) == ["decoder.xyzzy is not part of this architecture"]
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "said"),
+    [
+        ("decoder.mid.block_1.conv1.weight", (64, 64, 3), "[64, 64, 3]; expected [64, 64, 3, 3]"),
+        ("decoder.up.1.upsample.conv.bias", (), "[]; expected [64]"),
+        ("encoder.conv_out.bias", (4,), "[4]; expected [8]"),
+        ("quant_conv.bias", (4,), "[4]; expected [8]"),
+        ("post_quant_conv.bias", (3,), "[3]; expected [4]"),
+    ],
+)
+def test_a_wrong_shape_is_told(key: str, shape: tuple[int, ...], said: str, tmp_path: Path) -> None:
+    weights = autoencoder() | {key: torch.ones(shape)}
+    assert refused(weights, tmp_path) == [f"{key} has the shape {said}"]
+
+
+@pytest.mark.parametrize(
+    "key", ["quant_conv.weight", "quant_conv.bias", "post_quant_conv.bias", "encoder.conv_in.bias"]
+)
+def test_a_part_that_is_there_must_be_whole(key: str, tmp_path: Path) -> None:
+    weights = autoencoder()
+    shape = list(weights.pop(key).shape)
+    assert f"{key} is missing; expected the shape {shape}" in refused(weights, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("encoder.",),
+        ("quant_conv.",),
+        ("post_quant_conv.",),
+        ("encoder.", "quant_conv."),
+        ("encoder.", "quant_conv.", "post_quant_conv."),
+    ],
+)
+def test_parts_beside_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
+    weights = {k: v for k, v in autoencoder().items() if not k.startswith(parts)}
+    assert set(copies(plan_of(weights, tmp_path))) == set(weights)
+
+
+def test_a_codebook_of_another_width_is_told(tmp_path: Path) -> None:
+    weights = autoencoder("vq") | {"quantize.embedding.weight": torch.ones(8, 5)}
+    assert refused(weights, tmp_path) == [
+        "quantize.embedding.weight has the shape [8, 5]; expected [8, 4]"
+    ]
+
+
+def test_a_codebook_without_quant_convs_is_as_wide_as_the_latent(tmp_path: Path) -> None:
+    weights = autoencoder("plain", double_z=False)
+    weights["quantize.embedding.weight"] = torch.ones(8, 4)
+    assert plan_of(weights, tmp_path).config.architecture.n_embed == 8
+    weights["quantize.embedding.weight"] = torch.ones(8, 3)
+    assert "expected [8, 4]" in refused(weights, tmp_path)[0]
+
+
+def test_latents_of_another_width_than_the_convolutions(tmp_path: Path) -> None:
+    plan = plan_of(autoencoder("kl", embed_dim=3), tmp_path)
+    assert plan.config.architecture.embed_dim == 3
+    shapes = {tensor.key: tensor.shape for tensor in plan.tensors}
+    assert shapes["quant_conv.weight"] == (6, 8, 1, 1)
+    assert shapes["post_quant_conv.weight"] == (4, 3, 1, 1)
+
+
+@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_inflated_file_is_refused(mode: str, prefix: str, tmp_path: Path) -> None:
+    weights = prefixed(video_autoencoder(temporal={"time_mode": mode}, **SMALLEST), prefix)
+    with pytest.raises(FamilyError) as caught:
+        plan_of(weights, tmp_path)
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'weights.pt'} is inflated already: its decoder has temporal layers; expected "
+        "an image autoencoder. 'inflate verify' checks it as it is"
+    )

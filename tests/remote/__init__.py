@@ -1,0 +1,1 @@
+"""Tests of remote sources and destinations; all traffic stays on the loopback interface."""

@@ -1,0 +1,129 @@
+"""What the tests of remote locations share: an empty cache, and servers on the loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .web import Web, serve
+
+_ELSEWHERE = re.compile(r"^(AWS|HF|HUGGING|FSSPEC|GOOGLE|STORAGE|(http|https|all|no)_proxy$)", re.I)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and an environment that points nowhere."""
+    for name in list(os.environ):
+        if _ELSEWHERE.match(name):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("INFLATE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[Any]:
+    """The file system that fsspec keeps in memory, empty."""
+    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A web server whose pages the test chooses."""
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server, moto's, as a process of its own."""
+    pytest.importorskip("s3fs", reason="the extra remote is not installed")
+    pytest.importorskip("moto", reason="moto's server is not installed")
+    command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+    )
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        found = next(
+            (m for m in (re.search(r"http://127\.0\.0\.1:\d+", x) for x in lines) if m), None
+        )
+        assert found is not None, f"moto's server ended with {process.wait()}"
+        # Its log has to go somewhere, or the pipe fills and the server stands still.
+        drain = threading.Thread(target=process.stdout.read)
+        drain.start()
+        yield found[0]
+    finally:
+        process.kill()
+        process.wait()
+    drain.join()
+    process.stdout.close()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of boto3's for the server, which holds one empty bucket, ``weights``."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket="weights")
+    yield client
+    for entry in client.list_objects_v2(Bucket="weights").get("Contents", ()):
+        client.delete_object(Bucket="weights", Key=entry["Key"])
+    client.delete_bucket(Bucket="weights")
+    client.close()
+
+
+class Told:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Remember a call."""
+        self.calls.append((phase, done, total))
+
+    @property
+    def last(self) -> tuple[str, int, int]:
+        """What was told last."""
+        return self.calls[-1]
+
+
+@pytest.fixture
+def told() -> Told:
+    """A progress that remembers what it was told."""
+    return Told()
+
+
+def whole_files(cache: Path) -> list[str]:
+    """The names of the files that the cache gave a name."""
+    return sorted(path.name for path in cache.glob("*/[!.]*"))
+
+
+def parts(cache: Path) -> list[str]:
+    """What downloads left behind."""
+    return [path.name for path in cache.rglob("*.part")]

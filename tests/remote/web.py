@@ -1,0 +1,137 @@
+"""A web server on the loopback interface whose answers a test chooses, faulty ones too."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+
+@dataclass
+class Page:
+    """What the server holds under a path, and how it misbehaves.
+
+    Attributes:
+        body: the content.
+        etag: its ETag, that of the content by default; empty for none.
+        breaks_at: the byte after which the connection is cut off.
+        claims: the size that HEAD tells, where it is not that of the content.
+        sized: whether a size is told at all; else the end of the connection is the end.
+        status: the status of every answer.
+        redirect: where the path leads instead.
+        headers: further headers.
+        on_get: what is answered to GET, where that is another page than HEAD tells of.
+        before: called before a body is sent.
+    """
+
+    body: bytes = b""
+    etag: str | None = None
+    breaks_at: int | None = None
+    claims: int | None = None
+    sized: bool = True
+    status: int = 200
+    redirect: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    on_get: Page | None = None
+    before: Callable[[], object] | None = None
+
+
+class Web:
+    """A running server: its pages, and the requests that it got."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.pages: dict[str, Page] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.changed = threading.Condition()
+
+    def put(self, path: str, body: bytes = b"", **options: Any) -> str:
+        """Hold a page, and give its URL."""
+        self.pages[path] = Page(body, **options)
+        return self.url + path
+
+    def count(self, method: str, path: str | None = None) -> int:
+        """How often something was asked for."""
+        return sum(m == method and path in (None, p) for m, p in self.requests)
+
+    def wait_for(self, method: str, path: str, times: int) -> None:
+        """Wait until something was asked for so often."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.count(method, path) >= times, timeout=30)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    web: Web
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        with self.web.changed:
+            self.web.requests.append((self.command, path))
+            self.web.changed.notify_all()
+        page = self.web.pages.get(path, Page(status=404))
+        if page.on_get is not None and self.command == "GET":
+            page = page.on_get
+        if page.redirect is not None:
+            self.send_response(302)
+            self.send_header("Location", page.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(page.status)
+        body = page.body
+        size = page.claims if page.claims is not None and self.command == "HEAD" else len(body)
+        if page.sized:
+            self.send_header("Content-Length", str(size))
+        else:
+            self.send_header("Connection", "close")
+        etag = hashlib.sha1(body).hexdigest() if page.etag is None else page.etag
+        if etag and page.status == 200:
+            self.send_header("ETag", f'"{etag}"')
+        for name, value in page.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            if page.before is not None:
+                page.before()
+            self.wfile.write(body[: page.breaks_at])
+            if page.breaks_at is not None:
+                self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that go away are part of the tests."""
+
+
+@contextmanager
+def serve() -> Iterator[Web]:
+    """Run a server on a free port of the loopback interface."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    web = Web(f"http://127.0.0.1:{server.server_address[1]}")
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

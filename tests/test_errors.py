@@ -1,0 +1,86 @@
+"""The tree of errors, and what they say."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from inflate import errors
+from inflate.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    FamilyError,
+    InflateError,
+    OutputError,
+    PlanError,
+    nearest,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "parent"),
+    [
+        (ConfigError, InflateError),
+        (CheckpointError, InflateError),
+        (FamilyError, CheckpointError),
+        (PlanError, InflateError),
+        (DeviceError, InflateError),
+        (OutputError, InflateError),
+    ],
+)
+def test_the_tree(error: type[Exception], parent: type[Exception]) -> None:
+    assert issubclass(error, parent)
+    assert not issubclass(error, (ValueError, OSError, AssertionError))
+    siblings = {name for name in errors.__all__ if name not in (error.__name__, "InflateError")}
+    for name in siblings - {parent.__name__}:
+        assert not issubclass(error, getattr(errors, name))
+
+
+def test_all_errors_are_exported_drawn_and_documented() -> None:
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, InflateError) and name[0] != "_"
+    }
+    assert errors.__all__ == sorted(defined)
+    assert errors.__doc__ is not None
+    for name in defined:
+        assert name in errors.__doc__
+        assert inspect.getdoc(getattr(errors, name))
+
+
+def test_bugs_are_not_in_the_tree() -> None:
+    assert InflateError.__base__ is Exception
+
+
+@pytest.mark.parametrize("error", [ConfigError, PlanError])
+def test_an_error_of_many_problems_says_and_keeps_them_all(
+    error: type[ConfigError] | type[PlanError],
+) -> None:
+    raised = error("it does not fit:", ["one", "two"])
+    assert raised.problems == ("one", "two")
+    assert str(raised) == "it does not fit:\n  - one\n  - two"
+    assert error("alone").problems == ()
+    assert str(error("alone")) == "alone"
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "said"),
+    [
+        ("alhpa", ["seed", "alpha", "dtype"], " (did you mean 'alpha'?)"),
+        ("zcha", ["z_channels", "ch", "zch"], " (did you mean 'zch'?)"),
+        ("xyzzy", ["alpha", "seed"], ""),
+        ("alpha", [], ""),
+    ],
+)
+def test_the_nearest_word_is_suggested(word: str, known: list[str], said: str) -> None:
+    assert nearest(word, known) == said
+    assert nearest(word, iter(known)) == said
+
+
+def test_a_suggestion_is_shown_as_its_file_calls_it() -> None:
+    shown = {"alpha": "model.alpha"}
+    assert nearest("alhpa", ["seed", "alpha"], shown) == " (did you mean 'model.alpha'?)"
+    assert nearest("sead", ["seed", "alpha"], shown) == " (did you mean 'seed'?)"
