@@ -131,7 +131,8 @@ def load_image_decoder(
     """
     with torch.device("meta"):
         decoder = Decoder(**source.config.architecture.module_arguments())
-    return _fill(decoder, DECODER, source, dtype, stored_as)
+    # The image layers of a video decoder are a whole image decoder.
+    return _fill(decoder, DECODER, source, dtype, stored_as, extra=source.inflated)
 
 
 def load_video(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inflate.checkpoint.files import CheckpointFiles
 from inflate.checkpoint.index import WIDTHS, TensorInfo
 from inflate.errors import CheckpointError
 
@@ -73,6 +74,29 @@ def read_header(path: Path) -> Header:
             path, f"its tensors take {at} bytes, and the file holds {size - 8 - length}", cut=True
         )
     return Header(tensors, metadata)
+
+
+def read_index(files: CheckpointFiles) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors and the metadata of safetensors files, from their headers alone.
+
+    Raises:
+        CheckpointError: a header lies, or the shards are not what their index says.
+    """
+    index: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for file in files.weights:
+        header = read_header(file)
+        metadata.update(header.metadata)
+        for name, info in header.tensors.items():
+            if not files.shards or files.shards.get(name) == file:
+                index[name] = info
+    lost = sorted(set(files.shards) - set(index))
+    if lost:
+        raise CheckpointError(
+            f"{files.path} names tensors that its shards lack: {', '.join(lost[:5])}"
+            + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        )
+    return index, metadata
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inflate.checkpoint.files import CheckpointFiles, find_files
-from inflate.checkpoint.header import read_header
+from inflate.checkpoint.header import read_index
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.unpickling import load_pickled
 from inflate.errors import CheckpointError
@@ -88,29 +88,6 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
             return tensor
 
         yield Checkpoint(path, files, index, metadata, (), read)
-
-
-def read_index(files: CheckpointFiles) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors and the metadata of safetensors files, from their headers alone.
-
-    Raises:
-        CheckpointError: a header lies, or the shards are not what their index says.
-    """
-    index: dict[str, TensorInfo] = {}
-    metadata: dict[str, str] = {}
-    for file in files.weights:
-        header = read_header(file)
-        metadata.update(header.metadata)
-        for name, info in header.tensors.items():
-            if not files.shards or files.shards.get(name) == file:
-                index[name] = info
-    lost = sorted(set(files.shards) - set(index))
-    if lost:
-        raise CheckpointError(
-            f"{files.path} names tensors that its shards lack: {', '.join(lost[:5])}"
-            + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        )
-    return index, metadata
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from inflate._version import __version__
 from inflate.cli.convert import convert
 from inflate.cli.demo import demo
+from inflate.cli.inspect import inspect
 from inflate.cli.presets import presets
 from inflate.cli.verify import verify
 from inflate.errors import InflateError
@@ -51,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, verify, presets, demo):
+for command in (convert, verify, inspect, presets, demo):
     app.command()(command)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from inflate.cli.text import architecture_text, bytes_text, error_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
 from inflate.parity.result import FoldResult, ParityReport
@@ -98,31 +98,13 @@ def _print_fold(console: Console, fold: FoldResult) -> None:
     )
 
 
-def error_text(error: float | None) -> str:
-    """An error as text; None is one that is not finite."""
-    return "not finite" if error is None else f"{error:.3g}"
-
-
-def bytes_text(nbytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
 def _print_facts(console: Console, plan: InflationPlan) -> None:
     architecture, temporal = plan.config.architecture, plan.config.temporal
-    inside = _listed(architecture.attention_levels)
     facts = {
-        "architecture": f"ch {architecture.ch}, ch_mult {_listed(architecture.ch_mult)}, "
-        f"num_res_blocks {architecture.num_res_blocks}, z_channels {architecture.z_channels}, "
-        f"attention {architecture.attn_type}" + (f" and inside levels {inside}" if inside else ""),
+        "architecture": architecture_text(architecture),
         "preset": ", ".join(matching_presets(architecture)) or "none of this shape",
         "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}, alpha {temporal.alpha:g}"
-        + ("" if temporal.time_mode == "attn-only" else f", kernel {_listed(temporal.kernel)}"),
+        + ("" if temporal.time_mode == "attn-only" else f", kernel {kernel_text(temporal.kernel)}"),
     }
     for name, text in facts.items():
         console.print(Text(f"{name:<14}{text}"), soft_wrap=True)
@@ -150,7 +132,3 @@ def _print_wide(console: Console, table: Table) -> None:
     # Names are not to be cut or folded in a pipe, where nobody's screen is the limit.
     width = max(console.width, 200) if not console.is_terminal else console.width
     console.print(table, width=width)
-
-
-def _listed(values: Iterable[int] | Sequence[int]) -> str:
-    return " ".join(map(str, values))

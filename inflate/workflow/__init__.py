@@ -1,6 +1,31 @@
-"""The jobs, convert, verify and inspect: values in, values out; nothing is printed here."""
+"""The jobs, convert, verify and inspect: values in, values out; nothing is printed here.
 
-from inflate.workflow.conversion import ConversionResult, convert
-from inflate.workflow.verification import verify
+They are imported when first used: inspecting a safetensors file needs no torch, the others do.
+"""
 
-__all__ = ["ConversionResult", "convert", "verify"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inflate.workflow.conversion import ConversionResult, convert
+    from inflate.workflow.inspection import Inspection, inspect
+    from inflate.workflow.verification import verify
+
+__all__ = ["ConversionResult", "Inspection", "convert", "inspect", "verify"]
+
+_HOMES = {
+    "ConversionResult": "conversion",
+    "Inspection": "inspection",
+    "convert": "conversion",
+    "inspect": "inspection",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a job when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'inflate.workflow' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -35,7 +35,7 @@ from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
 from inflate.workflow.folding import fold_as_asked
 from inflate.workflow.header import header_of
 from inflate.workflow.identity import temporal_attention_is_identity
-from inflate.workflow.sources import local_source, name_of, stem_of
+from inflate.workflow.sources import default_output, local_source, name_of
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,9 @@ def convert(
         if dry_run:
             seconds = {"plan": planned - started}
             return ConversionResult(fitted.plan, target, None, None, None, seconds, notes)
-        destination = output if output is not None else _default_output(source, seen, target)
+        destination = (
+            output if output is not None else default_output(source, target, inflated=seen.inflated)
+        )
         with (
             _local_destination(path, destination, target, overwrite=overwrite) as local,
             stage(local, overwrite=overwrite, folder_config=fitted.folder_config) as staged,
@@ -164,7 +166,7 @@ def convert(
         ):
             source_hash = hasher.submit(hash_files, checkpoint.files)
             writer = SafetensorsWriter(staged.file)
-            header = header_of(fitted.plan, name_of(source), target, folded=fold is not None)
+            header = header_of(fitted.plan, name_of(source), target, folded=post_quant == "fold")
             with saying_why(local, fitted.plan.nbytes):
                 tensors = planned_tensors(fitted.plan, seen.checkpoint, progress)
                 writer.write([t.info for t in fitted.plan.tensors], tensors, header)
@@ -226,15 +228,6 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     if copying:
         return seen.with_learned_blend(config)
     return replace(seen, config=config)
-
-
-def _default_output(source: str | Path, seen: Source, target: Target) -> Path:
-    """Where a conversion goes by default: beside its source, or here where that lies elsewhere."""
-    folder = Path() if is_remote(str(source)) else Path(source).parent
-    stem = stem_of(source)
-    kind = target if seen.inflated else "video"
-    stem = stem.removesuffix(".video") if seen.inflated else stem
-    return folder / (f"{stem}.{kind}" + ("" if target == "diffusers" else ".safetensors"))
 
 
 @contextmanager

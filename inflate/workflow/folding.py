@@ -13,8 +13,10 @@ from inflate.vocabulary import Target
 
 
 def folded(source: Source, target: Target) -> Source:
-    """A source without ``post_quant_conv``; for ``sgm``, which has neither, without both."""
-    checkpoint = with_post_quant_folded(source.checkpoint)
+    """A source without ``post_quant_conv``; for ``sgm``, which has neither, without quant convs."""
+    checkpoint = source.checkpoint
+    if source.located.part("post_quant_conv."):
+        checkpoint = with_post_quant_folded(checkpoint)
     if target == "sgm" and source.located.part("quant_conv.") and source.located.part("encoder."):
         checkpoint = with_quant_folded(checkpoint)
     return source.seen_as(checkpoint)
@@ -29,9 +31,9 @@ def fold_as_asked(
         PlanError: there is nothing to fold; or the fold is not exact, which was not allowed.
     """
     path = source.checkpoint.path
-    if source.inflated:
-        raise PlanError(f"{path} is inflated already: fold when the image checkpoint is converted")
-    if source.info("post_quant_conv.weight") is None:
+    if not source.located.part("post_quant_conv."):
+        if target == "sgm" and source.located.part("quant_conv."):
+            return folded(source, target), None  # Exact up to rounding: nothing to allow.
         raise PlanError(f"{path} has no post_quant_conv: there is nothing to fold; leave it out")
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     if e != z and target != "decoder":

@@ -7,6 +7,7 @@ from pathlib import Path
 from inflate.checkpoint.files import INDEX_ENDING
 from inflate.progress import Progress
 from inflate.remote import fetch, is_remote, local_path
+from inflate.vocabulary import Target
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:
@@ -32,3 +33,16 @@ def stem_of(location: str | Path) -> str:
     if name.endswith(INDEX_ENDING):
         return name.removesuffix(INDEX_ENDING)
     return Path(name).stem
+
+
+def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:
+    """Where a conversion goes by default: beside its source, or here where that lies elsewhere.
+
+    ``STEM.video.safetensors``; for a copy of a video checkpoint ``STEM.LAYOUT.safetensors``; a
+    folder of diffusers has no ending.
+    """
+    folder = Path() if is_remote(str(source)) else Path(source).parent
+    stem, kind = stem_of(source), "video"
+    if inflated:
+        stem, kind = stem.removesuffix(".video"), target
+    return folder / (f"{stem}.{kind}" + ("" if target == "diffusers" else ".safetensors"))

@@ -123,8 +123,10 @@ def _folded_alike(
 ) -> tuple[Source, FoldResult | None]:
     """The reference as the candidate's header says that it was folded, and what that changes."""
     metadata = video.checkpoint.metadata
-    if metadata.get(POST_QUANT_KEY) != "fold" or image.info("post_quant_conv.weight") is None:
+    if metadata.get(POST_QUANT_KEY) != "fold":
         return image, None
     target: Target = "sgm" if metadata.get(LAYOUT_KEY) == "sgm" else "autoencoder"
     whole = folded(image, target)
+    if image.info("post_quant_conv.weight") is None:
+        return whole, None
     return whole, measure_fold(image, whole, device, seed)

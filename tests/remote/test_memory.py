@@ -270,7 +270,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_a_home_that_does_not_exist_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFLATE_CACHE", "~no-such-user-at-all/cache")
-    with pytest.raises(CheckpointError, match="has no place: .*; set INFLATE_CACHE to a folder"):
+    with pytest.raises(CheckpointError, match=r"has no place: .*; set INFLATE_CACHE to a folder"):
         cache_folder()
 
 

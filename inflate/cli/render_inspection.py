@@ -1,0 +1,66 @@
+"""An inspection as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from inflate.cli.text import architecture_text, bytes_text, kernel_text
+from inflate.workflow.inspection import Inspection
+
+
+def print_inspection(found: Inspection) -> None:
+    """What a file holds, a fact a line, then its parts and what stands in the way."""
+    console = Console(highlight=False)
+    for name, fact in _facts(found):
+        console.print(Text(f"{name:<14}{fact}"), soft_wrap=True)
+    table = Table("part", "tensors", "parameters", "bytes", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    groups = [(group.name, group) for group in found.parts]
+    groups += [(f"dropped: {group.name}", group) for group in found.dropped]
+    for name, group in groups:
+        table.add_row(
+            Text(name), str(group.tensors), f"{group.parameters:,}", bytes_text(group.nbytes)
+        )
+    console.print(table)
+    if not found.obstacles:
+        left = sum(group.tensors for group in found.dropped)
+        console.print(
+            Text(
+                f"convert would copy {found.copied} tensors into the decoder, keep "
+                f"{found.passed_through} beside it, leave {left} behind, and write "
+                f"{found.would_write}",
+                style="green",
+            ),
+            soft_wrap=True,
+        )
+    for obstacle in found.obstacles:
+        console.print(Text(f"in the way: {obstacle}", style="yellow"), soft_wrap=True)
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
+    yield "file", str(found.path)
+    count = f", {len(found.files.weights)} files" if len(found.files.weights) > 1 else ""
+    yield "format", found.files.format + count
+    yield "types", ", ".join(f"{dtype} ({n})" for dtype, n in found.dtypes.items())
+    if found.names is not None:
+        yield "names", {"ldm": "LDM and sgm", "diffusers": "diffusers"}[found.names]
+        yield "prefix", found.prefix or "(none)"
+    if found.architecture is not None:
+        yield "architecture", architecture_text(found.architecture)
+        yield "preset", ", ".join(found.presets) or "none of this shape"
+    if found.temporal is not None:
+        mode = found.temporal.time_mode
+        kernel = "" if mode == "attn-only" else f", kernel {kernel_text(found.temporal.kernel)}"
+        yield "temporal", mode + kernel
+    if found.has_ema:
+        yield "averages", "moving averages of the weights are beside them: --weights ema"
+    if found.foreign:
+        yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
+    for key in ("inflate.source.name", "inflate.parity.verdict"):
+        if key in found.metadata:
+            yield key.removeprefix("inflate.").removeprefix("parity."), found.metadata[key]

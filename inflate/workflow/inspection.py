@@ -1,0 +1,167 @@
+"""``inspect``: what a file holds, from names and shapes; torch only where the format needs it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.files import CheckpointFiles, find_files
+from inflate.checkpoint.header import read_index
+from inflate.checkpoint.index import TensorInfo
+from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.checkpoint.locate import EMA, Located, locate
+from inflate.checkpoint.shapes import image_problems
+from inflate.config.presets import matching_presets
+from inflate.config.schema import Architecture, Temporal
+from inflate.errors import FamilyError, PlanError
+from inflate.progress import Progress, silent
+from inflate.workflow.sources import default_output, local_source
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share a fate: how many, and their bytes."""
+
+    name: str
+    tensors: int
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds, and what ``convert`` would do with it.
+
+    ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
+    ``obstacles`` says in words what stands in the way of a conversion, nothing if nothing does.
+    """
+
+    path: Path
+    files: CheckpointFiles
+    names: str | None
+    prefix: str | None
+    inflated: bool
+    has_ema: bool
+    architecture: Architecture | None
+    temporal: Temporal | None
+    presets: tuple[str, ...]
+    dtypes: Mapping[str, int]
+    parts: tuple[Group, ...]
+    dropped: tuple[Group, ...]
+    foreign: tuple[str, ...]
+    metadata: Mapping[str, str]
+    would_write: Path
+    obstacles: tuple[str, ...]
+
+    @property
+    def copied(self) -> int:
+        """How many tensors ``convert`` would copy into the decoder."""
+        return sum(group.tensors for group in self.parts if group.name.startswith("decoder"))
+
+    @property
+    def passed_through(self) -> int:
+        """How many tensors beside the decoder ``convert`` would keep as they are."""
+        return sum(group.tensors for group in self.parts if not group.name.startswith("decoder"))
+
+
+def inspect(
+    source: str | Path,
+    *,
+    prefix: str | None = None,
+    weights: str = "plain",
+    progress: Progress = silent,
+) -> Inspection:
+    """Look at a checkpoint without converting it.
+
+    Args:
+        source: a file, an index of shards, a folder of diffusers, or a URL.
+        prefix: which autoencoder to look at where the source holds several.
+        weights: ``plain``, or ``ema`` for the moving averages beside them.
+        progress: told of a download.
+
+    Raises:
+        CheckpointError: the source cannot be read at all.
+    """
+    path = local_source(source, progress)
+    files = find_files(path)
+    index, metadata, foreign = _read(path, files)
+    obstacles: tuple[str, ...] = ()
+    located: Located | None = None
+    architecture: Architecture | None = None
+    temporal: Temporal | None = None
+    try:
+        located = locate(index, path, prefix=prefix, ema=weights == "ema")
+        shapes = {key: info.shape for key, info in located.tensors.items()}
+        architecture = infer_architecture(shapes)
+        if located.inflated:
+            temporal = infer_temporal(shapes)
+        obstacles = tuple(_obstacles(located, architecture))
+    except (FamilyError, PlanError) as error:
+        obstacles = (*getattr(error, "problems", ()),) or (str(error),)
+    return Inspection(
+        path=path,
+        files=files,
+        names=located.dialect if located else None,
+        prefix=located.prefix if located else None,
+        inflated=bool(located and located.inflated),
+        has_ema=any(name.startswith(EMA) and "decoder" in name for name in index),
+        architecture=architecture,
+        temporal=temporal,
+        presets=tuple(matching_presets(architecture)) if architecture else (),
+        dtypes=Counter(info.dtype for info in index.values()),
+        parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
+        dropped=tuple(_dropped(located)) if located else (),
+        foreign=foreign,
+        metadata=metadata,
+        would_write=default_output(source, "autoencoder", inflated=False),
+        obstacles=obstacles,
+    )
+
+
+def _read(
+    path: Path, files: CheckpointFiles
+) -> tuple[Mapping[str, TensorInfo], Mapping[str, str], tuple[str, ...]]:
+    if files.format == "safetensors":
+        return (*read_index(files), ())
+    from inflate.checkpoint.reader import open_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        return checkpoint.tensors, checkpoint.metadata, checkpoint.foreign
+
+
+def _obstacles(located: Located, architecture: Architecture) -> list[str]:
+    temporal = frozenset(key for key in located.part(DECODER) if is_inflated([key]))
+    problems = [*architecture.problems(), *image_problems(located, architecture, temporal)]
+    if located.inflated:
+        problems.append(
+            "it is a video decoder already: convert copies it into another layout with --layout, "
+            "and verify checks it"
+        )
+    return problems
+
+
+def _parts(located: Located) -> list[Group]:
+    temporal = [key for key in located.part(DECODER) if is_inflated([key])]
+    spatial = [key for key in located.part(DECODER) if not is_inflated([key])]
+    keys = {"decoder": spatial, "decoder, temporal": temporal}
+    keys.update({part.rstrip("."): located.part(part) for part in PASSED_THROUGH})
+    return [
+        _group(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
+    ]
+
+
+def _dropped(located: Located) -> list[Group]:
+    reasons = dict.fromkeys(left.reason for left in located.dropped)
+    return [
+        _group(reason, [left.info for left in located.dropped if left.reason == reason])
+        for reason in reasons
+    ]
+
+
+def _group(name: str, tensors: Iterable[TensorInfo]) -> Group:
+    infos = list(tensors)
+    parameters = sum(info.parameters for info in infos)
+    return Group(name, len(infos), parameters, sum(info.nbytes for info in infos))
