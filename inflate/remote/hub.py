@@ -202,4 +202,8 @@ def _in_words(what: str) -> Iterator[None]:
             f"{what}: HF_HUB_OFFLINE is set; unset it, or give the path of a local file"
         ) from error
     except (OSError, ValueError, http_error) as error:
+        if "Consistency check failed" in str(error):  # An OSError like any other, but for its text.
+            raise CheckpointError(
+                f"{what}: another number of bytes arrived than the Hub lists; try again"
+            ) from error
         raise CheckpointError(f"{what}: {reason(error, 'hf')}") from error

@@ -193,7 +193,7 @@ def test_a_file_with_a_wrong_hash_is_not_used(hub: Hub, tmp_path: Path) -> None:
 def test_a_file_of_a_wrong_size_is_not_used(hub: Hub) -> None:
     hub.put({"vae.ckpt": BODY})
     hub.page("vae.ckpt").on_get = Page(BODY[:-5], etag="x")
-    with pytest.raises(CheckpointError, match=r"hf://owner/repo/vae\.ckpt cannot be downloaded: "):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded: another number of bytes arr"):
         fetch("hf://owner/repo/vae.ckpt")
     hub.page("vae.ckpt").on_get = None
     assert fetch("hf://owner/repo/vae.ckpt").read_bytes() == BODY
