@@ -39,12 +39,25 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--preset", choices=sorted(load_presets()), default="kl-f8")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--around",
+        type=float,
+        default=0.0,
+        metavar="GB",
+        help="make a full Stable Diffusion file of it: the autoencoder under first_stage_model., "
+        "beside so many gigabytes of a diffusion model",
+    )
     options = parser.parse_args()
     settings = read_config(options.preset)
     kept = {k: v for k, v in settings.items() if k.startswith("architecture.")}
     architecture = Architecture(**{k.removeprefix("architecture."): v for k, v in kept.items()})
     architecture = build_config(architecture, kept).architecture
     tensors = make_state_dict(architecture, options.seed)
+    if options.around:
+        tensors = {f"first_stage_model.{key}": value for key, value in tensors.items()}
+        for i in range(round(options.around * 10)):
+            key = f"model.diffusion_model.input_blocks.{i}.0.weight"
+            tensors[key] = torch.randn(5000, 5000)
     if options.output.suffix == ".safetensors":
         save_file(tensors, options.output)
     else:

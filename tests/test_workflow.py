@@ -22,7 +22,7 @@ from inflate.inflation.initializers import ZEROS, Rule
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import CastResult, ParityReport
-from inflate.workflow import conversion
+from inflate.workflow import production
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import CPU, image_decode, metadata_of, sha256, snapshot
@@ -276,14 +276,14 @@ def watched(
 ) -> list[set[str]]:
     """What lies in a folder while parity is checked; ``then`` happens there too."""
     seen: list[set[str]] = []
-    run_check = conversion.run_check
+    run_check = production.run_check
 
     def watching(*args: Any, **kwargs: Any) -> ParityReport:
         seen.append(set(snapshot(folder)))
         then()
         return run_check(*args, **kwargs)
 
-    monkeypatch.setattr(conversion, "run_check", watching)
+    monkeypatch.setattr(production, "run_check", watching)
     return seen
 
 

@@ -40,25 +40,26 @@ _ENDS = {
 }
 
 
-def speaks_diffusers(names: Iterable[str]) -> bool:
-    """Whether names are those that diffusers gives."""
-    return any(name.startswith(DECODER + MARK) or f".{DECODER}{MARK}" in name for name in names)
+def speaks_diffusers(names: Iterable[str], prefix: str | None = None) -> bool:
+    """Whether names are those that diffusers gives: under a prefix, or any."""
+    mark = f"{prefix or ''}{DECODER}{MARK}"
+    return any(n.startswith(mark) or (prefix is None and f".{mark}" in n) for n in names)
 
 
 def from_diffusers(names: Iterable[str]) -> dict[str, str]:
     """LDM's name for each name of diffusers; names that are not an autoencoder's are left out."""
-    names = list(names)
-    levels = {
-        side: 1 + max((int(m[1]) for n in names if (m := _level(side).search(n))), default=-1)
-        for side in ("up_blocks", "down_blocks")
-    }
+    parts = {name: _split(name) for name in names}
+    levels: dict[str, int] = {}
+    for prefix, part, rest in parts.values():
+        # Of this decoder alone: the blocks of a diffusion model beside it are called alike.
+        if part == "decoder" and (matched := re.match(r"up_blocks\.(\d+)\.", rest)):
+            levels[prefix] = max(levels.get(prefix, 0), int(matched[1]) + 1)
     found = {}
-    for name in names:
-        prefix, part, rest = _split(name)
+    for name, (prefix, part, rest) in parts.items():
         if part in ("quant_conv", "post_quant_conv", "quantize"):
             found[name] = name
         elif part in ("encoder", "decoder"):
-            translated = _module(rest, levels["up_blocks"])
+            translated = _module(rest, levels.get(prefix, 0))
             if translated is not None:
                 found[name] = f"{prefix}{part}.{translated}"
     return found
@@ -85,10 +86,6 @@ def attention_matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         for name, shape in shapes.items()
         if len(shape) == 2 and re.search(r"(^|\.)attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$", name)
     ]
-
-
-def _level(side: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|\.){side}\.(\d+)\.")
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -159,8 +156,10 @@ def _export(key: str, levels: int, video: bool) -> str:
     if matched := re.match(r"mid\.block_([12])\.(.*)$", rest):
         return f"{part}.mid_block.resnets.{int(matched[1]) - 1}.{_export_resnet(matched[2], video)}"
     if matched := re.match(r"mid\.attn_1\.(\w+)\.(weight|bias)$", rest):
-        names = {own: theirs for theirs, own in _ATTENTION.items()}
-        return f"{part}.mid_block.attentions.0.{names[matched[1]]}.{matched[2]}"
+        return f"{part}.mid_block.attentions.0.{_export_attention(matched)}"
+    if matched := re.match(r"(up|down)\.(\d+)\.attn\.(\d+)\.(\w+)\.(weight|bias)$", rest):
+        inner = _export_attention(matched)
+        return f"{part}.{_side(matched, levels)}.attentions.{matched[3]}.{inner}"
     if matched := re.match(r"(up|down)\.(\d+)\.block\.(\d+)\.(.*)$", rest):
         inner = _export_resnet(matched[4], video)
         return f"{part}.{_side(matched, levels)}.resnets.{matched[3]}.{inner}"
@@ -174,6 +173,12 @@ def _export(key: str, levels: int, video: bool) -> str:
 def _side(matched: re.Match[str], levels: int) -> str:
     level = int(matched[2])
     return f"{matched[1]}_blocks.{levels - 1 - level if matched[1] == 'up' else level}"
+
+
+def _export_attention(matched: re.Match[str]) -> str:
+    module, leaf = matched.groups()[-2:]
+    names = {own: theirs for theirs, own in _ATTENTION.items()}
+    return f"{names[module]}.{leaf}"
 
 
 def _export_resnet(rest: str, video: bool) -> str:

@@ -5,7 +5,7 @@ All of it is data about names; no tensor is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
@@ -30,16 +30,30 @@ MARK = "mid.block_1.conv1.weight"
 """A key that every decoder of the family has, whatever its architecture."""
 
 
-# Keys that tell a family which cannot be inflated here, each under its usual prefixes.
+_EXPECTED = "; expected an image autoencoder in the names of LDM, sgm or diffusers"
+
+# Keys that tell a family which cannot be inflated here, each under its usual prefixes; where two
+# are named, both must be there. The first that fits is taken.
 _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
+    ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.weight",
+     "a causal 3D autoencoder (HunyuanVideo)"),
+    ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.gamma",
+     "a causal 3D autoencoder (HunyuanVideo)"),
+    ("decoder.mid_block.resnets.0.conv1.conv.weight "
+     "decoder.up_blocks.1.upsamplers.0.conv.conv.weight", "a causal 3D autoencoder (LTX-Video)"),
     ("decoder.mid_block.resnets.0.conv1.conv.weight", "a causal 3D autoencoder (CogVideoX)"),
+    ("decoder.mid_block.resnets.0.norm1.gamma", "a causal 3D autoencoder (Wan)"),
     ("decoder.middle.0.residual.2.weight", "a causal 3D autoencoder (Wan)"),
+    ("decoder.temp_conv_in.weight", "a 3D autoencoder (Allegro)"),
     ("decoder.mid.block_1.conv1.conv.weight", "a causal 3D autoencoder"),
     ("decoder.layers.1.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("decoder.layers.3.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("8.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("decoder.unpatcher3d.wavelets", "a Cosmos tokenizer"),
+    ("decoder.unpatcher.wavelets", "a Cosmos tokenizer"),
+    ("decoder.conv_in.conv_s.weight", "a Cosmos tokenizer"),
     ("decoder.stages.0.0.main.conv.weight", "DC-AE, a deep compression autoencoder"),
+    ("decoder.up_blocks.1.0.conv.weight", "DC-AE, a deep compression autoencoder"),
 )  # fmt: skip
 
 
@@ -67,11 +81,19 @@ def ends_with(name: str, ending: str) -> bool:
     return name == ending or name.endswith("." + ending)
 
 
+def family_under(names: Container[str], prefix: str) -> str | None:
+    """The other family whose keys stand under a prefix, in words, or None."""
+    for marks, family in _OTHER_FAMILIES:
+        if all(prefix + mark in names for mark in marks.split()):
+            return family + _EXPECTED
+    return None
+
+
 def what_else(names: Sequence[str]) -> str:
     """What a file without an autoencoder of this family holds, in words."""
-    for mark, family in _OTHER_FAMILIES:
-        if any(ends_with(name, mark) for name in names):
-            return f"{family}; expected an image autoencoder in the names of LDM and sgm"
+    for marks, family in _OTHER_FAMILIES:
+        if all(any(ends_with(name, mark) for name in names) for mark in marks.split()):
+            return family + _EXPECTED
     if not names:
         return "no tensors; expected an image autoencoder"
     if any(ends_with(name, "encoder.conv_in.weight") for name in names):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from inflate.checkpoint.dialects import attention_matrices, from_diffusers, speaks_diffusers
+from inflate.checkpoint.dialects import (
+    attention_matrices,
+    from_diffusers,
+    speaks_diffusers,
+    to_diffusers,
+)
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import (
     DECODER,
@@ -13,6 +19,7 @@ from inflate.checkpoint.layouts import (
     PASSED_THROUGH,
     drop_reason,
     ends_with,
+    family_under,
     is_inflated,
     what_else,
 )
@@ -58,6 +65,10 @@ class Located:
         """A key as the file calls it, or would."""
         if key in self.tensors:
             return self.tensors[key].name
+        if self.dialect == "diffusers":
+            levels = {key.split(".")[2] for key in self.part(f"{DECODER}up.")}
+            with suppress(KeyError):
+                key = to_diffusers([key], len(levels), video=self.inflated)[key]
         return key.removeprefix(DECODER) if self.bare else self.prefix + key
 
 
@@ -75,10 +86,14 @@ def locate(
     Raises:
         FamilyError: there is none, another family's, more than one, or no moving average.
     """
-    dialect = "diffusers" if speaks_diffusers(index) else "ldm"
-    names = from_diffusers(index) if dialect == "diffusers" else {name: name for name in index}
-    translated = {own: name for name, own in names.items()}
+    # A name that is not of diffusers, or that diffusers' own classes do not have, stays as it is.
+    names = from_diffusers(index) if speaks_diffusers(index) else {}
+    translated = {names.get(name, name): name for name in index}
     found, bare = _prefix(translated, index, path, prefix)
+    family = family_under(index, found)
+    if family is not None:
+        raise FamilyError(f"{path} holds {family}")
+    dialect = "diffusers" if speaks_diffusers(index, found) else "ldm"
     tensors = {}
     for own, name in translated.items():
         key = DECODER + own if bare else own.removeprefix(found)
@@ -136,7 +151,9 @@ def _averaged(
     """Each tensor's moving average, whose name is its own without the dots."""
     names = {key: f"{prefix}{EMA}{key.replace('.', '')}" for key in tensors}
     found = {key: index[name] for key, name in names.items() if name in index}
-    lost = [key for key in tensors if key.startswith(DECODER) and key not in found]
+    # A fixed blend is a buffer, and buffers are not averaged.
+    lost = [key for key in tensors if key.startswith(DECODER) and key not in found
+            and not key.endswith(".mix_factor")]  # fmt: skip
     if lost:
         have = len([key for key in found if key.startswith(DECODER)])
         raise FamilyError(

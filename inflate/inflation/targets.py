@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inflate.checkpoint.dialects import to_diffusers
+from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER
 from inflate.config.presets import scaling_factors
 from inflate.errors import PlanError
@@ -127,14 +128,9 @@ def _diffusers_problems(
 def _fit_diffusers(plan: InflationPlan) -> Fitted:
     architecture = plan.config.architecture
     kept, left = _split(plan, lambda tensor: not _temporal_attention(tensor.key))
-    channels = 2 * architecture.z_channels
     if not any(tensor.key == "quant_conv.weight" for tensor in kept):
-        dtype = kept[0].dtype
-        kept += [
-            PlannedTensor("quant_conv.weight", (channels, channels, 1, 1), dtype,
-                          "passed-through", Make(DIRAC)),
-            PlannedTensor("quant_conv.bias", (channels,), dtype, "passed-through", Make(ZEROS)),
-        ]  # fmt: skip
+        kept = _with_quant_conv(kept, 2 * architecture.z_channels)
+        architecture = replace(architecture, embed_dim=architecture.z_channels)
     names = to_diffusers([tensor.key for tensor in kept], len(architecture.ch_mult))
     placed = tuple(
         replace(t, name=names[t.key], shape=t.shape[:2] if _is_attention_weight(t) else t.shape)
@@ -164,11 +160,24 @@ def _fit_diffusers(plan: InflationPlan) -> Fitted:
         "scaling_factor": factor,
         "force_upcast": True,
     }
-    if plan.config.temporal.time_mode == "all":
-        temporal = replace(plan.config.temporal, time_mode="conv-only")
-        plan = replace(plan, config=replace(plan.config, temporal=temporal))
-    laid_out = replace(plan, tensors=placed, dropped=(*plan.dropped, *dropped))
+    temporal = plan.config.temporal
+    if temporal.time_mode == "all":
+        temporal = replace(temporal, time_mode="conv-only")
+    # What the file says of itself agrees with the config.json beside it.
+    architecture = replace(architecture, scaling_factor=factor)
+    own = replace(plan.config, architecture=architecture, temporal=temporal)
+    laid_out = InflationPlan(own, placed, (*plan.dropped, *dropped))
     return Fitted(laid_out, config, tuple(notes))
+
+
+def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[PlannedTensor]:
+    """Tensors with a ``quant_conv`` that changes nothing, which diffusers' class always has."""
+    dtype = next(t.dtype for t in tensors if t.key == "encoder.conv_out.weight")
+    weight = PlannedTensor(
+        "quant_conv.weight", (channels, channels, 1, 1), dtype, "passed-through", Make(DIRAC)
+    )
+    bias = replace(weight, key="quant_conv.bias", shape=(channels,), origin=Make(ZEROS))
+    return sorted([*tensors, weight, bias], key=lambda tensor: -WIDTHS[tensor.dtype])
 
 
 def _temporal_attention(key: str) -> bool:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from inflate.checkpoint.dialects import to_diffusers
 from inflate.errors import ConfigError
-from inflate.loading import Source
-from inflate.parity.verify import Comparands
+from inflate.loading import Source, load_video
+from inflate.parity.result import WeightsResult
+from inflate.parity.verify import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed
 
 
@@ -23,7 +24,10 @@ def require_diffusers() -> Any:
     """
     try:
         import diffusers
-    except ImportError as error:
+
+        # Each class is imported where it is first named, and with it what it needs.
+        _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
+    except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "layout 'diffusers' is checked with diffusers' own classes, which are not installed: "
             "pip install 'inflate-video[diffusers]', or pass --skip-parity"
@@ -34,10 +38,13 @@ def require_diffusers() -> Any:
 def against_export(
     reference: Source, candidate: Source, folder: Path, device: torch.device
 ) -> Comparands:
-    """Set an exported folder against its image checkpoint, each in diffusers' own class.
+    """Set an exported folder against its source, each in diffusers' own class.
+
+    A video checkpoint has none but the exported one: it is run as it is.
 
     Args:
-        reference: the image checkpoint, ``post_quant_conv`` folded where it had one.
+        reference: the image checkpoint, ``post_quant_conv`` folded where it had one, or the video
+            checkpoint that was copied.
         candidate: the exported folder, as our reader sees it: its weights are compared too.
         folder: the exported folder.
         device: where to compute, in float32.
@@ -47,16 +54,35 @@ def against_export(
         folder, torch_dtype=torch.float32, local_files_only=True
     ).to(device)
     video.eval()
-    image = _image_autoencoder(diffusers, reference, candidate).to(device)
+    decode: Decode
+    sides = "the candidate was" if reference.inflated else "both sides were"
+    if reference.inflated:
+        own = load_video(reference, torch.float32, stored_as=candidate).to(device)
+        decode = lambda z, frames: own(z, timesteps=frames)  # noqa: E731
+    else:
+        image = _image_autoencoder(diffusers, reference, candidate).to(device)
+        decode = lambda z, _frames: _sample(image.decode(z))  # noqa: E731
     return Comparands(
-        reference=lambda z, _frames: _sample(image.decode(z)),
+        reference=decode,
         candidate=lambda z, frames: _sample(video.decode(z, num_frames=frames)),
         original=None,
         channels=reference.config.architecture.z_channels,
-        weights=compare_weights(reference, candidate),
+        weights=_compared(reference, candidate),
         cast_types=narrowed(reference, candidate),
-        notes=(f"both sides were computed by diffusers {diffusers.__version__}",),
+        notes=(f"{sides} computed by diffusers {diffusers.__version__}",),
     )
+
+
+def _compared(reference: Source, candidate: Source) -> WeightsResult:
+    """The weights compared; a ``quant_conv`` made for the export is none where it is an identity."""
+    found = compare_weights(reference, candidate)
+    made = {"quant_conv.weight", "quant_conv.bias"} - set(reference.located.tensors)
+    if len(made) < 2 or not made <= set(candidate.located.tensors):
+        return found
+    weight, bias = candidate.read("quant_conv.weight"), candidate.read("quant_conv.bias")
+    if bias.any() or not torch.equal(weight[:, :, 0, 0].float(), torch.eye(len(bias))):
+        return found
+    return WeightsResult(found.compared - 2, tuple(k for k in found.different if k not in made))
 
 
 def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> Any:

@@ -73,6 +73,14 @@ def local_path(location: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
+def shown(location: str) -> str:
+    """A location for messages and records: its password and its query, if any, are left out."""
+    if not is_remote(location):
+        return location
+    scheme = location.partition("://")[0].lower()
+    return without_password(location.partition("?")[0] if scheme in _WEB else location)
+
+
 def without_password(url: str) -> str:
     """A URL that may be shown."""
     return _PASSWORD.sub(r"\1:***@", url)

@@ -5,36 +5,25 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from inflate.checkpoint.files import find_files, hash_files
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.staging import Staged, check_destination, saying_why, stage
-from inflate.checkpoint.writer import SafetensorsWriter
+from inflate.checkpoint.staging import check_destination
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
-from inflate.inflation.apply import planned_tensors
-from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
-from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.inflation.plan import InflationPlan
 from inflate.loading import Source, describe
 from inflate.parity.device import resolve_device
-from inflate.parity.diffusers import against_export, require_diffusers
-from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.result import FoldResult, ParityReport
-from inflate.parity.verify import against_source, against_video, run_check
+from inflate.parity.diffusers import require_diffusers
+from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
-from inflate.workflow.folding import fold_as_asked
-from inflate.workflow.header import header_of
-from inflate.workflow.identity import temporal_attention_is_identity
+from inflate.workflow.production import prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
 
 
@@ -144,61 +133,37 @@ def convert(
         copying = original.inflated and layout is not None
         if copying:
             _refuse_new_temporal(original, describe(checkpoint, prefix=prefix))
-        seen, fold = original, None
-        if post_quant == "fold":
-            seen, fold = fold_as_asked(original, target, where, allow_inexact=allow_inexact)
-        seen = _blended_for(seen, target, copying=copying)
-        plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, source)
-        identity = not copying or temporal_attention_is_identity(seen)
-        fitted = fit(plan, target, attention_is_identity=identity)
-        notes = (*fitted.plan.notes, *fitted.notes)
+        job = prepare(original, target, post_quant, where, copying=copying, inexact=allow_inexact)
         planned = time.perf_counter()
+        seconds = {"plan": planned - started}
         if dry_run:
-            seconds = {"plan": planned - started}
-            return ConversionResult(fitted.plan, target, None, None, None, seconds, notes)
-        destination = (
-            output if output is not None else default_output(source, target, inflated=seen.inflated)
-        )
-        with (
-            _local_destination(path, destination, target, overwrite=overwrite) as local,
-            stage(local, overwrite=overwrite, folder_config=fitted.folder_config) as staged,
-            ThreadPoolExecutor(1) as hasher,
-        ):
-            source_hash = hasher.submit(hash_files, checkpoint.files)
-            writer = SafetensorsWriter(staged.file)
-            header = header_of(fitted.plan, name_of(source), target, folded=post_quant == "fold")
-            with saying_why(local, fitted.plan.nbytes):
-                tensors = planned_tensors(fitted.plan, seen.checkpoint, progress)
-                writer.write([t.info for t in fitted.plan.tensors], tensors, header)
-            written = time.perf_counter()
-            header["inflate.source.sha256"] = source_hash.result()
-            parity = None
-            if not skip_parity:
-                parity = _check(seen, staged, source_hash.result(), fitted, fold, where, progress)
-                header["inflate.parity.verdict"] = parity.verdict
-                header["inflate.parity.device"] = parity.environment.device
-            checked = time.perf_counter()
-            sha256 = None
-            if parity is None or parity.passed:
-                with saying_why(local):
-                    writer.set_metadata(header)
-                sha256 = hash_files(find_files(staged.path))
-                staged.publish()
-                if is_remote(str(destination)):
-                    publish(local, str(destination), overwrite=overwrite, progress=progress)
-    if parity is not None and sha256 is not None:
-        parity = parity.of_candidate(str(destination), sha256)
-    seconds = {
-        "plan": planned - started,
-        "write": written - planned,
-        "parity": checked - written,
-        "publish": time.perf_counter() - checked,
+            return ConversionResult(job.plan, target, None, None, None, seconds, job.notes)
+        destination = output
+        if destination is None:
+            destination = default_output(source, target, inflated=original.inflated)
+        with _local_destination(path, destination, target, overwrite=overwrite) as local:
+            made = produce(
+                job,
+                name_of(source),
+                local,
+                None if skip_parity else where,
+                overwrite=overwrite,
+                progress=progress,
+            )
+            if made.sha256 is not None and is_remote(str(destination)):
+                publish(local, str(destination), overwrite=overwrite, progress=progress)
+    parity = made.parity
+    published: Path | str | None = None
+    if made.sha256 is not None:
+        published = destination if is_remote(str(destination)) else Path(destination)
+        parity = parity and parity.of_candidate(str(destination), made.sha256)
+    seconds |= {
+        "write": made.written - planned,
+        "parity": made.checked - made.written,
+        "publish": time.perf_counter() - made.checked,
         "total": time.perf_counter() - started,
     }
-    published: Path | str | None = None
-    if sha256 is not None:
-        published = destination if is_remote(str(destination)) else Path(destination)
-    return ConversionResult(fitted.plan, target, parity, published, sha256, seconds, notes)
+    return ConversionResult(job.plan, target, parity, published, made.sha256, seconds, job.notes)
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:
@@ -214,20 +179,6 @@ def _refuse_new_temporal(asked: Source, own: Source) -> None:
             f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
             "layers cannot be changed by copying. Convert the image checkpoint anew"
         )
-
-
-def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
-    """The source with its fixed blend as the learned one that diffusers reads, to start from."""
-    temporal = seen.config.temporal
-    if target != "diffusers" or temporal.merge_strategy == "learned":
-        return seen
-    if not 0.0 < temporal.alpha < 1.0:
-        return seen  # No sigmoid reaches it, which is told with whatever else is in the way.
-    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
-    config = replace(seen.config, temporal=learned)
-    if copying:
-        return seen.with_learned_blend(config)
-    return replace(seen, config=config)
 
 
 @contextmanager
@@ -248,35 +199,3 @@ def _local_destination(
     except OSError as error:  # A name that is too long, or a folder that may not be looked into.
         raise OutputError(f"{local} cannot be written: {error.strerror}") from error
     yield local
-
-
-def _check(
-    reference: Source,
-    staged: Staged,
-    source_hash: str,
-    fitted: Fitted,
-    fold: FoldResult | None,
-    device: torch.device,
-    progress: Progress,
-) -> ParityReport:
-    """Read what was staged back and compare it with its source, in float32."""
-    tolerance = TOLERANCES["float32"]
-    with open_checkpoint(staged.path) as checkpoint:
-        candidate = describe(checkpoint)
-        if reference.inflated:
-            comparands = against_video(reference, candidate, torch.float32, device)
-        elif fitted.folder_config is not None:
-            comparands = against_export(reference, candidate, staged.path, device)
-        else:
-            comparands = against_source(reference, candidate, torch.float32, device)
-        return run_check(
-            comparands,
-            reference=(str(reference.checkpoint.path), source_hash),
-            candidate=(str(staged.destination), ""),
-            dtype=torch.float32,
-            device=device,
-            tolerance=Tolerance(tolerance, tolerance),
-            seed=fitted.plan.config.seed,
-            fold=fold,
-            progress=progress,
-        )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from inflate.checkpoint.views import with_post_quant_folded, with_quant_folded
+from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.locate import LeftBehind
+from inflate.checkpoint.reader import Checkpoint
+from inflate.checkpoint.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.errors import PlanError
 from inflate.loading import Source
 from inflate.parity.fold import measure_fold
@@ -19,7 +24,18 @@ def folded(source: Source, target: Target) -> Source:
         checkpoint = with_post_quant_folded(checkpoint)
     if target == "sgm" and source.located.part("quant_conv.") and source.located.part("encoder."):
         checkpoint = with_quant_folded(checkpoint)
+    e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
+    if target == "decoder" and e != z:
+        return _decoder_alone(source, checkpoint)
     return source.seen_as(checkpoint)
+
+
+def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
+    """A source without what is around its decoder, which takes other latents when it is folded."""
+    around = {k: info for k, info in checkpoint.tensors.items() if not k.startswith(DECODER)}
+    left = [LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()]
+    located = replace(source.located, dropped=(*source.located.dropped, *left))
+    return replace(source, located=located).seen_as(overlaid(checkpoint, {}, frozenset(around)))
 
 
 def fold_as_asked(

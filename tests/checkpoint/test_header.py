@@ -72,6 +72,10 @@ def test_an_unknown_type_is_named(tmp_path: Path) -> None:
     assert text.startswith("FILE: a is stored as Q4_K, which is not known here; expected one of F")
 
 
+def test_a_file_without_tensors_is_sound(tmp_path: Path) -> None:
+    assert read_all(file_of(tmp_path / "a.safetensors", {}, 0))[1] == {}
+
+
 def test_a_sound_header_is_believed(tmp_path: Path) -> None:
     path = file_of(tmp_path / "a.safetensors", {"b": B, "__metadata__": {"x": "1"}, "a": A}, 16)
     checkpoint, tensors = read_all(path)

@@ -208,6 +208,17 @@ def test_foreign_objects_of_every_make_are_inert(kwargs: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
+def test_calls_of_builtins_are_inert_too(
+    kwargs: dict[str, Any], trace: str, tmp_path: Path
+) -> None:
+    # Python 3 writes them in these files under their name in Python 2.
+    path = write_torch(tmp_path / "a.ckpt", {**WEIGHTS, "x": evil(trace)["eval"]}, **kwargs)
+    checkpoint, tensors = read_all(path)
+    assert_same(tensors, WEIGHTS)
+    assert checkpoint.foreign == ("builtins.eval",)
+
+
+@pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
 def test_numpy_scalars_of_callbacks_are_taken(kwargs: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     torch.save({"state_dict": WEIGHTS, "best": np.float32(0.5), "all": np.ones(3)}, path, **kwargs)

@@ -19,13 +19,13 @@ ROOT = Path(inflate.__file__).parents[1]
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from inflate.workflow import conversion
+from inflate.workflow import production
 from inflate.cli.app import main
 
 # A shell that starts jobs in the background has them ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 number, source, output = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-planned_tensors = conversion.planned_tensors
+planned_tensors = production.planned_tensors
 
 def stopped(*arguments):
     for tensor in planned_tensors(*arguments):
@@ -33,7 +33,7 @@ def stopped(*arguments):
         assert any(path.name.endswith(".staged") for path in output.parent.iterdir())
         os.kill(os.getpid(), number)
 
-conversion.planned_tensors = stopped
+production.planned_tensors = stopped
 sys.exit(main(["convert", source, "-o", str(output), "--device", "cpu"]))
 """
 

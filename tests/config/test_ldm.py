@@ -179,7 +179,13 @@ def test_keys_that_this_family_leaves_at_one_value(read: Any) -> None:
 
 
 def test_keys_that_are_no_text_are_passed_over(read: Any) -> None:
-    assert read({1: {2: 3}, "model": {True: {"a": 1}, "ddconfig": DDCONFIG}}) == SETTINGS
+    around = {1: {2: 3}, 1.5: {"a": 1}}
+    assert read({**around, "model": {True: {"a": 1}, "ddconfig": DDCONFIG}}) == SETTINGS
+
+
+def test_places_that_are_left_open_are_passed_over(read: Any) -> None:
+    content = "data: ???\nlog: ${nowhere}\nddconfig:\n  ch: 32\n"
+    assert read(content) == {"architecture.ch": 32}
 
 
 def test_no_class_that_a_file_names_is_imported(

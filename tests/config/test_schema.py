@@ -60,6 +60,13 @@ def test_what_cannot_be_built_is_said(change: dict[str, Any], problem: str) -> N
     assert replace(SMALL, **change).problems() == [problem]
 
 
+@pytest.mark.parametrize(
+    "change", [{"resolution": 2}, {"dropout": 0.0}, {"embed_dim": 1, "n_embed": 1}]
+)
+def test_the_least_that_can_be_built(change: dict[str, Any]) -> None:
+    assert replace(SMALL, **change).problems() == []
+
+
 @pytest.mark.parametrize("resolution", [0, -256])
 def test_a_resolution_below_one_is_refused(resolution: int) -> None:
     problems = replace(SMALL, resolution=resolution).problems()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import ConfigError, FamilyError, PlanError
 from inflate.inflation.initializers import start_rules
 from inflate.inflation.plan import Copy, InflationPlan, Make, build_video_decoder
 
@@ -302,6 +302,16 @@ def test_a_part_that_is_there_must_be_whole(key: str, tmp_path: Path) -> None:
 def test_parts_beside_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
     weights = {k: v for k, v in autoencoder().items() if not k.startswith(parts)}
     assert set(copies(plan_of(weights, tmp_path))) == set(weights)
+
+
+def test_channels_that_fit_no_architecture_are_told(tmp_path: Path) -> None:
+    weights = autoencoder() | {"decoder.up.0.block.0.conv1.weight": torch.ones(33, 64, 3, 3)}
+    with pytest.raises(ConfigError) as caught:
+        plan_of(weights, tmp_path)
+    assert str(caught.value) == (
+        "the configuration has errors:\n  - architecture.ch is 1 and ch_mult [33, 64]: every "
+        "level's channels must be a multiple of 32, the groups of its norms"
+    )
 
 
 def test_a_codebook_of_another_width_is_told(tmp_path: Path) -> None:

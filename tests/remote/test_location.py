@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inflate.errors import CheckpointError, InflateError, OutputError
-from inflate.remote import is_remote, local_path
+from inflate.remote import is_remote, local_path, shown
 from inflate.remote.location import is_plain, parse
 
 
@@ -78,6 +78,20 @@ def test_the_parts_of_a_web_address() -> None:
     assert (place.folder, place.name) == ("https://host/a/", "b c.ckpt")
     assert place.url("b c.ckpt") == "https://host/a/b%20c.ckpt?token=x&y=/z"
     assert place.url("d e") == "https://host/a/d%20e?token=x&y=/z"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("https://user:pass@host/b.ckpt?signature=x", "https://user:***@host/b.ckpt"),
+        ("sftp://user:pass@host/b", "sftp://user:***@host/b"),
+        ("abfs://container@account/b", "abfs://container@account/b"),
+        ("s3://bucket/what?.ckpt", "s3://bucket/what?.ckpt"),
+        ("a:b@c/what?", "a:b@c/what?"),
+    ],
+)
+def test_a_location_is_shown_without_its_secrets(location: str, expected: str) -> None:
+    assert shown(location) == expected
 
 
 def test_what_is_secret_is_not_shown() -> None:

@@ -1,0 +1,175 @@
+"""The making of one output: planned in its layout, staged, checked, published."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from inflate.checkpoint.files import find_files, hash_files
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.staging import Staged, saying_why, stage
+from inflate.checkpoint.writer import SafetensorsWriter
+from inflate.inflation.apply import planned_tensors
+from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
+from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.loading import Source, describe
+from inflate.parity.diffusers import against_export
+from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.verify import against_source, against_video, run_check
+from inflate.progress import Progress
+from inflate.vocabulary import Target
+from inflate.workflow.folding import fold_as_asked
+from inflate.workflow.header import header_of
+from inflate.workflow.identity import temporal_attention_is_identity
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made of what: the source as it is seen, and its plan in the target's layout."""
+
+    source: Source
+    target: Target
+    fitted: Fitted
+    folded: bool
+    fold: FoldResult | None
+
+    @property
+    def plan(self) -> InflationPlan:
+        """The plan, in the target's layout."""
+        return self.fitted.plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever uses the result should know, in words."""
+        return (*self.plan.notes, *self.fitted.notes)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a job; the hash is None where parity did not hold and nothing was published."""
+
+    parity: ParityReport | None
+    sha256: str | None
+    written: float
+    checked: float
+
+
+def prepare(
+    original: Source,
+    target: Target,
+    post_quant: str,
+    device: torch.device,
+    *,
+    copying: bool,
+    inexact: bool,
+) -> Job:
+    """Plan what becomes of a source.
+
+    Args:
+        original: the autoencoder of the source.
+        target: the layout to write.
+        post_quant: ``keep`` or ``fold``.
+        device: where the fold is measured.
+        copying: whether the source is a video checkpoint, to be copied as it is.
+        inexact: whether a fold that changes the border is allowed.
+
+    Raises:
+        PlanError: the source does not fit its architecture, or the layout cannot hold it.
+    """
+    seen, fold = original, None
+    if post_quant == "fold":
+        seen, fold = fold_as_asked(original, target, device, allow_inexact=inexact)
+    seen = _blended_for(seen, target, copying=copying)
+    path = original.checkpoint.path
+    plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
+    identity = not copying or temporal_attention_is_identity(seen)
+    fitted = fit(plan, target, attention_is_identity=identity)
+    return Job(seen, target, fitted, post_quant == "fold", fold)
+
+
+def produce(
+    job: Job,
+    source_name: str,
+    destination: Path,
+    device: torch.device | None,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> Made:
+    """Write under a hidden name, check on ``device`` unless it is None, and publish.
+
+    Raises:
+        InflateError: the source cannot be read, or the destination not written.
+    """
+    config = job.fitted.folder_config
+    with (
+        stage(destination, overwrite=overwrite, folder_config=config) as staged,
+        ThreadPoolExecutor(1) as hasher,
+    ):
+        source_hash = hasher.submit(hash_files, job.source.checkpoint.files)
+        writer = SafetensorsWriter(staged.file)
+        header = header_of(job.plan, source_name, job.target, folded=job.folded)
+        with saying_why(destination, job.plan.nbytes):
+            tensors = planned_tensors(job.plan, job.source.checkpoint, progress)
+            writer.write([tensor.info for tensor in job.plan.tensors], tensors, header)
+        written = time.perf_counter()
+        header["inflate.source.sha256"] = source_hash.result()
+        parity = None
+        if device is not None:
+            parity = _check(job, staged, source_hash.result(), device, progress)
+            header["inflate.parity.verdict"] = parity.verdict
+            header["inflate.parity.device"] = parity.environment.device
+        checked = time.perf_counter()
+        if parity is not None and not parity.passed:
+            return Made(parity, None, written, checked)
+        with saying_why(destination):
+            writer.set_metadata(header)
+        sha256 = hash_files(find_files(staged.path))
+        staged.publish()
+    return Made(parity, sha256, written, checked)
+
+
+def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
+    """The source with its fixed blend as the learned one that diffusers reads, to start from."""
+    temporal = seen.config.temporal
+    if target != "diffusers" or temporal.merge_strategy == "learned":
+        return seen
+    if not 0.0 < temporal.alpha < 1.0:
+        return seen  # No sigmoid reaches it, which is told with whatever else is in the way.
+    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
+    config = replace(seen.config, temporal=learned)
+    if copying:
+        return seen.with_learned_blend(config)
+    return replace(seen, config=config)
+
+
+def _check(
+    job: Job, staged: Staged, source_hash: str, device: torch.device, progress: Progress
+) -> ParityReport:
+    """Read what was staged back and compare it with its source, in float32."""
+    tolerance = TOLERANCES["float32"]
+    reference = job.source
+    with open_checkpoint(staged.path) as checkpoint:
+        candidate = describe(checkpoint)
+        if reference.inflated:
+            comparands = against_video(reference, candidate, torch.float32, device)
+        elif job.target == "diffusers":
+            comparands = against_export(reference, candidate, staged.path, device)
+        else:
+            comparands = against_source(reference, candidate, torch.float32, device)
+        return run_check(
+            comparands,
+            reference=(str(reference.checkpoint.path), source_hash),
+            candidate=(str(staged.destination), ""),
+            dtype=torch.float32,
+            device=device,
+            tolerance=Tolerance(tolerance, tolerance),
+            seed=job.plan.config.seed,
+            fold=job.fold,
+            progress=progress,
+        )
