@@ -140,7 +140,7 @@ def _folder(path: Path) -> CheckpointFiles:
     if weights is None:
         raise CheckpointError(f"{path} has none of the files {', '.join(_FOLDER_WEIGHTS)}")
     inner = find_files(weights)
-    return CheckpointFiles(path, inner.format, inner.all, config, inner.shards)
+    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards)
 
 
 def _sharded(path: Path) -> CheckpointFiles:

@@ -53,6 +53,7 @@ _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
     ("decoder.unpatcher.wavelets", "a Cosmos tokenizer"),
     ("decoder.conv_in.conv_s.weight", "a Cosmos tokenizer"),
     ("decoder.stages.0.0.main.conv.weight", "DC-AE, a deep compression autoencoder"),
+    ("decoder.up_blocks.0.0.conv.weight", "DC-AE, a deep compression autoencoder"),
     ("decoder.up_blocks.1.0.conv.weight", "DC-AE, a deep compression autoencoder"),
 )  # fmt: skip
 

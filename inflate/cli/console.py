@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from inflate.cli.text import bytes_text
 from inflate.progress import Progress, silent
 
 
@@ -48,15 +49,19 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
-        TextColumn("{task.completed:>4}/{task.total}"),
+        TextColumn("{task.fields[done]}"),
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(phase: str, done: int, total: int) -> None:
+            in_bytes = phase in ("downloading", "uploading")
+            counted = (bytes_text(done), bytes_text(total)) if in_bytes else (str(done), str(total))
+            text = f"{counted[0]:>8}/{counted[1]}" if total else ""
             if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done, total=total)
+                tasks[phase] = bars.add_task(phase, done=text)
+            # A total that is not known yet makes a bar that only moves.
+            bars.update(tasks[phase], completed=done, total=total or None, done=text)
 
         yield tell

@@ -156,7 +156,7 @@ def convert(
         if dry_run:
             print_plan(result.plan)
         else:
-            print_conversion(result, str(source))
+            print_conversion(result, source)
     if not quiet:
         for text in result.notes:
             note(text)

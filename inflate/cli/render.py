@@ -12,6 +12,7 @@ from inflate.cli.text import architecture_text, bytes_text, error_text, kernel_t
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
 from inflate.parity.result import FoldResult, ParityReport
+from inflate.remote import shown
 from inflate.workflow import ConversionResult
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
@@ -33,7 +34,10 @@ def print_conversion(result: ConversionResult, source: str) -> None:
         console.print("parity: unverified (--skip-parity)", style="yellow")
     if result.output is not None:
         console.print(
-            Text(f"{source} -> {result.output} in {result.seconds['total']:.1f} s"), soft_wrap=True
+            Text(
+                f"{shown(source)} -> {shown(str(result.output))} in {result.seconds['total']:.1f} s"
+            ),
+            soft_wrap=True,
         )
     elif result.parity is not None:
         console.print("nothing was written, since parity did not hold", style="red")

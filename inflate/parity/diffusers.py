@@ -74,7 +74,7 @@ def against_export(
 
 
 def _compared(reference: Source, candidate: Source) -> WeightsResult:
-    """The weights compared; a ``quant_conv`` made for the export is none where it is an identity."""
+    """The weights compared, without a ``quant_conv`` that the export made as an identity."""
     found = compare_weights(reference, candidate)
     made = {"quant_conv.weight", "quant_conv.bias"} - set(reference.located.tensors)
     if len(made) < 2 or not made <= set(candidate.located.tensors):

@@ -21,7 +21,7 @@ from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
-from inflate.remote import is_remote, publish
+from inflate.remote import is_remote, publish, shown
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
 from inflate.workflow.production import prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
@@ -127,6 +127,9 @@ def convert(
     where = resolve_device(device)
     if target == "diffusers" and not (skip_parity or dry_run):
         require_diffusers()
+    if is_remote(str(output)) and not dry_run:
+        # Before a download: what cannot be written is better known first.
+        check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
         original = describe(checkpoint, *layers, prefix=prefix, ema=weights == "ema")
@@ -156,7 +159,7 @@ def convert(
     published: Path | str | None = None
     if made.sha256 is not None:
         published = destination if is_remote(str(destination)) else Path(destination)
-        parity = parity and parity.of_candidate(str(destination), made.sha256)
+        parity = parity and parity.of_candidate(shown(str(destination)), made.sha256)
     seconds |= {
         "write": made.written - planned,
         "parity": made.checked - made.written,
@@ -187,7 +190,6 @@ def _local_destination(
 ) -> Iterator[Path]:
     """Where the result is made: in its place, or in a temporary folder before it is sent off."""
     if is_remote(str(destination)):
-        check_remote(str(destination), overwrite=overwrite)
         with tempfile.TemporaryDirectory(prefix="inflate-") as folder:
             yield Path(folder) / Path(str(destination).rstrip("/")).name
         return

@@ -19,6 +19,7 @@ from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import FoldResult, ParityReport
 from inflate.parity.verify import against_itself, against_source, run_check
 from inflate.progress import Progress, silent
+from inflate.remote import shown
 from inflate.vocabulary import Target
 from inflate.workflow.folding import folded
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
@@ -107,8 +108,11 @@ def verify(
             comparands = against_source(image, video, compute, where)
         return run_check(
             comparands,
-            reference=(str(reference), reference_hash.result()),
-            candidate=(str(reference if candidate is None else candidate), video_hash.result()),
+            reference=(shown(str(reference)), reference_hash.result()),
+            candidate=(
+                shown(str(reference if candidate is None else candidate)),
+                video_hash.result(),
+            ),
             dtype=compute,
             device=where,
             tolerance=tolerance,
