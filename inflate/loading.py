@@ -198,6 +198,12 @@ def load_video_autoencoder(
         source = describe(checkpoint)
         config = source.config
         decoder = load_video(source)
+        if source.located.part("quantize.") and config.architecture.n_embed is None:
+            raise PlanError(
+                f"{path} quantises otherwise than by a codebook of nearest entries (it has no "
+                "quantize.embedding.weight), so its latents cannot be made here; "
+                "load_video_decoder(path) loads its decoder"
+            )
         architecture = config.architecture
         parts = source.located.part
         encoder = _fill(build_encoder(config), "encoder.", source) if parts("encoder.") else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -404,3 +405,17 @@ def test_post_quant_conv_where_there_is_one(tmp_path: Path) -> None:
 def test_no_post_quant_conv_where_there_is_none(weights: dict[str, Tensor], tmp_path: Path) -> None:
     with opened(weights, tmp_path) as source:
         assert load_post_quant_conv(source, torch.float32) is None
+
+
+def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:
+    weights = autoencoder("vq")
+    weights["quantize.embed.weight"] = weights.pop("quantize.embedding.weight")
+    weights["quantize.used"] = torch.arange(4)
+    source = write_torch(tmp_path / "gumbel.ckpt", weights)
+    output = tmp_path / "video.safetensors"
+    assert inflate.convert(source, output, device="cpu", dtype="float16").passed
+    with safe_open(output, "pt") as file:
+        assert torch.equal(file.get_tensor("quantize.used"), torch.arange(4))
+    with pytest.raises(PlanError, match="quantises otherwise"):
+        inflate.load_video_autoencoder(output)
+    assert inflate.load_video_decoder(output).time_mode == "conv-only"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,10 @@ _KNOWN_OTHERS = {
     b"%PDF": "a PDF",
     b"\x89PNG": "a picture",
 }
+_LARGEST_JSON = 100_000_000
+LONGEST_NAME = 1000
+"""Characters that the name of a tensor may have."""
+
 INDEX_ENDING = ".safetensors.index.json"
 _WEIGHTS = "diffusion_pytorch_model"
 _FOLDER_WEIGHTS = (f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}{INDEX_ENDING}", f"{_WEIGHTS}.bin")
@@ -57,7 +63,7 @@ def find_files(path: Path) -> CheckpointFiles:
         CheckpointError: it is missing, empty, damaged or of another format.
         FamilyError: a diffusers folder of another class.
     """
-    if path.is_dir():
+    if _is_dir(path):
         return _folder(path)
     if path.name.endswith(INDEX_ENDING):
         return _sharded(path)
@@ -71,8 +77,11 @@ def detect_format(path: Path) -> Format:
         CheckpointError: the file is missing, a directory, empty, unreadable or of another format.
     """
     try:
-        if path.is_dir():
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
             raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
+        if not stat.S_ISREG(kind):  # To open a pipe is to wait for who writes into it.
+            raise CheckpointError(f"{path} is no regular file; expected a checkpoint file")
         with path.open("rb") as file:
             head = file.read(16)
         size = path.stat().st_size
@@ -100,6 +109,11 @@ def detect_format(path: Path) -> Format:
     )
 
 
+def shown(name: str) -> str:
+    """A name that a file gives, as it may be told: quoted and cut where a terminal would choke."""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
+
+
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -119,10 +133,10 @@ def hash_files(files: CheckpointFiles) -> str:
 
 
 def _folder(path: Path) -> CheckpointFiles:
-    if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
+    if not _is_file(path / "config.json") and _is_file(path / "vae" / "config.json"):
         path = path / "vae"  # The folder of a whole pipeline.
     config_path = path / "config.json"
-    if not config_path.is_file():
+    if not _is_file(config_path):
         raise CheckpointError(
             f"{path} is a directory without config.json; expected a checkpoint file, or a folder "
             "of diffusers"
@@ -135,8 +149,8 @@ def _folder(path: Path) -> CheckpointFiles:
         )
     groups = config.get("norm_num_groups", 32)
     if groups != 32:
-        raise FamilyError(f"{path} has norms of {groups} groups; expected 32, as this family has")
-    weights = next((path / name for name in _FOLDER_WEIGHTS if (path / name).is_file()), None)
+        raise FamilyError(f"{path} has norms of {groups!r} groups; expected 32, as this family has")
+    weights = next((path / name for name in _FOLDER_WEIGHTS if _is_file(path / name)), None)
     if weights is None:
         raise CheckpointError(f"{path} has none of the files {', '.join(_FOLDER_WEIGHTS)}")
     inner = find_files(weights)
@@ -153,14 +167,17 @@ def _sharded(path: Path) -> CheckpointFiles:
         # An index may name files beside it, and nothing else.
         if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
             raise CheckpointError(
-                f"{path} places {name} in {shard!r}; expected the name of a file beside it"
+                f"{path} places {shown(name)} in {shard!r}; expected the name of a file beside it"
             )
         shards[name] = path.parent / shard
     for shard_path in sorted(set(shards.values())):
-        if not shard_path.is_file():
-            problems.append(shard_path.name)
+        if not _is_file(shard_path):
+            problems.append(shown(shard_path.name))
     if problems:
-        raise CheckpointError(f"{path} names shards that are missing: {', '.join(problems)}")
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{path} names shards that are missing: {', '.join(problems[:5])}{more}"
+        )
     files = tuple(sorted(set(shards.values())))
     for file in files:
         if detect_format(file) != "safetensors":
@@ -168,8 +185,23 @@ def _sharded(path: Path) -> CheckpointFiles:
     return CheckpointFiles(path, "safetensors", files, {}, shards)
 
 
+def _is_dir(path: Path) -> bool:
+    with suppress(OSError):  # What may not be looked at is told by whoever opens it.
+        return path.is_dir()
+    return False
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError):
+        return path.is_file()
+    return False
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
+        size = path.stat().st_size
+        if size > _LARGEST_JSON:
+            raise CheckpointError(f"{path} has {size} bytes; expected {_LARGEST_JSON} at most")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error

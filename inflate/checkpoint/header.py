@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inflate.checkpoint.files import CheckpointFiles
+from inflate.checkpoint.files import CheckpointFiles, shown
 from inflate.checkpoint.index import WIDTHS, TensorInfo
 from inflate.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000
 """Bytes that a header may take, as the safetensors library has it."""
+
+_MOST_AXES, _TOO_LARGE = 64, 1 << 63
 
 STORED_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -37,7 +39,7 @@ def read_header(path: Path) -> Header:
 
     Raises:
         CheckpointError: it is cut short, too large, not UTF-8 or JSON, names a key twice, or its
-            tensors overlap, leave gaps or lie outside the file.
+            tensors overlap, leave gaps or lie outside the file, or have names that nobody can read.
     """
     try:
         size = path.stat().st_size
@@ -93,13 +95,15 @@ def read_index(files: CheckpointFiles) -> tuple[dict[str, TensorInfo], dict[str,
     lost = sorted(set(files.shards) - set(index))
     if lost:
         raise CheckpointError(
-            f"{files.path} names tensors that its shards lack: {', '.join(lost[:5])}"
+            f"{files.path} names tensors that its shards lack: {', '.join(map(shown, lost[:5]))}"
             + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         )
     return index, metadata
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    if shown(name) != name:
+        raise _lie(path, f"a tensor has the name {shown(name)}")
     fields = entry if isinstance(entry, dict) else {}
     dtype = fields.get("dtype")
     shape, span = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
@@ -107,7 +111,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
         raise _lie(path, f"the entry of {name} is malformed")
     if dtype not in STORED_NAMES:
         raise CheckpointError(
-            f"{path}: {name} is stored as {dtype}, which is not known here; expected one of "
+            f"{path}: {name} is stored as {shown(dtype)}, which is not known here; expected one of "
             f"{', '.join(STORED_NAMES)}"
         )
     start, end = span
@@ -119,8 +123,16 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
 
 
 def _counts(value: Any) -> list[int] | None:
-    """A list of whole numbers, 0 or more; None for anything else, true and false included."""
-    if isinstance(value, list) and all(type(v) is int and v >= 0 for v in value):
+    """A list of whole numbers, 0 or more; None for anything else, true and false included.
+
+    None too for more numbers than any tensor has axes, and for numbers larger than any file: what
+    they multiply to could take hours to find.
+    """
+    if (
+        isinstance(value, list)
+        and len(value) <= _MOST_AXES
+        and all(type(v) is int and 0 <= v < _TOO_LARGE for v in value)
+    ):
         return value
     return None
 
@@ -129,7 +141,7 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} stands twice")
+            raise ValueError(f"the key {key[:100]!r} stands twice")
         found[key] = value
     return found
 

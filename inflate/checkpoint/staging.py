@@ -110,6 +110,7 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
     if destination.is_file() and folder:
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
+        _remove_abandoned(destination)  # A run killed while it published has left its other name.
         raise OutputError(_exists(destination))
     if destination.is_dir():
         others = {p.name for p in destination.iterdir()} - {FOLDER_WEIGHTS, FOLDER_CONFIG}
@@ -145,17 +146,22 @@ def _open_locked(
         weights = path
         if folder_config is not None:
             path.mkdir()
-            text = json.dumps(folder_config, indent=2) + "\n"
-            (path / FOLDER_CONFIG).write_text(text, encoding="utf-8")
             weights = path / FOLDER_WEIGHTS
-        file = weights.open("x+b")
-        if not fcntl:
-            return path, file
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if weights.exists():
-            return path, file
-        # Another run took it for abandoned before it was locked: once more.
-        file.close()
+        try:
+            file = weights.open("x+b")
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not weights.exists():
+                # Another run took it for abandoned before it was locked: once more.
+                file.close()
+                continue
+            if folder_config is not None:
+                text = json.dumps(folder_config, indent=2) + "\n"
+                (path / FOLDER_CONFIG).write_text(text, encoding="utf-8")
+        except BaseException:
+            _remove(path)
+            raise
+        return path, file
 
 
 def _hidden(destination: Path) -> Path:
@@ -185,7 +191,11 @@ def _remove_abandoned(destination: Path) -> None:
     if not fcntl:
         return
     start = f".{destination.name}."
-    for entry in os.scandir(destination.parent):
+    try:
+        entries = list(os.scandir(destination.parent))
+    except OSError:  # A folder that may be written and not be listed: nothing is found in it.
+        return
+    for entry in entries:
         if not (entry.name.startswith(start) and entry.name.endswith(_ENDING)):
             continue
         token = entry.name.removeprefix(start).removesuffix(_ENDING)

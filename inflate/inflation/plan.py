@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from inflate.checkpoint.index import WIDTHS, TensorInfo
+from inflate.checkpoint.index import FLOATS, WIDTHS, TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import Located
 from inflate.checkpoint.shapes import image_problems, mismatches
@@ -187,7 +187,9 @@ def _plan(config: Config, tensors: list[PlannedTensor], located: Located) -> Inf
 
 def _copied(located: Located, key: str, part: Part, config: Config) -> PlannedTensor:
     info = located.tensors[key]
-    return PlannedTensor(key, info.shape, config.dtype or info.dtype, part, Copy(key, info.name))
+    # Counters of a quantiser stay whole numbers whatever the weights are stored in.
+    dtype = (config.dtype or info.dtype) if info.dtype in FLOATS else info.dtype
+    return PlannedTensor(key, info.shape, dtype, part, Copy(key, info.name))
 
 
 def _passed_through(located: Located, config: Config) -> list[PlannedTensor]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from inflate.config import presets
 from inflate.config.loading import build_config, flatten, known_keys, read_config
 from inflate.config.presets import load_presets, matching_presets
 from inflate.config.schema import Architecture, Config
@@ -85,6 +87,16 @@ def configured(name: str) -> Config:
 def test_the_presets_are_the_rows_of_the_table() -> None:
     assert set(load_presets()) == set(TABLE)
     assert list(load_presets()) == sorted(load_presets())
+
+
+def test_presets_are_found_in_the_package_or_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "inflate"
+    monkeypatch.setattr(presets, "__file__", str(package / "config" / "presets.py"))
+    assert presets.preset_folder() == tmp_path / "configs"
+    (package / "configs").mkdir(parents=True)
+    assert presets.preset_folder() == package / "configs"
 
 
 @pytest.mark.parametrize("name", TABLE)

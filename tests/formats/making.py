@@ -15,19 +15,32 @@ from inflate.models import VideoDecoder
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
-THREE: dict[str, Any] = {"ch_mult": [1, 2, 2], "num_res_blocks": 2}
+LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2}
 """What :data:`tests.checkpoints.DDCONFIG` changes to be :data:`CLASS_CONFIG`."""
 
 CLASS_CONFIG: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (32, 64, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (32, 64),
     "layers_per_block": 2,
     "latent_channels": 4,
     "norm_num_groups": 32,
     "sample_size": 32,
 }
 """A small ``AutoencoderKL``."""
+
+THREE_LEVELS: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (32, 64, 64),
+}
+"""What makes it one of three levels."""
+
+INSIDE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+}
+"""What puts attention into its coarser level too."""
 
 SVD_IMAGE = "conditioner.embedders.3.encoder."
 """Where the file of SVD keeps its image autoencoder."""

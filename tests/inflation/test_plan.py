@@ -177,6 +177,19 @@ def test_the_stored_type_is_what_is_asked_for(dtype: str, tmp_path: Path) -> Non
     assert types(plan) == {"spatial": {dtype}, "temporal": {dtype}, "passed-through": {dtype}}
 
 
+def test_norms_of_the_temporal_layers_stay_in_float32_where_asked(tmp_path: Path) -> None:
+    settings = {"dtype": "float16", "float32_norms": True, "temporal.time_mode": "all"}
+    plan = plan_of(SOURCES["kl"], tmp_path, settings)
+    wide = {tensor.key for tensor in plan.tensors if tensor.dtype == "float32"}
+    assert {tensor.dtype for tensor in plan.tensors} == {"float16", "float32"}
+    norms = ("in_layers.0", "out_layers.0", "norm_in", "norm1", "norm2", "norm3")
+    assert wide == {
+        tensor.key for tensor in plan.of("temporal")
+        if tensor.key.rpartition(".")[0].endswith(norms)
+    }  # fmt: skip
+    assert len(wide) == 2 * (2 * 6 + 4)
+
+
 def mixed() -> dict[str, Tensor]:
     """Weights of four types; the decoder's first is bfloat16."""
     weights = autoencoder(**SMALLEST)
@@ -319,6 +332,11 @@ def test_a_codebook_of_another_width_is_told(tmp_path: Path) -> None:
     assert refused(weights, tmp_path) == [
         "quantize.embedding.weight has the shape [8, 5]; expected [8, 4]"
     ]
+
+
+def test_what_else_a_quantiser_keeps_is_passed_through(tmp_path: Path) -> None:
+    weights = autoencoder("vq", **SMALLEST) | {"quantize.embedding.cluster_size": torch.ones(8)}
+    assert "quantize.embedding.cluster_size" in copies(plan_of(weights, tmp_path))
 
 
 def test_a_codebook_without_quant_convs_is_as_wide_as_the_latent(tmp_path: Path) -> None:

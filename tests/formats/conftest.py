@@ -1,0 +1,36 @@
+"""What the tests of formats share: the command line, diffusers imported once, a count of reads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from torch import Tensor
+
+from inflate.checkpoint.reader import Checkpoint
+
+from ..cli.conftest import run
+
+__all__ = ["run"]
+
+
+@pytest.fixture(scope="session")
+def diffusers() -> ModuleType:
+    """The package, which takes seconds to import."""
+    return pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
+    """The keys of every tensor that is read, by the file that it is read from."""
+    found: dict[Path, set[str]] = defaultdict(set)
+    read = Checkpoint.read
+
+    def spied(self: Checkpoint, key: str) -> Tensor:
+        found[self.path].add(self.tensors[key].name)
+        return read(self, key)
+
+    monkeypatch.setattr(Checkpoint, "read", spied)
+    return found

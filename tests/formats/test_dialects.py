@@ -1,0 +1,217 @@
+"""The names of diffusers, there and back, held against those of its own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from inflate.checkpoint.dialects import from_diffusers, speaks_diffusers, to_diffusers
+from inflate.errors import FamilyError, PlanError
+from inflate.models import VideoDecoder
+from inflate.workflow import convert, inspect
+
+from ..checkpoint.opening import assert_same, opened
+from ..checkpoint.test_architecture import configurations
+from ..checkpoints import DDCONFIG, KINDS, autoencoder, autoencoder_shapes, write_safetensors
+from ..conversions import CPU
+from ..models.builders import shapes_of
+from .making import (
+    CLASS_CONFIG,
+    INSIDE,
+    LIKE_CLASS,
+    SVD,
+    THREE_LEVELS,
+    old_names,
+)
+
+UNET = (
+    "unet.up_blocks.9.attentions.0.transformer_blocks.0.attn1.to_q.weight",
+    "up_blocks.7.resnets.0.conv1.weight",
+    "text_encoder.text_model.encoder.layers.0.mlp.fc1.weight",
+)
+"""Names of diffusers that are not an autoencoder's, with more levels than one has."""
+
+
+def image_keys(**config: Any) -> list[str]:
+    return list(autoencoder_shapes("kl", **config))
+
+
+def video_keys(**changes: Any) -> list[str]:
+    with torch.device("meta"):
+        decoder = VideoDecoder(**{**DDCONFIG, **changes}, **SVD)
+    return [f"decoder.{key}" for key in decoder.state_dict()]
+
+
+def renamed(weights: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """LDM's weights under the names of ``AutoencoderKL``, attention as ``[C, C]``."""
+    names = to_diffusers(weights, levels, video=False)
+    return {names[key]: v[:, :, 0, 0] if ".attn" in key and v.dim() == 4 else v
+            for key, v in weights.items()}  # fmt: skip
+
+
+# There and back
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(configurations(), st.sampled_from(["", "vae.", "module.first_stage_model."]))
+def test_there_and_back_is_the_identity_for_images(config: dict[str, Any], prefix: str) -> None:
+    names = to_diffusers(image_keys(**config), len(config["ch_mult"]), video=False)
+    assert len(set(names.values())) == len(names)
+    back = from_diffusers([*(prefix + name for name in names.values()), *UNET])
+    assert back == {prefix + name: prefix + key for key, name in names.items()}
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(configurations())
+def test_there_and_back_is_the_identity_for_videos(config: dict[str, Any]) -> None:
+    image = {**config, "attn_resolutions": []}
+    encoder = [key for key in image_keys(**image) if not key.startswith("decoder.")]
+    keys = [*video_keys(**{k: v for k, v in image.items() if k != "embed_dim"}), *encoder]
+    names = to_diffusers(keys, len(config["ch_mult"]))
+    assert from_diffusers(names.values()) == {name: key for key, name in names.items()}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "quantize.embedding.weight",
+        "decoder.mid.attn_1.time_mix_block.norm_in.weight",
+        "decoder.up.0.block.0.conv3.weight",
+        "decoder.up.0.attn.0.mix_factor",
+        "loss.logvar",
+    ],
+)
+def test_a_key_without_a_place_there_is_told(key: str) -> None:
+    with pytest.raises(KeyError):
+        to_diffusers([key], 2)
+
+
+# The names are those of its classes
+
+
+@pytest.mark.parametrize(
+    ("changes", "ours"),
+    [
+        ({}, {}),
+        (INSIDE, {"attn_resolutions": [16]}),
+        ({"layers_per_block": 1}, {"num_res_blocks": 1}),
+        ({"mid_block_add_attention": False}, {"attn_type": "none"}),
+        (THREE_LEVELS, {"ch_mult": [1, 2, 2]}),
+    ],
+    ids=["plain", "attention inside", "one block", "no attention", "three levels"],
+)
+def test_they_are_those_of_the_image_class(
+    diffusers: ModuleType, changes: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(**{**CLASS_CONFIG, **changes})
+    levels = len(model.config["block_out_channels"])
+    names = to_diffusers(image_keys(**{**LIKE_CLASS, **ours}), levels, video=False)
+    assert sorted(names.values()) == sorted(model.state_dict())
+
+
+def test_they_are_those_of_the_video_class(diffusers: ModuleType) -> None:
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            block_out_channels=(32, 64, 64),
+            layers_per_block=2,
+        )
+    ours: dict[str, Any] = {**LIKE_CLASS, "ch_mult": [1, 2, 2]}
+    around = [k for k in image_keys(**ours) if k.startswith(("encoder.", "quant_conv."))]
+    names = to_diffusers([*video_keys(**ours), *around], 3)
+    assert sorted(names.values()) == sorted(model.state_dict())
+    assert from_diffusers(names.values()) == {name: key for key, name in names.items()}
+
+
+# Files in these names
+
+
+@pytest.mark.parametrize("prefix", ["", "vae."])
+@pytest.mark.parametrize("naming", [dict, old_names], ids=["new", "old"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_file_in_these_names_is_converted_bit_for_bit(
+    kind: str, naming: Any, prefix: str, tmp_path: Path
+) -> None:
+    weights = autoencoder(kind, attn_resolutions=[16])
+    codebook = {k: v for k, v in weights.items() if k.startswith("quantize.")}
+    own = renamed({k: v for k, v in weights.items() if k not in codebook}, 2)
+    stored = {prefix + k: v for k, v in {**naming(own), **codebook}.items()}
+    around = {name: torch.ones(2) for name in UNET}
+    path = write_safetensors(tmp_path / "file.safetensors", {**stored, **around})
+    assert inspect(path).names == "diffusers"
+    result = convert(path, tmp_path / "out", **CPU)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    written = load_file(tmp_path / "out")
+    assert_same({key: written[key] for key in weights}, weights)
+    assert {dropped.source for dropped in result.plan.dropped} == set(UNET)
+    sources = {t.key: t.origin.source for t in result.plan.tensors if t.part != "temporal"}
+    assert sorted(sources.values()) == sorted(stored)
+
+
+def test_attention_may_be_stored_as_convolutions(tmp_path: Path) -> None:
+    weights = autoencoder()
+    stored = {to_diffusers([k], 2, video=False)[k]: v for k, v in weights.items()}
+    with opened(stored, tmp_path) as source:
+        assert_same({key: source.read(key) for key in weights}, weights)
+
+
+def test_what_is_missing_and_extra_is_told_in_the_names_of_the_file(tmp_path: Path) -> None:
+    stored = {f"vae.{k}": v for k, v in renamed(autoencoder(), 2).items()}
+    del stored["vae.decoder.mid_block.attentions.0.to_q.bias"]
+    del stored["vae.encoder.down_blocks.0.downsamplers.0.conv.weight"]
+    stored["vae.decoder.condition_encoder.layers.0.weight"] = torch.ones(2)
+    stored["vae.decoder.up_blocks.0.resnets.0.conv3.bias"] = torch.ones(2)
+    stored["vae.decoder.up_blocks.1.resnets.1.norm1.weight"] = torch.ones(3)
+    path = write_safetensors(tmp_path / "file.safetensors", stored)
+    with pytest.raises(PlanError) as caught:
+        convert(path, **CPU)
+    problems = caught.value.problems
+    assert len(problems) == 5
+    for start in (
+        "vae.decoder.mid_block.attentions.0.to_q.bias is missing; expected the shape [64]",
+        "vae.encoder.down_blocks.0.downsamplers.0.conv.weight is missing",
+        "vae.decoder.condition_encoder.layers.0.weight is not part of this architecture",
+        "vae.decoder.up_blocks.0.resnets.0.conv3.bias is not part of this architecture",
+        "vae.decoder.up_blocks.1.resnets.1.norm1.weight has the shape [3]; expected [32]",
+    ):
+        assert any(problem.startswith(start) for problem in problems), start
+
+
+def test_two_autoencoders_in_these_names_are_told_apart(tmp_path: Path) -> None:
+    one, two = autoencoder(seed=1), autoencoder(seed=2, ch_mult=[1, 1, 2])
+    stored = {
+        **{f"one.{k}": v for k, v in renamed(one, 2).items()},
+        **{f"two.{k}": v for k, v in renamed(two, 3).items()},
+    }
+    path = write_safetensors(tmp_path / "file.safetensors", stored)
+    with pytest.raises(FamilyError, match=r"several autoencoders, under 'one\.' .*'two\.'"):
+        convert(path, **CPU)
+    for prefix, weights in (("one", one), ("two", two)):
+        convert(path, tmp_path / prefix, prefix=prefix, skip_parity=True, **CPU)
+        written = load_file(tmp_path / prefix)
+        assert_same({key: written[key] for key in weights}, weights)
+
+
+@pytest.mark.parametrize(
+    ("names", "spoken"),
+    [
+        (["decoder.mid_block.resnets.0.conv1.weight"], True),
+        (["vae.decoder.mid_block.resnets.0.conv1.weight"], True),
+        (["xdecoder.mid_block.resnets.0.conv1.weight"], False),
+        (["unet.mid_block.resnets.0.conv1.weight"], False),
+        (["decoder.mid.block_1.conv1.weight"], False),
+        ([], False),
+    ],
+)
+def test_the_names_that_tell_are_the_decoders(names: list[str], spoken: bool) -> None:
+    assert speaks_diffusers(names) is spoken

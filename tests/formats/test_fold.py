@@ -1,0 +1,283 @@
+"""``--post-quant fold``: what it changes, how that is measured and shown, and who must allow it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+import inflate
+from inflate.errors import PlanError
+from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.result import FoldResult
+from inflate.workflow import convert, verify
+
+from ..checkpoint.opening import assert_same
+from ..checkpoints import FIRST_STAGE, autoencoder, video_autoencoder, write_safetensors
+from ..cli.conftest import Run
+from ..conversions import CPU, image_decode, metadata_of
+from ..models.builders import error, noise
+from .making import LIKE_CLASS, under
+
+FOLD: dict[str, Any] = {**CPU, "post_quant": "fold"}
+ALLOWED: dict[str, Any] = {**FOLD, "allow_inexact": True}
+NOTHING = 2e-6
+"""The rounding of one convolution."""
+
+
+def source(folder: Path, weights: dict[str, Tensor]) -> Path:
+    return write_safetensors(folder / "img.safetensors", weights)
+
+
+def unbiased(kind: str = "kl", **changes: Any) -> dict[str, Tensor]:
+    """An autoencoder whose ``post_quant_conv`` has the bias 0."""
+    weights = autoencoder(kind, **changes)
+    weights["post_quant_conv.bias"].zero_()
+    return weights
+
+
+def folded_by_hand(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``conv_in`` after ``post_quant_conv``, found by asking it for impulses."""
+    weight, bias = weights["post_quant_conv.weight"], weights["post_quant_conv.bias"]
+    conv_in, own = weights["decoder.conv_in.weight"], weights["decoder.conv_in.bias"]
+    latents = weight.shape[1]
+    # An impulse in the middle of 5 by 5 gives the kernel back, flipped.
+    impulses = torch.zeros(latents, latents, 5, 5)
+    impulses[range(latents), range(latents), 2, 2] = 1
+    answers = conv2d(conv2d(impulses, weight), conv_in, padding=1)[:, :, 1:4, 1:4]
+    constant = conv2d(bias.view(1, -1, 1, 1).expand(1, -1, 5, 5), conv_in, own, padding=1)
+    return answers.flip(-1, -2).transpose(0, 1), constant[0, :, 2, 2]
+
+
+def conv_in_both_ways(weights: dict[str, Tensor], seed: int) -> tuple[float, float]:
+    """Largest differences on the border and inside, over the probes, by the definition."""
+    weight, bias = folded_by_hand(weights)
+    border = inside = 0.0
+    for probe in SMALL_PROBES:
+        z = probe.latents(weights["post_quant_conv.weight"].shape[1], seed)
+        before = conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
+        first = conv2d(before, weights["decoder.conv_in.weight"], weights["decoder.conv_in.bias"],
+                       padding=1)  # fmt: skip
+        difference = (conv2d(z, weight, bias, padding=1) - first).abs()
+        middle = difference[..., 1:-1, 1:-1].clone()
+        inside = max(inside, float(middle.max()))
+        difference[..., 1:-1, 1:-1] = 0
+        border = max(border, float(difference.max()))
+    return border, inside
+
+
+def measured(result: Any) -> FoldResult:
+    assert result.parity is not None
+    assert result.parity.fold is not None
+    found: FoldResult = result.parity.fold
+    return found
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_it_is_folded_and_everything_else_is_kept(kind: str, tmp_path: Path) -> None:
+    weights = autoencoder(kind)
+    result = convert(source(tmp_path, weights), tmp_path / "out", **ALLOWED)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    written = load_file(tmp_path / "out")
+    assert not under(written, "post_quant_conv.")
+    weight, bias = folded_by_hand(weights)
+    assert error(written["decoder.conv_in.weight"], weight) < NOTHING
+    assert error(written["decoder.conv_in.bias"], bias) < NOTHING
+    rest = {k: v for k, v in weights.items() if not k.startswith(("post_quant", "decoder.conv_in"))}
+    assert_same({key: written[key] for key in rest}, rest)
+
+
+def test_the_border_and_the_inside_are_measured(tmp_path: Path) -> None:
+    weights = autoencoder()
+    result = convert(source(tmp_path, weights), tmp_path / "out", seed=5, **ALLOWED)
+    fold = measured(result)
+    border, inside = conv_in_both_ways(weights, seed=5)
+    assert fold.border == pytest.approx(border, abs=NOTHING)
+    assert border > 0.05
+    assert fold.inside is not None
+    assert fold.inside < NOTHING
+    assert inside < NOTHING
+    # The images differ as much as those of both decoders do.
+    ours = inflate.load_video_autoencoder(tmp_path / "out")
+    worst = 0.0
+    for probe in SMALL_PROBES:
+        z = probe.latents(4, 5)
+        with torch.inference_mode():
+            images = ours.decode(z, timesteps=probe.frames)
+        worst = max(worst, error(images, image_decode(weights, z)))
+    assert fold.output == pytest.approx(worst, rel=1e-4)
+
+
+def test_inside_a_large_frame_nothing_changes(tmp_path: Path) -> None:
+    weights = autoencoder()
+    convert(source(tmp_path, weights), tmp_path / "out", **ALLOWED)
+    weight, bias = (load_file(tmp_path / "out")[f"decoder.conv_in.{n}"] for n in ("weight", "bias"))
+    z = noise(1, 4, 16, 16)
+    before = conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
+    theirs = conv2d(before, weights["decoder.conv_in.weight"], weights["decoder.conv_in.bias"],
+                    padding=1)  # fmt: skip
+    difference = (conv2d(z, weight, bias, padding=1) - theirs).abs().amax((0, 1))
+    assert difference[1:-1, 1:-1].max() < NOTHING
+    assert min(difference[0].min(), difference[-1].min(), difference[:, 0].min()) > 1e-3
+
+
+# Who must allow it
+
+
+def test_without_leave_a_bias_is_refused_with_what_it_changes(run: Run, tmp_path: Path) -> None:
+    weights = autoencoder()
+    path = source(tmp_path, weights)
+    ran = run("convert", path, "--post-quant", "fold", "--device", "cpu")
+    assert (ran.code, ran.out) == (2, "")
+    border, _ = conv_in_both_ways(weights, seed=0)
+    largest = weights["post_quant_conv.bias"].abs().max().item()
+    assert ran.err.startswith(
+        f"error: folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
+        f"{largest:.3g}): the output of conv_in changes by up to {border:.3g} on the border of one "
+        "latent pixel and "
+    )
+    assert ran.err.endswith("Pass --allow-inexact to fold all the same\n")
+    assert "inside, the images by up to" in ran.err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("bias", [1e-30, -0.5, float("nan")])
+def test_any_other_bias_than_0_is_one(bias: float, tmp_path: Path) -> None:
+    weights = unbiased()
+    weights["post_quant_conv.bias"][2] = bias
+    with pytest.raises(PlanError, match="is not exact, since its bias is not 0"):
+        convert(source(tmp_path, weights), **FOLD)
+
+
+@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
+def test_with_the_bias_0_no_leave_is_needed(layout: str, tmp_path: Path) -> None:
+    weights = unbiased()
+    result = convert(source(tmp_path, weights), tmp_path / "out", layout=layout, **FOLD)
+    fold = measured(result)
+    for found in (fold.border, fold.inside):
+        assert found is not None
+        assert found < NOTHING
+    if layout == "decoder":
+        decoder = inflate.load_video_decoder(tmp_path / "out")
+        z = noise(4, 4, 5, 6)
+        with torch.inference_mode():
+            assert error(decoder(z, timesteps=2), image_decode(weights, z)) < 1e-5
+
+
+def test_it_is_shown_in_text_and_in_the_document(run: Run, tmp_path: Path) -> None:
+    weights = autoencoder()
+    path = source(tmp_path, weights)
+    command = ("convert", path, "--post-quant", "fold", "--allow-inexact", "--device", "cpu",
+               "--overwrite", "-o", tmp_path / "out")  # fmt: skip
+    ran = run(*command)
+    assert ran.code == 0
+    border, _ = conv_in_both_ways(weights, seed=0)
+    assert (
+        f"fold: post_quant_conv in conv_in changes its output by up to {border:.3g} on the border "
+        "and "
+    ) in ran.out
+    assert "parity is that of the folded decoder" in ran.out
+    document = json.loads(run(*command, "--json").out)["parity"]["fold"]
+    assert set(document) == {"border", "inside", "output"}
+    assert document["border"] == pytest.approx(border, abs=NOTHING)
+
+
+def test_verify_folds_the_reference_as_the_header_says(run: Run, tmp_path: Path) -> None:
+    path = source(tmp_path, autoencoder())
+    for layout in ("autoencoder", "decoder", "sgm"):
+        out = tmp_path / layout
+        convert(path, out, layout=layout, skip_parity=True, **ALLOWED)
+        assert metadata_of(out)["inflate.post_quant"] == "fold"
+        ran = run("verify", path, out, "--device", "cpu")
+        assert ran.code == 0
+        assert "parity: bitwise" in ran.out
+        assert "fold: post_quant_conv in conv_in changes its output by up to" in ran.out
+
+
+# What cannot be folded
+
+
+@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
+def test_there_must_be_something_to_fold(layout: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="has no post_quant_conv: there is nothing to fold"):
+        convert(source(tmp_path, autoencoder("plain")), layout=layout, **ALLOWED)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_another_number_of_channels_is_folded_for_a_bare_decoder_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    weights = unbiased(kind, embed_dim=3)
+    path = source(tmp_path, weights)
+    for layout in ("autoencoder", "sgm"):
+        with pytest.raises(PlanError, match="Fold it for --layout decoder only"):
+            convert(path, tmp_path / "out", layout=layout, **FOLD)
+    result = convert(path, tmp_path / "out", layout="decoder", **FOLD)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    left = {d.source for d in result.plan.dropped}
+    assert left == {k for k in weights if not k.startswith(("decoder.", "post_quant_conv."))}
+    decoder = inflate.load_video_decoder(tmp_path / "out")
+    assert decoder.conv_in.in_channels == 3
+    z = noise(2, 3, 5, 6)
+    with torch.inference_mode():
+        assert error(decoder(z, timesteps=2), image_decode(weights, z)) < 1e-5
+    assert verify(path, tmp_path / "out", **CPU).verdict == "bitwise"
+
+
+# quant_conv, for a layout that has no place for it either
+
+
+def test_for_sgm_quant_conv_is_folded_into_the_encoder(tmp_path: Path) -> None:
+    weights = autoencoder()
+    path = source(tmp_path, weights)
+    convert(path, tmp_path / "sgm", layout="sgm", **ALLOWED)
+    written = load_file(tmp_path / "sgm")
+    assert {name.split(".")[1] for name in written} == {"encoder", "decoder"}
+    convert(path, tmp_path / "kept", skip_parity=True, **CPU)
+    images = noise(2, 3, 16, 24)
+    with torch.inference_mode():
+        theirs = inflate.load_video_autoencoder(tmp_path / "kept").encode(images)
+        ours = inflate.load_video_autoencoder(tmp_path / "sgm").encode(images)
+    assert error(ours, theirs) < 1e-5
+    changed = {"encoder.conv_out.weight", "encoder.conv_out.bias"}
+    rest = {k: v for k, v in weights.items() if k.startswith("encoder.") and k not in changed}
+    assert_same({key: written[FIRST_STAGE + key] for key in rest}, rest)
+
+
+def test_a_video_checkpoint_is_folded_when_it_is_copied(tmp_path: Path) -> None:
+    weights = video_autoencoder(**LIKE_CLASS)
+    path = source(tmp_path, weights)
+    with pytest.raises(PlanError, match="Pass --allow-inexact"):
+        convert(path, tmp_path / "out", layout="sgm", **FOLD)
+    result = convert(path, tmp_path / "out", layout="sgm", **ALLOWED)
+    border, _ = conv_in_both_ways(weights, seed=0)
+    assert measured(result).border == pytest.approx(border, abs=NOTHING)
+    written = under(load_file(tmp_path / "out"), FIRST_STAGE)
+    rest = {k: v for k, v in weights.items()
+            if not k.startswith(("quant_conv", "post_quant_conv", "encoder.conv_out",
+                                 "decoder.conv_in"))}  # fmt: skip
+    assert_same({key: written[key] for key in rest}, rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_narrow_source_is_folded_in_its_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = autoencoder(dtype=dtype)
+    result = convert(source(tmp_path, weights), tmp_path / "out", **ALLOWED)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    written = load_file(tmp_path / "out")
+    assert {tensor.dtype for tensor in written.values()} == {dtype}
+    # Computed wide, and rounded once.
+    weight, bias = folded_by_hand({key: tensor.double().float() for key, tensor in weights.items()})
+    spacing = torch.finfo(dtype).eps
+    for key, wide in (("weight", weight), ("bias", bias)):
+        found = written[f"decoder.conv_in.{key}"].float()
+        assert ((found - wide).abs() <= spacing * wide.abs() + NOTHING).all()

@@ -1,0 +1,339 @@
+"""Layouts that are read: whole models, the LDM zoo, shards, old files, moving averages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from inflate.errors import FamilyError, PlanError
+from inflate.workflow import convert, inspect, verify
+
+from ..checkpoint.opening import assert_same, opened
+from ..checkpoints import (
+    FIRST_STAGE,
+    KINDS,
+    autoencoder,
+    prefixed,
+    video_autoencoder,
+    write_lightning,
+    write_safetensors,
+    write_torch,
+)
+from ..cli.conftest import Run
+from ..conversions import CPU
+from .making import (
+    AROUND,
+    SVD_IMAGE,
+    first_stage,
+    moving_averages,
+    svd_model,
+    under,
+    whole_model,
+)
+
+Writer = Callable[..., Path]
+
+LEGACY = {"_use_new_zipfile_serialization": False}
+LOSS = {
+    "loss.logvar": torch.zeros(()),
+    "loss.perceptual_loss.lin0.model.1.weight": torch.ones(1, 64, 1, 1),
+    "loss.discriminator.main.0.weight": torch.ones(8, 3, 4, 4),
+}
+"""What trains an autoencoder of the LDM zoo, kept in its files."""
+
+
+def kept(path: Path, expected: Mapping[str, Tensor], **options: Any) -> None:
+    """Convert a file, and find all of its autoencoder in the result, bit for bit."""
+    out = path.with_name("out.safetensors")
+    result = convert(path, out, **{**CPU, **options})
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    written = load_file(out)
+    assert_same({name: written[name] for name in expected}, expected)
+    assert {t.key for t in result.plan.tensors if t.part != "temporal"} == set(expected)
+
+
+# Whole models: the autoencoder alone is read
+
+
+@pytest.mark.parametrize("family", AROUND)
+@pytest.mark.parametrize("writer", [write_lightning, write_safetensors])
+def test_of_a_whole_model_the_autoencoder_alone_is_read(
+    family: str, writer: Writer, tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
+    weights = whole_model(family)
+    path = writer(tmp_path / "model.file", weights)
+    kept(path, first_stage(weights))
+    assert reads[path] == {name for name in weights if name.startswith(FIRST_STAGE)}
+
+
+@pytest.mark.parametrize("family", AROUND)
+def test_everything_around_it_is_left_behind_for_a_reason(family: str, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "model.safetensors", whole_model(family))
+    plan = convert(path, dry_run=True, **CPU).plan
+    assert {dropped.source for dropped in plan.dropped} == set(AROUND[family])
+    words = {dropped.source.split(".")[0]: dropped.reason for dropped in plan.dropped}
+    said = {
+        "model": "diffusion model",
+        "model_ema": "moving average of the training weights",
+        "cond_stage_model": "text encoder",
+        "text_encoders": "text encoder",
+        "conditioner": "conditioner of the diffusion model",
+    }
+    for part, reason in words.items():
+        assert reason == said.get(part, f"outside the autoencoder ({FIRST_STAGE})")
+
+
+def test_what_is_written_does_not_grow_with_the_rest(tmp_path: Path) -> None:
+    whole = whole_model("sd1")
+    files = {
+        "whole": write_safetensors(tmp_path / "whole.safetensors", whole),
+        "alone": write_safetensors(tmp_path / "alone.safetensors", first_stage(whole)),
+    }
+    assert files["whole"].stat().st_size > files["alone"].stat().st_size
+    for path in files.values():
+        convert(path, path.with_suffix(".out"), **CPU)
+    assert_same(
+        load_file(files["whole"].with_suffix(".out")), load_file(files["alone"].with_suffix(".out"))
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs files with holes")
+def test_planning_reads_nothing_of_seven_gigabytes(
+    tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
+    path = write_safetensors(tmp_path / "whole.safetensors", whole_model("sdxl"))
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    # One tensor more, 7 GB long and all of it a hole.
+    end = len(content) - 8 - length
+    entry = f',"{AROUND["sdxl"][0]}.more":{{"dtype":"F16","shape":[3500000000],'
+    entry += f'"data_offsets":[{end},{end + 7_000_000_000}]}}'
+    header = content[8 : 8 + length].rstrip()[:-1] + entry.encode() + b"}"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header + content[8 + length :])
+        file.truncate(8 + len(header) + end + 7_000_000_000)
+    plan = convert(path, dry_run=True, **CPU).plan
+    assert max(dropped.nbytes for dropped in plan.dropped) == 7_000_000_000
+    assert inspect(path).obstacles == ()
+    assert not reads
+
+
+# The LDM zoo, .vae.pt, old files, narrow types
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_the_ldm_zoo(kind: str, tmp_path: Path) -> None:
+    weights = autoencoder(kind)
+    path = write_lightning(tmp_path / "model.ckpt", {**weights, **LOSS})
+    kept(path, weights)
+    reasons = {d.source: d.reason for d in convert(path, dry_run=True, **CPU).plan.dropped}
+    assert reasons == dict.fromkeys(LOSS, "training loss (discriminator, perceptual)")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [lambda w: {"state_dict": w}, lambda w: w, lambda w: {**w, **LOSS, **moving_averages(w)}],
+    ids=["nested", "plain", "with what trained it"],
+)
+def test_a_vae_pt(content: Any, tmp_path: Path) -> None:
+    weights = autoencoder()
+    path = tmp_path / "anime.vae.pt"
+    torch.save(content(weights), path)
+    kept(path, weights)
+    assert convert(path, skip_parity=True, **CPU).output == tmp_path / "anime.vae.video.safetensors"
+
+
+@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
+@pytest.mark.parametrize("writer", [write_torch, write_lightning])
+def test_files_of_torch_before_1_6(writer: Writer, prefix: str, tmp_path: Path) -> None:
+    weights = autoencoder()
+    path = writer(tmp_path / "old.pth", prefixed(weights, prefix), **LEGACY)
+    assert path.read_bytes()[:2] != b"PK"
+    kept(path, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("writer", [write_torch, write_safetensors])
+def test_narrow_types_are_kept(writer: Writer, dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = autoencoder(dtype=dtype)
+    path = writer(tmp_path / "half.file", prefixed(weights))
+    kept(path, weights)
+    made = load_file(tmp_path / "out.safetensors")
+    assert {tensor.dtype for tensor in made.values()} == {dtype}
+
+
+def test_attention_that_went_through_diffusers(tmp_path: Path) -> None:
+    weights = autoencoder(attn_resolutions=[16])
+    flat = {k: v[:, :, 0, 0] if ".attn" in k and v.dim() == 4 else v for k, v in weights.items()}
+    assert sum(v.dim() == 2 for v in flat.values()) == 4 * 5
+    kept(write_safetensors(tmp_path / "flat.safetensors", flat), weights)
+
+
+# Shards
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_shards_behind_their_index(
+    family: str, tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
+    weights = whole_model(family)
+    hub.save_torch_state_dict(
+        weights, tmp_path, filename_pattern="model{suffix}.safetensors", max_shard_size="400KB"
+    )
+    index = tmp_path / "model.safetensors.index.json"
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    kept(index, first_stage(weights))
+    assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
+    assert convert(index, skip_parity=True, **CPU).output == tmp_path / "model.video.safetensors"
+
+
+# SVD: two autoencoders
+
+
+@pytest.fixture(scope="module")
+def svd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_safetensors(tmp_path_factory.mktemp("svd") / "svd.safetensors", svd_model())
+
+
+@pytest.mark.parametrize("prefix", [SVD_IMAGE, SVD_IMAGE.rstrip(".")])
+def test_the_image_autoencoder_of_svd_is_chosen_by_its_prefix(
+    svd: Path, prefix: str, tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
+    path = tmp_path / "svd.safetensors"
+    path.symlink_to(svd)
+    weights = under(svd_model(), SVD_IMAGE)
+    kept(path, weights, prefix=prefix)
+    assert reads[path] == set(prefixed(weights, SVD_IMAGE))
+    report = verify(path, tmp_path / "out.safetensors", prefix=prefix, **CPU)
+    assert report.verdict == "bitwise"
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_which_one_is_an_error_that_lists_the_choices(
+    run: Run, svd: Path, tmp_path: Path, command: str
+) -> None:
+    ran = run(command, svd, "--device", "cpu")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        f"error: {svd} holds several autoencoders, under '{SVD_IMAGE}' (an image decoder), "
+        f"'{FIRST_STAGE}' (a video decoder); choose one with --prefix\n"
+    )
+
+
+def test_a_prefix_that_is_not_there_lists_the_choices(run: Run, svd: Path) -> None:
+    ran = run("convert", svd, "--prefix", "conditioner.embedders.4.encoder", "--device", "cpu")
+    assert ran.code == 2
+    assert f"expected one of '{SVD_IMAGE}' (an image decoder), '{FIRST_STAGE}'" in ran.err
+    assert f"(did you mean '{SVD_IMAGE}'?)" in ran.err
+
+
+def test_the_video_autoencoder_of_svd_is_no_source_but_can_be_copied(
+    run: Run, svd: Path, tmp_path: Path
+) -> None:
+    options = (svd, "--prefix", FIRST_STAGE, "-o", tmp_path / "out", "--device", "cpu")
+    ran = run("convert", *options)
+    assert ran.code == 2
+    assert "is inflated already" in ran.err
+    assert run("convert", *options, "--layout", "decoder").code == 0
+    decoder = under(svd_model(), f"{FIRST_STAGE}decoder.")
+    assert_same(load_file(tmp_path / "out"), decoder)
+
+
+def test_autoencoders_in_the_names_of_two_tools_are_two(tmp_path: Path) -> None:
+    named_otherwise = {f"vae.decoder.mid_block.resnets.0.conv{i}.weight": torch.ones(1)
+                       for i in (1, 2)}  # fmt: skip
+    with (
+        pytest.raises(FamilyError, match="several autoencoders, under 'first_stage_model.'"),
+        opened({**prefixed(autoencoder()), **named_otherwise}, tmp_path),
+    ):
+        pass
+
+
+# Moving averages
+
+
+@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
+@pytest.mark.parametrize("kind", KINDS)
+def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_path: Path) -> None:
+    plain, averaged = autoencoder(kind, seed=1), autoencoder(kind, seed=2)
+    both = {**prefixed(plain, prefix), **moving_averages(averaged, prefix)}
+    path = write_lightning(tmp_path / "model.ckpt", both)
+    kept(path, averaged, weights="ema")
+    dropped = convert(path, dry_run=True, weights="ema", **CPU).plan.dropped
+    reasons = {d.source: d.reason for d in dropped}
+    assert {name for name, reason in reasons.items() if reason == "replaced by its moving average"} \
+        == set(prefixed(plain, prefix))  # fmt: skip
+    assert set(reasons) == set(prefixed(plain, prefix)) | set(
+        prefixed({"decay": 0, "num_updates": 0}, f"{prefix}model_ema.")  # type: ignore[dict-item]
+    )
+    video = tmp_path / "out.safetensors"
+    assert verify(path, video, weights="ema", **CPU).verdict == "bitwise"
+    assert verify(path, video, **CPU).verdict == "fail"
+
+
+def test_moving_averages_are_left_where_they_are_not_asked_for(tmp_path: Path) -> None:
+    plain = autoencoder(seed=1)
+    both = {**plain, **moving_averages(autoencoder(seed=2))}
+    path = write_torch(tmp_path / "model.pt", both)
+    kept(path, plain)
+    reasons = {d.reason for d in convert(path, dry_run=True, **CPU).plan.dropped}
+    assert reasons == {"moving average of the training weights"}
+
+
+def test_a_part_without_moving_averages_is_taken_as_it_is(tmp_path: Path) -> None:
+    plain, averaged = autoencoder(seed=1), autoencoder(seed=2)
+    decoder = {k: v for k, v in averaged.items() if k.startswith("decoder.")}
+    path = write_torch(tmp_path / "model.pt", {**plain, **moving_averages(decoder)})
+    kept(path, {**plain, **decoder}, weights="ema")
+
+
+def test_a_fixed_blend_has_no_moving_average(tmp_path: Path) -> None:
+    plain, averaged = video_autoencoder(seed=1), video_autoencoder(seed=2)
+    trained = {k: v for k, v in averaged.items() if not k.endswith("mix_factor")}
+    blends = {k: v for k, v in plain.items() if k.endswith("mix_factor")}
+    assert blends
+    path = write_torch(tmp_path / "model.pt", {**plain, **moving_averages(trained)})
+    kept_video = tmp_path / "out.safetensors"
+    convert(path, kept_video, weights="ema", layout="autoencoder", **CPU)
+    assert_same(load_file(kept_video), {**trained, **blends})
+
+
+@pytest.mark.parametrize(
+    ("averages", "have", "lost"),
+    [
+        ({}, 0, "conv_inbias"),
+        ({"diffusion_modelinput_blocks00weight": torch.ones(1)}, 0, "conv_inbias"),
+        ({"decoderconv_inbias": torch.ones(64)}, 1, "conv_inweight"),
+    ],
+    ids=["none", "of the diffusion model", "of one"],
+)
+def test_moving_averages_that_are_not_there_are_told(
+    averages: dict[str, Tensor], have: int, lost: str, tmp_path: Path
+) -> None:
+    weights = autoencoder()
+    path = write_torch(tmp_path / "model.pt", {**weights, **prefixed(averages, "model_ema.")})
+    with pytest.raises(FamilyError) as caught:
+        convert(path, weights="ema", **CPU)
+    count = len(under(weights, "decoder."))
+    assert str(caught.value) == (
+        f"{path} has moving averages of {have} of the decoder's {count} tensors "
+        f"(model_ema.decoder{lost} is missing); expected all of them for --weights ema"
+    )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_moving_average_of_another_shape_is_told(tmp_path: Path) -> None:
+    averaged = autoencoder(seed=2)
+    averaged["decoder.conv_in.bias"] = torch.ones(3)
+    path = write_torch(tmp_path / "model.pt", {**autoencoder(), **moving_averages(averaged)})
+    with pytest.raises(PlanError, match=r"model_ema.decoderconv_inbias has the shape \[3\]"):
+        convert(path, weights="ema", **CPU)
