@@ -6,4 +6,4 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 inflate_setup "$root" dev
 "$root/scripts/check.sh"
 cd "$root"
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
