@@ -283,6 +283,16 @@ def test_an_export_in_narrow_types(
     exported(diffusers, tmp_path / "out")
 
 
+def test_wider_tensors_come_first_what_is_made_among_them(tmp_path: Path) -> None:
+    weights = {key: tensor if key.startswith("encoder.") else tensor.half()
+               for key, tensor in autoencoder("plain", **LIKE_CLASS).items()}  # fmt: skip
+    path = write_safetensors(tmp_path / "img.safetensors", weights)
+    tensors = convert(path, dry_run=True, **EXPORT).plan.tensors
+    types = [tensor.dtype for tensor in tensors]
+    assert types == ["float32"] * types.count("float32") + ["float16"] * types.count("float16")
+    assert {t.dtype for t in tensors if t.key.startswith("quant_conv.")} == {"float32"}
+
+
 @pytest.mark.parametrize("alpha", [0.25, 0.9])
 @pytest.mark.parametrize("time_mode", ["conv-only", "all"])
 def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_out(
