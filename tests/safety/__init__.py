@@ -1,1 +1,0 @@
-"""Tests of what hostile, damaged and interrupted work may not do."""
