@@ -35,7 +35,8 @@ class _ListError(InflateError):
     """An error that carries every problem found, so that they can be mended in one go."""
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
-        self.problems = tuple(problems)
+        # A problem often quotes a file: it stays one line, whatever the file says.
+        self.problems = tuple("\\n".join(p.splitlines()) for p in problems)
         super().__init__("\n  - ".join((summary, *self.problems)))
 
 
@@ -61,6 +62,11 @@ class DeviceError(InflateError):
 
 class OutputError(InflateError):
     """A destination cannot be written."""
+
+
+def printable(text: str) -> str:
+    """A text in which nothing but line ends moves a terminal's cursor; files choose their words."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:

@@ -234,7 +234,7 @@ def _settings_of(checkpoint: Checkpoint) -> Settings:
         return {}
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{checkpoint.path}: its header's {CONFIG_KEY!r} is not JSON: {error}"
         ) from error

@@ -100,6 +100,8 @@ def set_items(target: Any, items: list[Any]) -> None:
 
 def called(value: Any) -> str:
     """A value as messages call it."""
+    if isinstance(value, (Storage, Laid)):
+        return "a tensor"
     return repr(value) if isinstance(value, (Asked, Name)) else type(value).__name__
 
 
@@ -115,15 +117,15 @@ _WRAPPED = (
 )
 
 
-def call(called: Any, arguments: Any) -> Any:
+def call(function: Any, arguments: Any) -> Any:
     """What a call would give, where that is a container or a tensor over numbers of the file."""
-    if not isinstance(called, Name) or not isinstance(arguments, tuple):
-        raise RefusedError(called(called))
-    name = called.dotted
+    if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        raise RefusedError(called(function))
+    name = function.dotted
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
-        function, _type, arguments, _state = arguments
+        maker, _type, arguments, _state = arguments
         # Once only: a tensor with attributes is not made of a tensor with attributes.
-        name = function.dotted if isinstance(function, Name) else ""
+        name = maker.dotted if isinstance(maker, Name) else ""
     if name == "collections.OrderedDict":
         made: dict[Any, Any] = {}
         for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():

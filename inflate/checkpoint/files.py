@@ -199,9 +199,13 @@ def _is_file(path: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_JSON:
-            raise CheckpointError(f"{path} has {size} bytes; expected {_LARGEST_JSON} at most")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path} is no regular file; expected JSON")
+        if found.st_size > _LARGEST_JSON:
+            raise CheckpointError(
+                f"{path} has {found.st_size} bytes; expected {_LARGEST_JSON} of JSON at most"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error

@@ -130,8 +130,8 @@ class Machine:
             elif code == pickle.GLOBAL:
                 stack.append(self._name())
             elif code in (pickle.REDUCE, pickle.NEWOBJ):
-                arguments, called = stack.pop(), stack.pop()
-                stack.append(call(called, arguments))
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(call(function, arguments))
             elif code == pickle.BINPERSID:
                 stack.append(self._storage(stack.pop()))
             elif code == pickle.BUILD:

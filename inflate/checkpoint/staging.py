@@ -6,12 +6,14 @@ locks was left by a run that was killed, and the next run to the same destinatio
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,14 +59,22 @@ class Staged:
 
     def _publish_folder(self) -> None:
         _sync_folder(self.path)
-        if self.overwrite and self.destination.exists():
+        aside = []
+        while True:
+            try:
+                os.rename(self.path, self.destination)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                if not self.overwrite:
+                    raise FileExistsError(self.destination) from error
             # No system call replaces a folder that has content: the old one steps aside first.
-            aside = _hidden(self.destination)
-            os.rename(self.destination, aside)
-            os.rename(self.path, self.destination)
-            shutil.rmtree(aside)
-        else:
-            os.rename(self.path, self.destination)
+            aside.append(_hidden(self.destination))
+            with suppress(FileNotFoundError):  # Another run made room for its own.
+                os.rename(self.destination, aside[-1])
+        for path in aside:
+            _remove(path)
 
 
 @contextmanager
@@ -82,10 +92,10 @@ def stage(
         OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
     """
     check_destination(destination, overwrite=overwrite, folder=folder_config is not None)
-    _remove_abandoned(destination)
-    with saying_why(destination):
-        path, file = _open_locked(destination, folder_config)
-    with file:
+    _remove_abandoned(destination, folder=folder_config is not None)
+    with ExitStack() as held:
+        with saying_why(destination):
+            path, file = _open_locked(destination, folder_config, held)
         staged = Staged(path, destination, overwrite, file)
         try:
             yield staged
@@ -110,7 +120,8 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
     if destination.is_file() and folder:
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
-        _remove_abandoned(destination)  # A run killed while it published has left its other name.
+        # A run that was killed while it published has left the other name of what is there.
+        _remove_abandoned(destination, folder=folder)
         raise OutputError(_exists(destination))
     if destination.is_dir():
         others = {p.name for p in destination.iterdir()} - {FOLDER_WEIGHTS, FOLDER_CONFIG}
@@ -139,29 +150,42 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
 
 
 def _open_locked(
-    destination: Path, folder_config: Mapping[str, Any] | None
+    destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
 ) -> tuple[Path, BinaryIO]:
+    """A hidden file, alone or in a hidden folder; open, and locked, until it is let go."""
     while True:
         path = _hidden(destination)
-        weights = path
-        if folder_config is not None:
+        if folder_config is None:
+            file = held.enter_context(path.open("x+b"))
+        else:
             path.mkdir()
-            weights = path / FOLDER_WEIGHTS
         try:
-            file = weights.open("x+b")
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not weights.exists():
-                # Another run took it for abandoned before it was locked: once more.
-                file.close()
-                continue
-            if folder_config is not None:
-                text = json.dumps(folder_config, indent=2) + "\n"
-                (path / FOLDER_CONFIG).write_text(text, encoding="utf-8")
+            if not _locked(path, held):
+                continue  # Another run took it for abandoned before it was locked: once more.
+            if folder_config is None:
+                return path, file
+            with (path / FOLDER_CONFIG).open("x", encoding="utf-8") as config:
+                config.write(json.dumps(folder_config, indent=2) + "\n")
+                config.flush()
+                os.fsync(config.fileno())
+            return path, held.enter_context((path / FOLDER_WEIGHTS).open("x+b"))
         except BaseException:
             _remove(path)
             raise
-        return path, file
+
+
+def _locked(path: Path, held: ExitStack) -> bool:
+    """Lock what was just made; False if it is gone already."""
+    if not fcntl:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    held.callback(os.close, handle)
+    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return path.exists()
 
 
 def _hidden(destination: Path) -> Path:
@@ -186,7 +210,7 @@ def _rename_new(path: Path, destination: Path) -> None:
         path.unlink()
 
 
-def _remove_abandoned(destination: Path) -> None:
+def _remove_abandoned(destination: Path, *, folder: bool) -> None:
     """Remove what an earlier run that was killed left staged for this destination."""
     if not fcntl:
         return
@@ -196,21 +220,24 @@ def _remove_abandoned(destination: Path) -> None:
     except OSError:  # A folder that may be written and not be listed: nothing is found in it.
         return
     for entry in entries:
-        if not (entry.name.startswith(start) and entry.name.endswith(_ENDING)):
-            continue
         token = entry.name.removeprefix(start).removesuffix(_ENDING)
-        if len(token) != 8 or set(token) - set("0123456789abcdef") or entry.is_symlink():
+        if entry.name != f"{start}{token}{_ENDING}" or not re.fullmatch("[0-9a-f]{8}", token):
             continue
-        path = Path(entry.path)
-        locked = path / FOLDER_WEIGHTS if path.is_dir() else path
-        with suppress(OSError), locked.open("rb") as file:
-            # Refused where a run that is alive holds it.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(path)
+        ours = entry.is_dir if folder else entry.is_file
+        if not ours(follow_symlinks=False):
+            continue
+        with suppress(OSError):
+            handle = os.open(entry.path, os.O_RDONLY if folder else os.O_RDWR)
+            try:
+                # Refused where a run that is alive holds it.
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(Path(entry.path))
+            finally:
+                os.close(handle)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

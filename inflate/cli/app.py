@@ -18,7 +18,7 @@ from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
 from inflate.cli.presets import presets
 from inflate.cli.verify import verify
-from inflate.errors import InflateError
+from inflate.errors import InflateError, printable
 
 
 class Commands(TyperGroup):
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InflateError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             raise typer.Exit(2) from error
         except BrokenPipeError as error:
             # Whoever read the output has gone; nothing more can be said to them.

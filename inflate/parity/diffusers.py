@@ -11,7 +11,6 @@ from torch import Tensor
 from inflate.checkpoint.dialects import to_diffusers
 from inflate.errors import ConfigError
 from inflate.loading import Source, load_video
-from inflate.parity.result import WeightsResult
 from inflate.parity.verify import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed
 
@@ -67,22 +66,10 @@ def against_export(
         candidate=lambda z, frames: _sample(video.decode(z, num_frames=frames)),
         original=None,
         channels=reference.config.architecture.z_channels,
-        weights=_compared(reference, candidate),
+        weights=compare_weights(reference, candidate),
         cast_types=narrowed(reference, candidate),
         notes=(f"{sides} computed by diffusers {diffusers.__version__}",),
     )
-
-
-def _compared(reference: Source, candidate: Source) -> WeightsResult:
-    """The weights compared, without a ``quant_conv`` that the export made as an identity."""
-    found = compare_weights(reference, candidate)
-    made = {"quant_conv.weight", "quant_conv.bias"} - set(reference.located.tensors)
-    if len(made) < 2 or not made <= set(candidate.located.tensors):
-        return found
-    weight, bias = candidate.read("quant_conv.weight"), candidate.read("quant_conv.bias")
-    if bias.any() or not torch.equal(weight[:, :, 0, 0].float(), torch.eye(len(bias))):
-        return found
-    return WeightsResult(found.compared - 2, tuple(k for k in found.different if k not in made))
 
 
 def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> Any:

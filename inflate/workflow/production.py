@@ -156,10 +156,10 @@ def _check(
     reference = job.source
     with open_checkpoint(staged.path) as checkpoint:
         candidate = describe(checkpoint)
-        if reference.inflated:
-            comparands = against_video(reference, candidate, torch.float32, device)
-        elif job.target == "diffusers":
+        if job.target == "diffusers":
             comparands = against_export(reference, candidate, staged.path, device)
+        elif reference.inflated:
+            comparands = against_video(reference, candidate, torch.float32, device)
         else:
             comparands = against_source(reference, candidate, torch.float32, device)
         return run_check(

@@ -48,7 +48,7 @@ def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path, mode: s
     assert f"{source} -> {output}" in ran.out
     assert "ch 32, ch_mult 1, num_res_blocks 1, z_channels 4" in ran.out, "the architecture"
     assert f"{mode}, learned, alpha 0" in ran.out
-    assert ("kernel 3 3 3" in ran.out) == (mode != "attn-only")
+    assert ("kernel 3,3,3" in ran.out) == (mode != "attn-only")
     assert sorted(snapshot(tmp_path)) == ["img.pt", "img.video.safetensors"]
     assert metadata_of(output)["inflate.parity.verdict"] == "bitwise"
 

@@ -35,18 +35,7 @@ from ..conversions import CPU, metadata_of
 from ..models.builders import error, noise
 from .making import LIKE_CLASS, SVD, bare_video_decoder, temporal_model, weights_file
 
-COPIES = [
-    pytest.param(
-        one,
-        two,
-        marks=pytest.mark.xfail(
-            (one, two) == ("sgm", "diffusers"),
-            reason="a copy is not checked as an export, and its made quant_conv is a difference",
-        ),
-    )
-    for one in TARGETS
-    for two in TARGETS
-]
+COPIES = [(one, two) for one in TARGETS for two in TARGETS]
 IDENTITY = ("quant_conv.weight", "quant_conv.bias")
 """What diffusers' class always has, made where a source has none."""
 

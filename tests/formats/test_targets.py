@@ -126,18 +126,7 @@ def test_layout_sgm_is_under_the_prefix_of_a_first_stage(plain: Path, tmp_path: 
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        *TARGETS[:3],
-        pytest.param(
-            "diffusers",
-            marks=pytest.mark.xfail(
-                reason="verify takes the quant_conv that an export makes for a difference"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("layout", TARGETS)
 def test_every_layout_verifies_against_its_source(plain: Path, layout: str, tmp_path: Path) -> None:
     convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
     assert verify(plain, tmp_path / "out", **CPU).verdict == "bitwise"

@@ -1,0 +1,1 @@
+"""Tests of what hostile, damaged and interrupted work may not do."""
