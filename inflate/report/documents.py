@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from inflate.inflation.plan import Copy, InflationPlan, Make
@@ -16,33 +16,33 @@ CONVERSION_SCHEMA = "inflate/conversion/1"
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """A parity report as ``inflate/parity-report/1``; an error that is not finite is null."""
+    without = {"pictures", "reference", "candidate", "weights"}
+    values = {
+        entry.name: _plain(getattr(report, entry.name))
+        for entry in fields(report)
+        if entry.name not in without
+    }
+    weights = report.weights
     return {
         "schema": PARITY_SCHEMA,
         "verdict": report.verdict,
-        "max_abs_error": report.max_abs_error,
         "reference": dict(zip(("path", "sha256"), report.reference, strict=True)),
         "candidate": dict(zip(("path", "sha256"), report.candidate, strict=True)),
-        "environment": asdict(report.environment),
-        "tolerance": asdict(report.tolerance),
         "weights": {
-            "compared": report.weights.compared,
-            "different": len(report.weights.different),
-            "names": list(report.weights.different),
+            "compared": weights.compared,
+            "different": len(weights.different),
+            "names": list(weights.different),
+            "temporal": _plain(weights.temporal),
         },
-        "probes": [
-            {
-                "name": probe.name,
-                "shape": list(probe.shape),
-                "frames": probe.frames,
-                "verdict": probe.verdict,
-                "max_abs_error": probe.max_abs_error,
-            }
-            for probe in report.probes
-        ],
-        "cast": None if report.cast is None else asdict(report.cast),
-        "fold": None if report.fold is None else asdict(report.fold),
-        "notes": list(report.notes),
+        **values,
     }
+
+
+def _plain(value: Any) -> Any:
+    """A result as values that JSON has."""
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def conversion_document(result: ConversionResult) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
     assert set(document) == {
         *("schema", "verdict", "max_abs_error", "reference", "candidate"),
         *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
+        *("layers", "first_divergence", "floor", "bisect", "trainability", "self_test"),
+        *("overflow", "plan"),
     }
     assert document["schema"] == "inflate/parity-report/1"
     assert (document["verdict"], document["max_abs_error"]) == ("bitwise", 0.0)
@@ -61,10 +63,15 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
         "dtype": "float32",
         "torch": torch.__version__,
         "tf32": False,
+        "cudnn": None,
+        "fallback": False,
     }
     assert document["weights"]["different"] == 0 < document["weights"]["compared"]
     for probe in document["probes"]:
-        assert set(probe) == {"name", "shape", "frames", "verdict", "max_abs_error"}
+        assert set(probe) == {
+            *("name", "shape", "frames", "verdict", "max_abs_error"),
+            *("errors", "parts", "worst"),
+        }
 
 
 def test_alone_against_its_own_image_layers(run: Run, videos: dict[str, Path]) -> None:

@@ -53,9 +53,16 @@ def test_a_parity_report_in_full() -> None:
         "max_abs_error": 0.5,
         "reference": {"path": "img.ckpt", "sha256": "aa"},
         "candidate": {"path": "img.video.safetensors", "sha256": "bb"},
-        "environment": {"device": "cpu", "dtype": "float32", "torch": "2.13.0", "tf32": False},
+        "environment": {
+            "device": "cpu",
+            "dtype": "float32",
+            "torch": "2.13.0",
+            "tf32": False,
+            "cudnn": None,
+            "fallback": False,
+        },
         "tolerance": {"atol": 1.0, "rtol": 0.25},
-        "weights": {"compared": 7, "different": 0, "names": []},
+        "weights": {"compared": 7, "different": 0, "names": [], "temporal": None},
         "probes": [
             {
                 "name": "odd-frames",
@@ -63,8 +70,19 @@ def test_a_parity_report_in_full() -> None:
                 "frames": 3,
                 "verdict": "within-tolerance",
                 "max_abs_error": 0.5,
+                "errors": None,
+                "parts": [],
+                "worst": None,
             }
         ],
+        "layers": [],
+        "first_divergence": None,
+        "floor": None,
+        "bisect": None,
+        "trainability": None,
+        "self_test": None,
+        "overflow": None,
+        "plan": [],
         "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
         "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
         "notes": ["a note"],
@@ -88,6 +106,7 @@ def test_errors_that_are_not_finite_are_null() -> None:
         "compared": 7,
         "different": 2,
         "names": ["decoder.conv_in.bias", "decoder.conv_in.weight"],
+        "temporal": None,
     }
 
 
