@@ -33,7 +33,7 @@ SourceLocation = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A .ckpt, .pt, .pth, .bin or .safetensors file, a *.safetensors.index.json, a folder "
+        help="A .ckpt, .pt, .pth, .bin or .safetensors file, an *.index.json of shards, a folder "
         "of diffusers, or a URL.",
     ),
 ]

@@ -74,8 +74,17 @@ def spoken_for(result: ConversionResult) -> str:
         ({}, "diffusion_pytorch_model.safetensors"),
         ({"safe_serialization": False}, "diffusion_pytorch_model.bin"),
         ({"max_shard_size": "600KB"}, "diffusion_pytorch_model-*-of-*.safetensors"),
+        (
+            {"max_shard_size": "600KB", "safe_serialization": False},
+            "diffusion_pytorch_model-*-of-*.bin",
+        ),
+        ({"variant": "fp16"}, "diffusion_pytorch_model.fp16.safetensors"),
+        (
+            {"variant": "fp16", "safe_serialization": False},
+            "diffusion_pytorch_model.fp16.bin",
+        ),
     ],
-    ids=["safetensors", "bin", "shards"],
+    ids=["safetensors", "bin", "shards", "shards of bin", "variant", "variant of bin"],
 )
 @pytest.mark.parametrize("inside", ["", "vae"], ids=["folder", "pipeline"])
 def test_a_folder_as_save_pretrained_writes_it(
@@ -179,8 +188,15 @@ def test_narrow_folders_and_their_variants(
         made.append(load_file(tmp_path / "out"))
     assert {tensor.dtype for tensor in made[0].values()} == {dtype}
     assert_same(*made)
-    with pytest.raises(CheckpointError, match="has none of the files diffusion_pytorch_model"):
+    # Where the weights stand beside a variant, they are taken.
+    model.float().save_pretrained(tmp_path / "variant")
+    result = convert(tmp_path / "variant", tmp_path / "wide", skip_parity=True, **CPU)
+    assert {t.dtype for t in result.plan.tensors} == {"float32"}
+    weights_file(tmp_path / "variant").unlink()
+    variant.rename(variant.with_name("diffusion_pytorch_model.other.safetensors"))
+    with pytest.raises(CheckpointError, match="has none of the files diffusion_pytorch_model") as e:
         convert(tmp_path / "variant", **CPU)
+    assert str(e.value).endswith("; name the file of weights")
 
 
 def test_its_temporal_decoder_is_read_as_a_video_checkpoint(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import CheckpointError, FamilyError, PlanError
 from inflate.workflow import convert, inspect, verify
 
 from ..checkpoint.opening import assert_same, opened
@@ -194,6 +194,29 @@ def test_shards_behind_their_index(
     kept(index, first_stage(weights))
     assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
     assert convert(index, skip_parity=True, **CPU).output == tmp_path / "model.video.safetensors"
+
+
+def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
+    weights = whole_model("sd1")
+    hub.save_torch_state_dict(
+        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="400KB",
+        safe_serialization=False,
+    )  # fmt: skip
+    index = tmp_path / "pytorch_model.bin.index.json"
+    shards = sorted(tmp_path.glob("pytorch_model-*.bin"))
+    assert len(shards) > 2
+    kept(index, first_stage(weights))
+    made = convert(index, skip_parity=True, **CPU)
+    assert made.output == tmp_path / "pytorch_model.video.safetensors"
+    assert len(inspect(index).files.all) == len(shards) + 1
+    # A tensor that lies in another shard than the index says is not taken from there.
+    write_torch(shards[0], {"elsewhere": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="names tensors that its shards lack"):
+        convert(index, **CPU)
+    write_safetensors(shards[0], {"elsewhere": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="names shards of two formats"):
+        convert(index, **CPU)
 
 
 # SVD: two autoencoders
