@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from inflate.checkpoint.layouts import DECODER
 from inflate.errors import ConfigError
+from inflate.inflation.plan import build_video_decoder
 from inflate.loading import CONFIG_KEY, Source
+from inflate.models.blend import TemporalBlock
 
 
 def as_copied(asked: Source, own: Source) -> Source:
@@ -47,8 +50,15 @@ def as_copied(asked: Source, own: Source) -> Source:
 
 
 def _shares(source: Source) -> list[float]:
-    keys = [key for key in source.located.tensors if key.endswith(".mix_factor")]
-    return [value for key in keys for value in source.read(key).double().view(-1).tolist()]
+    """The share of the temporal branch in each block of a decoder whose blend is fixed."""
+    shares = []
+    for name, block in build_video_decoder(source.config).named_modules():
+        info = source.info(f"{DECODER}{name}.mix_factor")
+        # One that is missing or misshapen is told with whatever else does not fit.
+        if isinstance(block, TemporalBlock) and info is not None and info.parameters == 1:
+            stored = source.read(f"{DECODER}{name}.mix_factor").double().item()
+            shares.append(stored if block.mix_weighs == "temporal" else 1.0 - stored)
+    return shares
 
 
 def _changed(own: Source) -> ConfigError:

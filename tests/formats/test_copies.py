@@ -305,6 +305,25 @@ def test_a_blend_that_is_said_to_be_fixed_is_exported_as_its_logit(
     }
 
 
+def test_a_fixed_blend_of_attention_is_read_as_what_it_weighs(tmp_path: Path) -> None:
+    temporal: dict[str, Any] = {"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25}
+    weights = video_autoencoder("plain", temporal=temporal)
+    for key in weights:
+        if key.endswith("mix_factor"):  # In attention it is the share of the spatial branch.
+            weights[key] = torch.tensor([0.75 if ".attn" in key else 0.25])
+    source = write_torch(tmp_path / "video.pt", weights)
+    for alpha in (None, 0.25):
+        result = convert(source, tmp_path / "out", merge_strategy="fixed", alpha=alpha,
+                         layout="sgm", overwrite=True, **CPU)  # fmt: skip
+        assert result.parity is not None
+        assert result.parity.verdict == "bitwise"
+        assert result.plan.config.temporal.alpha == 0.25
+    del weights["decoder.mid.attn_1.mix_factor"]
+    write_torch(source, weights)
+    with pytest.raises(PlanError, match=r"decoder\.mid\.attn_1\.mix_factor is missing"):
+        convert(source, tmp_path / "again", merge_strategy="fixed", layout="sgm", **CPU)
+
+
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_path: Path) -> None:
     source, _ = blending(tmp_path, 0.25, edge)
