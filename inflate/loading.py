@@ -99,7 +99,7 @@ def describe(
     """
     located = locate(checkpoint.tensors, checkpoint.path, prefix=prefix, ema=ema)
     shapes = {key: info.shape for key, info in located.tensors.items()}
-    seen = infer_architecture(shapes)
+    seen = infer_architecture(shapes, checkpoint.path)
     told = _settings_of(checkpoint)
     if located.inflated and not told:
         temporal = infer_temporal(shapes)
@@ -108,14 +108,16 @@ def describe(
     known = {f"architecture.{key}": folder[key] for key in ("scaling_factor", "shift_factor")
              if folder.get(key) is not None}  # fmt: skip
     around = any(located.part(part) for part in PASSED_THROUGH)
-    if CONFIG_KEY in checkpoint.metadata:
-        try:
+    which = "in its header"
+    try:
+        if CONFIG_KEY in checkpoint.metadata:
             build_config(seen, told, decoder_only=not around)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{checkpoint.path}: the configuration in its header has errors:", error.problems
-            ) from error
-    config = build_config(seen, known, told, *layers, decoder_only=not around)
+        which = "for it"
+        config = build_config(seen, known, told, *layers, decoder_only=not around)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{checkpoint.path}: the configuration {which} has errors:", error.problems
+        ) from error
     return Source(autoencoder_view(checkpoint, located), located, config)
 
 

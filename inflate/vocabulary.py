@@ -46,3 +46,24 @@ def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
             "three for time, height and width, such as 3 or [3, 1, 1]"
         )
     return sizes[0], sizes[1], sizes[2]
+
+
+_MODEL = "diffusion_pytorch_model"
+_KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
+FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in _KINDS)
+"""What diffusers calls the weights in a folder; the best comes first."""
+
+FOLDER_VARIANTS = tuple(
+    f"{_MODEL}.{variant}.{kind}" for variant in ("fp16", "bf16") for kind in ("safetensors", "bin")
+)
+"""What it calls them in a narrower type, which some folders have alone; the best comes first."""
+
+_INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+
+
+def without_index_ending(name: str) -> str | None:
+    """What a checkpoint is called that an index of this name lists; None for other names."""
+    for ending in _INDEX_ENDINGS:
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return None

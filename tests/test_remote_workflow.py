@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import inflate
 from inflate.cli.app import main
 from inflate.errors import OutputError
+from inflate.workflow import conversion
 
 from .checkpoints import autoencoder, write_torch
 from .conversions import CPU
@@ -38,6 +40,36 @@ def test_from_elsewhere_to_elsewhere_and_back(place: str, tmp_path: Path) -> Non
     report = inflate.verify(f"{place}/img.ckpt", f"{place}/video.safetensors", **CPU)
     assert report.verdict == "bitwise"
     assert report.candidate[0] == f"{place}/video.safetensors"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_an_output_for_elsewhere_is_made_in_the_cache_where_one_is_chosen(
+    place: str, chosen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    publish = conversion.publish
+
+    def spy(local: Path, *arguments: Any, **options: Any) -> None:
+        made.append(local)
+        publish(local, *arguments, **options)
+
+    monkeypatch.setattr(conversion, "publish", spy)
+    if not chosen:
+        monkeypatch.delenv("INFLATE_CACHE")
+    inflate.convert(tmp_path / "img.ckpt", f"{place}/video.safetensors", **CPU)
+    ((folder, name),) = [(path.parent, path.name) for path in made]
+    assert name == "video.safetensors"
+    assert (folder.parent == tmp_path / "cache") is chosen
+    assert not folder.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(OutputError, match="set INFLATE_CACHE to a folder that can be written"):
+        inflate.convert(tmp_path / "img.ckpt", f"{place}/video.safetensors", **CPU)
 
 
 def test_an_existing_object_is_kept(place: str) -> None:

@@ -16,13 +16,14 @@ _RESOLUTION = 256
 """The resolution that attention is counted by: no tensor shows it, and nothing else hangs on it."""
 
 
-def infer_architecture(shapes: Shapes) -> Architecture:
+def infer_architecture(shapes: Shapes, path: object) -> Architecture:
     """What the shapes of a checkpoint say of its autoencoder.
 
     Dropout, tanh and the latents' scale leave no trace in tensors and keep their defaults.
 
     Args:
         shapes: the autoencoder's tensors, by their keys in LDM's words.
+        path: the file's name, for messages.
 
     Raises:
         PlanError: tensors without which nothing can be said are missing or misshapen.
@@ -47,7 +48,7 @@ def infer_architecture(shapes: Shapes) -> Architecture:
         ]
         problems.append(f"{', '.join(empty)} is missing or empty")
     if problems:
-        raise PlanError("the tensors fit no architecture of this family:", problems)
+        raise PlanError(f"{path}: its tensors fit no architecture of this family:", problems)
 
     encoder_in = around.get("encoder.conv_in.weight", ())
     # The encoder's first convolution shows ch itself; without one it is the finest level's.

@@ -13,26 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from inflate.checkpoint.others import FIRST_BYTES, known_as
 from inflate.errors import CheckpointError, FamilyError
+from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS, without_index_ending
 
 Format = Literal["safetensors", "torch"]
 
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
-_KNOWN_OTHERS = {
-    b"GGUF": "a GGUF file",
-    b"\x89HDF": "an HDF5 file",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x7fELF": "a program",
-    b"%PDF": "a PDF",
-    b"\x89PNG": "a picture",
-}
 _LARGEST_JSON = 100_000_000
 LONGEST_NAME = 1000
 """Characters that the name of a tensor may have."""
 
-INDEX_ENDING = ".safetensors.index.json"
-_WEIGHTS = "diffusion_pytorch_model"
-_FOLDER_WEIGHTS = (f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}{INDEX_ENDING}", f"{_WEIGHTS}.bin")
 _CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder", "VQModel")
 
 
@@ -65,7 +56,7 @@ def find_files(path: Path) -> CheckpointFiles:
     """
     if _is_dir(path):
         return _folder(path)
-    if path.name.endswith(INDEX_ENDING):
+    if without_index_ending(path.name) is not None:
         return _sharded(path)
     return CheckpointFiles(path, detect_format(path), (path,))
 
@@ -83,7 +74,7 @@ def detect_format(path: Path) -> Format:
         if not stat.S_ISREG(kind):  # To open a pipe is to wait for who writes into it.
             raise CheckpointError(f"{path} is no regular file; expected a checkpoint file")
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(FIRST_BYTES)
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; expected a checkpoint file") from error
@@ -95,6 +86,9 @@ def detect_format(path: Path) -> Format:
     length = struct.unpack("<Q", head[:8])[0] if head[8:9] == b"{" else 0
     if 0 < length <= size - 8:
         return "safetensors"
+    other = known_as(head)
+    if other is not None:
+        raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
     if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
         return "torch"
     if length:
@@ -102,9 +96,8 @@ def detect_format(path: Path) -> Format:
             f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
             "Copy or download it again"
         )
-    other = next((what for magic, what in _KNOWN_OTHERS.items() if head.startswith(magic)), None)
     raise CheckpointError(
-        f"{path} is {other or 'neither a torch checkpoint nor a safetensors file'} (it begins with "
+        f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
 
@@ -150,9 +143,12 @@ def _folder(path: Path) -> CheckpointFiles:
     groups = config.get("norm_num_groups", 32)
     if groups != 32:
         raise FamilyError(f"{path} has norms of {groups!r} groups; expected 32, as this family has")
-    weights = next((path / name for name in _FOLDER_WEIGHTS if _is_file(path / name)), None)
+    names = (*FOLDER_FILES, *FOLDER_VARIANTS)
+    weights = next((path / name for name in names if _is_file(path / name)), None)
     if weights is None:
-        raise CheckpointError(f"{path} has none of the files {', '.join(_FOLDER_WEIGHTS)}")
+        raise CheckpointError(
+            f"{path} has none of the files {', '.join(names)}; name the file of weights"
+        )
     inner = find_files(weights)
     return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards)
 
@@ -179,10 +175,14 @@ def _sharded(path: Path) -> CheckpointFiles:
             f"{path} names shards that are missing: {', '.join(problems[:5])}{more}"
         )
     files = tuple(sorted(set(shards.values())))
+    formats = {file: detect_format(file) for file in files}
     for file in files:
-        if detect_format(file) != "safetensors":
-            raise CheckpointError(f"{file} is a shard of {path} and no safetensors file")
-    return CheckpointFiles(path, "safetensors", files, {}, shards)
+        if formats[file] != formats[files[0]]:
+            raise CheckpointError(
+                f"{path} names shards of two formats: {files[0].name} is one of "
+                f"{formats[files[0]]}, {file.name} of {formats[file]}; expected one format"
+            )
+    return CheckpointFiles(path, formats[files[0]], files, {}, shards)
 
 
 def _is_dir(path: Path) -> bool:

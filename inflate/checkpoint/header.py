@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,22 @@ def read_index(files: CheckpointFiles) -> tuple[dict[str, TensorInfo], dict[str,
         for name, info in header.tensors.items():
             if not files.shards or files.shards.get(name) == file:
                 index[name] = info
-    lost = sorted(set(files.shards) - set(index))
+    check_shards(files, index)
+    return index, metadata
+
+
+def check_shards(files: CheckpointFiles, found: Container[str]) -> None:
+    """See that every tensor that an index names was found in the shard that it names.
+
+    Raises:
+        CheckpointError: some were not.
+    """
+    lost = sorted(name for name in files.shards if name not in found)
     if lost:
         raise CheckpointError(
             f"{files.path} names tensors that its shards lack: {', '.join(map(shown, lost[:5]))}"
             + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         )
-    return index, metadata
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ class Located:
 
     ``tensors`` has its keys in LDM's words without any prefix (``decoder.conv_in.weight``), in
     LDM's shapes, each with its name in the file; ``dropped`` has the reason for everything else.
+    ``notes`` are for whoever uses it, in words.
     """
 
     prefix: str
@@ -51,6 +53,7 @@ class Located:
     weights: str
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[LeftBehind, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def inflated(self) -> bool:
@@ -110,7 +113,9 @@ def locate(
             averaged = ema and names.get(name, name).removeprefix(found) in tensors
             reason = "replaced by its moving average" if averaged else drop_reason(name, found)
             dropped.append(LeftBehind(info, reason))
-    return Located(found, bare, dialect, "ema" if ema else "plain", tensors, tuple(dropped))
+    weights = "ema" if ema else "plain"
+    notes = _of_two_kinds(tensors, found) if ema else ()
+    return Located(found, bare, dialect, weights, tensors, tuple(dropped), notes)
 
 
 def _prefix(
@@ -143,6 +148,25 @@ def _prefix(
 def _kind(names: Iterable[str], prefix: str) -> str:
     decoder = [name for name in names if name.startswith(prefix + DECODER)]
     return "a video decoder" if is_inflated(decoder) else "an image decoder"
+
+
+def _of_two_kinds(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[str, ...]:
+    """A note where moving averages cover a part of the autoencoder alone."""
+    # Buffers are never averaged: a fixed blend, and what a quantiser counts.
+    buffers = ("mix_factor", "embed_avg", "cluster_size", "embedding_counter")
+    plain = [
+        key
+        for key, info in tensors.items()
+        if not info.name.startswith(prefix + EMA) and not key.endswith(buffers)
+    ]
+    if not plain:
+        return ()
+    parts = Counter(key.partition(".")[0] for key in plain)
+    told = ", ".join(f"{count} of {part}" for part, count in sorted(parts.items()))
+    return (
+        f"--weights ema: the file has moving averages of {len(tensors) - len(plain)} of the "
+        f"autoencoder's {len(tensors)} tensors; the others are its plain weights ({told})",
+    )
 
 
 def _averaged(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inflate.checkpoint.files import CheckpointFiles, find_files
-from inflate.checkpoint.header import read_index
+from inflate.checkpoint.header import check_shards, read_index
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.unpickling import load_pickled
 from inflate.errors import CheckpointError
@@ -62,15 +62,18 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     """
     files = find_files(path)
     if files.format == "torch":
-        (file,) = files.weights
-        state_dict, foreign = load_pickled(file)
-        tensors = {
-            name: value.detach()
-            for name, value in state_dict.items()
-            if isinstance(name, str) and isinstance(value, Tensor)
-        }
-        index = {k: _info(k, v, file) for k, v in tensors.items()}
-        yield Checkpoint(path, files, index, {}, foreign, tensors.__getitem__)
+        tensors: dict[str, Tensor] = {}
+        index: dict[str, TensorInfo] = {}
+        foreign: set[str] = set()
+        for file in files.weights:
+            state_dict, names = load_pickled(file)
+            foreign.update(names)
+            for name, value in state_dict.items():
+                if not files.shards or files.shards.get(name) == file:
+                    tensors[name] = value.detach()
+                    index[name] = _info(name, value, file)
+        check_shards(files, index)
+        yield Checkpoint(path, files, index, {}, tuple(sorted(foreign)), tensors.__getitem__)
         return
     index, metadata = read_index(files)
     with ExitStack() as stack:

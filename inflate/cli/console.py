@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from inflate.cli.text import bytes_text
 from inflate.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def _log_notes() -> None:
@@ -30,6 +34,13 @@ def print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+def result_console() -> Console:
+    """Where results are printed; with NO_COLOR no escape code is, bold ones neither."""
+    from rich.console import Console
+
+    return Console(highlight=False, color_system=_styles())
+
+
 def note(text: str) -> None:
     """Say something beside the result."""
     typer.echo(f"note: {text}", err=True)
@@ -41,6 +52,10 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     _log_notes()
     if quiet or not sys.stderr.isatty():
         yield silent
+        return
+    if _styles() is None:
+        with _counting() as tell:
+            yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -65,3 +80,27 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
             bars.update(tasks[phase], completed=done, total=total or None, done=text)
 
         yield tell
+
+
+@contextmanager
+def _counting() -> Iterator[Progress]:
+    """A line that counts, in place of a bar: drawing one takes escape codes."""
+    width = 0
+
+    def tell(phase: str, done: int, total: int) -> None:
+        nonlocal width
+        text = f"{phase} {done}/{total}" if total else phase
+        sys.stderr.write(f"\r{text:<{width}}")
+        sys.stderr.flush()
+        width = max(width, len(text))
+
+    try:
+        yield tell
+    finally:
+        sys.stderr.write(f"\r{'':<{width}}\r")
+        sys.stderr.flush()
+
+
+def _styles() -> Literal["auto"] | None:
+    """What rich may style with: nothing where NO_COLOR is set."""
+    return None if os.environ.get("NO_COLOR") else "auto"

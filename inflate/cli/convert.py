@@ -15,7 +15,9 @@ from inflate.cli.options import (
     Quiet,
     SourceLocation,
     kernel_from,
+    number,
     parse_kernel,
+    whole_number,
 )
 from inflate.vocabulary import (
     AttnType,
@@ -53,7 +55,11 @@ def convert(
     ] = None,
     alpha: Annotated[
         Optional[float],
-        typer.Option(help="Share of the temporal branch at the start. [default: 0]"),
+        typer.Option(
+            parser=number,
+            metavar="F",
+            help="Share of the temporal branch at the start. [default: 0]",
+        ),
     ] = None,
     video_kernel_size: Annotated[
         Optional[str],
@@ -71,7 +77,10 @@ def convert(
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
     ] = None,
     seed: Annotated[
-        Optional[int], typer.Option(help="Seed of the random start. [default: 0]")
+        Optional[int],
+        typer.Option(
+            parser=whole_number, metavar="N", help="Seed of the random start. [default: 0]"
+        ),
     ] = None,
     dtype: Annotated[
         Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
@@ -148,7 +157,9 @@ def convert(
             document["dry_run"] = plan_document(result.plan)
         print_json(document)
     elif quiet:
-        if result.output is not None:
+        if dry_run:
+            typer.echo(result.destination)
+        elif result.output is not None:
             typer.echo(result.output)
     else:
         from inflate.cli.render import print_conversion, print_plan

@@ -11,6 +11,29 @@ from inflate.vocabulary import Weights, kernel_of
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
+
+def number(text: object) -> float:
+    """A number; what is none is told with its value, as Typer's own message does not."""
+    try:
+        return float(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{_cut(text)} is no number; expected one such as 0.25") from error
+
+
+def whole_number(text: object) -> int:
+    """A whole number, likewise."""
+    try:
+        return int(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{_cut(text)} is no whole number; expected one such as 7"
+        ) from error
+
+
+def _cut(text: object) -> str:
+    return repr(str(text)[:80])
+
+
 Device = Annotated[
     str,
     typer.Option(
@@ -20,7 +43,9 @@ Device = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+Seed = Annotated[
+    int, typer.Option(parser=whole_number, metavar="N", help="Seed of everything that is random.")
+]
 Prefix = Annotated[
     Optional[str],
     typer.Option(help="Which autoencoder to take where SOURCE holds several, such as 'vae.'."),
@@ -33,7 +58,7 @@ SourceLocation = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A .ckpt, .pt, .pth, .bin or .safetensors file, a *.safetensors.index.json, a folder "
+        help="A .ckpt, .pt, .pth, .bin or .safetensors file, an *.index.json of shards, a folder "
         "of diffusers, or a URL.",
     ),
 ]
@@ -53,7 +78,7 @@ def kernel_from(text: str) -> int | tuple[int, ...]:
         kernel_of(sizes[0] if len(sizes) == 1 else sizes)
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is no kernel; expected one positive odd number, or three for time, height "
-            "and width, such as 3 or 3,1,1"
+            f"{_cut(text)} is no kernel; expected one positive odd number, or three for time, "
+            "height and width, such as 3 or 3,1,1"
         ) from error
     return sizes[0] if len(sizes) == 1 else sizes

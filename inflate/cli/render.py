@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from inflate.cli.console import result_console
 from inflate.cli.text import architecture_text, bytes_text, error_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
@@ -25,7 +26,7 @@ _PARTS = (
 
 def print_conversion(result: ConversionResult, source: str) -> None:
     """What a conversion made of what, and how it was checked."""
-    console = Console(highlight=False)
+    console = result_console()
     _print_facts(console, result.plan)
     console.print(_summary(result.plan))
     if result.parity is not None:
@@ -45,7 +46,7 @@ def print_conversion(result: ConversionResult, source: str) -> None:
 
 def print_plan(plan: InflationPlan) -> None:
     """Every tensor of a plan, then its counts."""
-    console = Console(highlight=False)
+    console = result_console()
     table = Table("tensor", "shape", "type", "origin", box=None, pad_edge=False)
     for tensor in plan.tensors:
         origin = tensor.origin
@@ -59,7 +60,7 @@ def print_plan(plan: InflationPlan) -> None:
 
 def print_parity(report: ParityReport) -> None:
     """A verdict and the table behind it."""
-    console = Console(highlight=False)
+    console = result_console()
     colour = _COLOURS[report.verdict]
     where = f"{report.environment.dtype} on {report.environment.device}"
     console.print(

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from inflate.cli.console import note, print_json, progress_bar
-from inflate.cli.options import Device, FromWeights, Json, Prefix, Quiet, Seed, SourceLocation
+from inflate.cli.options import (
+    Device,
+    FromWeights,
+    Json,
+    Prefix,
+    Quiet,
+    Seed,
+    SourceLocation,
+    number,
+)
 from inflate.vocabulary import MergeStrategy
 
 # Typer reads these annotations on Python 3.10 too.
@@ -26,11 +35,19 @@ def verify(
     ] = None,
     atol: Annotated[
         Optional[float],
-        typer.Option(help="Largest absolute error. [default: by the type computed in]"),
+        typer.Option(
+            parser=number,
+            metavar="F",
+            help="Largest absolute error. [default: by the type computed in]",
+        ),
     ] = None,
     rtol: Annotated[
         Optional[float],
-        typer.Option(help="Largest relative error. [default: by the type computed in]"),
+        typer.Option(
+            parser=number,
+            metavar="F",
+            help="Largest relative error. [default: by the type computed in]",
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Annotated[

@@ -52,7 +52,7 @@ def read_config(name_or_path: str) -> Settings:
         )
     try:
         content = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(
@@ -81,13 +81,14 @@ def parse_set(assignments: Iterable[str]) -> Settings:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             problems.append(
-                f"--set {assignment!r}: expected key=value, such as temporal.alpha=0.25"
+                f"--set {assignment[:80]!r}: expected key=value, such as temporal.alpha=0.25"
             )
             continue
         try:
             settings[by_leaf.get(key, key)] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            problems.append(f"--set {assignment!r}: {one_line(error)}")
+        # Not YAML, or a date or number that there is not, or brackets without end.
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            problems.append(f"--set {assignment[:80]!r}: {one_line(error)}")
     if problems:
         raise ConfigError("an option cannot be read:", problems)
     return settings

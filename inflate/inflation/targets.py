@@ -116,6 +116,18 @@ def _diffusers_problems(
     if architecture.attention_levels:
         levels = ", ".join(map(str, architecture.attention_levels))
         found.append(f"it has no attention inside the levels, and this architecture has: {levels}")
+    if architecture.ch_mult[0] != 1:
+        found.append(
+            f"its encoder begins with the channels of its first level, "
+            f"{architecture.level_channels[0]}, and this one with {architecture.ch}"
+        )
+    shape = next((t.shape for t in plan.tensors if t.key == "quant_conv.weight"), None)
+    twice = 2 * architecture.z_channels
+    if architecture.double_z and shape is not None and shape[:2] != (twice, twice):
+        found.append(
+            f"its quant_conv takes {twice} channels to {twice}, and this one {shape[1]} to "
+            f"{shape[0]}"
+        )
     if architecture.tanh_out:
         found.append("it does not end in a tanh")
     if not architecture.resamp_with_conv:
@@ -147,6 +159,12 @@ def _fit_diffusers(plan: InflationPlan) -> Fitted:
                 f"the scaling factor is not known from the file; config.json says {factor}. Set it "
                 "with --config PRESET or --set scaling_factor=NUMBER"
             )
+    if architecture.shift_factor:
+        notes.append(
+            f"the latents of this family are shifted by {architecture.shift_factor:g}, which "
+            "config.json has no place for: diffusers' class knows no shift_factor, so whoever "
+            "decodes with it adds the shift after dividing by the scaling factor"
+        )
     levels = len(architecture.ch_mult)
     config = {
         "_class_name": "AutoencoderKLTemporalDecoder",

@@ -5,8 +5,17 @@ finished already. What a URL means is fsspec's business, and the Hub's its own l
 with the extra ``remote``, and are imported where they are used.
 """
 
+from inflate.remote.caching import scratch_folder
 from inflate.remote.fetching import fetch
 from inflate.remote.location import is_remote, local_path, shown
 from inflate.remote.publishing import check_destination, publish
 
-__all__ = ["check_destination", "fetch", "is_remote", "local_path", "publish", "shown"]
+__all__ = [
+    "check_destination",
+    "fetch",
+    "is_remote",
+    "local_path",
+    "publish",
+    "scratch_folder",
+    "shown",
+]

@@ -17,7 +17,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, OutputError
 from inflate.progress import Progress
 from inflate.remote.contents import RemoteFile, algorithms_for, difference, hashes_of
 from inflate.remote.counting import Counter
@@ -110,6 +110,31 @@ def cache_folder() -> Path:
         raise CheckpointError(
             f"the cache of downloads has no place: {error}; set INFLATE_CACHE to a folder"
         ) from error
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what is made here before it is sent off, removed with all that is in it.
+
+    It lies in the cache where INFLATE_CACHE chooses one, since a system's own place for temporary
+    files is often small; else there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    chosen = os.environ.get("INFLATE_CACHE")
+    try:
+        place = cache_folder() if chosen else None
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix="inflate-", dir=place)
+    except OSError as error:
+        raise OutputError(
+            f"there is no place to make the output in: {error.filename or chosen}: "
+            f"{error.strerror}; set INFLATE_CACHE to a folder that can be written"
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def _entry(store: Store, files: Sequence[RemoteFile]) -> Path:

@@ -11,12 +11,10 @@ from inflate.errors import CheckpointError
 from inflate.progress import Progress
 from inflate.remote.contents import RemoteFile
 from inflate.remote.location import is_plain
+from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS, without_index_ending
 
-INDEX = ".safetensors.index.json"
 CONFIG = "config.json"
-_MODEL = "diffusion_pytorch_model"
-WEIGHTS = (f"{_MODEL}.safetensors", f"{_MODEL}{INDEX}", f"{_MODEL}.bin")
-"""What a folder's weights are called; the best comes first."""
+_WEIGHTS = (*FOLDER_FILES, *FOLDER_VARIANTS)
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
 _LARGEST_INDEX = 64 << 20
 
@@ -48,7 +46,7 @@ def fetch_named(source: Source, name: str, progress: Progress) -> Path:
     """
     file = source.stat(name)
     if file is not None:
-        if name.endswith(INDEX):
+        if without_index_ending(name) is not None:
             return _fetch_sharded(source, file, (), progress) / name
         return source.fetch([file], progress) / name
     if PurePosixPath(name).suffix in _FILE_ENDINGS:
@@ -75,12 +73,13 @@ def fetch_folder(source: Source, progress: Progress) -> Path:
             f"{named.shown()} is neither a file nor a folder of diffusers, which holds config.json "
             "or vae/config.json; check the name"
         )
-    weights = next((file for file in map(source.stat, WEIGHTS) if file is not None), None)
+    weights = next((file for file in map(source.stat, _WEIGHTS) if file is not None), None)
     if weights is None:
         raise CheckpointError(
-            f"{source.shown()} has none of the files {', '.join(WEIGHTS)}; name the file of weights"
+            f"{source.shown()} has none of the files {', '.join(_WEIGHTS)}; name the file "
+            "of weights"
         )
-    if weights.name.endswith(INDEX):
+    if without_index_ending(weights.name) is not None:
         return _fetch_sharded(source, weights, (config,), progress)
     return source.fetch([config, weights], progress)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +14,15 @@ from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
-from inflate.loading import Source, describe
+from inflate.loading import describe
 from inflate.parity.device import resolve_device
 from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
-from inflate.remote import is_remote, publish, shown
+from inflate.remote import is_remote, publish, scratch_folder, shown
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
+from inflate.workflow.copying import as_copied
 from inflate.workflow.production import prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
 
@@ -32,8 +32,8 @@ class ConversionResult:
     """What a conversion did.
 
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
-    did not hold. ``parity`` is None where it was not checked. ``notes`` are for whoever uses the
-    result.
+    did not hold; ``destination`` is where it would be. ``parity`` is None where it was not checked.
+    ``notes`` are for whoever uses the result.
     """
 
     plan: InflationPlan
@@ -43,6 +43,7 @@ class ConversionResult:
     sha256: str | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    destination: str = ""
 
     @property
     def passed(self) -> bool:
@@ -135,15 +136,18 @@ def convert(
         original = describe(checkpoint, *layers, prefix=prefix, ema=weights == "ema")
         copying = original.inflated and layout is not None
         if copying:
-            _refuse_new_temporal(original, describe(checkpoint, prefix=prefix))
+            original = as_copied(original, describe(checkpoint, prefix=prefix))
         job = prepare(original, target, post_quant, where, copying=copying, inexact=allow_inexact)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
-        if dry_run:
-            return ConversionResult(job.plan, target, None, None, None, seconds, job.notes)
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
+        if dry_run:
+            where_to = shown(str(destination))
+            return ConversionResult(
+                job.plan, target, None, None, None, seconds, job.notes, where_to
+            )
         with _local_destination(path, destination, target, overwrite=overwrite) as local:
             made = produce(
                 job,
@@ -166,7 +170,10 @@ def convert(
         "publish": time.perf_counter() - made.checked,
         "total": time.perf_counter() - started,
     }
-    return ConversionResult(job.plan, target, parity, published, made.sha256, seconds, job.notes)
+    told = shown(str(destination))
+    return ConversionResult(
+        job.plan, target, parity, published, made.sha256, seconds, job.notes, told
+    )
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:
@@ -175,23 +182,14 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:
     return value  # type: ignore[return-value]
 
 
-def _refuse_new_temporal(asked: Source, own: Source) -> None:
-    """A video checkpoint is copied as it is: its temporal layers cannot be chosen again."""
-    if asked.config.temporal != own.config.temporal:
-        raise ConfigError(
-            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
-            "layers cannot be changed by copying. Convert the image checkpoint anew"
-        )
-
-
 @contextmanager
 def _local_destination(
     source: Path, destination: str | Path, target: Target, *, overwrite: bool
 ) -> Iterator[Path]:
     """Where the result is made: in its place, or in a temporary folder before it is sent off."""
     if is_remote(str(destination)):
-        with tempfile.TemporaryDirectory(prefix="inflate-") as folder:
-            yield Path(folder) / Path(str(destination).rstrip("/")).name
+        with scratch_folder() as folder:
+            yield folder / Path(str(destination).rstrip("/")).name
         return
     local = Path(destination)
     try:

@@ -95,7 +95,7 @@ def inspect(
     try:
         located = locate(index, path, prefix=prefix, ema=weights == "ema")
         shapes = {key: info.shape for key, info in located.tensors.items()}
-        architecture = infer_architecture(shapes)
+        architecture = infer_architecture(shapes, path)
         if located.inflated:
             temporal = infer_temporal(shapes)
         obstacles = tuple(_obstacles(located, architecture))

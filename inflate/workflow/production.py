@@ -46,7 +46,7 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever uses the result should know, in words."""
-        return (*self.plan.notes, *self.fitted.notes)
+        return (*self.source.located.notes, *self.plan.notes, *self.fitted.notes)
 
 
 @dataclass(frozen=True)

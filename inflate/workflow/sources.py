@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inflate.checkpoint.files import INDEX_ENDING
 from inflate.progress import Progress
 from inflate.remote import fetch, is_remote, local_path
-from inflate.vocabulary import Target
+from inflate.vocabulary import Target, without_index_ending
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:
@@ -30,9 +29,8 @@ def name_of(location: str | Path) -> str:
 def stem_of(location: str | Path) -> str:
     """The name that outputs are called after: the source's, without its ending."""
     name = name_of(location)
-    if name.endswith(INDEX_ENDING):
-        return name.removesuffix(INDEX_ENDING)
-    return Path(name).stem
+    index_of = without_index_ending(name)
+    return Path(name).stem if index_of is None else index_of
 
 
 def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:

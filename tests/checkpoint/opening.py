@@ -34,7 +34,7 @@ def located(shapes: Shapes) -> Located:
 
 def architecture_of(shapes: Shapes) -> Architecture:
     """What names and shapes say of their autoencoder."""
-    return infer_architecture(_by_key(shapes))
+    return infer_architecture(_by_key(shapes), "img.ckpt")
 
 
 def temporal_of(shapes: Shapes) -> Temporal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inflate.config.schema import Temporal
-from inflate.errors import PlanError
+from inflate.errors import InflateError, PlanError
 from inflate.models import Decoder, VideoDecoder
+from inflate.workflow import convert
 
-from ..checkpoints import CODES, DDCONFIG, FIRST_STAGE, KINDS, autoencoder_shapes
+from ..checkpoints import (
+    CODES,
+    DDCONFIG,
+    FIRST_STAGE,
+    KINDS,
+    autoencoder_shapes,
+    write_safetensors,
+    write_torch,
+)
 from ..models.builders import shapes_of
 from .opening import Shapes, architecture_of, temporal_of
 
@@ -111,8 +121,26 @@ def damaged(**changes: Any) -> str:
         shapes[f"decoder.{name}"] = shape
     with pytest.raises(PlanError) as caught:
         architecture_of({name: shape for name, shape in shapes.items() if shape is not None})
-    assert "fit no architecture of this family" in str(caught.value)
+    said = "img.ckpt: its tensors fit no architecture of this family:\n"
+    assert str(caught.value).startswith(said)
     return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("writer", [write_torch, write_safetensors])
+@pytest.mark.parametrize(
+    "name", ["decoder.up.{}.block.0.conv1.weight", "decoder.up_blocks.{}.resnets.0.conv1.weight",
+             "decoder.up.0.attn.{}.q.weight"],
+)  # fmt: skip
+@pytest.mark.parametrize("digits", [20, 900, 5000])
+def test_a_level_of_absurd_number_is_told(
+    writer: Any, name: str, digits: int, tmp_path: Path
+) -> None:
+    mark = "mid_block.resnets.0" if "up_blocks" in name else "mid.block_1"
+    names = (f"decoder.{mark}.conv1.weight", name.format("9" * digits))
+    path = writer(tmp_path / "a", {n: torch.ones(32, 32, 3, 3) for n in names})
+    with pytest.raises(InflateError) as caught:
+        convert(path, device="cpu")
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight"])

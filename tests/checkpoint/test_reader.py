@@ -259,25 +259,56 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
-        (b"\x1f\x8b\x08\x00" + bytes(64), "a gzip archive"),
-        (b"\x7fELF" + bytes(64), "a program"),
-        (b"%PDF-1.7\n", "a PDF"),
-        (b"\x89PNG\r\n\x1a\n", "a picture"),
-        (b"ch_mult: [1, 2]\n", "neither a torch checkpoint nor a safetensors file"),
-        (b"<!DOCTYPE html><html>", "neither a torch checkpoint nor a safetensors file"),
-        (b"\x08\x08\x12\x07pytorch\x1a", "neither a torch checkpoint nor a safetensors file"),
-        (bytes(64), "neither a torch checkpoint nor a safetensors file"),
-        (b"x", "neither a torch checkpoint nor a safetensors file"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file: quantised for inference"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file, as Keras writes: weights of another"),
+        (b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite model: an export for inference"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model: an export for inference"),
+        (b"\x08\x0a:\x80\x10\x0a\x10", "an ONNX model: an export for inference"),
+        (b"\x08\x01\x12\x80\x10", "a TensorFlow SavedModel: an export for inference"),
+        (b"\x82\xa7decoder\x86\xa7conv_in", "a MessagePack file, as Flax writes: weights of"),
+        (b"\xde\x00\x10\xa7decoder\x86", "a MessagePack file, as Flax writes: weights of"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "a gzip archive: unpack it first"),
+        (bytes(257) + b"ustar\x0000", "a tar archive: unpack it first"),
+        (b"\x7fELF" + bytes(64), "a program: check the name"),
+        (b"%PDF-1.7\n", "a PDF: check the name"),
+        (b"\x89PNG\r\n\x1a\n", "a picture: check the name"),
+        (b"\n<!DOCTYPE html><html>", "a web page: the download was answered with a page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "the pointer of Git LFS to a file, not the file: fetch the file itself",
+        ),
     ],
 )
-def test_another_format_is_named(content: bytes, what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.safetensors", "a.onnx"])
+def test_files_of_other_tools_are_refused_by_name(
+    content: bytes, what: str, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"FILE is {what}")
+
+
+def test_an_archive_of_numpy_is_refused_by_name(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    numpy.savez(tmp_path / "a.npz", weight=numpy.ones(3))
+    numpy.save(tmp_path / "a.npy", numpy.ones(3))
+    assert refusal(tmp_path / "a.npz").startswith("FILE is a NumPy archive (.npz): weights of ")
+    assert refusal(tmp_path / "a.npy").startswith("FILE is a NumPy array: expected a checkpoint")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"ch_mult: [1, 2]\n", b"\x08", b"\x08\x08\x12", b"\x08\x08\x12\x07\x0a\x05", b"\x82\xa7de",
+        b"\x85", b"\xde", bytes(64), b"x",
+    ],
+)  # fmt: skip
+def test_what_nobody_knows_is_shown(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     assert refusal(path) == (
-        f"FILE is {what} (it begins with {content[:8]!r}); expected .ckpt, .pt, .pth, .bin or "
-        ".safetensors"
+        "FILE is neither a torch checkpoint nor a safetensors file (it begins with "
+        f"{content[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
 
 

@@ -72,8 +72,10 @@ def test_the_version(run: Run) -> None:
         (("convert", "x", "--time-mode", "both"), "both"),
         (("convert", "x", "--merge-strategy", "mean"), "mean"),
         (("convert", "x", "--dtype", "int8"), "int8"),
-        (("convert", "x", "--alpha", "much"), "--alpha"),
-        (("convert", "x", "--seed", "1.5"), "--seed"),
+        (("convert", "x", "--alpha", "much"), "'--alpha': 'much' is no number"),
+        (("convert", "x", "--seed", "1.5"), "'--seed': '1.5' is no whole number"),
+        (("convert", "x", "--seed", "9" * 5000), f"'--seed': '{'9' * 80}' is no whole number"),
+        (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}' is no kernel"),
         (("convert", "x", "--video-kernel-size", "2"), "'2' is no kernel"),
         (("convert", "x", "--video-kernel-size", "3,1"), "'3,1' is no kernel"),
         (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1' is no kernel"),
@@ -82,7 +84,9 @@ def test_the_version(run: Run) -> None:
         (("verify",), "Missing argument"),
         (("verify", "x", "y", "z"), "z"),
         (("verify", "x", "--dtype", "int8"), "int8"),
-        (("verify", "x", "--atol", "tight"), "--atol"),
+        (("verify", "x", "--atol", "tight"), "'--atol': 'tight' is no number"),
+        (("verify", "x", "--rtol", "loose"), "'--rtol': 'loose' is no number"),
+        (("verify", "x", "--seed", "x"), "'--seed': 'x' is no whole number"),
         (("presets", "x"), "x"),
     ],
 )
@@ -134,7 +138,9 @@ def test_no_colour_is_respected(
     colour = re.compile(r"\x1b\[[\d;]*(3\d|9\d|4\d|10\d)[\d;]*m")
     assert colour.search(run(*arguments).out), "the verdict is green"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not colour.search(run(*arguments).out)
+    for words in (arguments, ("inspect", image), ("presets",), ("verify", "--help"), ("verify",)):
+        ran = run(*words)
+        assert ESCAPE not in ran.out + ran.err, words
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -148,6 +154,20 @@ def test_bars_are_for_those_who_watch(
     json.loads(ran.out)
     for phase in ("writing", "checking parity"):
         assert (phase in ran.err) == (not quiet)
+
+
+def test_without_colour_a_line_counts_in_place_of_a_bar(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ran = run("convert", source, *CPU)
+    assert ran.code == 0
+    assert ESCAPE not in ran.out + ran.err
+    assert re.search(r"\rwriting \d+/\d+", ran.err)
+    assert "checking parity" in ran.err
+    assert re.search(r"\r +\r$", ran.err), "the line is cleared"
 
 
 # As a process

@@ -177,6 +177,14 @@ def test_a_dry_run_prints_the_plan(run: Run, tmp_path: Path) -> None:
     assert dropped.split()[-3:] == ["1", "20", "B"]
 
 
+def test_a_quiet_dry_run_prints_where_the_result_would_go(run: Run, source: Path) -> None:
+    ran = run("convert", source, "--dry-run", "-q")
+    assert (ran.code, ran.out) == (0, f"{source.with_name('img.video.safetensors')}\n")
+    ran = run("convert", source, "--dry-run", "-q", "-o", "memory://bucket/video.safetensors")
+    assert (ran.code, ran.out) == (0, "memory://bucket/video.safetensors\n")
+    assert list(source.parent.iterdir()) == [source]
+
+
 def test_a_dry_run_as_a_document(run: Run, source: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     ran = run("convert", source, "--dry-run", "--json")

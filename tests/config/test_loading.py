@@ -94,6 +94,23 @@ def test_all_assignments_that_cannot_be_read_are_told_at_once() -> None:
     assert "\n" not in third
 
 
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "2001-99-99", "[" * 5000], ids=["digits", "date", "brackets"]
+)
+def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_set([f"description={value}"])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"--set {f'description={value}'[:80]!r}: ")
+    assert len(problem) < 400
+    if value.startswith("2001"):  # OmegaConf takes it for text.
+        return
+    path = tmp_path / "a.yaml"
+    path.write_text(f"description: {value}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not readable as YAML: "):
+        read_config(str(path))
+
+
 def test_tags_of_yaml_make_no_objects(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     with pytest.raises(ConfigError, match="could not determine a constructor for the tag"):

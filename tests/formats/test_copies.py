@@ -247,7 +247,7 @@ def test_without_a_layout_a_video_checkpoint_is_no_source(run: Run, tmp_path: Pa
         {"time_mode": "all"},
         {"video_kernel_size": (3, 1, 1)},
         {"alpha": 0.5},
-        {"merge_strategy": "fixed"},
+        {"merge_strategy": "fixed", "alpha": 0.5},
         {"set_": ["temporal.alpha=0.5"]},
         {"config": "svd"},
     ],
@@ -257,6 +257,104 @@ def test_a_copy_changes_no_temporal_layer(change: dict[str, Any], tmp_path: Path
     with pytest.raises(ConfigError):
         convert(source, tmp_path / "out", layout="sgm", **change, **CPU)
     assert list(tmp_path.iterdir()) == [source]
+
+
+# A file that does not say how it blends
+
+
+def blending(folder: Path, *shares: float) -> tuple[Path, dict[str, Tensor]]:
+    """A video checkpoint of another tool, whose blocks blend by these numbers in turn."""
+    weights = trained()
+    keys = [key for key in weights if key.endswith("mix_factor")]
+    for i, key in enumerate(keys):
+        weights[key] = torch.tensor([shares[i % len(shares)]])
+    return write_torch(folder / "video.pt", weights), weights
+
+
+@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
+@pytest.mark.parametrize("shares", [(0.25,), (0.0, 0.5, 1.0)], ids=["one", "several"])
+def test_a_blend_that_is_said_to_be_fixed_is_copied_as_that(
+    layout: str, shares: tuple[float, ...], tmp_path: Path
+) -> None:
+    source, weights = blending(tmp_path, *shares)
+    options: dict[str, Any] = {**CPU, "layout": layout}
+    if layout == "sgm":
+        options["post_quant"] = "fold"
+    result = convert(source, tmp_path / "out", merge_strategy="fixed", **options)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    assert_same(tensors_of(tmp_path / "out"), held(layout, weights))
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        temporal = describe(checkpoint).config.temporal
+    assert (temporal.merge_strategy, temporal.alpha) == ("fixed", shares[0])
+    # What its own header says cannot be said again.
+    with pytest.raises(ConfigError, match="its temporal layers cannot be changed by copying"):
+        convert(tmp_path / "out", tmp_path / "again", merge_strategy="learned", layout="decoder")
+
+
+def test_a_blend_that_is_said_to_be_fixed_is_exported_as_its_logit(
+    diffusers: ModuleType, tmp_path: Path
+) -> None:
+    source, weights = blending(tmp_path, 0.25, 0.5, 0.75)
+    result = convert(source, tmp_path / "out", merge_strategy="fixed", layout="diffusers", **CPU)
+    assert result.parity is not None
+    assert result.parity.passed
+    mixes = {k: v for k, v in tensors_of(tmp_path / "out").items() if k.endswith("mix_factor")}
+    assert {key: mix.sigmoid().item() for key, mix in mixes.items()} == {
+        key: pytest.approx(weights[key].item()) for key in mixes
+    }
+
+
+def test_a_fixed_blend_of_attention_is_read_as_what_it_weighs(tmp_path: Path) -> None:
+    temporal: dict[str, Any] = {"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25}
+    weights = video_autoencoder("plain", temporal=temporal)
+    for key in weights:
+        if key.endswith("mix_factor"):  # In attention it is the share of the spatial branch.
+            weights[key] = torch.tensor([0.75 if ".attn" in key else 0.25])
+    source = write_torch(tmp_path / "video.pt", weights)
+    for alpha in (None, 0.25):
+        result = convert(source, tmp_path / "out", merge_strategy="fixed", alpha=alpha,
+                         layout="sgm", overwrite=True, **CPU)  # fmt: skip
+        assert result.parity is not None
+        assert result.parity.verdict == "bitwise"
+        assert result.plan.config.temporal.alpha == 0.25
+    del weights["decoder.mid.attn_1.mix_factor"]
+    write_torch(source, weights)
+    with pytest.raises(PlanError, match=r"decoder\.mid\.attn_1\.mix_factor is missing"):
+        convert(source, tmp_path / "again", merge_strategy="fixed", layout="sgm", **CPU)
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_path: Path) -> None:
+    source, _ = blending(tmp_path, 0.25, edge)
+    with pytest.raises(PlanError) as caught:
+        convert(source, tmp_path / "out", merge_strategy="fixed", layout="diffusers",
+                skip_parity=True, **CPU)  # fmt: skip
+    (problem,) = caught.value.problems
+    assert f"no sigmoid reaches the fixed alpha {edge:g}" in problem
+
+
+@pytest.mark.parametrize("outside", [-0.5, 1.5, float("nan")])
+def test_numbers_that_are_no_shares_are_no_fixed_blend(outside: float, tmp_path: Path) -> None:
+    source, _ = blending(tmp_path, 0.25, outside)
+    with pytest.raises(ConfigError, match=f"by numbers such as {outside:g}, which are no shares"):
+        convert(source, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
+
+
+@pytest.mark.parametrize("change", [{"time_mode": "all"}, {"video_kernel_size": 3}, {"alpha": 0.5}])
+def test_with_a_fixed_blend_nothing_else_may_be_chosen(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    source, _ = blending(tmp_path, 0.25)
+    with pytest.raises(ConfigError, match="its temporal layers cannot be changed by copying"):
+        convert(source, tmp_path / "out", merge_strategy="fixed", layout="sgm", **change, **CPU)
+
+
+def test_the_class_of_diffusers_says_how_it_blends(
+    layouts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="its temporal layers cannot be changed by copying"):
+        convert(layouts["diffusers"], tmp_path / "out", merge_strategy="fixed", layout="decoder")
 
 
 @pytest.mark.parametrize("problem", ["missing", "extra", "misshapen"])

@@ -74,8 +74,17 @@ def spoken_for(result: ConversionResult) -> str:
         ({}, "diffusion_pytorch_model.safetensors"),
         ({"safe_serialization": False}, "diffusion_pytorch_model.bin"),
         ({"max_shard_size": "600KB"}, "diffusion_pytorch_model-*-of-*.safetensors"),
+        (
+            {"max_shard_size": "600KB", "safe_serialization": False},
+            "diffusion_pytorch_model-*-of-*.bin",
+        ),
+        ({"variant": "fp16"}, "diffusion_pytorch_model.fp16.safetensors"),
+        (
+            {"variant": "fp16", "safe_serialization": False},
+            "diffusion_pytorch_model.fp16.bin",
+        ),
     ],
-    ids=["safetensors", "bin", "shards"],
+    ids=["safetensors", "bin", "shards", "shards of bin", "variant", "variant of bin"],
 )
 @pytest.mark.parametrize("inside", ["", "vae"], ids=["folder", "pipeline"])
 def test_a_folder_as_save_pretrained_writes_it(
@@ -179,8 +188,15 @@ def test_narrow_folders_and_their_variants(
         made.append(load_file(tmp_path / "out"))
     assert {tensor.dtype for tensor in made[0].values()} == {dtype}
     assert_same(*made)
-    with pytest.raises(CheckpointError, match="has none of the files diffusion_pytorch_model"):
+    # Where the weights stand beside a variant, they are taken.
+    model.float().save_pretrained(tmp_path / "variant")
+    result = convert(tmp_path / "variant", tmp_path / "wide", skip_parity=True, **CPU)
+    assert {t.dtype for t in result.plan.tensors} == {"float32"}
+    weights_file(tmp_path / "variant").unlink()
+    variant.rename(variant.with_name("diffusion_pytorch_model.other.safetensors"))
+    with pytest.raises(CheckpointError, match="has none of the files diffusion_pytorch_model") as e:
         convert(tmp_path / "variant", **CPU)
+    assert str(e.value).endswith("; name the file of weights")
 
 
 def test_its_temporal_decoder_is_read_as_a_video_checkpoint(
@@ -412,6 +428,12 @@ BLOCKS = "it has 2 residual blocks a level, not 1"
         ("plain", {}, {"set_": ["tanh_out=true"]}, ("it does not end in a tanh",)),
         (
             "plain",
+            {"ch_mult": [2, 3]},
+            {},
+            ("its encoder begins with the channels of its first level, 64, and this one with 32",),
+        ),
+        (
+            "plain",
             {"resamp_with_conv": False},
             {},
             ("its levels are resampled with convolutions",),
@@ -434,6 +456,29 @@ def test_each_reason_is_told(
 ) -> None:
     weights = autoencoder(kind, **{**LIKE_CLASS, **changes})
     assert refusal(write_safetensors(tmp_path / "img.safetensors", weights), **options) == problems
+
+
+def test_a_quant_conv_to_other_latents_cannot_be_exported(tmp_path: Path) -> None:
+    weights = autoencoder("plain", **LIKE_CLASS)
+    weights |= {"quant_conv.weight": torch.ones(6, 8, 1, 1), "quant_conv.bias": torch.ones(6)}
+    assert refusal(write_safetensors(tmp_path / "img.safetensors", weights)) == (
+        "its quant_conv takes 8 channels to 8, and this one 8 to 6",
+    )
+
+
+def test_a_shift_that_the_class_does_not_know_is_told(run: Run, tmp_path: Path) -> None:
+    image = autoencoder("plain", **LIKE_CLASS)
+    path = write_safetensors(tmp_path / "img.safetensors", image)
+    command = ("convert", path, "--layout", "diffusers", "--video-kernel-size", "3,1,1",
+               "--set", "scaling_factor=1.5305", "--skip-parity", "--device", "cpu")  # fmt: skip
+    ran = run(*command, "--set", "shift_factor=0.0609", "--dry-run")
+    assert ran.code == 0
+    assert (
+        "note: the latents of this family are shifted by 0.0609, which config.json has" in ran.err
+    )
+    ran = run(*command)
+    assert ran.code == 0
+    assert "shift" not in ran.err
 
 
 def test_a_decoder_alone_has_no_encoder_to_export(tmp_path: Path) -> None:

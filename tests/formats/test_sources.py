@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import CheckpointError, FamilyError, PlanError
 from inflate.workflow import convert, inspect, verify
 
 from ..checkpoint.opening import assert_same, opened
@@ -196,6 +196,29 @@ def test_shards_behind_their_index(
     assert convert(index, skip_parity=True, **CPU).output == tmp_path / "model.video.safetensors"
 
 
+def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
+    weights = whole_model("sd1")
+    hub.save_torch_state_dict(
+        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="400KB",
+        safe_serialization=False,
+    )  # fmt: skip
+    index = tmp_path / "pytorch_model.bin.index.json"
+    shards = sorted(tmp_path.glob("pytorch_model-*.bin"))
+    assert len(shards) > 2
+    kept(index, first_stage(weights))
+    made = convert(index, skip_parity=True, **CPU)
+    assert made.output == tmp_path / "pytorch_model.video.safetensors"
+    assert len(inspect(index).files.all) == len(shards) + 1
+    # A tensor that lies in another shard than the index says is not taken from there.
+    write_torch(shards[0], {"elsewhere": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="names tensors that its shards lack"):
+        convert(index, **CPU)
+    write_safetensors(shards[0], {"elsewhere": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="names shards of two formats"):
+        convert(index, **CPU)
+
+
 # SVD: two autoencoders
 
 
@@ -267,6 +290,7 @@ def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_p
     both = {**prefixed(plain, prefix), **moving_averages(averaged, prefix)}
     path = write_lightning(tmp_path / "model.ckpt", both)
     kept(path, averaged, weights="ema")
+    assert convert(path, dry_run=True, weights="ema", **CPU).notes == ()
     counters = {f"{prefix}model_ema.{name}" for name in ("decay", "num_updates")}
     dropped = convert(path, dry_run=True, weights="ema", **CPU).plan.dropped
     assert {d.source: d.reason for d in dropped} == {
@@ -292,6 +316,14 @@ def test_a_part_without_moving_averages_is_taken_as_it_is(tmp_path: Path) -> Non
     decoder = {k: v for k, v in averaged.items() if k.startswith("decoder.")}
     path = write_torch(tmp_path / "model.pt", {**plain, **moving_averages(decoder)})
     kept(path, {**plain, **decoder}, weights="ema")
+    notes = convert(path, dry_run=True, weights="ema", **CPU).notes
+    beside = len(plain) - len(decoder)
+    assert notes == (
+        f"--weights ema: the file has moving averages of {len(decoder)} of the autoencoder's "
+        f"{len(plain)} tensors; the others are its plain weights ({beside - 4} of encoder, 2 of "
+        "post_quant_conv, 2 of quant_conv)",
+    )
+    assert convert(path, dry_run=True, **CPU).notes == ()
 
 
 def test_a_fixed_blend_has_no_moving_average(tmp_path: Path) -> None:
@@ -303,6 +335,8 @@ def test_a_fixed_blend_has_no_moving_average(tmp_path: Path) -> None:
     kept_video = tmp_path / "out.safetensors"
     convert(path, kept_video, weights="ema", layout="autoencoder", **CPU)
     assert_same(load_file(kept_video), {**trained, **blends})
+    assert convert(path, dry_run=True, weights="ema", layout="sgm", post_quant="fold",
+                   allow_inexact=True, **CPU).notes == ()  # fmt: skip
 
 
 @pytest.mark.parametrize(

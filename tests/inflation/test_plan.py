@@ -321,9 +321,10 @@ def test_channels_that_fit_no_architecture_are_told(tmp_path: Path) -> None:
     weights = autoencoder() | {"decoder.up.0.block.0.conv1.weight": torch.ones(33, 64, 3, 3)}
     with pytest.raises(ConfigError) as caught:
         plan_of(weights, tmp_path)
+    path = tmp_path / "weights.pt"
     assert str(caught.value) == (
-        "the configuration has errors:\n  - architecture.ch is 1 and ch_mult [33, 64]: every "
-        "level's channels must be a multiple of 32, the groups of its norms"
+        f"{path}: the configuration for it has errors:\n  - architecture.ch is 1 and ch_mult "
+        "[33, 64]: every level's channels must be a multiple of 32, the groups of its norms"
     )
 
 

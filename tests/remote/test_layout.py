@@ -10,7 +10,8 @@ import pytest
 from inflate.checkpoint.files import find_files
 from inflate.errors import CheckpointError
 from inflate.remote import fetch
-from inflate.remote.layout import INDEX, WEIGHTS, shard_names
+from inflate.remote.layout import shard_names
+from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS
 
 from .conftest import Told
 from .web import Web
@@ -55,13 +56,13 @@ def test_a_changed_shard_is_fetched_into_another_folder(memory: Any) -> None:
 
 
 def test_shards_that_arrived_are_kept_when_the_next_breaks_off(web: Web) -> None:
-    web.put(f"/model{INDEX}", index_of("a", "b"))
+    web.put("/model.safetensors.index.json", index_of("a", "b"))
     web.put("/a", SHARD)
     web.put("/b", SHARD, breaks_at=3)
     with pytest.raises(CheckpointError, match="/b cannot be downloaded"):
-        fetch(f"{web.url}/model{INDEX}")
+        fetch(f"{web.url}/model.safetensors.index.json")
     web.put("/b", SHARD)
-    index = fetch(f"{web.url}/model{INDEX}")
+    index = fetch(f"{web.url}/model.safetensors.index.json")
     assert (index.parent / "b").read_bytes() == SHARD
     assert web.count("GET", "/a") == 1
 
@@ -98,7 +99,7 @@ def test_what_is_no_index_is_refused(content: bytes, message: str) -> None:
         shard_names(content, "x")
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("weights", [*FOLDER_FILES, *FOLDER_VARIANTS])
 @pytest.mark.parametrize("location", ["memory://pipe/vae", "memory://pipe/vae/", "memory://pipe"])
 def test_a_folder_is_fetched_as_the_reader_wants_it(
     memory: Any, weights: str, location: str
@@ -106,24 +107,24 @@ def test_a_folder_is_fetched_as_the_reader_wants_it(
     memory.pipe("/pipe/model_index.json", b"{}")
     memory.pipe("/pipe/vae/config.json", CONFIG)
     memory.pipe("/pipe/vae/unrelated.safetensors", SHARD)
-    if weights.endswith(INDEX):
+    if weights.endswith(".json"):
         put_sharded(memory, "/pipe/vae", weights)
     else:
         memory.pipe(f"/pipe/vae/{weights}", SHARD if weights.endswith("s") else b"\x80pickle")
     found = find_files(fetch(location))
     assert found.folder_config == json.loads(CONFIG)
-    wanted = set(SHARDS) if weights.endswith(INDEX) else {weights}
+    wanted = set(SHARDS) if weights.endswith(".json") else {weights}
     assert wanted <= {path.name for path in found.weights}
     assert not (found.path / "unrelated.safetensors").exists()
 
 
 def test_the_best_weights_of_a_folder_are_taken(memory: Any) -> None:
     memory.pipe("/vae/config.json", CONFIG)
-    for name in (WEIGHTS[0], WEIGHTS[2]):
+    for name in FOLDER_FILES[:1] + FOLDER_FILES[2:3]:
         memory.pipe(f"/vae/{name}", SHARD)
     assert sorted(p.name for p in fetch("memory://vae").glob("[!.]*")) == [
         "config.json",
-        WEIGHTS[0],
+        FOLDER_FILES[0],
     ]
 
 

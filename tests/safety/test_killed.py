@@ -22,7 +22,7 @@ MOMENTS = 50
 
 SOURCES: dict[str, dict[str, Any]] = {
     "small, with parity": {"ch_mult": [1]},
-    "large, without": {"ch": 64, "ch_mult": [1, 2, 4], "num_res_blocks": 2},
+    "large, without": {"ch": 64, "ch_mult": [1, 2], "num_res_blocks": 2},
 }
 MORE = {
     "small, with parity": ("--device", "cpu"),
