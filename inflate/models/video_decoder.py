@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inflate.models.blend import TemporalBlock, check_merge_strategy, frames_of
 from inflate.models.blocks import make_attn
-from inflate.models.decoder import Decoder
+from inflate.models.decoder import Decoder, Step
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.time_attention import make_time_attn
 from inflate.vocabulary import TIME_MODES, kernel_of
@@ -121,11 +121,9 @@ class VideoDecoder(Decoder):
         """
         frames = None if skip_video else frames_of(z, timesteps, self.timesteps)
 
-        def call(module: nn.Module, x: Tensor) -> Tensor:
-            if isinstance(module, TEMPORAL_MODULES):
-                out: Tensor = module(x, timesteps=frames, skip_video=skip_video)
-            else:
-                out = module(x)
-            return out
+        def call(step: Step, h: Tensor) -> Tensor:
+            if isinstance(step, TEMPORAL_MODULES):
+                return step(h, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
+            return step(h)
 
-        return self.decode(z, call)
+        return self._run(z, call)
