@@ -71,9 +71,9 @@ class TimeConv(nn.Conv3d):
             if shift == 0 or seen < 1:
                 continue
             here, there = max(0, -shift), max(0, shift)
-            for video, result in zip(rows, out, strict=True):
-                source = video[there : there + seen].view(-1, channels)
-                result[here : here + seen].view(-1, channels).addmm_(source, taps[tap])
+            for video in range(videos):
+                source = rows[video, there : there + seen].view(-1, channels)
+                out[video, here : here + seen].view(-1, channels).addmm_(source, taps[tap])
         return out.view(videos, frames, height, width, channels).permute(0, 4, 1, 2, 3)
 
 
