@@ -42,7 +42,6 @@ class TimeConv(nn.Conv3d):
         padding = (self.kernel_size[1] // 2, self.kernel_size[2] // 2)
         return F.conv2d(input.squeeze(2), middle, self.bias, padding=padding).unsqueeze(2)
 
-
     def _is_of_matrices(self, input: Tensor) -> bool:
         """Whether frames are rows of channels, and each tap multiplies them by a matrix.
 
