@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inflate.models import Decoder, VideoDecoder
+from inflate.models import Decoder
 
 from .builders import (
     SMALL,
     TIME_MODES,
-    TINY,
     NormTypes,
     latents,
     noise,
-    randomized,
     relative_rms,
     video_decoder,
 )
@@ -73,26 +71,3 @@ def test_skip_video_gives_the_temporal_layers_no_gradient(time_mode: str) -> Non
     decoder(latents(), skip_video=True).square().sum().backward()
     image = set(Decoder(**SMALL).state_dict())
     assert {name for name, p in decoder.named_parameters() if p.grad is not None} == image
-
-
-@pytest.mark.parametrize(
-    ("time_mode", "options", "skip_video"),
-    [
-        ("all", {}, False),
-        ("conv-only", {}, False),
-        ("attn-only", {}, False),
-        ("all", {"attn_type": "vanilla-xformers"}, False),
-        ("all", {}, True),
-    ],
-)
-@torch.no_grad()
-def test_compiles_to_one_graph(time_mode: str, options: dict[str, str], skip_video: bool) -> None:
-    decoder = randomized(VideoDecoder(time_mode=time_mode, **TINY, **options))
-    z = latents(size=2)
-    torch.compiler.reset()
-    compiled = torch.compile(decoder, backend="eager", fullgraph=True)
-    try:
-        out = compiled(z, timesteps=3, skip_video=skip_video)
-    finally:
-        torch.compiler.reset()
-    assert torch.equal(out, decoder(z, timesteps=3, skip_video=skip_video))
