@@ -29,9 +29,10 @@ def best_layout(x: Tensor) -> Tensor:
 
     On a CPU in float32 that is channels last: convolutions reorder nothing, a convolution over time
     alone is a product of matrices, and frames are folded without a copy. Elsewhere it is ``x``'s
-    own.
+    own; and where gradients are recorded too, since the backward pass of torch's GroupNorm (2.13,
+    CPU, channels last) crashes where its input needs none, as in a decoder with frozen layers.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)
     return x
 

@@ -11,6 +11,7 @@ from .builders import (
     SMALL,
     TIME_MODES,
     NormTypes,
+    error,
     latents,
     noise,
     relative_rms,
@@ -63,6 +64,35 @@ def test_gradients_reach_every_parameter(time_mode: str, attn_type: str) -> None
         # A bias of the keys moves every score of a query alike, which its softmax undoes.
         if not name.endswith(".k.bias"):
             assert parameter.grad.abs().max() > 1e-5, name
+
+
+@every_mode
+def test_temporal_layers_learn_beside_frozen_image_layers(time_mode: str) -> None:
+    """In channels last, torch's GroupNorm would crash here."""
+    decoder = video_decoder(time_mode)
+    image = set(Decoder(**SMALL).state_dict())
+    temporal = [p for name, p in decoder.named_parameters() if name not in image]
+    for name, parameter in decoder.named_parameters():
+        parameter.requires_grad_(name not in image)
+    grads = torch.autograd.grad(decoder(latents(), timesteps=3).square().sum(), temporal)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@every_mode
+def test_gradients_change_no_more_than_rounding(time_mode: str) -> None:
+    decoder, z = video_decoder(time_mode), latents()
+    with torch.no_grad():
+        expected = decoder(z, timesteps=3)
+    assert error(decoder(z, timesteps=3).detach(), expected) < 1e-5
+
+
+@every_mode
+@pytest.mark.parametrize("give_pre_end", [False, True])
+@torch.no_grad()
+def test_outputs_are_laid_out_as_usual(time_mode: str, give_pre_end: bool) -> None:
+    decoder = video_decoder(time_mode, give_pre_end=give_pre_end)
+    assert decoder(latents(), timesteps=3).is_contiguous()
+    assert decoder(latents(), skip_video=True).is_contiguous()
 
 
 @every_mode
