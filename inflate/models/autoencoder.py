@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +92,13 @@ class VideoAutoencoder(nn.Module):
         return mean.contiguous()
 
     def decode(
-        self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False
+        self,
+        latents: Tensor,
+        timesteps: int | None = None,
+        skip_video: bool = False,
+        *,
+        chunk: int | None = None,
+        directory: str | Path | None = None,
     ) -> Tensor:
         """The images of latents.
 
@@ -98,14 +106,21 @@ class VideoAutoencoder(nn.Module):
             latents: ``(B T) e h w``, unscaled.
             timesteps: frames of a video, T.
             skip_video: run the image layers alone.
+            chunk: how many frames of each video to hold in memory at a time, for long clips; see
+                ``decode_stream`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
+            directory: where temporary files go; the system's place for them by default.
 
         Returns:
             Images ``(B T) C H W``, near [-1, 1].
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch.
+            ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
+                not positive; or a gradient is to flow to ``latents`` through chunks.
+            OSError: the temporary files cannot be written.
         """
+        z = latents
         if self.post_quant_conv is not None:
-            latents = self.post_quant_conv(latents)
-        images: Tensor = self.decoder(latents, timesteps=timesteps, skip_video=skip_video)
-        return images
+            z = self.post_quant_conv(z)
+        if chunk is not None and not latents.requires_grad:
+            z = z.detach()  # What no gradient was asked of may go through chunks.
+        return self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)

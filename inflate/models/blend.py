@@ -7,7 +7,7 @@ it weighs the temporal branch, in an attention block the spatial one. Users see 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class TemporalBlock(nn.Module):
             self.mix_factor = nn.Parameter(value)
         else:
             self.register_buffer("mix_factor", value)
+        self._silent = False
+        self._noted: tuple[Tensor | None, int | None] = (None, None)
+        self._note_share()
 
     def temporal_share(self) -> Tensor:
         """How much of the temporal branch is blended in, from 0 to 1: what ``mix_factor`` means."""
@@ -57,14 +60,55 @@ class TemporalBlock(nn.Module):
             return torch.sigmoid(self.mix_factor if temporal else -self.mix_factor)
         return self.mix_factor if self.mix_weighs == "temporal" else 1.0 - self.mix_factor
 
-    def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+    def blend(self, spatial: Tensor, temporal: Tensor, *, overwrite: bool = False) -> Tensor:
         """The weighted sum of two branches of one shape, laid out in memory as ``spatial`` is.
 
         It is interpolated as ``a + w (b - a)``: where the branches agree bit for bit, so does the
         blend, whatever the share. ``w b + (1 - w) a`` would round. The layout matters because
         convolutions choose their algorithm, and so their rounding, by it.
+
+        Args:
+            spatial: the spatial branch.
+            temporal: the temporal branch.
+            overwrite: let the result take the place of ``spatial``, unless a gradient needs it.
         """
-        return torch.lerp(spatial, temporal, self.temporal_share().to(spatial.dtype))
+        share = self.temporal_share().to(spatial.dtype)
+        if overwrite and not any(t.requires_grad for t in (spatial, temporal, share)):
+            return spatial.lerp_(temporal, share)
+        return torch.lerp(spatial, temporal, share)
+
+    def is_silent(self) -> bool:
+        """Whether the blend is fixed at spatial alone, so that its temporal branch can be left out.
+
+        The value is read where it is set: when it is built, loaded, moved or written to, not each
+        time, which would wait for the device. A compiled graph has it as a constant, and checks
+        that it still holds.
+        """
+        if self.merge_strategy == "learned" or self.mix_factor.requires_grad:
+            return False
+        if not torch.compiler.is_compiling():
+            self._note_share()
+        elif self._silent:
+            torch._assert_async(
+                self.temporal_share() == 0,
+                "mix_factor was written to after its graph was compiled without the temporal "
+                "branch: call torch.compiler.reset()",
+            )
+        return self._silent
+
+    def _note_share(self) -> None:
+        mix = self.mix_factor
+        if self.merge_strategy == "learned" or mix.is_meta or type(mix) is not Tensor:
+            return
+        # An inference tensor does not count how often it was written to: it is read each time.
+        version = None if mix.is_inference() else mix._version
+        if self._noted[0] is not mix or self._noted[1] != version or version is None:
+            self._noted = (mix, version)
+            self._silent = bool((self.temporal_share() == 0).all())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._note_share()
 
 
 def check_merge_strategy(merge_strategy: str) -> None:

@@ -46,6 +46,18 @@ class LayerNorm(nn.LayerNorm):
         return y.to(input.dtype)
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else reads: in its place, unless a gradient needs it."""
+    return F.silu(x, inplace=not x.requires_grad)
+
+
+def add_to(h: Tensor, x: Tensor) -> Tensor:
+    """``x + h``, in the place of ``h``, which nobody else reads, unless a gradient needs it."""
+    if h.requires_grad or x.requires_grad or h.dtype != x.dtype:
+        return x + h
+    return h.add_(x)
+
+
 def spatial_norm(channels: int) -> GroupNorm:
     """The GroupNorm of the image layers: 32 groups, eps 1e-6."""
     return GroupNorm(GROUPS, channels, eps=1e-6)
@@ -106,11 +118,10 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: None = None) -> Tensor:
         """``N C H W -> N C' H W``; ``temb`` is there for callers of the original and stays None."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(self.dropout(silu(self.norm2(h))))
         skip = x if self.in_channels == self.out_channels else self.nin_shortcut(x)
-        out: Tensor = skip + h
-        return out
+        return add_to(h, skip)
 
 
 class AttnBlock(nn.Module):
@@ -140,8 +151,7 @@ class AttnBlock(nn.Module):
     def project(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Fold tokens ``N (H W) C`` back to ``x``'s ``N C H W``, project them and add ``x``."""
         h = tokens.transpose(1, 2).reshape(x.shape)
-        out: Tensor = x + self.proj_out(h)
-        return out
+        return add_to(self.proj_out(h), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """``N C H W -> N C H W``."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from inflate.models.blocks import (
     Level,
@@ -17,16 +16,25 @@ from inflate.models.blocks import (
     Upsample,
     conv3x3,
     make_attn,
+    silu,
     spatial_norm,
 )
 
-Call = Callable[[nn.Module, Tensor], Tensor]
-"""How a decoder runs one of its blocks; the video decoder tells temporal ones the frames."""
+Step = Callable[..., Tensor]
+"""A part of a decoder: a module, or a function of one image."""
 
 
-def _call(module: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = module(x)
-    return out
+def best_layout(x: Tensor) -> Tensor:
+    """``x`` laid out in memory as convolutions of its device and type run fastest.
+
+    On a CPU in float32 that is channels last: convolutions reorder nothing, a convolution over time
+    alone is a product of matrices, and frames are folded without a copy. Elsewhere it is ``x``'s
+    own; and where gradients are recorded too, since the backward pass of torch's GroupNorm (2.13,
+    CPU, channels last) crashes where its input needs none, as in a decoder with frozen layers.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 class Decoder(nn.Module):
@@ -119,24 +127,36 @@ class Decoder(nn.Module):
         weight: Tensor = self.conv_out.weight  # type: ignore[assignment]
         return weight
 
-    def decode(self, z: Tensor, call: Call) -> Tensor:
-        """``N z h w -> N out_ch H W``, each block that may be temporal run through ``call``."""
-        h: Tensor = self.conv_in(z)
-        h = call(self.mid.block_1, h)
-        h = call(self.mid.attn_1, h)
-        h = call(self.mid.block_2, h)
+    def steps(self) -> Iterator[Step]:
+        """The parts in the order in which they run, each on the output of the one before."""
+        yield self.conv_in
+        yield self.mid.block_1
+        yield self.mid.attn_1
+        yield self.mid.block_2
         for level in reversed(list(self.up)):
             for i, block in enumerate(level.block):
-                h = call(block, h)
+                yield block
                 if level.attn:
-                    h = call(level.attn[i], h)
+                    yield level.attn[i]
             if hasattr(level, "upsample"):
-                h = level.upsample(h)
-        if self.give_pre_end:
-            return h
-        h = call(self.conv_out, F.silu(self.norm_out(h)))
-        return torch.tanh(h) if self.tanh_out else h
+                yield level.upsample
+        if not self.give_pre_end:
+            yield self._normalize
+            yield self.conv_out
+            if self.tanh_out:
+                yield torch.tanh
+
+    def _normalize(self, h: Tensor) -> Tensor:
+        return silu(self.norm_out(h))
+
+    def _run(self, z: Tensor, call: Callable[[Step, Tensor], Tensor]) -> Tensor:
+        """``N z h w -> N out_ch H W``, each step run through ``call``."""
+        h = best_layout(z)
+        for step in self.steps():
+            h = call(step, h)
+        # Callers may take views of what they get, which need the usual layout.
+        return h.contiguous() if z.is_contiguous() else h
 
     def forward(self, z: Tensor) -> Tensor:
         """``N z_channels h w -> N out_ch H W``, h and w doubled at each level but one."""
-        return self.decode(z, _call)
+        return self._run(z, lambda step, h: step(h))

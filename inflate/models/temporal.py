@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import GroupNorm, ResnetBlock
+from inflate.models.blocks import GroupNorm, ResnetBlock, add_to, silu
 from inflate.vocabulary import GROUPS, kernel_of
 
 
@@ -36,10 +37,43 @@ class TimeConv(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """``B C T H W -> B C T H W``."""
         if input.shape[2] > 1:
-            return super().forward(input)
+            return self._by_taps(input) if self._is_of_matrices(input) else super().forward(input)
         middle = self.weight[:, :, self.kernel_size[0] // 2]
         padding = (self.kernel_size[1] // 2, self.kernel_size[2] // 2)
         return F.conv2d(input.squeeze(2), middle, self.bias, padding=padding).unsqueeze(2)
+
+    def _is_of_matrices(self, input: Tensor) -> bool:
+        """Whether frames are rows of channels, and each tap multiplies them by a matrix.
+
+        In half precision the sum of the taps would be rounded at each of them, and off the CPU the
+        convolutions of the vendor are better.
+        """
+        return (
+            self.kernel_size[1:] == (1, 1)
+            and input.device.type == "cpu"
+            and input.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and input.is_contiguous(memory_format=torch.channels_last_3d)
+        )
+
+    def _by_taps(self, input: Tensor) -> Tensor:
+        """The same as a product of matrices for each tap, without a copy of the frames."""
+        videos, channels, frames, height, width = input.shape
+        rows = input.permute(0, 2, 3, 4, 1).reshape(videos, frames, -1, channels)  # a view
+        taps = self.weight[..., 0, 0].permute(2, 1, 0).contiguous()  # K I O
+        middle = self.kernel_size[0] // 2
+        assert self.bias is not None
+        out = torch.addmm(self.bias, rows.view(-1, channels), taps[middle]).view(rows.shape)
+        for tap in range(len(taps)):
+            shift = tap - middle
+            seen = frames - abs(shift)  # Frames beyond the ends are zeros, and add nothing.
+            if shift == 0 or seen < 1:
+                continue
+            here, there = max(0, -shift), max(0, shift)
+            for video in range(videos):
+                source = rows[video, there : there + seen].view(-1, channels)
+                out[video, here : here + seen].view(-1, channels).addmm_(source, taps[tap])
+        return out.view(videos, frames, height, width, channels).permute(0, 4, 1, 2, 3)
 
 
 def unfold_frames(x: Tensor, frames: int) -> Tensor:
@@ -48,8 +82,16 @@ def unfold_frames(x: Tensor, frames: int) -> Tensor:
 
 
 def fold_frames(x: Tensor) -> Tensor:
-    """``B C T H W -> (B T) C H W``."""
+    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
     return x.transpose(1, 2).flatten(0, 1)
+
+
+class SiLU(nn.SiLU):
+    """SiLU of a norm's output, which nobody else reads."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same shape; in the input's place, unless a gradient needs it."""
+        return silu(input)
 
 
 class TimeStack(nn.Module):
@@ -65,20 +107,19 @@ class TimeStack(nn.Module):
     ) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), nn.SiLU(), TimeConv(channels, video_kernel_size)
+            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), TimeConv(channels, video_kernel_size)
         )
         last = TimeConv(channels, video_kernel_size)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
         self.out_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), nn.SiLU(), nn.Dropout(dropout), last
+            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), nn.Dropout(dropout), last
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """``B C T H W -> B C T H W``."""
-        out: Tensor = x + self.out_layers(self.in_layers(x))
-        return out
+        return add_to(self.out_layers(self.in_layers(x)), x)
 
 
 class VideoResBlock(ResnetBlock, TemporalBlock):
@@ -137,8 +178,10 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         if skip_video:
             return spatial
         frames = frames_of(x, timesteps, self.timesteps)
+        if self.is_silent():
+            return spatial
         temporal = fold_frames(self.time_stack(unfold_frames(spatial, frames)))
-        return self.blend(spatial, temporal)
+        return self.blend(spatial, temporal, overwrite=True)
 
 
 class AE3DConv(nn.Conv2d):

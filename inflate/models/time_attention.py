@@ -159,12 +159,20 @@ class VideoBlock(AttnBlock, TemporalBlock):
         if skip_video:
             return super().forward(x)
         frames = frames_of(x, timesteps, self.timesteps)
-        spatial = self.attention(x)
-        embedding = frame_embedding(frames, self.in_channels, x.device).to(x.dtype)
+        if self.is_silent():
+            return super().forward(x)
+        return self.project(self.mix(self.attention(x), frames), x)
+
+    def mix(self, spatial: Tensor, frames: int) -> Tensor:
+        """Blend tokens ``(B T) S C``, whose place may be taken, with what they are over time.
+
+        The pixels ``S`` never meet one another: any of them may be given, with all their frames.
+        """
+        embedding = frame_embedding(frames, self.in_channels, spatial.device).to(spatial.dtype)
         embedding = self.video_time_embed(embedding)  # T C
         placed = spatial.reshape(-1, frames, *spatial.shape[1:]) + embedding[:, None]
         temporal = self.time_mix_block(placed.flatten(0, 1), frames)
-        return self.project(self.blend(spatial, temporal), x)
+        return self.blend(spatial, temporal, overwrite=True)
 
 
 class MemoryEfficientVideoBlock(VideoBlock, MemoryEfficientAttnBlock):

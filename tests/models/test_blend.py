@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -180,6 +181,85 @@ def test_a_weighted_sum_would_not_keep_equal_branches() -> None:
     """The formula of the contract rounds: the property above is worth its test."""
     branch = noise(1000, seed=3)
     assert not torch.equal(0.3 * branch + (1 - 0.3) * branch, branch)
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_blend_in_place_is_the_blend(blend: type[WeighsTemporal], dtype: torch.dtype) -> None:
+    block = blend(0.3, "fixed")
+    spatial = noise(2, 32, 4, 5, seed=1, dtype=dtype)
+    temporal = noise(2, 32, 4, 5, seed=2, dtype=dtype).to(memory_format=torch.channels_last)
+    expected = block.blend(spatial, temporal)
+    assert not torch.equal(expected, spatial)
+    assert block.blend(spatial, temporal, overwrite=True) is spatial
+    assert torch.equal(spatial, expected)
+
+
+def test_what_a_gradient_needs_is_not_overwritten() -> None:
+    spatial, temporal = noise(9, seed=1), noise(9, seed=2)
+    before = spatial.clone()
+    block = WeighsTemporal(0.3, "learned")
+    out = block.blend(spatial, temporal, overwrite=True)
+    assert torch.equal(spatial, before)
+    out.sum().backward()
+    assert block.mix_factor.grad is not None
+    assert block.mix_factor.grad.abs() > 0
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize(
+    ("alpha", "merge_strategy", "silent"),
+    [(0.0, "fixed", True), (1e-3, "fixed", False), (1.0, "fixed", False), (0.0, "learned", False)],
+)
+def test_a_fixed_blend_of_nothing_is_silent(
+    blend: type[WeighsTemporal], alpha: float, merge_strategy: str, silent: bool
+) -> None:
+    assert blend(alpha, merge_strategy).is_silent() is silent
+    assert copy.deepcopy(blend(alpha, merge_strategy)).is_silent() is silent
+    with torch.inference_mode():
+        assert blend(alpha, merge_strategy).is_silent() is silent
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_what_is_written_to_a_fixed_blend_is_noticed(blend: type[WeighsTemporal]) -> None:
+    """However it gets there: loaded, assigned, filled in, moved to another type."""
+    silent, sounding = blend(0.0, "fixed"), blend(0.5, "fixed")
+    block = blend(0.5, "fixed")
+    for assign in (False, True):
+        block.load_state_dict(silent.state_dict(), assign=assign)
+        assert block.is_silent()
+        block.load_state_dict(sounding.state_dict(), assign=assign)
+        assert not block.is_silent()
+    block.mix_factor.copy_(silent.mix_factor)
+    assert block.is_silent()
+    assert block.half().is_silent()
+    block.mix_factor.fill_(0.5)
+    assert not block.is_silent()
+    block.mix_factor = blend(0.0, "fixed").mix_factor
+    assert block.is_silent()
+    block.mix_factor.requires_grad_()  # A gradient is asked for.
+    assert not block.is_silent()
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_a_blend_is_read_where_it_is_written_and_not_each_time(
+    blend: type[WeighsTemporal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it waits for the device."""
+    block = blend(0.5, "fixed")
+    block.load_state_dict(blend(0.0, "fixed").state_dict())
+    with monkeypatch.context() as patch:
+        patch.setattr(block, "temporal_share", lambda: pytest.fail("it was read"))
+        assert all(block.is_silent() for _ in range(3))
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+def test_a_blend_without_a_value_is_not_silent(blend: type[WeighsTemporal]) -> None:
+    with torch.device("meta"):
+        block = blend(0.0, "fixed")
+    assert not block.is_silent()
+    block.load_state_dict(blend(0.0, "fixed").state_dict(), assign=True)
+    assert block.is_silent()
 
 
 @pytest.mark.parametrize("blend", BLENDS)

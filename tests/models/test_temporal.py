@@ -73,6 +73,44 @@ def test_time_conv_of_few_channels(frames: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(conv.to(dtype)(x).float(), expected, atol=0.05, rtol=0.02)
 
 
+@pytest.mark.parametrize("frames", [2, 3, 8])
+@pytest.mark.parametrize("kernel", [[1, 1, 1], [3, 1, 1], [5, 1, 1], [9, 1, 1]], ids=str)
+def test_time_conv_by_taps_is_conv3d_backwards_too(kernel: Any, frames: int) -> None:
+    conv = randomized(TimeConv(8, kernel))
+    x = noise(2, 8, frames, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    x.requires_grad_()
+    expected = F.conv3d(x, conv.weight, conv.bias, padding=(kernel[0] // 2, 0, 0))
+    out = conv(x)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(out, expected)
+    towards, inputs = noise(*x.shape, seed=1), (x, conv.weight, conv.bias)
+    grads = (torch.autograd.grad(y, inputs, towards) for y in (out, expected))
+    for grad, expected_grad in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [[3, 1, 1], [5, 1, 1]], ids=str)
+@torch.no_grad()
+def test_a_dirac_kernel_by_taps_is_the_identity(kernel: Any) -> None:
+    conv = TimeConv(32, kernel)
+    nn.init.dirac_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    x = noise(2, 32, 5, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(conv(x), x)
+
+
+@torch.no_grad()
+def test_frames_are_folded_without_a_copy_where_channels_are_last() -> None:
+    x = video().contiguous(memory_format=torch.channels_last)
+    folded = fold_frames(unfold_frames(x, T))
+    assert folded.data_ptr() == x.data_ptr()
+    assert unfold_frames(x, T).is_contiguous(memory_format=torch.channels_last_3d)
+    stack = TimeStack(C, 0.0, [3, 1, 1])
+    out = fold_frames(stack(unfold_frames(x, T)))
+    assert out.stride() == x.stride()
+
+
 def test_frames_are_folded_video_major() -> None:
     x = video()
     unfolded = unfold_frames(x, T)

@@ -123,8 +123,49 @@ def test_a_fixed_blend_without_temporal_share_gives_no_gradient(
     image = image_layer(block).state_dict()
     for key, parameter in block.named_parameters():
         if key not in image:
-            assert parameter.grad is not None
-            assert bool(parameter.grad.any()) == (alpha > 0), key
+            learns = parameter.grad is not None and bool(parameter.grad.any())
+            assert learns == (alpha > 0), key
+
+
+@every_blend
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_silent_branch_does_not_run(build: Build, branches: Branches, grad: bool) -> None:
+    silent, sounding = (build(alpha=alpha, merge_strategy="fixed") for alpha in (0.0, 0.5))
+    ran: list[nn.Module] = []
+    for block in (silent, sounding):
+        branch = block.time_stack if isinstance(block, VideoResBlock) else block.time_mix_block
+        branch.register_forward_hook(lambda module, *_: ran.append(module))
+    with torch.set_grad_enabled(grad):
+        x = video()
+        silent(x, timesteps=T)
+        assert ran == []
+        sounding(x, timesteps=T)
+        assert len(ran) == 1
+        with pytest.raises(ValueError, match="timesteps is 4"):  # It is asked for all the same.
+            silent(x, timesteps=4)
+
+
+@every_temporal_module
+@torch.no_grad()
+def test_inputs_are_not_overwritten(build: Build) -> None:
+    block = randomized(build())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = video().contiguous(memory_format=layout)
+        before = x.clone()
+        out = block(x, timesteps=T)
+        assert torch.equal(x, before)
+        assert torch.equal(block(x, timesteps=T), out)
+
+
+@every_temporal_module
+def test_gradients_change_no_bit(build: Build) -> None:
+    """What runs in place without them gives the same."""
+    block = randomized(build())
+    x = video().contiguous(memory_format=torch.channels_last)
+    with_gradients = block(x, timesteps=T)
+    assert with_gradients.requires_grad
+    with torch.no_grad():
+        assert torch.equal(block(x, timesteps=T), with_gradients)
 
 
 @every_temporal_module

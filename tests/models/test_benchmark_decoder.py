@@ -1,0 +1,59 @@
+"""The decoder's benchmark: that its yardsticks do the same work, and its ratios are of rounds."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .builders import error, latents
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_decoder.py"
+SMALL_CASE = {"mode": "conv-only", "kernel": "3,1,1", "latent": 4, "frames": 3, "threads": None}
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("benchmark_decoder", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "KL_F8", {**module.KL_F8, "ch": 32, "ch_mult": [1, 2]})
+    return module
+
+
+# What diffusers warns of when it is imported is no concern of these.
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_diffusers_decodes_the_same(benchmark: Any) -> None:
+    pytest.importorskip("diffusers")
+    decoder = benchmark._decoder(SMALL_CASE)
+    theirs = benchmark._diffusers(decoder)
+    z = latents(1)
+    out = theirs(z, torch.zeros(1, 3), 3)
+    assert error(out, decoder(z, timesteps=3)) < 1e-5
+    assert error(out, decoder(z, skip_video=True)) > 1e-2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("change", [{"what": "convolutions"}, {"what": "forward", "chunk": 2}])
+def test_a_case_is_measured(benchmark: Any, change: dict[str, Any]) -> None:
+    measured = benchmark._measure({**SMALL_CASE, **change})
+    assert measured["seconds"] > 0
+    assert measured["peak_bytes"] >= 0
+
+
+def test_ratios_are_taken_within_a_round(benchmark: Any) -> None:
+    own = [{"seconds": s, "peak_bytes": 50} for s in (1.0, 2.0, 9.0)]
+    theirs = [{"seconds": s, "peak_bytes": 100} for s in (2.0, 4.0, 9.0)]
+    row = benchmark._row("case", own, "yardstick", theirs)
+    assert (row["seconds"], row["ratio"], row["peak_ratio"]) == (2.0, 0.5, 0.5)
+    for measured in theirs:
+        measured["peak_bytes"] = 0  # No memory was measured.
+    assert benchmark._row("case", own, "yardstick", theirs)["peak_ratio"] is None
