@@ -17,10 +17,11 @@ from inflate.inflation.apply import planned_tensors
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
+from inflate.parity.comparands import against_source, against_video
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import FoldResult, ParityReport
-from inflate.parity.verify import against_source, against_video, run_check
+from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 from inflate.workflow.folding import fold_as_asked

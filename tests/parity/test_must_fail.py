@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 import inflate
 from inflate.models import VideoDecoder
+from inflate.parity.comparands import Comparands
 from inflate.parity.metrics import Tolerance
 from inflate.parity.probes import SMALL_PROBES, Probe
 from inflate.parity.result import ParityReport, WeightsResult
-from inflate.parity.verify import Comparands, run_check
+from inflate.parity.verify import run_check
 
 from ..checkpoints import DDCONFIG, autoencoder, write_torch
 from ..conversions import CPU, nudged, rewritten

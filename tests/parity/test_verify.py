@@ -13,10 +13,11 @@ from torch import Tensor
 
 import inflate
 from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.parity.comparands import Comparands
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import Environment, WeightsResult
-from inflate.parity.verify import Comparands, run_check
+from inflate.parity.verify import run_check
 
 from ..checkpoints import (
     FIRST_STAGE,
