@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from inflate.inflation.apply import is_finite
 from inflate.models import VideoDecoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.video_decoder import TEMPORAL_MODULES
@@ -44,7 +45,7 @@ def bisect(
 
     With several guilty ones no error disappears with one alone. So each is judged by itself too:
     it gets what the reference's own layer gets, and is guilty where its output is then another
-    than without it.
+    than without it, or where the whole passes without it alone.
 
     Args:
         comparands: what is checked.
@@ -59,15 +60,18 @@ def bisect(
         return None
     inputs = _reference_inputs(comparands, modules, z, frames)
     suspects = []
+    failed = measure(expected, comparands.candidate(z, frames), tolerance)[0] == "fail"
     named = temporal_modules(modules.candidate)
     for done, (name, block) in enumerate(named.items()):
         progress("bisecting", done, len(named))
         x = inputs[block]
         without, with_it = block(x, skip_video=True), block(x, timesteps=frames)
-        verdict, _ = measure(without, with_it, tolerance)
+        alone, _ = measure(without, with_it, tolerance)
         with _identity(block):
-            _, left = measure(expected, comparands.candidate(z, frames), tolerance)
-        suspects.append(Suspect(name, verdict == "fail", left.max_abs))
+            rest, left = measure(expected, comparands.candidate(z, frames), tolerance)
+        # Of what is not finite before it is reached, a module cannot be guilty.
+        guilty = (alone == "fail" and is_finite(without)) or (failed and rest != "fail")
+        suspects.append(Suspect(name, guilty, left.max_abs))
     progress("bisecting", len(named), len(named))
     return BisectResult(tuple(suspects))
 

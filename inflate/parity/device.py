@@ -59,7 +59,7 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
     name, cudnn = str(device), None
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
-        version = torch.backends.cudnn.version()
+        version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         cudnn = None if version is None else str(version)
     return Environment(
         device=name,

@@ -34,7 +34,7 @@ def measure_floor(
     """
     decode = comparands.reference
     together = decode(batch, len(batch))
-    apart = torch.cat([decode(frame, 1) for frame in batch.split(1)])
+    apart = torch.cat([decode(batch[i : i + 1], 1) for i in range(len(batch))])
     layout = _error(together, apart)
     exact = None
     modules = comparands.modules

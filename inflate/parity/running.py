@@ -98,4 +98,4 @@ def _judged(
 
 def _moved_on(batch: int, frames: int) -> Tensor:
     """An order of the frames in which every one has moved, within its video."""
-    return torch.arange(batch).unflatten(0, (-1, frames)).roll(1, dims=1).flatten()
+    return torch.arange(batch).reshape(-1, frames).roll(1, dims=1).flatten()

@@ -83,7 +83,11 @@ def _weights_tell(comparands: Comparands, change: _Change) -> bool:
 
 
 def _swapping(decode: Decode) -> Decode:
-    return lambda z, t: decode(z, t).unflatten(0, (-1, t)).flip(1).flatten(0, 1)
+    def swapped(z: Tensor, frames: int) -> Tensor:
+        images = decode(z, frames)
+        return images.reshape(-1, frames, *images.shape[1:]).flip(1).flatten(0, 1)
+
+    return swapped
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.result import (
     BisectResult,
     CastResult,
-    Environment,
     FloorResult,
     FoldResult,
     OverflowResult,
@@ -112,7 +111,7 @@ def run_check(
         tested, told = _self_tested(comparands, ran, tolerance, scope, failed=verdict == "fail")
     if comparands.weights.different:
         verdict = "fail"
-    return ParityReport(
+    report = ParityReport(
         verdict=verdict,
         max_abs_error=error,
         reference=reference,
@@ -123,7 +122,7 @@ def run_check(
         probes=results,
         cast=cast,
         fold=fold,
-        notes=(*comparands.notes, *_words(where, overflow, floor, guilt, verdict), *told),
+        notes=comparands.notes,
         layers=() if lockstep is None else lockstep.layers,
         first_divergence=_culprit(lockstep, overflow),
         floor=floor,
@@ -132,6 +131,7 @@ def run_check(
         overflow=overflow,
         pictures=pictures_of(ran[-1]) if scope.pictures else (),
     )
+    return replace(report, notes=(*report.notes, *_words(report), *told))
 
 
 def _cast(comparands: Comparands, ran: Sequence[Ran]) -> CastResult | None:
@@ -199,27 +199,35 @@ def _self_tested(
     return self_test(comparands, shown, tolerance)
 
 
-def _words(
-    where: Environment,
-    overflow: OverflowResult | None,
-    floor: FloorResult | None,
-    guilt: BisectResult | None,
-    verdict: str,
-) -> tuple[str, ...]:
+def _words(report: ParityReport) -> tuple[str, ...]:
     """What a reader of the numbers needs to know."""
     words = []
-    if where.fallback:
+    overflow, culprit, environment = report.overflow, report.first_divergence, report.environment
+    if environment.fallback:
         words.append("no GPU was found: the CPU computed (--device cpu says that it should)")
     if overflow is not None:
         words.append(
             f"the image decoder itself overflows in {overflow.dtype}, first at {overflow.layer}: "
-            f"no number can be compared there; compute in {overflow.use}"
+            f"no number can be compared from there on; compute in {overflow.use}"
         )
-    if floor is not None and floor.float64 is None and where.device == "mps":
+    differs = next((layer.name for layer in report.layers if layer.verdict != "bitwise"), None)
+    names = [layer.name for layer in report.layers]
+    if (
+        culprit is not None
+        and differs is not None
+        and names.index(differs) < _start(culprit, names)
+    ):
+        words.append(f"the layers differ from {differs} on, within tolerance until {culprit}")
+    if report.floor is not None and report.floor.float64 is None and environment.device == "mps":
         words.append("the noise floor is not measured against float64, which MPS does not have")
-    if guilt is not None and verdict == "fail" and not guilt.guilty:
+    if report.bisect is not None and not report.passed and not report.bisect.guilty:
         words.append("no temporal module is to blame: each is an identity on the reference's input")
     return tuple(words)
+
+
+def _start(name: str, names: Sequence[str]) -> int:
+    """Where the first layer stands that belongs to a block, or is the layer itself."""
+    return next(i for i, other in enumerate(names) if f"{other}.".startswith(f"{name}."))
 
 
 @contextmanager

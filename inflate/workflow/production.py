@@ -101,8 +101,11 @@ def produce(
     *,
     overwrite: bool,
     progress: Progress,
+    fallback: bool = False,
 ) -> Made:
     """Write under a hidden name, check on ``device`` unless it is None, and publish.
+
+    ``fallback`` says that the CPU checks for want of a GPU.
 
     Raises:
         InflateError: the source cannot be read, or the destination not written.
@@ -122,7 +125,7 @@ def produce(
         header["inflate.source.sha256"] = source_hash.result()
         parity = None
         if device is not None:
-            parity = _check(job, staged, source_hash.result(), device, progress)
+            parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
             header["inflate.parity.verdict"] = parity.verdict
             header["inflate.parity.device"] = parity.environment.device
         checked = time.perf_counter()
@@ -150,7 +153,13 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
 
 
 def _check(
-    job: Job, staged: Staged, source_hash: str, device: torch.device, progress: Progress
+    job: Job,
+    staged: Staged,
+    source_hash: str,
+    device: torch.device,
+    progress: Progress,
+    *,
+    fallback: bool,
 ) -> ParityReport:
     """Read what was staged back and compare it with its source, in float32."""
     tolerance = TOLERANCES["float32"]
@@ -172,5 +181,6 @@ def _check(
             tolerance=Tolerance(tolerance, tolerance),
             seed=job.plan.config.seed,
             fold=job.fold,
+            fallback=fallback,
             progress=progress,
         )
