@@ -1,4 +1,4 @@
-"""The modules: plain arguments in, tensors out; they know nothing of checkpoints or configuration."""
+"""The modules: plain arguments in, tensors out; they know no checkpoints and no configuration."""
 
 from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
 from inflate.models.decoder import Decoder
