@@ -36,6 +36,9 @@ MODES = ("conv-only", "attn-only", "all")
 PASSES = 2
 """Forward passes a process, of which the fastest counts: the first one meets cold memory."""
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCK_HELP = "the time that passes, or the CPU time of the process: steadier where others compute"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, write JSON."""
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunk", type=int, action="append", help="measure decode(chunk=...) too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch's threads; its own choice by default")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help=CLOCK_HELP)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.chunk or [],
         rounds=options.rounds,
         threads=options.threads,
+        clock=options.clock,
         say=lambda text: print(text, file=sys.stderr),
     )
     print_table(rows)
@@ -78,6 +83,7 @@ def measure_all(
     *,
     rounds: int = 3,
     threads: int | None = None,
+    clock: str = "wall",
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """One row for each case and yardstick.
@@ -90,6 +96,7 @@ def measure_all(
         chunks: chunks of ``decode`` to measure against the whole pass.
         rounds: how often each is measured.
         threads: torch's threads, or None for its own choice.
+        clock: one of CLOCKS.
         say: what is told of each measurement.
 
     Returns:
@@ -102,7 +109,9 @@ def measure_all(
             for size in latents:
                 for count in frames:
                     case = {"mode": mode, "kernel": kernel, "latent": size, "frames": count}
-                    rows += _against_yardsticks({**case, "threads": threads}, chunks, rounds, say)
+                    rows += _against_yardsticks(
+                        {**case, "threads": threads, "clock": clock}, chunks, rounds, say
+                    )
     return rows
 
 
@@ -178,19 +187,20 @@ def _measure(subject: dict[str, Any]) -> dict[str, Any]:
 
     if subject["threads"]:
         torch.set_num_threads(subject["threads"])
+    clock = CLOCKS[subject["clock"]]
     decoder = _decoder(subject)
     size, frames = subject["latent"], subject["frames"]
     z = torch.randn(frames, KL_F8["z_channels"], size, size)
     run: Callable[[], float]
     if subject["what"] == "convolutions":
-        run = _convolutions(decoder, z, frames)
+        run = _convolutions(decoder, z, frames, clock)
     elif subject["what"] == "diffusers":
         theirs, indicator = _diffusers(decoder), torch.zeros(1, frames)
-        run = _timed(lambda: theirs(z, indicator, frames))
+        run = _timed(lambda: theirs(z, indicator, frames), clock)
     elif "chunk" in subject:
-        run = _timed(lambda: decoder.decode(z, frames, chunk=subject["chunk"]))
+        run = _timed(lambda: decoder.decode(z, frames, chunk=subject["chunk"]), clock)
     else:
-        run = _timed(lambda: decoder(z, timesteps=frames))
+        run = _timed(lambda: decoder(z, timesteps=frames), clock)
     before = _resident()
     with torch.inference_mode():
         seconds = min(run() for _ in range(PASSES))
@@ -198,11 +208,11 @@ def _measure(subject: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": peak}
 
 
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
+def _timed(run: Callable[[], object], clock: Callable[[], float]) -> Callable[[], float]:
     def timed() -> float:
-        start = time.perf_counter()
+        start = clock()
         run()
-        return time.perf_counter() - start
+        return clock() - start
 
     return timed
 
@@ -250,7 +260,9 @@ def _diffusers(decoder: Any) -> Any:
     return theirs.eval()
 
 
-def _convolutions(decoder: Any, z: Any, frames: int) -> Callable[[], float]:
+def _convolutions(
+    decoder: Any, z: Any, frames: int, clock: Callable[[], float]
+) -> Callable[[], float]:
     """Time torch's own layers, on random tensors in the usual layout, one at a time."""
     import torch
     from torch import nn
@@ -272,7 +284,7 @@ def _convolutions(decoder: Any, z: Any, frames: int) -> Callable[[], float]:
         for module, shape in calls:
             kind = next(kind for kind in kinds if isinstance(module, kind))
             x = torch.randn(shape)
-            seconds += _timed(lambda k=kind, m=module, x=x: k.forward(m, x))()  # type: ignore[misc]
+            seconds += _timed(lambda k=kind, m=module, x=x: k.forward(m, x), clock)()  # type: ignore[misc]
         return seconds
 
     return run

@@ -14,7 +14,14 @@ import torch
 from .builders import error, latents
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_decoder.py"
-SMALL_CASE = {"mode": "conv-only", "kernel": "3,1,1", "latent": 4, "frames": 3, "threads": None}
+SMALL_CASE = {
+    "mode": "conv-only",
+    "kernel": "3,1,1",
+    "latent": 4,
+    "frames": 3,
+    "threads": None,
+    "clock": "wall",
+}
 
 
 @pytest.fixture
