@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inflate.checkpoint.reader import Checkpoint
+from inflate.checkpoint.writer import is_repeated, one_of
 from inflate.errors import PlanError
 from inflate.inflation.initializers import make_tensor
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
@@ -31,7 +32,9 @@ def planned_tensors(
         dtype = getattr(torch, planned.dtype)
         if isinstance(planned.origin, Make):
             rule = planned.origin.rule
-            made = make_tensor(rule, planned.shape, planned.key, plan.config.seed).to(dtype)
+            made = make_tensor(rule, planned.shape, planned.key, plan.config.seed)
+            # One number throughout stays stored once.
+            made = one_of(made).to(dtype).expand_as(made) if is_repeated(made) else made.to(dtype)
             if not is_finite(made):
                 problems.append(f"{planned.key}, made as {rule}, overflows in {planned.dtype}")
             yield made
@@ -50,6 +53,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity, found without a copy of it."""
     if not tensor.numel():
         return True
+    if is_repeated(tensor):
+        tensor = one_of(tensor)
     low, high = torch.aminmax(tensor)
     return math.isfinite(low) and math.isfinite(high)
 

@@ -41,6 +41,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
+def device_name(device: torch.device) -> str:
+    """A device, and which one it is where there are many kinds."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute float32 in float32: TF32 and reduced bfloat16 passes off, one algorithm a shape.

@@ -18,7 +18,7 @@ from inflate.loading import (
     load_post_quant_conv,
     load_video,
 )
-from inflate.parity.device import exact_float32, tf32_enabled
+from inflate.parity.device import device_name, exact_float32, tf32_enabled
 from inflate.parity.metrics import (
     Comparison,
     Tolerance,
@@ -194,7 +194,7 @@ def run_check(
         max_abs_error=worst_error([result.max_abs_error for result in results]),
         reference=reference,
         candidate=candidate,
-        environment=Environment(_device_name(device), dtype_name(dtype), torch.__version__, tf32),
+        environment=Environment(device_name(device), dtype_name(dtype), torch.__version__, tf32),
         tolerance=tolerance,
         weights=comparands.weights,
         probes=tuple(results),
@@ -271,9 +271,3 @@ def _notes(candidate: Source) -> tuple[str, ...]:
 
 def _to(module: nn.Module | None, device: torch.device) -> nn.Module | None:
     return None if module is None else module.to(device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
