@@ -74,7 +74,7 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     if is_repeated(tensor):
         tensor = one_of(tensor)
-    for part in tensor.reshape(-1).split(_SERIAL):
+    for part in tensor.reshape(-1).split(_SERIAL):  # type: ignore[no-untyped-call]
         low, high = torch.aminmax(part)
         if not (math.isfinite(low) and math.isfinite(high)):
             return False

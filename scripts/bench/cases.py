@@ -141,7 +141,7 @@ TARGETS = (
     ),
     Target("convert 2 GB / convert", ("convert 2 GB", "convert"), lambda b, c: b / c, 1.15),
 )
-"""Of seconds."""
+"""Of seconds, on the wall and of all cores."""
 
 MEMORY_TARGETS = (
     Target("convert / hand-written", ("convert", "hand-written"), lambda c, h: c / h, 0.5),

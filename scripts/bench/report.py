@@ -24,6 +24,7 @@ def rows_of(cases: Sequence[Case], runs: Rounds, machine: Mapping[str, float]) -
         own, beside = runs[case.name], runs.get(case.yardstick, ())
         seconds = median(run.seconds for run in own)
         pairs = [a.seconds / b.seconds for a, b in zip(own, beside, strict=False)]
+        work = [a.cpu_seconds / b.cpu_seconds for a, b in zip(own, beside, strict=False)]
         floor = _floor(case, runs, machine, passes.get("flops", 0))
         rows.append(
             {
@@ -33,6 +34,7 @@ def rows_of(cases: Sequence[Case], runs: Rounds, machine: Mapping[str, float]) -
                 "peak_bytes": int(median(run.peak_bytes for run in own)),
                 "yardstick": case.yardstick,
                 "ratio": median(pairs) if pairs else None,
+                "cpu_ratio": median(work) if work else None,
                 "floor_seconds": floor,
                 "above_floor": seconds / floor if floor else None,
             }
@@ -46,9 +48,11 @@ def targets_of(runs: Rounds) -> list[Row]:
     if runs.get("both decoders"):
         spoken = [json.loads(run.said)["seconds"] for run in runs["both decoders"]]
         seconds["both decoders: passes"] = spoken
+    work = {name: [run.cpu_seconds for run in own] for name, own in runs.items()}
     memory = {name: [float(run.peak_bytes) for run in own] for name, own in runs.items()}
     return [
         *_judged("time", TARGETS, seconds),
+        *_judged("CPU time", TARGETS, work),
         *_judged("memory", MEMORY_TARGETS, memory),
     ]
 
@@ -56,7 +60,17 @@ def targets_of(runs: Rounds) -> list[Row]:
 def table(rows: Sequence[Row], targets: Sequence[Row], earlier: Sequence[Row] = ()) -> str:
     """Markdown; with an earlier run, how the times compare to it."""
     before = {row["case"]: row["seconds"] for row in earlier}
-    head = ["case", "seconds", "CPU s", "peak MB", "ratio", "to", "floor s", "above floor"]
+    head = [
+        "case",
+        "seconds",
+        "CPU s",
+        "peak MB",
+        "ratio",
+        "of CPU",
+        "to",
+        "floor s",
+        "above floor",
+    ]
     lines = [_line(head + ["earlier"] * bool(before))]
     lines.append(_line(["---"] * (len(head) + bool(before))))
     for row in rows:
@@ -64,9 +78,10 @@ def table(rows: Sequence[Row], targets: Sequence[Row], earlier: Sequence[Row] = 
             row["case"],
             _number(row["seconds"]),
             _number(row.get("cpu_seconds")),
-            f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "",
             _number(row["ratio"]),
-            row["yardstick"],
+            _number(row.get("cpu_ratio")),
+            row["yardstick"] or "",
             _number(row.get("floor_seconds")),
             _number(row.get("above_floor")),
         ]
