@@ -10,7 +10,6 @@ from functools import partial
 from threading import Event
 
 from inflate.checkpoint.files import CheckpointFiles, find_files, hash_file, hash_files
-from inflate.errors import InflateError
 from inflate.remote import is_remote, local_path
 
 _LARGE = 1 << 24
@@ -24,14 +23,16 @@ _BEGUN: ContextVar[Future[_Found | None] | None] = ContextVar("begun", default=N
 def hashing_ahead(location: str) -> Iterator[None]:
     """Hash a local source on another thread, for the conversion that is about to begin.
 
-    What cannot be read is left for the conversion to tell.
+    Raises:
+        InflateError: there is no such source, which is told before anything is loaded.
     """
     if is_remote(location):
         yield
         return
+    files = find_files(local_path(location))
     stop = Event()
     with ThreadPoolExecutor(1) as pool:
-        token = _BEGUN.set(pool.submit(_hash, location, stop))
+        token = _BEGUN.set(pool.submit(_hash, files, stop))
         try:
             yield
         finally:
@@ -46,10 +47,9 @@ def hash_source(files: CheckpointFiles) -> str:
     return found[1] if found and found[0] == files else hash_files(files)
 
 
-def _hash(location: str, stop: Event) -> _Found | None:
+def _hash(files: CheckpointFiles, stop: Event) -> _Found | None:
     try:
-        files = find_files(local_path(location))
         hashed = hash_files(files, partial(hash_file, at_once=_LARGE, stopped=stop.is_set))
-        return None if stop.is_set() else (files, hashed)
-    except (InflateError, OSError):
-        return None
+    except OSError:
+        return None  # Left for the conversion to tell.
+    return None if stop.is_set() else (files, hashed)

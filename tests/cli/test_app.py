@@ -93,13 +93,13 @@ def test_a_usage_error_ends_with_2(run: Run, arguments: tuple[str, ...], said: s
     assert "Traceback" not in ran.err
 
 
-def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("inflate.workflow.convert", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        run("convert", "x")
+        run("convert", source)
 
 
 def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,7 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "inspect --help": 0,
         "demo --help": 0,
         "inspect no-such-file": 2,
+        "convert no-such-file": 2,
         "inspect pyproject.toml": 2,
         **dict.fromkeys((" ".join(arguments) for arguments, _ in USAGE_ERRORS), 2),
     }

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 import inflate
 from inflate.checkpoint.files import find_files, hash_files
-from inflate.errors import OutputError
+from inflate.errors import CheckpointError, OutputError
 from inflate.workflow import ahead, production
 from inflate.workflow.ahead import hash_source, hashing_ahead
 
@@ -39,10 +39,30 @@ def test_what_was_begun_of_another_file_is_not_used(image: Path, tmp_path: Path)
         assert hash_source(find_files(image)) == sha256(image)
 
 
-@pytest.mark.parametrize("location", ["no/such/file.ckpt", "https://127.0.0.1:1/a.ckpt", ""])
-def test_what_cannot_be_read_is_left_for_the_conversion_to_tell(location: str, image: Path) -> None:
-    with hashing_ahead(location):
+def test_a_source_that_is_not_there_is_told_at_once() -> None:
+    with pytest.raises(CheckpointError, match=r"no/such/file\.ckpt does not exist"):
+        hashing_ahead("no/such/file.ckpt").__enter__()
+
+
+def test_what_lies_elsewhere_is_hashed_when_it_is_here(image: Path) -> None:
+    with hashing_ahead("https://127.0.0.1:1/a.ckpt"):
+        assert ahead._BEGUN.get() is None
         assert hash_source(find_files(image)) == sha256(image)
+
+
+def test_what_cannot_be_read_is_left_for_the_conversion_to_tell(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ahead, "hash_file", fail)
+        with hashing_ahead(str(image)):
+            begun = ahead._BEGUN.get()
+            assert begun is not None
+            assert begun.result(10) is None
+    assert hash_source(find_files(image)) == sha256(image)
 
 
 def test_nobody_waits_for_a_hash_that_is_not_needed_any_more(
