@@ -60,7 +60,8 @@ def _carry_out(
         made = make_tensor(rule, planned.shape, planned.key, plan.config.seed)
         # One number throughout stays stored once.
         made = one_of(made).to(dtype).expand_as(made) if is_repeated(made) else made.to(dtype)
-        if is_finite(made):
+        # What is drawn lies between the bounds: if they are finite, so is all of it.
+        if is_finite(torch.tensor(rule.value).to(dtype) if rule.name == "uniform" else made):
             return made, None
         return made, f"{planned.key}, made as {rule}, overflows in {planned.dtype}"
     source = checkpoint.read(planned.origin.key).view(planned.shape)
