@@ -7,7 +7,7 @@ import json
 import stat
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,21 +107,27 @@ def shown(name: str) -> str:
     return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+def hash_file(path: Path, at_once: int = 1 << 20, stopped: Callable[[], bool] = bool) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        at_once: bytes read at a time.
+        stopped: asked after each of them; once it is true, the rest is left out.
+    """
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
+    buffer = memoryview(bytearray(at_once))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
+        while (count := file.readinto(buffer)) and not stopped():
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 
-def hash_files(files: CheckpointFiles) -> str:
+def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_file) -> str:
     """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files."""
     if files.all == (files.path,):
-        return hash_file(files.path)
-    listing = "".join(f"{hash_file(path)}  {path.name}\n" for path in sorted(files.all))
+        return hash_one(files.path)
+    listing = "".join(f"{hash_one(path)}  {path.name}\n" for path in sorted(files.all))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

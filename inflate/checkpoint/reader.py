@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from inflate.checkpoint.files import CheckpointFiles, find_files
 from inflate.checkpoint.header import check_shards, read_index
 from inflate.checkpoint.index import TensorInfo
-from inflate.checkpoint.unpickling import load_pickled
+from inflate.checkpoint.unpickling import ONE_MAPPING, MappedTensors, load_pickled
 from inflate.errors import CheckpointError
 
 
@@ -62,7 +62,7 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     """
     files = find_files(path)
     if files.format == "torch":
-        tensors: dict[str, Tensor] = {}
+        held: dict[str, MappedTensors] = {}
         index: dict[str, TensorInfo] = {}
         foreign: set[str] = set()
         for file in files.weights:
@@ -70,27 +70,46 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
             foreign.update(names)
             for name, value in state_dict.items():
                 if not files.shards or files.shards.get(name) == file:
-                    tensors[name] = value.detach()
+                    held[name] = state_dict
                     index[name] = _info(name, value, file)
         check_shards(files, index)
-        yield Checkpoint(path, files, index, {}, tuple(sorted(foreign)), tensors.__getitem__)
+
+        def read_mapped(name: str) -> Tensor:
+            return held[name].fresh(name)
+
+        yield Checkpoint(path, files, index, {}, tuple(sorted(foreign)), read_mapped)
         return
     index, metadata = read_index(files)
-    with ExitStack() as stack:
-        opened: dict[Path, Any] = {}
-        for file in files.weights:
-            try:
-                opened[file] = stack.enter_context(safe_open(file, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"{file} is damaged: {error}. Copy or download it again"
-                ) from error
+    opened = {file: _Mapped(file) for file in files.weights}
 
-        def read(name: str) -> Tensor:
-            tensor: Tensor = opened[files.shards.get(name, files.weights[0])].get_tensor(name)
-            return tensor
+    def read(name: str) -> Tensor:
+        return opened[files.shards.get(name, files.weights[0])].read(name)
 
-        yield Checkpoint(path, files, index, metadata, (), read)
+    yield Checkpoint(path, files, index, metadata, (), read)
+
+
+class _Mapped:
+    """A safetensors file, mapped anew by and by, so that the pages of what was read can go."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = self._open()
+        self._read = 0
+
+    def read(self, name: str) -> Tensor:
+        if self._read > ONE_MAPPING:
+            self._handle, self._read = self._open(), 0
+        tensor: Tensor = self._handle.get_tensor(name)
+        self._read += tensor.nbytes
+        return tensor
+
+    def _open(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{self.path} is damaged: {error}. Copy or download it again"
+            ) from error
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -35,6 +35,8 @@ from inflate.checkpoint.pickles import Machine
 from inflate.errors import CheckpointError, FamilyError
 
 _ZIP = b"PK\x03\x04"
+ONE_MAPPING = 1 << 25
+"""Bytes read before a file is mapped anew, so that the pages of what was read can go."""
 
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_VERSION = 1001
@@ -50,7 +52,41 @@ class _Contents:
     big_endian: bool = False
 
 
-def load_pickled(path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+class MappedTensors(dict[str, Tensor]):
+    """The tensors of a file, laid over one mapping of it, or over fresh ones."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.whole = self.mapping = self._map()
+        self._read = 0
+
+    def fresh(self, name: str) -> Tensor:
+        """A tensor over a mapping that goes when its tensors go, and its pages with it.
+
+        The pages of one mapping would stay until the last tensor of the file has gone.
+        """
+        tensor = self[name]
+        start = tensor.data_ptr() - self.whole.data_ptr()
+        if not tensor.numel() or not 0 <= start < self.whole.nbytes():
+            return tensor  # A copy, of what lay askew.
+        if self._read > ONE_MAPPING:
+            self.mapping, self._read = self._map(), 0
+        length = tensor.untyped_storage().nbytes()
+        start -= int(tensor.storage_offset()) * tensor.element_size()
+        self._read += length
+        part = self.mapping[start : start + length]
+        empty = torch.empty(0, dtype=tensor.dtype)
+        return empty.set_(part, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def _map(self) -> torch.UntypedStorage:
+        # Its declaration in torch promises less than it gives.
+        mapped: torch.UntypedStorage
+        mapped = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)  # type: ignore[assignment]
+        return mapped
+
+
+def load_pickled(path: Path) -> tuple[MappedTensors, tuple[str, ...]]:
     """The state dict of a torch file, its tensors mapped from the file where its format allows.
 
     Returns:
@@ -167,11 +203,11 @@ def _state_dict(content: Any, path: Path) -> Mapping[Any, Any]:
     )
 
 
-def _tensors(claims: Mapping[Any, Any], contents: _Contents, path: Path) -> dict[str, Tensor]:
+def _tensors(claims: Mapping[Any, Any], contents: _Contents, path: Path) -> MappedTensors:
     """The tensors of a state dict, each laid over the bytes of its storage."""
-    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    tensors = MappedTensors(path)
+    whole = tensors.whole
     storages: dict[tuple[str, torch.dtype], torch.UntypedStorage] = {}
-    tensors = {}
     for name, laid in claims.items():
         if not isinstance(name, str) or not isinstance(laid, Laid):
             continue

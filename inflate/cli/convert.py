@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Optional
 
 import typer
@@ -123,8 +124,10 @@ def convert(
     decoder's, compares the two on the GPU (or CPU), and only then gives the file its name.
     """
     from inflate import workflow
+    from inflate.workflow.ahead import hashing_ahead
 
-    with progress_bar(quiet) as progress:
+    ahead = nullcontext() if dry_run else hashing_ahead(source)
+    with ahead, progress_bar(quiet) as progress:
         result = workflow.convert(
             source,
             output,

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from inflate.checkpoint.reader import Checkpoint
+from inflate.checkpoint.writer import is_repeated, one_of
 from inflate.errors import PlanError
 from inflate.inflation.initializers import make_tensor
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.progress import Progress
 
+_SERIAL = 32_000
+"""So few numbers torch looks through on one thread: more would wait for each other, beside the
+threads that hash and write, longer than they help."""
+
 
 def planned_tensors(
     plan: InflationPlan, checkpoint: Checkpoint, progress: Progress
 ) -> Iterator[Tensor]:
-    """Read or make each tensor of a plan, in its stored type.
+    """Read or make each tensor of a plan, in its stored type, one ahead on another thread.
 
     Raises:
         CheckpointError: a tensor of the source cannot be read.
@@ -26,32 +32,54 @@ def planned_tensors(
             after the last tensor.
     """
     problems = []
-    for done, planned in enumerate(plan.tensors):
-        progress("writing", done, len(plan.tensors))
-        dtype = getattr(torch, planned.dtype)
-        if isinstance(planned.origin, Make):
-            rule = planned.origin.rule
-            made = make_tensor(rule, planned.shape, planned.key, plan.config.seed).to(dtype)
-            if not is_finite(made):
-                problems.append(f"{planned.key}, made as {rule}, overflows in {planned.dtype}")
-            yield made
-            continue
-        source = checkpoint.read(planned.origin.key).view(planned.shape)
-        tensor = source.to(dtype)
-        if not is_finite(tensor):
-            problems.append(_not_finite(planned, source, tensor))
-        yield tensor
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(_carry_out, t, plan, checkpoint) for t in plan.tensors[:1]]
+        for done in range(len(plan.tensors)):
+            progress("writing", done, len(plan.tensors))
+            tensor, problem = ahead.pop().result()
+            ahead = [
+                pool.submit(_carry_out, following, plan, checkpoint)
+                for following in plan.tensors[done + 1 : done + 2]
+            ]
+            if problem is not None:
+                problems.append(problem)
+            yield tensor
+            del tensor
     progress("writing", len(plan.tensors), len(plan.tensors))
     if problems:
         raise PlanError("weights that are not finite cannot be converted:", problems)
+
+
+def _carry_out(
+    planned: PlannedTensor, plan: InflationPlan, checkpoint: Checkpoint
+) -> tuple[Tensor, str | None]:
+    """A tensor of a plan, and what is wrong with it."""
+    dtype = getattr(torch, planned.dtype)
+    if isinstance(planned.origin, Make):
+        rule = planned.origin.rule
+        made = make_tensor(rule, planned.shape, planned.key, plan.config.seed)
+        # One number throughout stays stored once.
+        made = one_of(made).to(dtype).expand_as(made) if is_repeated(made) else made.to(dtype)
+        # What is drawn lies between the bounds: if they are finite, so is all of it.
+        if is_finite(torch.tensor(rule.value).to(dtype) if rule.name == "uniform" else made):
+            return made, None
+        return made, f"{planned.key}, made as {rule}, overflows in {planned.dtype}"
+    source = checkpoint.read(planned.origin.key).view(planned.shape)
+    tensor = source.to(dtype)
+    return tensor, None if is_finite(tensor) else _not_finite(planned, source, tensor)
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity, found without a copy of it."""
     if not tensor.numel():
         return True
-    low, high = torch.aminmax(tensor)
-    return math.isfinite(low) and math.isfinite(high)
+    if is_repeated(tensor):
+        tensor = one_of(tensor)
+    for part in tensor.reshape(-1).split(_SERIAL):  # type: ignore[no-untyped-call]
+        low, high = torch.aminmax(part)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return False
+    return True
 
 
 def _not_finite(planned: PlannedTensor, source: Tensor, stored: Tensor) -> str:

@@ -80,7 +80,7 @@ def norm_keys(decoder: VideoDecoder) -> set[str]:
 
 
 def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
-    """A tensor made by a rule, in float32.
+    """A tensor made by a rule, in float32; one number throughout is stored once, and expanded.
 
     The random ones are drawn from a generator of their own, seeded by ``seed`` and ``key``: the
     same whatever else is made, and in whatever order.
@@ -101,7 +101,7 @@ def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tens
         return torch.empty(shape).uniform_(-rule.value, rule.value, generator=generator)
     value = {"zeros": 0.0, "ones": 1.0}.get(rule.name, rule.value)
     # Through float64: a value that float32 cannot hold becomes infinite, which is told later.
-    return torch.full(shape, value, dtype=torch.float64).float()
+    return torch.tensor(value, dtype=torch.float64).float().expand(shape)
 
 
 def _branch_rules(branch: str, module: nn.Module) -> dict[str, Rule]:

@@ -43,6 +43,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
+def device_name(device: torch.device) -> str:
+    """A device, and which one it is where there are many kinds."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
 def fell_back(name: str, device: torch.device) -> bool:
     """Whether the CPU computes because no GPU was found, though ``auto`` looked for one."""
     return name == "auto" and device.type == "cpu"
@@ -56,13 +63,12 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
         dtype: the type computed in.
         fallback: whether the CPU computes for want of a GPU.
     """
-    name, cudnn = str(device), None
+    cudnn = None
     if device.type == "cuda":
-        name = f"{device} ({torch.cuda.get_device_name(device)})"
         version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         cudnn = None if version is None else str(version)
     return Environment(
-        device=name,
+        device=device_name(device),
         dtype=dtype_name(dtype),
         torch=torch.__version__,
         tf32=tf32_enabled(device),

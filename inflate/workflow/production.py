@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from inflate.checkpoint.files import find_files, hash_files
+from inflate.checkpoint.files import find_files, hash_file, hash_files
+from inflate.checkpoint.following import Mark, hash_behind, sync_behind
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
@@ -18,12 +22,14 @@ from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
 from inflate.parity.comparands import against_source, against_video
+from inflate.parity.device import device_name
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import FoldResult, ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.vocabulary import Target
+from inflate.workflow.ahead import hash_source
 from inflate.workflow.folding import fold_as_asked
 from inflate.workflow.header import header_of
 from inflate.workflow.identity import temporal_attention_is_identity
@@ -111,31 +117,55 @@ def produce(
         InflateError: the source cannot be read, or the destination not written.
     """
     config = job.fitted.folder_config
+    header = header_of(job.plan, source_name, job.target, folded=job.folded)
+    files = job.source.checkpoint.files
     with (
         stage(destination, overwrite=overwrite, folder_config=config) as staged,
-        ThreadPoolExecutor(1) as hasher,
+        ThreadPoolExecutor(3) as pool,
+        closing(Mark()) as mark,
     ):
-        source_hash = hasher.submit(hash_files, job.source.checkpoint.files)
+        source_hash = pool.submit(copy_context().run, hash_source, files)
         writer = SafetensorsWriter(staged.file)
-        header = header_of(job.plan, source_name, job.target, folded=job.folded)
+
+        def head() -> bytes:
+            return writer.header(_verified(header, source_hash.result(), "bitwise", device))
+
+        weights = Path(staged.file.name)
+        staged_hash = pool.submit(hash_behind, mark, weights, head)
+        synced = pool.submit(sync_behind, mark, staged.file.fileno())
         with saying_why(destination, job.plan.nbytes):
             tensors = planned_tensors(job.plan, job.source.checkpoint, progress)
-            writer.write([tensor.info for tensor in job.plan.tensors], tensors, header)
+            infos = [tensor.info for tensor in job.plan.tensors]
+            writer.write(infos, tensors, header, mark.reach)
+            mark.end()
         written = time.perf_counter()
-        header["inflate.source.sha256"] = source_hash.result()
         parity = None
         if device is not None:
             parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
-            header["inflate.parity.verdict"] = parity.verdict
-            header["inflate.parity.device"] = parity.environment.device
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
             return Made(parity, None, written, checked)
+        verdict = "unverified" if parity is None else parity.verdict
         with saying_why(destination):
-            writer.set_metadata(header)
-        sha256 = hash_files(find_files(staged.path))
+            writer.set_metadata(_verified(header, source_hash.result(), verdict, device))
+            synced.result()
+        known = {weights: staged_hash.result()} if verdict in ("unverified", "bitwise") else {}
+        sha256 = hash_files(
+            find_files(staged.path), lambda path: known.get(path) or hash_file(path)
+        )
         staged.publish()
     return Made(parity, sha256, written, checked)
+
+
+def _verified(
+    header: Mapping[str, str], source_hash: str, verdict: str, device: torch.device | None
+) -> dict[str, str]:
+    """A header with what is known after the check, if there is one."""
+    known = {"inflate.source.sha256": source_hash}
+    if device is not None:
+        known["inflate.parity.verdict"] = verdict
+        known["inflate.parity.device"] = device_name(device)
+    return {**header, **known}
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:

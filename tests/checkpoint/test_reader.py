@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from inflate.checkpoint.files import hash_file
@@ -389,3 +390,24 @@ def test_the_hash_is_that_of_the_files_bytes(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     path.write_bytes(content[:size])
     assert hash_file(path) == hashlib.sha256(content[:size]).hexdigest()
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+def test_what_was_read_stays_though_the_file_is_mapped_anew(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("reader", "unpickling"):
+        monkeypatch.setattr(f"inflate.checkpoint.{module}.ONE_MAPPING", 100)
+    whole = torch.arange(400.0).view(20, 20)
+    tensors = {"a": torch.arange(50), "b": torch.ones(3), "c": whole + 1, "d": torch.ones(0)}
+    if ending == "ckpt":
+        # Parts of one storage, and one that lies in another order.
+        tensors |= {"e": whole[3:, 2:7], "f": whole.T}
+        torch.save(tensors, tmp_path / "file.ckpt")
+    else:
+        save_file(tensors, tmp_path / "file.safetensors")
+    with open_checkpoint(tmp_path / f"file.{ending}") as checkpoint:
+        kept = [{key: checkpoint.read(key) for key in tensors} for _ in range(3)]
+    for read in kept:
+        for key, tensor in tensors.items():
+            assert torch.equal(read[key], tensor)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +124,62 @@ def test_more_or_fewer_tensors_than_promised_is_a_bug(count: int, out: Path) -> 
 def test_another_tensor_than_promised_is_a_bug(wrong: Tensor, out: Path) -> None:
     with out.open("xb") as file, pytest.raises(AssertionError, match="weight"):
         SafetensorsWriter(file).write(index_of({"weight": torch.ones(3)}), [wrong], {})
+
+
+ROOM = 4 << 20
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0])
+@pytest.mark.parametrize("last", [False, True])
+def test_one_number_throughout_is_written_as_any_other(value: float, last: bool, out: Path) -> None:
+    tensors = {"a": torch.tensor(value).expand(3, ROOM // 12), "b": torch.ones(2)}
+    if last:
+        tensors = dict(reversed(tensors.items()))
+    write(out, tensors)
+    assert_same(load_file(out), {key: tensor.contiguous() for key, tensor in tensors.items()})
+    assert torch.equal(torch.signbit(load_file(out)["a"]), torch.signbit(tensors["a"]))
+
+
+@pytest.mark.parametrize("refused", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_disk_that_reserves_no_room_will_do(
+    refused: int, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(refused, "not here")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    blank = torch.zeros(()).expand(1000)
+    write(out, {"a": torch.ones(3), "blank": blank})
+    assert_same(load_file(out), {"a": torch.ones(3), "blank": torch.zeros(1000)})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is reserved on Linux alone")
+def test_a_disk_without_the_room_is_told_before_the_first_tensor(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with out.open("xb") as file, pytest.raises(OSError, match="No space left"):
+        SafetensorsWriter(file).write(index_of(TENSORS), iter(()), {})
+    assert out.stat().st_size == 0
+
+
+def test_who_follows_is_told_how_far_the_file_is_written(out: Path) -> None:
+    whole = write(out.with_name("whole")).read_bytes()
+    told = []
+
+    def reached(offset: int) -> None:
+        assert out.read_bytes()[:offset] == whole[:offset]
+        told.append(offset)
+
+    with out.open("xb") as file:
+        writer = SafetensorsWriter(file)
+        writer.write(index_of(TENSORS), iter(TENSORS.values()), {}, reached)
+        assert writer.header({}) == whole[: told[0]]
+    assert told == sorted(told)
+    assert (len(told), told[-1]) == (len(TENSORS) + 1, len(whole))
 
 
 # The metadata, after the check

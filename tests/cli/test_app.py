@@ -64,32 +64,32 @@ def test_the_version(run: Run) -> None:
     assert (ran.code, ran.out, ran.err) == (0, f"inflate {inflate.__version__}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("invert",), "invert"),
-        (("convert",), "Missing argument"),
-        (("convert", "x", "--time-mode", "both"), "both"),
-        (("convert", "x", "--merge-strategy", "mean"), "mean"),
-        (("convert", "x", "--dtype", "int8"), "int8"),
-        (("convert", "x", "--alpha", "much"), "'--alpha': 'much' is no number"),
-        (("convert", "x", "--seed", "1.5"), "'--seed': '1.5' is no whole number"),
-        (("convert", "x", "--seed", "9" * 5000), f"'--seed': '{'9' * 80}' is no whole number"),
-        (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}' is no kernel"),
-        (("convert", "x", "--video-kernel-size", "2"), "'2' is no kernel"),
-        (("convert", "x", "--video-kernel-size", "3,1"), "'3,1' is no kernel"),
-        (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1' is no kernel"),
-        (("convert", "x", "--video-kernel-size", "-3"), "'-3' is no kernel"),
-        (("convert", "x", "--no-such-option"), "--no-such-option"),
-        (("verify",), "Missing argument"),
-        (("verify", "x", "y", "z"), "z"),
-        (("verify", "x", "--dtype", "int8"), "int8"),
-        (("verify", "x", "--atol", "tight"), "'--atol': 'tight' is no number"),
-        (("verify", "x", "--rtol", "loose"), "'--rtol': 'loose' is no number"),
-        (("verify", "x", "--seed", "x"), "'--seed': 'x' is no whole number"),
-        (("presets", "x"), "x"),
-    ],
-)
+USAGE_ERRORS = [
+    (("invert",), "invert"),
+    (("convert",), "Missing argument"),
+    (("convert", "x", "--time-mode", "both"), "both"),
+    (("convert", "x", "--merge-strategy", "mean"), "mean"),
+    (("convert", "x", "--dtype", "int8"), "int8"),
+    (("convert", "x", "--alpha", "much"), "'--alpha': 'much' is no number"),
+    (("convert", "x", "--seed", "1.5"), "'--seed': '1.5' is no whole number"),
+    (("convert", "x", "--seed", "9" * 5000), f"'--seed': '{'9' * 80}' is no whole number"),
+    (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}' is no kernel"),
+    (("convert", "x", "--video-kernel-size", "2"), "'2' is no kernel"),
+    (("convert", "x", "--video-kernel-size", "3,1"), "'3,1' is no kernel"),
+    (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1' is no kernel"),
+    (("convert", "x", "--video-kernel-size", "-3"), "'-3' is no kernel"),
+    (("convert", "x", "--no-such-option"), "--no-such-option"),
+    (("verify",), "Missing argument"),
+    (("verify", "x", "y", "z"), "z"),
+    (("verify", "x", "--dtype", "int8"), "int8"),
+    (("verify", "x", "--atol", "tight"), "'--atol': 'tight' is no number"),
+    (("verify", "x", "--rtol", "loose"), "'--rtol': 'loose' is no number"),
+    (("verify", "x", "--seed", "x"), "'--seed': 'x' is no whole number"),
+    (("presets", "x"), "x"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), USAGE_ERRORS)
 def test_a_usage_error_ends_with_2(run: Run, arguments: tuple[str, ...], said: str) -> None:
     ran = run(*arguments)
     assert (ran.code, ran.out) == (2, "")
@@ -97,13 +97,13 @@ def test_a_usage_error_ends_with_2(run: Run, arguments: tuple[str, ...], said: s
     assert "Traceback" not in ran.err
 
 
-def test_a_bug_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("inflate.workflow.convert", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        run("convert", "x")
+        run("convert", source)
 
 
 def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +190,12 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "presets --json": 0,
         "convert --help": 0,
         "verify --help": 0,
+        "inspect --help": 0,
         "demo --help": 0,
-        "convert": 2,
-        "convert x --time-mode both": 2,
-        "convert x --video-kernel-size 2": 2,
-        "invert": 2,
+        "inspect no-such-file": 2,
+        "convert no-such-file": 2,
+        "inspect pyproject.toml": 2,
+        **dict.fromkeys((" ".join(arguments) for arguments, _ in USAGE_ERRORS), 2),
     }
     ran = subprocess.run(
         [sys.executable, "-c", code, *commands], capture_output=True, text=True, cwd=ROOT

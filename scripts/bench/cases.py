@@ -1,0 +1,171 @@
+"""What is measured, beside what: the cases, their inputs, their yardsticks and their targets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.running import ROOT, measure
+
+PROGRAMS = ROOT / "scripts" / "bench" / "programs"
+PYTHON = sys.executable
+MODES = ("conv-only", "attn-only", "all")
+KERNELS = ("3", "3,1,1")
+SIZES = ("kl-f4", "kl-f8", "kl-f16", "kl-f32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, the yardstick that its time is told in, and the file or folder that it writes.
+
+    ``checked`` says that parity is part of it; ``code`` is the exit code that is expected.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    yardstick: str = "import torch"
+    output: Path | None = None
+    checked: bool = False
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number made of the medians of cases, and the most that it may be."""
+
+    what: str
+    needs: tuple[str, ...]
+    value: Callable[..., float]
+    limit: float
+
+
+def make_inputs(folder: Path) -> None:
+    """Make the checkpoints that are measured with, unless an earlier run has."""
+    wanted = {f"{preset}.ckpt": (preset,) for preset in SIZES}
+    wanted["kl-f8.safetensors"] = ("kl-f8",)
+    wanted["sd-2gb.ckpt"] = ("kl-f8", "--around", "1.7")
+    for name, (preset, *around) in wanted.items():
+        if not (folder / name).exists():
+            part = folder / f"part.{name}"
+            maker = str(ROOT / "scripts" / "make_checkpoint.py")
+            measure([PYTHON, maker, str(part), "--preset", preset, *around])
+            part.rename(folder / name)
+
+
+def all_cases(folder: Path) -> list[Case]:
+    """Every case, the yardsticks before those that are told in them."""
+    image, hand = folder / "kl-f8.ckpt", folder / "hand.safetensors"
+    exported, copied = folder / "exported", folder / "copied"
+    cases = [
+        Case("python", (PYTHON, "-c", "pass")),
+        Case("import torch", (PYTHON, "-c", "import torch")),
+        *(
+            Case(name, (PYTHON, "-m", "inflate", *words.split()), code=code)
+            for name, words, code in (
+                ("--help", "--help", 0),
+                ("--version", "--version", 0),
+                ("presets", "presets", 0),
+                ("usage error", "convert x --time-mode both", 2),
+            )
+        ),
+        Case(
+            "inspect safetensors",
+            (PYTHON, "-m", "inflate", "inspect", str(folder / "kl-f8.safetensors")),
+        ),
+        Case("inspect ckpt", (PYTHON, "-m", "inflate", "inspect", str(image))),
+        Case("hand-written", _program("hand_written", image, hand), output=hand),
+        # What the script by hand wrote has no holes, which cp would leave out.
+        Case(
+            "cp + fsync",
+            ("sh", "-c", f"cp '{hand}' '{copied}' && sync '{copied}'"),
+            output=copied,
+        ),
+        _convert("convert", folder, image, "hand-written"),
+        _convert("convert, checked", folder, image, "hand-written", checked=True),
+        _convert("convert safetensors", folder, folder / "kl-f8.safetensors", "convert"),
+        _convert("convert 2 GB", folder, folder / "sd-2gb.ckpt", "convert"),
+    ]
+    for mode in MODES:
+        for kernel in KERNELS:
+            options = ("--time-mode", mode, "--video-kernel-size", kernel)
+            for checked in (False, True):
+                if (mode, kernel) != (MODES[0], KERNELS[0]):
+                    name = f"convert {mode} {kernel}" + (", checked" if checked else "")
+                    cases.append(
+                        _convert(name, folder, image, "convert", *options, checked=checked)
+                    )
+    cases += [
+        Case("diffusers build + save", _program("diffusers_export", exported), output=exported),
+        _convert(
+            "convert to diffusers", folder, image, "diffusers build + save",
+            "--layout", "diffusers", "--post-quant", "fold", "--allow-inexact",
+            "--video-kernel-size", "3,1,1",
+        ),
+    ]  # fmt: skip
+    cases += [
+        _convert(f"convert {preset}", folder, folder / f"{preset}.ckpt", "convert")
+        for preset in SIZES
+        if preset != "kl-f8"
+    ]
+    # After the conversion whose decoder it runs.
+    output = folder / "convert.safetensors"
+    return [*cases, Case("both decoders", _program("forwards", image, output))]
+
+
+TARGETS = (
+    Target("convert / hand-written", ("convert", "hand-written"), lambda c, h: c / h, 0.40),
+    Target(
+        "(convert - import torch) / cp + fsync",
+        ("convert", "import torch", "cp + fsync"),
+        lambda c, t, d: (c - t) / d,
+        2.0,
+    ),
+    Target(
+        "(convert, checked - convert) / both decoders' passes",
+        ("convert, checked", "convert", "both decoders: passes"),
+        lambda p, c, f: (p - c) / f,
+        1.15,
+    ),
+    Target("convert, checked / convert", ("convert, checked", "convert"), lambda p, c: p / c, 3.0),
+    *(
+        Target(f"{name} / import torch", (name, "import torch"), lambda c, t: c / t, limit)
+        for name, limit in (
+            ("--help", 0.15),
+            ("--version", 0.15),
+            ("presets", 0.15),
+            ("usage error", 0.15),
+            ("inspect safetensors", 0.25),
+        )
+    ),
+    Target("convert 2 GB / convert", ("convert 2 GB", "convert"), lambda b, c: b / c, 1.15),
+)
+"""Of seconds, on the wall and of all cores."""
+
+MEMORY_TARGETS = (
+    Target("convert / hand-written", ("convert", "hand-written"), lambda c, h: c / h, 0.5),
+    Target(
+        "convert 2 GB - convert, MB", ("convert 2 GB", "convert"), lambda b, c: (b - c) / 1e6, 50.0
+    ),
+)
+"""Of peak memory."""
+
+
+def _program(name: str, *paths: Path) -> tuple[str, ...]:
+    return (PYTHON, str(PROGRAMS / f"{name}.py"), *map(str, paths))
+
+
+def _convert(
+    name: str,
+    folder: Path,
+    source: Path,
+    yardstick: str,
+    *options: str,
+    checked: bool = False,
+) -> Case:
+    stem = "diffusers" if "diffusers" in options else name.replace(" ", "-").replace(",", "-")
+    output = folder / (stem if stem == "diffusers" else f"{stem}.safetensors")
+    command = (PYTHON, "-m", "inflate", "convert", str(source), "-o", str(output), "-q")
+    how = ("--device", "cpu") if checked else ("--skip-parity",)
+    return Case(name, (*command, "--overwrite", *options, *how), yardstick, output, checked)

@@ -1,0 +1,117 @@
+"""``scripts/benchmark.py``: that it measures and judges; how long anything takes is no test's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The modules of the benchmark, which lie beside their script."""
+    import importlib
+
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    names = ("bench.running", "bench.cases", "bench.report", "benchmark")
+    return {name.removeprefix("bench."): importlib.import_module(name) for name in names}
+
+
+def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> None:
+    code = "import os; a = bytearray(os.urandom(1 << 20)) * 50; print(len(a)); raise SystemExit(3)"
+    run = bench["running"].measure([sys.executable, "-c", code], code=3)
+    assert run.said == f"{50 << 20}\n"
+    assert run.peak_bytes > 50 << 20
+    assert run.cpu_seconds > 0 < run.seconds
+
+
+def test_a_program_that_fails_is_no_measurement(bench: dict[str, ModuleType]) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 1:.*no such thing"):
+        bench["running"].measure([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def runs(bench: dict[str, ModuleType], seconds: dict[str, list[float]]) -> Any:
+    """Made-up runs: memory is a gigabyte a second, and two cores work."""
+    run = bench["running"].Run
+    said = json.dumps({"seconds": 2.0, "flops": 6e9})
+    return {k: [run(s, 2 * s, int(s * 1e9), said) for s in v] for k, v in seconds.items()}
+
+
+def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    cases = {case.name: case for case in bench["cases"].all_cases(tmp_path)}
+    for name in ("convert", "convert, checked", "hand-written", "cp + fsync"):
+        cases[name].output.write_bytes(bytes(1000))
+    found = runs(
+        bench,
+        {
+            "import torch": [1.0, 1.0, 1.0],
+            "cp + fsync": [0.25, 0.25, 9.0],
+            "hand-written": [4.0, 10.0, 8.0],
+            "convert": [2.0, 2.5, 6.0],
+            "convert, checked": [4.0, 6.5, 8.0],
+            "both decoders": [9.0, 9.0, 9.0],
+        },
+    )
+    machine = {"disk_bytes_per_second": 1000.0, "flops_per_second": 2e9}
+    rows = bench["report"].rows_of([cases[name] for name in found], found, machine)
+    row = {row["case"]: row for row in rows}
+    assert (row["convert"]["seconds"], row["convert"]["cpu_seconds"]) == (2.5, 5.0)
+    assert row["convert"]["peak_bytes"] == 2_500_000_000
+    assert row["convert"]["ratio"] == row["convert"]["cpu_ratio"] == 0.5  # of 0.5, 0.25, 0.75
+    assert row["convert"]["floor_seconds"] == 2.0
+    assert row["convert"]["above_floor"] == 1.25
+    assert row["convert, checked"]["floor_seconds"] == 5.0
+    assert row["cp + fsync"]["floor_seconds"] == 1.0
+    assert row["import torch"]["floor_seconds"] is None
+
+    targets = bench["report"].targets_of(found)
+    of_time = {t["target"]: (t["measured"], t["met"]) for t in targets if t["of"] == "time"}
+    assert of_time["convert / hand-written"] == (0.5, False)
+    assert of_time["(convert - import torch) / cp + fsync"] == (4.0, False)
+    assert of_time["(convert, checked - convert) / both decoders' passes"] == (1.0, True)
+    assert of_time["convert, checked / convert"] == (2.0, True)
+    assert not any("inspect" in target for target in of_time), "it was not measured"
+    assert {t["target"] for t in targets if t["of"] == "memory"} == {"convert / hand-written"}
+
+    text = bench["report"].table(rows, targets, [{"case": "convert", "seconds": 5.0}])
+    (line,) = [line for line in text.splitlines() if line.startswith("| convert |")]
+    assert line.endswith("| 0.50 |"), "half the time of before"
+    assert "| convert / hand-written | time | 0.50 | 0.4 | not met |" in text
+
+
+def test_what_another_benchmark_wrote_is_shown_beside(
+    bench: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    other = {"case": "forward <8>", "seconds": 3.0, "peak_bytes": None, "yardstick": None}
+    (tmp_path / "rows.json").write_text(json.dumps([{**other, "ratio": None}]))
+    (tmp_path / "whole.json").write_text(json.dumps({"rows": [{**other, "ratio": 0.5}]}))
+    rows = [
+        row
+        for name in ("rows.json", "whole.json")
+        for row in bench["benchmark"]._rows(tmp_path / name)
+    ]
+    assert "| forward <8> | 3.00 |" in bench["report"].table(rows, [])
+    bench["report"].plot(rows, tmp_path / "plot.svg")
+    said = "".join(ElementTree.parse(tmp_path / "plot.svg").getroot().itertext())
+    assert said.count("forward <8>") == 2
+
+
+def test_every_yardstick_is_a_case_and_every_target_is_of_cases(
+    bench: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    cases = bench["cases"].all_cases(tmp_path)
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names)
+    assert {case.yardstick for case in cases} <= set(names)
+    targets = (*bench["cases"].TARGETS, *bench["cases"].MEMORY_TARGETS)
+    needed = {name for target in targets for name in target.needs}
+    assert needed <= {*names, "both decoders: passes"}
+    outputs = [case.output for case in cases if case.output is not None]
+    assert len(set(outputs)) == len(outputs)
