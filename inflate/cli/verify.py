@@ -44,6 +44,14 @@ def verify(
     ] = None,
     prefix: Prefix = None,
     weights: FromWeights = "plain",
+    trainability: Annotated[
+        bool,
+        typer.Option(
+            "--trainability",
+            help="Measure by two backward passes which temporal tensors learn now, from the next "
+            "step, or never. The exit code does not hang on it.",
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +74,7 @@ def verify(
             merge_strategy=merge_strategy,
             prefix=prefix,
             weights=weights,
+            trainability=trainability,
             progress=progress,
         )
     if as_json:
@@ -78,6 +87,10 @@ def verify(
         from inflate.cli.render import print_parity
 
         print_parity(report)
+        if report.trainability is not None:
+            from inflate.cli.render_learning import print_learning
+
+            print_learning(report.trainability)
         for text in report.notes:
             note(text)
     if not report.passed:

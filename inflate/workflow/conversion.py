@@ -18,7 +18,7 @@ from inflate.inflation.plan import InflationPlan
 from inflate.loading import Source, describe
 from inflate.parity.device import resolve_device
 from inflate.parity.diffusers import require_diffusers
-from inflate.parity.result import ParityReport
+from inflate.parity.result import ParityReport, TrainabilityResult
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, shown
@@ -33,7 +33,7 @@ class ConversionResult:
 
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
     did not hold. ``parity`` is None where it was not checked. ``notes`` are for whoever uses the
-    result.
+    result. ``trainability`` is told from the plan alone; None for the copy of a video checkpoint.
     """
 
     plan: InflationPlan
@@ -43,6 +43,7 @@ class ConversionResult:
     sha256: str | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    trainability: TrainabilityResult | None = None
 
     @property
     def passed(self) -> bool:
@@ -140,7 +141,9 @@ def convert(
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         if dry_run:
-            return ConversionResult(job.plan, target, None, None, None, seconds, job.notes)
+            return ConversionResult(
+                job.plan, target, None, None, None, seconds, job.notes, job.trainability
+            )
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
@@ -166,7 +169,9 @@ def convert(
         "publish": time.perf_counter() - made.checked,
         "total": time.perf_counter() - started,
     }
-    return ConversionResult(job.plan, target, parity, published, made.sha256, seconds, job.notes)
+    return ConversionResult(
+        job.plan, target, parity, published, made.sha256, seconds, job.notes, job.trainability
+    )
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:

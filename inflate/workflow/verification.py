@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from inflate.parity.device import resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.trainability import measure
 from inflate.parity.verify import against_itself, against_source, run_check
 from inflate.progress import Progress, silent
 from inflate.remote import shown
@@ -41,6 +43,7 @@ def verify(
     merge_strategy: str | None = None,
     prefix: str | None = None,
     weights: str = "plain",
+    trainability: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint it comes from.
@@ -57,6 +60,8 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        trainability: measure when each temporal tensor of the candidate learns; the verdict does
+            not hang on it.
         progress: told where the work stands.
 
     Raises:
@@ -106,7 +111,7 @@ def verify(
             reference_hash = hasher.submit(hash_files, image_file.files)
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
-        return run_check(
+        report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
             candidate=(
@@ -120,6 +125,7 @@ def verify(
             fold=fold,
             progress=progress,
         )
+        return replace(report, trainability=measure(video, where)) if trainability else report
 
 
 def _folded_alike(
