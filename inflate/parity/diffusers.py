@@ -11,7 +11,8 @@ from torch import Tensor
 from inflate.checkpoint.dialects import to_diffusers
 from inflate.errors import ConfigError
 from inflate.loading import Source, load_video
-from inflate.parity.verify import Comparands, Decode
+from inflate.parity.memory import Decode
+from inflate.parity.verify import Comparands
 from inflate.parity.weights import compare_weights, narrowed
 
 
@@ -69,6 +70,8 @@ def against_export(
         weights=compare_weights(reference, candidate),
         cast_types=narrowed(reference, candidate),
         notes=(f"{sides} computed by diffusers {diffusers.__version__}",),
+        architecture=reference.config.architecture,
+        framewise=not reference.inflated,
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.reader import dtype_name
-from inflate.errors import DeviceError, PlanError
+from inflate.config.schema import Architecture
+from inflate.errors import PlanError
 from inflate.loading import (
     CONFIG_KEY,
     Source,
@@ -19,6 +19,16 @@ from inflate.loading import (
     load_video,
 )
 from inflate.parity.device import exact_float32, tf32_enabled
+from inflate.parity.given import pictures_of
+from inflate.parity.memory import (
+    Decode,
+    available_bytes,
+    fitting,
+    frame_bytes,
+    saying_memory,
+    sparing,
+    within_memory,
+)
 from inflate.parity.metrics import (
     Comparison,
     Tolerance,
@@ -32,14 +42,15 @@ from inflate.parity.result import (
     Environment,
     FoldResult,
     ParityReport,
+    Picture,
     ProbeResult,
     WeightsResult,
 )
 from inflate.parity.weights import compare_weights, narrowed
 from inflate.progress import Progress, silent
 
-Decode = Callable[[Tensor, int], Tensor]
-"""Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
+Keep = Callable[[Probe, Tensor, Tensor, Tensor], None]
+"""What is told of a probe: its latents, and the images of reference and candidate."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,9 @@ class Comparands:
     weights: WeightsResult
     cast_types: tuple[str, str] | None
     notes: tuple[str, ...]
+    architecture: Architecture | None = None
+    framewise: bool = False
+    """Whether the reference decodes each frame for itself."""
 
 
 def against_source(
@@ -93,6 +107,8 @@ def against_source(
         weights=compare_weights(reference, candidate),
         cast_types=cast_types,
         notes=tuple(notes),
+        architecture=reference.config.architecture,
+        framewise=True,
     )
 
 
@@ -113,6 +129,7 @@ def against_video(
         weights=compare_weights(reference, candidate),
         cast_types=None,
         notes=_notes(candidate),
+        architecture=reference.config.architecture,
     )
 
 
@@ -131,6 +148,8 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
             *_notes(candidate),
             "no reference was given: the candidate was compared with its own image layers",
         ),
+        architecture=candidate.config.architecture,
+        framewise=True,
     )
 
 
@@ -145,6 +164,7 @@ def run_check(
     seed: int = 0,
     probes: Sequence[Probe] | None = None,
     fold: FoldResult | None = None,
+    keep: Keep | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
@@ -159,6 +179,7 @@ def run_check(
         seed: of the probes' latents.
         probes: which; those of the device by default.
         fold: what a fold changed before, for the report.
+        keep: given every probe and what both decoders made of it.
         progress: told of every probe.
 
     Raises:
@@ -166,22 +187,32 @@ def run_check(
     """
     results: list[ProbeResult] = []
     cast_errors: list[float | None] = []
+    pictures: list[Picture] = []
+    told: list[str] = []
     probes = probes_for(device) if probes is None else probes
-    with exact_float32(), torch.inference_mode(), _saying_memory(device):
+    comparands, probes = _within(comparands, probes, dtype, device, told)
+
+    def check(probe: Probe) -> None:
+        z = probe.latents(comparands.channels, seed).to(device, dtype)
+        expected = comparands.reference(z, probe.frames)
+        images = comparands.candidate(z, probe.frames)
+        found = compare(expected, images, tolerance)
+        if comparands.original is not None:
+            cast_errors.append(_error(comparands.original(z, probe.frames), expected))
+        results.append(
+            ProbeResult(
+                probe.name, tuple(z.shape), probe.frames, found.verdict, found.max_abs_error
+            )
+        )
+        pictures.extend(pictures_of(probe, expected, images))
+        if keep is not None:
+            keep(probe, z, expected, images)
+
+    with exact_float32(), torch.inference_mode(), saying_memory(device, "parity was checked"):
         tf32 = tf32_enabled(device)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
-            z = probe.latents(comparands.channels, seed).to(device, dtype)
-            expected = comparands.reference(z, probe.frames)
-            found = compare(expected, comparands.candidate(z, probe.frames), tolerance)
-            results.append(
-                ProbeResult(
-                    probe.name, tuple(z.shape), probe.frames, found.verdict, found.max_abs_error
-                )
-            )
-            if comparands.original is not None:
-                wide = comparands.original(z, probe.frames)
-                cast_errors.append(_error(wide, expected))
+            within_memory(probe, check, told, device)
         progress("checking parity", len(probes), len(probes))
     verdict = worst_verdict([result.verdict for result in results])
     if comparands.weights.different:
@@ -200,19 +231,39 @@ def run_check(
         probes=tuple(results),
         cast=cast,
         fold=fold,
-        notes=comparands.notes,
+        notes=(*comparands.notes, *told),
+        pictures=tuple(pictures),
     )
 
 
-@contextmanager
-def _saying_memory(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"{device} ran out of memory while parity was checked; free some, or choose "
-            "--device cpu"
-        ) from error
+def _within(
+    comparands: Comparands,
+    probes: Sequence[Probe],
+    dtype: torch.dtype,
+    device: torch.device,
+    told: list[str],
+) -> tuple[Comparands, tuple[Probe, ...]]:
+    """The same check, within the memory that there is: in pieces, and of smaller probes."""
+    architecture, available = comparands.architecture, available_bytes(device)
+    fitted, notes = fitting(probes, architecture, dtype, available)
+    told += notes
+
+    def room(z: Tensor) -> int:
+        if architecture is None or available is None:
+            return z.shape[0]
+        return available // frame_bytes(architecture, z.shape[2], z.shape[3], dtype)
+
+    def spared(decode: Decode, what: str, *, framewise: bool) -> Decode:
+        return sparing(decode, what, framewise=framewise, told=told, room=room)
+
+    framewise, original = comparands.framewise, comparands.original
+    spare = replace(
+        comparands,
+        reference=spared(comparands.reference, "the reference", framewise=framewise),
+        candidate=spared(comparands.candidate, "the candidate", framewise=False),
+        original=original and spared(original, "the unrounded reference", framewise=framewise),
+    )
+    return spare, fitted
 
 
 def _error(reference: Tensor, candidate: Tensor) -> float | None:
