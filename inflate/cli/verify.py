@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -52,6 +53,53 @@ def verify(
             "step, or never. The exit code does not hang on it.",
         ),
     ] = False,
+    images: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Decode the latents of these images too, as the frames of one video.",
+        ),
+    ] = None,
+    video: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Decode the latents of this video's first frames too.",
+        ),
+    ] = None,
+    max_side: Annotated[
+        Optional[int],
+        typer.Option(help="Longest side of images and frames. [default: 128 on a CPU, else 512]"),
+    ] = None,
+    max_frames: Annotated[
+        Optional[int],
+        typer.Option(help="How many images and frames are taken. [default: 4 on a CPU, else 16]"),
+    ] = None,
+    latents: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Decode stored latents too: T C h w or B T C h w in .safetensors, .pt or .npy, "
+            "unscaled.",
+        ),
+    ] = None,
+    scaled_latents: Annotated[
+        bool,
+        typer.Option(
+            "--scaled-latents", help="--latents are scaled, as diffusion models have them."
+        ),
+    ] = False,
+    save_outputs: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Keep latents and both outputs of every probe here; new or empty.",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,6 +109,7 @@ def verify(
     frames. Exit code 0: they are equal, or within tolerance; 1: they are not; 2: it could not run.
     """
     from inflate import workflow
+    from inflate.workflow.given import Given
 
     with progress_bar(quiet) as progress:
         report = workflow.verify(
@@ -75,6 +124,15 @@ def verify(
             prefix=prefix,
             weights=weights,
             trainability=trainability,
+            given=Given(
+                images=images,
+                video=video,
+                latents=latents,
+                scaled_latents=scaled_latents,
+                max_side=max_side,
+                max_frames=max_frames,
+                save_outputs=save_outputs,
+            ),
             progress=progress,
         )
     if as_json:

@@ -23,8 +23,8 @@ def read_latents(path: Path, channels: int) -> GivenProbe:
     """A probe of stored latents: ``T C h w``, one video, or ``B T C h w``, several.
 
     Args:
-        path: a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or one called ``latents``
-            or ``samples`` among several.
+        path: a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or one that is called
+            ``latents`` or ``samples`` among several.
         channels: what the decoder takes, ``C``.
 
     Raises:
@@ -39,7 +39,7 @@ def read_latents(path: Path, channels: int) -> GivenProbe:
         raise ConfigError(f"--latents {path} holds {tensor.dtype}; expected floating-point numbers")
     if len(shape) not in (4, 5) or 0 in shape:
         raise ConfigError(
-            f"--latents {path} has the shape {shape}; expected T C h w, or B T C h w, none of them 0"
+            f"--latents {path} has the shape {shape}; expected T C h w, or B T C h w, none 0"
         )
     if shape[-3] != channels:
         swapped = shape[-4] == channels
@@ -47,8 +47,8 @@ def read_latents(path: Path, channels: int) -> GivenProbe:
             "B C T h w, permute(0, 2, 1, 3, 4)" if len(shape) == 5 else "C T h w, transpose(0, 1)"
         )
         raise ConfigError(
-            f"--latents {path} has the shape {shape}, and so {shape[-3]} channels; the decoder takes "
-            f"{channels}, expected as T C h w or B T C h w"
+            f"--latents {path} has the shape {shape}, and so {shape[-3]} channels; the decoder "
+            f"takes {channels}, expected as T C h w or B T C h w"
             + (f". If it is {order} mends it" if swapped else "")
         )
     if not tensor.isfinite().all():

@@ -65,7 +65,9 @@ def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[
             f"--images {folder} holds no images; expected files such as .png, .jpg or .webp"
         )
     pixels = _fitted([_opened(path) for path in names[:most]], multiple, side)
-    return pixels, f"{_told(pixels, len(names))} images of {folder}"
+    count, _, height, width = pixels.shape
+    taken = f"the first {count} of {len(names)}" if count < len(names) else f"{count}"
+    return pixels, f"{width} x {height} pixels: {taken} images of {folder}"
 
 
 def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
@@ -88,7 +90,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
         ):
             if not video.streams.video:
                 raise ConfigError(f"--video {path} has no pictures; expected a video")
-            for frame in video.decode(video=0):
+            for frame in video.decode(video=0):  # type: ignore[union-attr]
                 frames.append(frame.to_image())
                 if len(frames) == most:
                     break
@@ -101,7 +103,8 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
     if not frames:
         raise ConfigError(f"--video {path} holds no frames; expected a video")
     pixels = _fitted(frames, multiple, side)
-    return pixels, f"{_told(pixels, len(frames))} frames of {path}"
+    count, _, height, width = pixels.shape
+    return pixels, f"{width} x {height} pixels: the first {count} frames of {path}"
 
 
 def fitting_size(size: tuple[int, int], multiple: int, side: int) -> tuple[int, int]:
@@ -137,9 +140,3 @@ def _fitted(images: list[Any], multiple: int, side: int) -> Tensor:
 def _pixels(image: Any) -> Tensor:
     data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return data.reshape(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1.0
-
-
-def _told(pixels: Tensor, found: int) -> str:
-    count, _, height, width = pixels.shape
-    taken = f"the first {count} of {found}" if count < found else f"{count}"
-    return f"{width} x {height} pixels: {taken}"

@@ -164,6 +164,7 @@ def run_check(
     seed: int = 0,
     probes: Sequence[Probe] | None = None,
     fold: FoldResult | None = None,
+    extra: Sequence[Probe] = (),
     keep: Keep | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
@@ -179,6 +180,7 @@ def run_check(
         seed: of the probes' latents.
         probes: which; those of the device by default.
         fold: what a fold changed before, for the report.
+        extra: further probes, after those.
         keep: given every probe and what both decoders made of it.
         progress: told of every probe.
 
@@ -189,7 +191,7 @@ def run_check(
     cast_errors: list[float | None] = []
     pictures: list[Picture] = []
     told: list[str] = []
-    probes = probes_for(device) if probes is None else probes
+    probes = [*(probes_for(device) if probes is None else probes), *extra]
     comparands, probes = _within(comparands, probes, dtype, device, told)
 
     def check(probe: Probe) -> None:

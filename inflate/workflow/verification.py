@@ -6,6 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from inflate.progress import Progress, silent
 from inflate.remote import shown
 from inflate.vocabulary import Target
 from inflate.workflow.folding import folded
+from inflate.workflow.given import Given, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import local_source
 
@@ -44,6 +46,7 @@ def verify(
     prefix: str | None = None,
     weights: str = "plain",
     trainability: bool = False,
+    given: Given | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint it comes from.
@@ -62,6 +65,7 @@ def verify(
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not hang on it.
+        given: latents, images or a video to decode beside the probes, and where outputs are kept.
         progress: told where the work stands.
 
     Raises:
@@ -72,6 +76,8 @@ def verify(
     for name, value in (("--atol", atol), ("--rtol", rtol)):
         if value is not None and not 0.0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}; expected a finite number, 0 or more")
+    given = given or Given()
+    given.check()
     where = resolve_device(device)
     compute = getattr(torch, dtype)
     default = TOLERANCES[dtype]
@@ -80,12 +86,12 @@ def verify(
         default if rtol is None else rtol,
     )
     video_path = local_source(reference if candidate is None else candidate, progress)
-    given = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
+    blend = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
         opened = stack.enter_context(open_checkpoint(video_path))
-        video = describe(opened, given, prefix=prefix if candidate is None else None)
+        video = describe(opened, blend, prefix=prefix if candidate is None else None)
         video_hash = hasher.submit(hash_files, opened.files)
-        if given and CONFIG_KEY in opened.metadata:
+        if blend and CONFIG_KEY in opened.metadata:
             raise ConfigError(
                 f"--merge-strategy is {merge_strategy!r}, and the header of {video_path} says how "
                 "it blends; leave the option out"
@@ -97,6 +103,7 @@ def verify(
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
         fold = None
+        sources = [video]
         if candidate is None:
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
@@ -109,10 +116,13 @@ def verify(
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
+            sources = [image, video]
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
+        extra, told = given_probes(given, sources, comparands.channels, where, progress)
+        keep = None if given.save_outputs is None else partial(keep_outputs, given.save_outputs)
         report = run_check(
-            comparands,
+            replace(comparands, notes=(*comparands.notes, *told)),
             reference=(shown(str(reference)), reference_hash.result()),
             candidate=(
                 shown(str(reference if candidate is None else candidate)),
@@ -123,6 +133,8 @@ def verify(
             tolerance=tolerance,
             seed=seed,
             fold=fold,
+            extra=extra,
+            keep=keep,
             progress=progress,
         )
         return replace(report, trainability=measure(video, where)) if trainability else report
