@@ -100,13 +100,28 @@ def verify(
             help="Keep latents and both outputs of every probe here; new or empty.",
         ),
     ] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Set the temporal modules to an identity one at a time, and name the guilty.",
+        ),
+    ] = False,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Spoil the candidate in memory in known ways, and see that each is caught.",
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare a video checkpoint with the image checkpoint it comes from.
 
     Every copied tensor is compared with its source, then both decoders run on probes of random
-    frames. Exit code 0: they are equal, or within tolerance; 1: they are not; 2: it could not run.
+    frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
+    the self-test found damage that is not caught; 2: it could not run.
     """
     from inflate import workflow
     from inflate.workflow.given import Given
@@ -133,6 +148,8 @@ def verify(
                 max_frames=max_frames,
                 save_outputs=save_outputs,
             ),
+            bisect=bisect,
+            self_test=self_test,
             progress=progress,
         )
     if as_json:
@@ -151,5 +168,6 @@ def verify(
             print_learning(report.trainability)
         for text in report.notes:
             note(text)
-    if not report.passed:
+    # A check that lets damage through has proven nothing, whatever it says of this candidate.
+    if not report.passed or (report.self_test is not None and not report.self_test.passed):
         raise typer.Exit(1)

@@ -9,10 +9,6 @@ from torch import Tensor
 
 from inflate.errors import ConfigError
 from inflate.parity.probes import Probe
-from inflate.parity.result import Picture
-
-MOST_PICTURES = 16
-"""Frames of a probe that are kept to look at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,27 +47,6 @@ class GivenProbe(Probe):
         if sources is not None:
             sources = _cropped(sources, self.frames, frames, height * scale, width * scale)
         return replace(self, frames=frames, height=height, width=width, z=z, sources=sources)
-
-
-def pictures_of(probe: Probe, reference: Tensor, candidate: Tensor) -> tuple[Picture, ...]:
-    """The frames of a probe's first video as both decoders made them, and what they were made of.
-
-    Args:
-        probe: the probe.
-        reference: images ``(B T) C H W``.
-        candidate: the same of the other decoder.
-    """
-    sources = probe.sources if isinstance(probe, GivenProbe) else None
-    count = min(probe.frames, MOST_PICTURES)
-    return tuple(
-        Picture(
-            probe.name,
-            frame,
-            None if sources is None else sources[frame],
-            *(images[frame].detach().float().cpu() for images in (reference, candidate)),
-        )
-        for frame in range(count)
-    )
 
 
 def _cropped(x: Tensor, before: int, frames: int, height: int, width: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,11 +13,9 @@ from torch import Tensor
 
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
+from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.given import GivenProbe
 from inflate.parity.probes import Probe
-
-Decode = Callable[[Tensor, int], Tensor]
-"""Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
 
 R = TypeVar("R")
 
@@ -123,71 +121,99 @@ def smaller_probe(probe: Probe) -> Probe | None:
     return replace(probe, frames=frames, height=height, width=width)
 
 
+@dataclass
+class Pieces:
+    """How many frames are decoded at once, which shrinks as memory runs out, and what is told."""
+
+    at_once: int | None = None
+    told: list[str] = field(default_factory=list)
+
+    def shrink(self, frames: int) -> bool:
+        """Decode half as many frames at once; whether that could be."""
+        before = frames if self.at_once is None else min(self.at_once, frames)
+        self.at_once = max(1, before // 2)
+        return before > 1
+
+    def tell(self, text: str) -> None:
+        """Tell something, once."""
+        if text not in self.told:
+            self.told.append(text)
+
+
 def within_memory(
-    probe: Probe, run: Callable[[Probe], R], told: list[str], device: torch.device
+    probe: Probe, run: Callable[[Probe], R], pieces: Pieces, device: torch.device
 ) -> R:
-    """Run a probe, or where memory runs out the next smaller one, and tell so.
+    """Run a probe; where memory runs out, again in smaller pieces, then a smaller one, and tell so.
 
     Raises:
         torch.OutOfMemoryError: the least probe does not fit.
     """
-    small = probe
+    small, told, at_once = probe, list(pieces.told), pieces.at_once
     while True:
         try:
             result = run(small)
         except (RuntimeError, MemoryError) as error:
-            following = smaller_probe(small) if is_out_of_memory(error) else None
+            if not is_out_of_memory(error):
+                raise
+            following: Probe | None = small
+            if not pieces.shrink(small.batch * small.frames):
+                following, pieces.at_once = smaller_probe(small), at_once
             if following is None:
                 raise
         else:
             if small is not probe:
-                told.append(_made_smaller(probe, small, f"{device} ran out of memory"))
+                pieces.tell(_made_smaller(probe, small, f"{device} ran out of memory"))
             return result
         # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
         small = following
-        _give_back(device)
+        pieces.told = list(told)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def sparing(
-    decode: Decode,
-    what: str,
-    *,
-    framewise: bool,
-    told: list[str],
-    room: Callable[[Tensor], int] | None = None,
-) -> Decode:
-    """A way to decode that goes in pieces where memory is short, and tells so once.
+    comparands: Comparands, pieces: Pieces, dtype: torch.dtype, available: int | None
+) -> Comparands:
+    """The same comparands, each decoding in pieces where memory is short, which is told.
 
     A video is never cut, since its frames meet; frames are where they are decoded one by one.
 
     Args:
-        decode: the way to decode.
-        what: its name, for what is told.
-        framewise: whether it decodes each frame for itself.
-        told: what is told.
-        room: how many frames of latents ``(B T) e h w`` fit at once by estimate; None for all.
+        comparands: what a check runs.
+        pieces: how many frames go at once.
+        dtype: the type to compute in.
+        available: bytes; None where it is not known.
     """
+    architecture = comparands.architecture
 
-    def spared(z: Tensor, frames: int) -> Tensor:
-        unit = 1 if framewise else frames
-        fit = z.shape[0] if room is None else room(z)
-        at_once = max(unit, min(z.shape[0], fit // unit * unit))
-        while True:
-            try:
-                images = decode_in_pieces(decode, z, frames, at_once, framewise=framewise)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or at_once <= unit:
-                    raise
-            at_once = max(unit, at_once // unit // 2 * unit)
-            _give_back(z.device)
-        if at_once < z.shape[0]:
-            text = f"for want of memory {what} decoded {at_once} of {z.shape[0]} frames at a time"
-            if text not in told:
-                told.append(text)
-        return images
+    def at_once(z: Tensor) -> int:
+        most = z.shape[0] if pieces.at_once is None else pieces.at_once
+        if architecture is None or available is None:
+            return most
+        return min(most, available // frame_bytes(architecture, z.shape[2], z.shape[3], dtype))
 
-    return spared
+    def spared(decode: Decode, what: str, *, framewise: bool) -> Decode:
+        def decode_sparing(z: Tensor, frames: int) -> Tensor:
+            unit = 1 if framewise else frames
+            some = min(z.shape[0], max(unit, at_once(z) // unit * unit))
+            images = decode_in_pieces(decode, z, frames, some, framewise=framewise)
+            if some < z.shape[0]:
+                pieces.tell(
+                    f"for want of memory {what} decoded {some} of {z.shape[0]} frames at a time, "
+                    "which may round otherwise"
+                )
+            return images
+
+        return decode_sparing
+
+    framewise, original, skip = comparands.framewise, comparands.original, comparands.skip_video
+    return replace(
+        comparands,
+        reference=spared(comparands.reference, "the reference", framewise=framewise),
+        candidate=spared(comparands.candidate, "the candidate", framewise=False),
+        original=original and spared(original, "the unrounded reference", framewise=framewise),
+        skip_video=skip and spared(skip, "the candidate's image layers", framewise=True),
+    )
 
 
 def decode_in_pieces(
@@ -206,11 +232,6 @@ def _made_smaller(before: Probe, after: Probe, why: str) -> str:
         return f"{probe.frames} frames of {probe.height} x {probe.width} latent pixels"
 
     return f"{why}: the probe {before.name} was made smaller, {text(after)} of {text(before)}"
-
-
-def _give_back(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _of_machine() -> int | None:

@@ -15,12 +15,15 @@ from inflate.checkpoint.files import hash_files
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import CONFIG_KEY, Source, describe
-from inflate.parity.device import resolve_device
+from inflate.parity.comparands import against_itself, against_source
+from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport
 from inflate.parity.trainability import measure
-from inflate.parity.verify import against_itself, against_source, run_check
+from inflate.parity.verify import Scope, run_check
+from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
 from inflate.remote import shown
 from inflate.vocabulary import Target
@@ -47,6 +50,9 @@ def verify(
     weights: str = "plain",
     trainability: bool = False,
     given: Given | None = None,
+    bisect: bool = False,
+    self_test: bool = False,
+    pictures: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint it comes from.
@@ -66,6 +72,9 @@ def verify(
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not hang on it.
         given: latents, images or a video to decode beside the probes, and where outputs are kept.
+        bisect: set the temporal modules to an identity one at a time, and name the guilty.
+        self_test: spoil the candidate in memory in known ways, each of which must be caught.
+        pictures: keep frames of both decoders to be looked at.
         progress: told where the work stands.
 
     Raises:
@@ -119,10 +128,15 @@ def verify(
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
+        temporal = compare_temporal(video)
         extra, told = given_probes(given, sources, comparands.channels, where, progress)
-        keep = None if given.save_outputs is None else partial(keep_outputs, given.save_outputs)
+        comparands = replace(
+            comparands,
+            weights=replace(comparands.weights, temporal=temporal),
+            notes=(*comparands.notes, *told),
+        )
         report = run_check(
-            replace(comparands, notes=(*comparands.notes, *told)),
+            comparands,
             reference=(shown(str(reference)), reference_hash.result()),
             candidate=(
                 shown(str(reference if candidate is None else candidate)),
@@ -132,12 +146,22 @@ def verify(
             device=where,
             tolerance=tolerance,
             seed=seed,
+            probes=(*thorough_probes_for(where), *extra),
             fold=fold,
-            extra=extra,
-            keep=keep,
+            scope=Scope(
+                layers=True,
+                frames=True,
+                floor=True,
+                bisect=bisect,
+                self_test=self_test,
+                pictures=pictures,
+            ),
+            fallback=fell_back(device, where),
+            keep=None if given.save_outputs is None else partial(keep_outputs, given.save_outputs),
             progress=progress,
         )
-        return replace(report, trainability=measure(video, where)) if trainability else report
+        learned = measure(video, where) if trainability else None
+        return replace(report, plan=plan_rows(video), trainability=learned)
 
 
 def _folded_alike(
