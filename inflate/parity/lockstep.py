@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +28,16 @@ _KEPT_BYTES = 2 << 30
 """Outputs of the reference that wait for the candidate's; what is beyond is not compared."""
 
 Watch = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A layer on a probe, and whether the reference's own output is finite."""
+
+    name: str
+    verdict: Verdict
+    errors: Errors
+    finite: bool
 
 
 def spatial_layers(decoder: nn.Module) -> dict[str, nn.Module]:
@@ -58,7 +70,8 @@ class Lockstep:
 
     The reference decodes inside :meth:`reference`, then the candidate inside :meth:`candidate`; an
     output of the reference is held until the candidate's is there, and freed. A decoder may decode
-    a batch in pieces, each its own.
+    a batch in pieces, each its own; a probe that one of them begins anew, for want of memory, is
+    left out.
     """
 
     def __init__(self, modules: Modules, tolerance: Tolerance) -> None:
@@ -76,22 +89,27 @@ class Lockstep:
         self._candidate = {name: pair[1] for name, pair in pairs.items()}
         self._kept: dict[str, list[Tensor]] = {}
         self._bytes = 0
-        self._found: dict[str, list[tuple[Verdict, Errors]]] = {}
-        self._not_finite: list[str] = []
+        self._seen: Counter[str] = Counter()
+        self._new: list[_Compared] = []
+        self._found: dict[str, list[_Compared]] = {}
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Keep what the reference's layers give."""
-        self._kept, self._bytes = {}, 0
+    def reference(self, batch: int) -> Iterator[None]:
+        """Keep what the reference's layers give for a batch of so many frames."""
+        self._kept, self._bytes, self._seen, self._new = {}, 0, Counter(), []
         with watching(self._reference, self._keep):
             yield
+        self._begin(batch)
 
     @contextmanager
-    def candidate(self) -> Iterator[None]:
+    def candidate(self, batch: int) -> Iterator[None]:
         """Compare what the candidate's layers give with what was kept."""
         try:
             with watching(self._candidate, self._compare):
                 yield
+            if self._seen.total() == len(self._seen) * batch:
+                for compared in self._new:
+                    self._found.setdefault(compared.name, []).append(compared)
         finally:
             self._kept = {}
 
@@ -102,8 +120,8 @@ class Lockstep:
             LayerResult(
                 name,
                 _kind(self._reference[name]),
-                worst_verdict([verdict for verdict, _ in found]),
-                worst_of([errors for _, errors in found]),
+                worst_verdict([compared.verdict for compared in found]),
+                worst_of([compared.errors for compared in found]),
             )
             for name, found in self._found.items()
         )
@@ -111,7 +129,8 @@ class Lockstep:
     @property
     def not_finite(self) -> str | None:
         """The first layer of the reference whose own output is not finite."""
-        return next((name for name in self._found if name in self._not_finite), None)
+        spoilt = (n for n, found in self._found.items() if not all(c.finite for c in found))
+        return next(spoilt, None)
 
     def culprit(self) -> str | None:
         """The first layer out of tolerance; for one that was only fed wrong, its block.
@@ -130,25 +149,30 @@ class Lockstep:
         one, two = self._reference[name].state_dict(), self._candidate[name].state_dict()
         return all(torch.equal(one[key], two[key]) for key in one)
 
+    def _begin(self, batch: int) -> None:
+        """Be ready for the candidate, unless the reference began anew."""
+        if self._seen.total() != len(self._seen) * batch:
+            self._kept = {}
+        self._seen.clear()
+
     def _keep(self, name: str, output: Tensor) -> None:
+        self._seen[name] += len(output)
         self._bytes += output.nbytes
         if self._bytes <= _KEPT_BYTES:
             self._kept.setdefault(name, []).append(output)
 
     def _compare(self, name: str, output: Tensor) -> None:
-        if name not in self._kept:
+        self._seen[name] += len(output)
+        kept = self._kept.pop(name, None)
+        if kept is None:
             return
-        kept = self._kept.pop(name)
         expected = kept[0] if len(kept) == 1 else torch.cat(kept)
         if len(expected) > len(output):  # The candidate decodes in pieces.
             self._kept[name] = [expected[len(output) :]]
             expected = expected[: len(output)]
-        if expected.shape != output.shape:
-            raise AssertionError(f"{name}: {tuple(expected.shape)} against {tuple(output.shape)}")
         verdict, errors = measure(expected, output, self._tolerance)
-        self._found.setdefault(name, []).append((verdict, errors))
-        if not errors.finite and name not in self._not_finite and not is_finite(expected):
-            self._not_finite.append(name)
+        finite = errors.finite or is_finite(expected)
+        self._new.append(_Compared(name, verdict, errors, finite))
 
 
 def _layer(decoder: nn.Module, name: str) -> nn.Module:

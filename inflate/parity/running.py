@@ -48,9 +48,9 @@ def run_probe(
         tolerance: what ``within-tolerance`` means.
         lockstep: told of every layer on the way.
     """
-    with nullcontext() if lockstep is None else lockstep.reference():
+    with nullcontext() if lockstep is None else lockstep.reference(len(z)):
         expected = comparands.reference(z, frames)
-    with nullcontext() if lockstep is None else lockstep.candidate():
+    with nullcontext() if lockstep is None else lockstep.candidate(len(z)):
         found = comparands.candidate(z, frames)
     result = judge(name, z, frames, (expected, found), tolerance)
     return Ran(z, frames, expected, found, result)

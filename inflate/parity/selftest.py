@@ -24,6 +24,10 @@ _STEP = 1.0
 """By how much a number is moved: far beyond every type's rounding, far below what shows at once."""
 
 
+_LEAST_SHARE = 0.01
+"""Of a branch that is blended in by less, damage may drown in the tolerance by right."""
+
+
 @dataclass(frozen=True)
 class _Change:
     """A tensor of the candidate put in the place of another."""
@@ -125,7 +129,7 @@ def _temporal_bias(modules: Modules) -> _Change | str:
     if key is None and isinstance(modules.candidate.conv_out, AE3DConv):
         key = "conv_out.time_mix_conv"
     if key is None:
-        return "no temporal bias reaches the output, since no temporal branch is blended in"
+        return "no temporal bias reaches the output, since no temporal branch has a share of it"
     tensor = _tensor(modules.candidate, f"{key}.bias")
     tensor[0] += _STEP
     return _Change(
@@ -146,7 +150,7 @@ def _branch_not_zeroed(modules: Modules) -> _Change | str:
     decoder = modules.candidate
     key = _last_layer(decoder)
     if key is None:
-        return "no branch is left to be zeroed, since none is blended in"
+        return "no branch is left that must be zeros, since none has a share of the output"
     tensor = _tensor(decoder, f"{key}.weight")
     rules = start_rules(decoder)
     # The usual start of the layer before it, which has as many inputs or more.
@@ -175,7 +179,7 @@ def _dirac_off_centre(modules: Modules) -> _Change | str:
 def _last_layer(decoder: VideoDecoder) -> str | None:
     """The layer whose zeros make the first branch that is blended in an identity."""
     for name, module in decoder.named_modules():
-        if isinstance(module, TemporalBlock) and bool(module.temporal_share() != 0):
+        if isinstance(module, TemporalBlock) and float(module.temporal_share()) >= _LEAST_SHARE:
             if isinstance(module, VideoResBlock):
                 return f"{name}.time_stack.out_layers.3"
             return f"{name}.time_mix_block.ff.net.2"

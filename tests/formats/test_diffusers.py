@@ -598,5 +598,9 @@ def test_verify_takes_an_exported_folder(diffusers: ModuleType, tmp_path: Path) 
     model = diffusers_model(diffusers.AutoencoderKL, use_post_quant_conv=False)
     model.save_pretrained(tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "out", skip_parity=True, **EXPORT)
-    assert verify(tmp_path / "model", tmp_path / "out", **CPU).verdict == "bitwise"
+    report = verify(tmp_path / "model", tmp_path / "out", **CPU)
+    assert report.verdict == "bitwise"
+    assert report.weights.temporal is not None
+    assert report.weights.temporal.changed == ()
+    assert report.layers
     assert verify(tmp_path / "out", **CPU).verdict == "bitwise"

@@ -34,9 +34,9 @@ def hooks_of(*decoders: nn.Module) -> int:
 
 def run(image: Decoder, video: VideoDecoder, lockstep: Lockstep, z: Tensor, frames: int) -> None:
     with torch.inference_mode():
-        with lockstep.reference():
+        with lockstep.reference(len(z)):
             image(z)
-        with lockstep.candidate():
+        with lockstep.candidate(len(z)):
             video(z, timesteps=frames)
 
 
@@ -72,9 +72,9 @@ def test_post_quant_conv_is_the_first_layer() -> None:
     lockstep = Lockstep(Modules(image, video, one, two, remake), TOLERANCE)
     z = noise(2, 4, 3, 3)
     with torch.inference_mode():
-        with lockstep.reference():
+        with lockstep.reference(len(z)):
             image(one(z))
-        with lockstep.candidate():
+        with lockstep.candidate(len(z)):
             video(two(z), timesteps=2)
     assert [layer.name for layer in lockstep.layers][:2] == ["post_quant_conv", "decoder.conv_in"]
     assert lockstep.culprit() == "post_quant_conv"
@@ -86,9 +86,9 @@ def test_one_module_can_be_both_sides() -> None:
     z = noise(4, 4, 3, 3)
     video.state_dict()["mid.block_2.time_stack.out_layers.3.bias"] += 1
     with torch.inference_mode():
-        with lockstep.reference():
+        with lockstep.reference(len(z)):
             video(z, skip_video=True)
-        with lockstep.candidate():
+        with lockstep.candidate(len(z)):
             video(z, timesteps=2)
     assert lockstep.culprit() == "decoder.mid.block_2"
 
@@ -99,10 +99,10 @@ def test_a_decoder_may_decode_in_pieces(ours: int, theirs: int) -> None:
     lockstep = Lockstep(modules_of(image, video), TOLERANCE)
     z = noise(4, 4, 3, 3)
     with torch.inference_mode():
-        with lockstep.reference():
+        with lockstep.reference(len(z)):
             for piece in torch.split(z, ours):
                 image(piece)
-        with lockstep.candidate():
+        with lockstep.candidate(len(z)):
             for piece in torch.split(z, theirs):
                 video(piece, timesteps=2)
     assert len(lockstep.layers) == len(spatial_layers(image))
@@ -112,6 +112,27 @@ def test_a_decoder_may_decode_in_pieces(ours: int, theirs: int) -> None:
     again = Lockstep(modules_of(image, video), TOLERANCE)
     run(image, video, again, z, 2)
     assert again.culprit() == "decoder.conv_in"
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_probe_that_is_begun_anew_is_left_out(side: str) -> None:
+    image, video = sound_pair(**CONFIG)
+    lockstep = Lockstep(modules_of(image, video), TOLERANCE)
+    z = noise(4, 4, 3, 3)
+    with torch.inference_mode():
+        with lockstep.reference(len(z)):
+            if side == "reference":
+                image.mid.block_1(image.conv_in(z))
+            image(z)
+        with lockstep.candidate(len(z)):
+            if side == "candidate":  # A piece that went well, and then all of it in smaller ones.
+                video(z[2:], timesteps=2)
+            for piece in torch.split(z, 2):
+                video(piece, timesteps=2)
+    assert lockstep.layers == ()
+    assert lockstep.culprit() is None
+    run(image, video, lockstep, z[:2], 2)
+    assert {layer.verdict for layer in lockstep.layers} == {"bitwise"}
 
 
 def test_each_layer_has_the_worst_of_all_probes() -> None:

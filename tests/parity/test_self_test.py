@@ -50,6 +50,10 @@ def damages_of(report: ParityReport) -> dict[str, Damage]:
             {"branch-not-zeroed"},
         ),
         (
+            {"time_mode": "attn-only", "alpha": -20.0},
+            {"branch-not-zeroed", "dirac-off-centre", "temporal-bias"},
+        ),
+        (
             {"time_mode": "attn-only", "merge_strategy": "fixed", "alpha": 0.0},
             {"branch-not-zeroed", "dirac-off-centre", "temporal-bias"},
         ),
