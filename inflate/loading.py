@@ -27,7 +27,7 @@ from inflate.config.schema import Config, Settings
 from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
 from inflate.inflation.plan import build_encoder, build_video_decoder
 from inflate.models import Decoder, VideoDecoder
-from inflate.models.autoencoder import VideoAutoencoder
+from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
 
 CONFIG_KEY = "inflate.config"
@@ -164,6 +164,32 @@ def load_post_quant_conv(
     with torch.device("meta"):
         conv = conv1x1(in_channels, out_channels)
     return _fill(conv, "post_quant_conv.", source, dtype, stored_as)
+
+
+def load_encoder(source: Source, dtype: torch.dtype) -> ImageEncoder:
+    """The image encoder of a source with its quant conv and codebook, computing in ``dtype``.
+
+    Raises:
+        FamilyError: the source has no encoder.
+    """
+    parts = source.located.part
+    if not parts("encoder."):
+        raise FamilyError(f"{source.checkpoint.path} holds no encoder, so it makes no latents")
+    architecture = source.config.architecture
+    quant = quant_shapes(architecture)["quant_conv."] if parts("quant_conv.") else None
+    with torch.device("meta"):
+        whole = ImageEncoder(
+            build_encoder(source.config),
+            latent_channels=architecture.embed_dim or architecture.z_channels,
+            quant_conv=_conv_channels(quant) if quant else None,
+            # Other quantisers keep no plain codebook: their latents are taken as they are.
+            codebook_entries=architecture.n_embed if parts(_CODEBOOK) else None,
+        )
+    for name in ("encoder", "quant_conv", "quantize"):
+        part = getattr(whole, name)
+        if part is not None:
+            _fill(part, f"{name}.", source, dtype, extra=name == "quantize")
+    return whole.eval()
 
 
 def load_video_decoder(path: str | Path, device: str | torch.device = "cpu") -> VideoDecoder:

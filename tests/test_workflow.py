@@ -494,7 +494,7 @@ def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path)
 
 def test_a_fixed_blend_with_alpha_0_is_told_of(image: Path) -> None:
     def notes(**options: Any) -> tuple[str, ...]:
-        return inflate.convert(image, dry_run=True, **options).plan.notes
+        return inflate.convert(image, dry_run=True, **options).notes
 
     (note,) = notes(merge_strategy="fixed", alpha=0)
     assert "lets no gradient into the temporal branches" in note

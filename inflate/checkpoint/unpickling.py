@@ -86,8 +86,16 @@ class MappedTensors(dict[str, Tensor]):
         return mapped
 
 
-def load_pickled(path: Path) -> tuple[MappedTensors, tuple[str, ...]]:
+BARE = "latents"
+"""What a tensor is called that a file holds without a name."""
+
+
+def load_pickled(path: Path, *, bare: bool = False) -> tuple[MappedTensors, tuple[str, ...]]:
     """The state dict of a torch file, its tensors mapped from the file where its format allows.
+
+    Args:
+        path: the file.
+        bare: take a single tensor too, which is then called :data:`BARE`.
 
     Returns:
         The state dict, and the dotted names that inert stand-ins took the place of.
@@ -99,7 +107,9 @@ def load_pickled(path: Path) -> tuple[MappedTensors, tuple[str, ...]]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             contents = _zipped(path, data) if data[:4] == _ZIP else _legacy(data)
-        claims = _state_dict(contents.content, path)
+        single = bare and isinstance(contents.content, Laid)
+        content = contents.content
+        claims = {BARE: content} if single else _state_dict(content, path)
         return _tensors(claims, contents, path), tuple(sorted(contents.foreign))
     except RefusedError as refused:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -61,6 +62,61 @@ def verify(
     ] = None,
     prefix: Prefix = None,
     weights: FromWeights = "plain",
+    trainability: Annotated[
+        bool,
+        typer.Option(
+            "--trainability",
+            help="Measure by two backward passes which temporal tensors learn now, from the next "
+            "step, or never. The exit code does not hang on it.",
+        ),
+    ] = False,
+    images: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Decode the latents of these images too, as the frames of one video.",
+        ),
+    ] = None,
+    video: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Decode the latents of this video's first frames too.",
+        ),
+    ] = None,
+    max_side: Annotated[
+        Optional[int],
+        typer.Option(help="Longest side of images and frames. [default: 128 on a CPU, else 512]"),
+    ] = None,
+    max_frames: Annotated[
+        Optional[int],
+        typer.Option(help="How many images and frames are taken. [default: 4 on a CPU, else 16]"),
+    ] = None,
+    latents: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Decode stored latents too: T C h w or B T C h w in .safetensors, .pt or .npy, "
+            "unscaled.",
+        ),
+    ] = None,
+    scaled_latents: Annotated[
+        bool,
+        typer.Option(
+            "--scaled-latents", help="--latents are scaled, as diffusion models have them."
+        ),
+    ] = False,
+    save_outputs: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Keep latents and both outputs of every probe here; new or empty.",
+        ),
+    ] = None,
     bisect: Annotated[
         bool,
         typer.Option(
@@ -85,6 +141,7 @@ def verify(
     the self-test found damage that is not caught; 2: it could not run.
     """
     from inflate import workflow
+    from inflate.workflow.given import Given
 
     with progress_bar(quiet) as progress:
         report = workflow.verify(
@@ -98,6 +155,16 @@ def verify(
             merge_strategy=merge_strategy,
             prefix=prefix,
             weights=weights,
+            trainability=trainability,
+            given=Given(
+                images=images,
+                video=video,
+                latents=latents,
+                scaled_latents=scaled_latents,
+                max_side=max_side,
+                max_frames=max_frames,
+                save_outputs=save_outputs,
+            ),
             bisect=bisect,
             self_test=self_test,
             progress=progress,
@@ -112,6 +179,10 @@ def verify(
         from inflate.cli.render import print_parity
 
         print_parity(report)
+        if report.trainability is not None:
+            from inflate.cli.render_learning import print_learning
+
+            print_learning(report.trainability)
         for text in report.notes:
             note(text)
     # A check that lets damage through has proven nothing, whatever it says of this candidate.

@@ -84,18 +84,6 @@ class InflationPlan:
         return tuple(tensor for tensor in self.tensors if tensor.part == part)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What whoever trains the result should know of it, in words."""
-        temporal = self.config.temporal
-        if temporal.merge_strategy == "fixed" and temporal.alpha == 0.0:
-            return (
-                "a fixed blend with alpha 0 lets no gradient into the temporal branches: they stay "
-                "as they are made, however long the decoder is trained. To let them learn, choose "
-                "--merge-strategy learned, or an alpha above 0",
-            )
-        return ()
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all tensors of the target."""
         return sum(tensor.info.nbytes for tensor in self.tensors)

@@ -33,6 +33,55 @@ class Codebook(nn.Module):
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
+class ImageEncoder(nn.Module):
+    """An image encoder with what stands after it, ``N C H W -> N e h w``.
+
+    Args:
+        encoder: the encoder.
+        latent_channels: channels of the latents, ``e``.
+        quant_conv: channels in and out of the convolution after the encoder, or None.
+        codebook_entries: entries of the codebook, or None for a KL autoencoder.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        latent_channels: int,
+        quant_conv: tuple[int, int] | None = None,
+        codebook_entries: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = encoder
+        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
+        self.quantize = (
+            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``N C H W`` in [-1, 1] to unscaled latents ``N e h w``."""
+        return _latents(images, self.encoder, self.quant_conv, self.quantize, self.latent_channels)
+
+
+def _latents(
+    images: Tensor,
+    encoder: nn.Module,
+    quant_conv: nn.Module | None,
+    quantize: nn.Module | None,
+    channels: int,
+) -> Tensor:
+    """The posterior's mean, or the nearest entries of the codebook."""
+    h: Tensor = encoder(images)
+    if quant_conv is not None:
+        h = quant_conv(h)
+    if quantize is not None:
+        entries: Tensor = quantize(h)
+        return entries
+    # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
+    return h[:, :channels].contiguous()
+
+
 class VideoAutoencoder(nn.Module):
     """An image encoder and a video decoder, with what stands between them.
 
@@ -82,14 +131,7 @@ class VideoAutoencoder(nn.Module):
                 "this autoencoder was loaded from a file without an encoder: convert the whole "
                 "image autoencoder to have encode()"
             )
-        h = self.encoder(images)
-        if self.quant_conv is not None:
-            h = self.quant_conv(h)
-        if self.quantize is not None:
-            return self.quantize(h)  # type: ignore[no-any-return]
-        # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
-        mean: Tensor = h[:, : self.latent_channels]
-        return mean.contiguous()
+        return _latents(images, self.encoder, self.quant_conv, self.quantize, self.latent_channels)
 
     def decode(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inflate.config.schema import Architecture
 from inflate.errors import PlanError
 from inflate.loading import (
     CONFIG_KEY,
@@ -55,6 +56,9 @@ class Comparands:
     skip_video: Decode | None = None
     """The candidate with its temporal layers left out, where that is not the reference itself."""
     modules: Modules | None = None
+    architecture: Architecture | None = None
+    framewise: bool = False
+    """Whether the reference decodes each frame for itself."""
 
 
 def against_source(
@@ -103,6 +107,8 @@ def against_source(
         notes=tuple(notes),
         skip_video=_video_decode(video, before_video, skip_video=True),
         modules=Modules(image, video, before_image, before_video, remake),
+        architecture=reference.config.architecture,
+        framewise=True,
     )
 
 
@@ -130,6 +136,7 @@ def against_video(
         cast_types=None,
         notes=_notes(candidate),
         modules=Modules(first, second, before_reference, before_candidate, remake),
+        architecture=reference.config.architecture,
     )
 
 
@@ -156,6 +163,8 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
             "no reference was given: the candidate was compared with its own image layers",
         ),
         modules=Modules(video, video, before, before, remake),
+        architecture=candidate.config.architecture,
+        framewise=True,
     )
 
 

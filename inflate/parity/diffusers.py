@@ -69,6 +69,8 @@ def against_export(
         weights=compare_weights(reference, candidate),
         cast_types=narrowed(reference, candidate),
         notes=(f"{sides} computed by diffusers {diffusers.__version__}",),
+        architecture=reference.config.architecture,
+        framewise=not reference.inflated,
     )
 
 

@@ -79,12 +79,18 @@ def run_frames(comparands: Comparands, ran: Sequence[Ran], tolerance: Tolerance)
     return found
 
 
-def pictures_of(ran: Ran) -> tuple[Picture, ...]:
-    """Frames of the first video of a probe, spread over its time."""
+def pictures_of(ran: Ran, sources: Tensor | None = None) -> tuple[Picture, ...]:
+    """Frames of the first video of a probe, spread over its time, and what they were made of."""
     count = min(ran.frames, _PICTURES)
     chosen = torch.linspace(0, ran.frames - 1, count).round().int().tolist()
     return tuple(
-        Picture(ran.result.name, t, None, ran.expected[t].float().cpu(), ran.found[t].float().cpu())
+        Picture(
+            ran.result.name,
+            t,
+            None if sources is None else sources[t],
+            ran.expected[t].float().cpu(),
+            ran.found[t].float().cpu(),
+        )
         for t in chosen
     )
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from inflate.errors import DeviceError
 from inflate.parity.bisect import bisect
 from inflate.parity.comparands import Comparands
 from inflate.parity.device import environment, exact_float32
 from inflate.parity.floor import find_overflow, measure_floor
+from inflate.parity.given import GivenProbe
 from inflate.parity.lockstep import Lockstep
+from inflate.parity.memory import (
+    Pieces,
+    available_bytes,
+    fitting,
+    saying_memory,
+    sparing,
+    within_memory,
+)
 from inflate.parity.metrics import Tolerance, compare, worst_error, worst_verdict
 from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.result import (
@@ -24,11 +31,15 @@ from inflate.parity.result import (
     FoldResult,
     OverflowResult,
     ParityReport,
+    Picture,
     SelfTestResult,
 )
 from inflate.parity.running import Ran, pictures_of, run_frames, run_probe
 from inflate.parity.selftest import self_test
 from inflate.progress import Progress, silent
+
+Keep = Callable[[Probe, Tensor, Tensor, Tensor], None]
+"""What is told of a probe: its latents, and the images of reference and candidate."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ def run_check(
     fold: FoldResult | None = None,
     scope: Scope = Scope(),
     fallback: bool = False,
+    keep: Keep | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
@@ -76,6 +88,7 @@ def run_check(
         fold: what a fold changed before, for the report.
         scope: what else to find out.
         fallback: whether the CPU computes for want of a GPU, for the report.
+        keep: given every probe, its latents, and what both decoders made of them.
         progress: told of every probe.
 
     Raises:
@@ -87,14 +100,29 @@ def run_check(
     lockstep = None
     if comparands.modules is not None:
         lockstep = Lockstep(comparands.modules, tolerance)
+    pieces, available = Pieces(), available_bytes(device)
+    comparands = sparing(comparands, pieces, dtype, available)
+    probes, shrunk = fitting(probes, comparands.architecture, dtype, available)
+
+    def run(probe: Probe) -> tuple[Probe, Ran]:
+        z = probe.latents(comparands.channels, seed).to(device, dtype)
+        watch = lockstep if scope.layers else None
+        return probe, run_probe(comparands, probe.name, z, probe.frames, tolerance, watch)
+
     ran: list[Ran] = []
-    with exact_float32(), torch.inference_mode(), _saying_memory(device):
+    pictures: list[Picture] = []
+    with exact_float32(), torch.inference_mode(), saying_memory(device, "parity was checked"):
         where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
-            z = probe.latents(comparands.channels, seed).to(device, dtype)
-            watch = lockstep if scope.layers else None
-            ran.append(run_probe(comparands, probe.name, z, probe.frames, tolerance, watch))
+            small, one = within_memory(probe, run, pieces, device)
+            ran.append(one)
+            if scope.pictures and (isinstance(small, GivenProbe) or done == len(probes) - 1):
+                pictures += pictures_of(
+                    one, small.sources if isinstance(small, GivenProbe) else None
+                )
+            if keep is not None:
+                keep(small, one.z, one.expected, one.found)
         progress("checking parity", len(probes), len(probes))
         cast = _cast(comparands, ran)
         judged = [*ran, *(run_frames(comparands, ran, tolerance) if scope.frames and ran else ())]
@@ -129,9 +157,9 @@ def run_check(
         bisect=guilt,
         self_test=tested,
         overflow=overflow,
-        pictures=pictures_of(ran[-1]) if scope.pictures else (),
+        pictures=tuple(pictures),
     )
-    return replace(report, notes=(*report.notes, *_words(report), *told))
+    return replace(report, notes=(*report.notes, *shrunk, *pieces.told, *_words(report), *told))
 
 
 def _cast(comparands: Comparands, ran: Sequence[Ran]) -> CastResult | None:
@@ -228,17 +256,6 @@ def _words(report: ParityReport) -> tuple[str, ...]:
 def _start(name: str, names: Sequence[str]) -> int:
     """Where the first layer stands that belongs to a block, or is the layer itself."""
     return next(i for i, other in enumerate(names) if f"{other}.".startswith(f"{name}."))
-
-
-@contextmanager
-def _saying_memory(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"{device} ran out of memory while parity was checked; free some, or choose "
-            "--device cpu"
-        ) from error
 
 
 def _error(reference: Tensor, candidate: Tensor) -> float | None:

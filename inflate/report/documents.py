@@ -7,7 +7,8 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from inflate.inflation.plan import Copy, InflationPlan, Make
-from inflate.parity.result import ParityReport
+from inflate.parity.learning import counts
+from inflate.parity.result import ParityReport, TrainabilityResult
 from inflate.workflow import ConversionResult
 
 PARITY_SCHEMA = "inflate/parity-report/1"
@@ -58,8 +59,21 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
         "temporal": asdict(config.temporal),
         "seed": config.seed,
         "parity": None if result.parity is None else parity_document(result.parity),
+        "trainability": learning_document(result.trainability),
         "notes": list(result.notes),
         "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
+    }
+
+
+def learning_document(result: TrainabilityResult | None) -> dict[str, Any] | None:
+    """How many temporal tensors learn when, and those that never do; None where it is unknown."""
+    if result is None:
+        return None
+    found = counts(result)
+    return {
+        "now": found["now"],
+        "next_step": found["next-step"],
+        "never": [_plain(tensor) for tensor in result.tensors if tensor.learns == "never"],
     }
 
 

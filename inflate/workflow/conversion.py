@@ -17,7 +17,7 @@ from inflate.inflation.plan import InflationPlan
 from inflate.loading import describe
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
-from inflate.parity.result import ParityReport
+from inflate.parity.result import ParityReport, TrainabilityResult
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, scratch_folder, shown
@@ -33,7 +33,8 @@ class ConversionResult:
 
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
     did not hold; ``destination`` is where it would be. ``parity`` is None where it was not checked.
-    ``notes`` are for whoever uses the result.
+    ``notes`` are for whoever uses the result. ``trainability`` is told from the plan alone; None
+    for the copy of a video checkpoint.
     """
 
     plan: InflationPlan
@@ -44,6 +45,7 @@ class ConversionResult:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     destination: str = ""
+    trainability: TrainabilityResult | None = None
 
     @property
     def passed(self) -> bool:
@@ -144,9 +146,9 @@ def convert(
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
         if dry_run:
-            where_to = shown(str(destination))
+            told = shown(str(destination))
             return ConversionResult(
-                job.plan, target, None, None, None, seconds, job.notes, where_to
+                job.plan, target, None, None, None, seconds, job.notes, told, job.trainability
             )
         with _local_destination(path, destination, target, overwrite=overwrite) as local:
             made = produce(
@@ -173,7 +175,15 @@ def convert(
     }
     told = shown(str(destination))
     return ConversionResult(
-        job.plan, target, parity, published, made.sha256, seconds, job.notes, told
+        job.plan,
+        target,
+        parity,
+        published,
+        made.sha256,
+        seconds,
+        job.notes,
+        told,
+        job.trainability,
     )
 
 

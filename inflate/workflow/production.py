@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ from inflate.inflation.apply import planned_tensors
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
+from inflate.parity import learning
 from inflate.parity.comparands import against_source, against_video
 from inflate.parity.device import device_name
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.result import FoldResult, ParityReport, TrainabilityResult
+from inflate.parity.trainability import predict_from_plan
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.vocabulary import Target
@@ -53,7 +56,16 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever uses the result should know, in words."""
-        return (*self.source.located.notes, *self.plan.notes, *self.fitted.notes)
+        return (
+            *self.source.located.notes,
+            *learning.notes(self.trainability),
+            *self.fitted.notes,
+        )
+
+    @cached_property
+    def trainability(self) -> TrainabilityResult | None:
+        """When each temporal tensor will learn; None for the copy of a video checkpoint."""
+        return predict_from_plan(self.plan)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,14 @@ from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
 from inflate.remote import shown
 from inflate.vocabulary import Target
 from inflate.workflow.folding import folded
+from inflate.workflow.given import Given, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import local_source
 
@@ -45,6 +48,8 @@ def verify(
     merge_strategy: str | None = None,
     prefix: str | None = None,
     weights: str = "plain",
+    trainability: bool = False,
+    given: Given | None = None,
     bisect: bool = False,
     self_test: bool = False,
     pictures: bool = False,
@@ -64,6 +69,9 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        trainability: measure when each temporal tensor of the candidate learns; the verdict does
+            not hang on it.
+        given: latents, images or a video to decode beside the probes, and where outputs are kept.
         bisect: set the temporal modules to an identity one at a time, and name the guilty.
         self_test: spoil the candidate in memory in known ways, each of which must be caught.
         pictures: keep frames of both decoders to be looked at.
@@ -77,6 +85,8 @@ def verify(
     for name, value in (("--atol", atol), ("--rtol", rtol)):
         if value is not None and not 0.0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}; expected a finite number, 0 or more")
+    given = given or Given()
+    given.check()
     where = resolve_device(device)
     compute = getattr(torch, dtype)
     default = TOLERANCES[dtype]
@@ -85,12 +95,12 @@ def verify(
         default if rtol is None else rtol,
     )
     video_path = local_source(reference if candidate is None else candidate, progress)
-    given = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
+    blend = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
         opened = stack.enter_context(open_checkpoint(video_path))
-        video = describe(opened, given, prefix=prefix if candidate is None else None)
+        video = describe(opened, blend, prefix=prefix if candidate is None else None)
         video_hash = hasher.submit(hash_files, opened.files)
-        if given and CONFIG_KEY in opened.metadata:
+        if blend and CONFIG_KEY in opened.metadata:
             raise ConfigError(
                 f"--merge-strategy is {merge_strategy!r}, and the header of {video_path} says how "
                 "it blends; leave the option out"
@@ -102,6 +112,7 @@ def verify(
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
         fold = None
+        sources = [video]
         if candidate is None:
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
@@ -114,10 +125,16 @@ def verify(
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
+            sources = [image, video]
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
         temporal = compare_temporal(video)
-        comparands = replace(comparands, weights=replace(comparands.weights, temporal=temporal))
+        extra, told = given_probes(given, sources, comparands.channels, where, progress)
+        comparands = replace(
+            comparands,
+            weights=replace(comparands.weights, temporal=temporal),
+            notes=(*comparands.notes, *told),
+        )
         report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
@@ -129,7 +146,7 @@ def verify(
             device=where,
             tolerance=tolerance,
             seed=seed,
-            probes=thorough_probes_for(where),
+            probes=(*thorough_probes_for(where), *extra),
             fold=fold,
             scope=Scope(
                 layers=True,
@@ -140,9 +157,11 @@ def verify(
                 pictures=pictures,
             ),
             fallback=fell_back(device, where),
+            keep=None if given.save_outputs is None else partial(keep_outputs, given.save_outputs),
             progress=progress,
         )
-        return replace(report, plan=plan_rows(video))
+        learned = measure(video, where) if trainability else None
+        return replace(report, plan=plan_rows(video), trainability=learned)
 
 
 def _folded_alike(

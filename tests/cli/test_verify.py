@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ..checkpoints import FIRST_STAGE, prefixed, write_safetensors
 from ..conversions import nudged, rewritten, sha256
+from ..media import clip, picture
 from .conftest import Run
 
 CPU = ("--device", "cpu")
@@ -209,3 +210,73 @@ def test_a_check_that_lets_damage_through_ends_with_1(
     document = strict(ran.out)
     assert document["verdict"] == "bitwise"
     assert None in {damage["caught_by"] for damage in document["self_test"]["damages"]}
+
+
+def test_when_tensors_learn(run: Run, image: Path, tmp_path: Path) -> None:
+    dead = tmp_path / "dead.safetensors"
+    run("convert", image, "-o", dead, "--merge-strategy", "fixed", "-q", *CPU)
+    ran = run("verify", image, dead, "--trainability", *CPU)
+    assert ran.code == 0, "the verdict is that of parity alone"
+    lines = ran.out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("temporal layers: "))
+    assert lines[at].startswith("temporal layers: 2 tensors learn now, 0 from the next step, ")
+    told = [line for line in lines[at:] if line.startswith("  never, ")]
+    assert any("a fixed blend with alpha 0 lets no gradient" in line for line in told)
+    assert any("choose --merge-strategy learned, or an alpha above 0" in line for line in told)
+    assert "    decoder.mid.block_1.time_stack.in_layers.0.weight" in lines
+    assert any("more; --json lists them" in line for line in lines[at:])
+
+    tensors = strict(run("verify", image, dead, "--trainability", "--json", *CPU).out)[
+        "trainability"
+    ]["tensors"]
+    assert {tensor["learns"] for tensor in tensors} == {"now", "never"}
+    assert set(tensors[0]) == {"name", "learns", "reason", "change"}
+    assert "temporal layers" not in run("verify", image, dead, *CPU).out
+
+
+def test_real_latents_and_kept_outputs(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    picture(tmp_path / "images" / "a.png", 40, 24)
+    video = clip(tmp_path / "clip.mkv")
+    z = tmp_path / "z.pt"
+    torch.save(torch.randn(2, 4, 3, 5), z)
+    given = ("--images", tmp_path / "images", "--video", video, "--latents", z)
+    limits = ("--max-side", 16, "--max-frames", 2)
+    out = tmp_path / "out"
+    ran = run("verify", image, videos["all"], *given, *limits, "--save-outputs", out, *CPU)
+    assert ran.code == 0, ran.err
+    rows = {row.split()[0]: row.split()[1:] for row in ran.out.splitlines() if row.strip()}
+    assert rows["images"][:5] == ["1", "4", "4", "8", "1"]
+    assert rows["video"][:5] == ["2", "4", "5", "8", "2"]
+    assert rows["latents"][:5] == ["2", "4", "3", "5", "2"]
+    assert "note: the probe images is of 16 x 8 pixels: 1 images of" in ran.err
+    assert {"images.safetensors", "latents.safetensors"} <= {path.name for path in out.iterdir()}
+    ran = run("verify", image, videos["all"], "--save-outputs", out, *CPU)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: {out} is not empty; choose another folder for --save-outputs\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--images", "none"), "error: --images none is no folder; expected one with images in it"),
+        (("--video", "none.mp4"), "error: --video none.mp4 is no file; expected a video"),
+        (("--latents", "none.pt"), "error: --latents: none.pt does not exist"),
+        (("--scaled-latents",), "error: --scaled-latents says how --latents are stored; give both"),
+        (("--max-side", 0), "error: --max-side is 0; expected 1 or more"),
+    ],
+)
+def test_what_is_given_and_cannot_be_taken_ends_with_2(
+    run: Run, image: Path, videos: dict[str, Path], options: tuple[object, ...], said: str
+) -> None:
+    ran = run("verify", image, videos["all"], *options, *CPU)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(said)
+    assert ran.err.count("\n") == 1
+
+
+def test_the_help_says_what_the_exit_code_hangs_on(run: Run) -> None:
+    ran = run("verify", "--help")
+    assert "--trainability" in ran.out
+    assert "The exit code does not" in " ".join(ran.out.split())

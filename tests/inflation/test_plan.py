@@ -140,21 +140,6 @@ def test_sizes_add_up(tmp_path: Path) -> None:
     assert (mix.parameters, mix.info.nbytes, mix.info.shape) == (1, 2, (1,))
 
 
-@pytest.mark.parametrize(
-    ("strategy", "alpha", "dead"),
-    [("fixed", 0.0, True), ("fixed", 0.25, False), ("learned", 0.0, False)],
-)
-def test_branches_that_can_never_learn_are_noted(
-    strategy: str, alpha: float, dead: bool, tmp_path: Path
-) -> None:
-    settings = {"temporal.merge_strategy": strategy, "temporal.alpha": alpha}
-    notes = plan_of(SOURCES["prefixed"], tmp_path, settings).notes
-    assert bool(notes) == dead
-    for note in notes:
-        assert "lets no gradient into the temporal branches" in note
-        assert "choose --merge-strategy learned, or an alpha above 0" in note
-
-
 # Types
 
 

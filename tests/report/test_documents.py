@@ -120,6 +120,7 @@ CONVERSION_KEYS = {
     "temporal",
     "seed",
     "parity",
+    "trainability",
     "notes",
     "seconds",
 }
@@ -178,7 +179,7 @@ def test_a_conversion_in_full(conversion: ConversionResult) -> None:
     assert document["seed"] == 3
     assert conversion.parity is not None
     assert document["parity"] == strict(parity_document(conversion.parity))
-    assert document["notes"] == list(conversion.plan.notes) != []
+    assert document["notes"] == list(conversion.notes) != []
     assert set(document["seconds"]) == {"plan", "write", "parity", "publish", "total"}
 
 

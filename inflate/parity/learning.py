@@ -1,0 +1,151 @@
+"""What keeps a temporal tensor from learning, told from the modules, and how it is said."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+from inflate.inflation.initializers import BRANCHES, start_rules
+from inflate.models import VideoDecoder
+from inflate.models.blend import TemporalBlock
+from inflate.models.blocks import AttnBlock, ResnetBlock, Upsample
+from inflate.parity.result import TrainabilityResult
+
+LEAST_SHARE = 2.0**-23
+"""The share of a branch below which float32 rounds away what the branch adds."""
+
+ARRIVES = "a gradient arrives"
+AFTER_ZEROS = "the zeros that make its branch an identity pass no gradient on before they move"
+EQUAL_BRANCHES = "its branches are equal before the first step: there is nothing to weigh"
+
+_BUFFER = "a fixed blend is a buffer, which no optimiser changes"
+_CENTRED = "the norms after it have one channel a group, and take every constant away again"
+_FROZEN = "its requires_grad is false"
+
+Why = tuple[str, str | None]
+"""A reason, and what to change; None where it is as chosen, or does no harm."""
+
+
+def summary(result: TrainabilityResult) -> str:
+    """How many tensors learn when, in a line."""
+    found = counts(result)
+    return (
+        f"temporal layers: {found['now']} tensors learn now, {found['next-step']} from the next "
+        f"step, {found['never']} never"
+    )
+
+
+def counts(result: TrainabilityResult) -> dict[str, int]:
+    """How many tensors learn when."""
+    found = Counter(tensor.learns for tensor in result.tensors)
+    return {"now": found["now"], "next-step": found["next-step"], "never": found["never"]}
+
+
+def notes(result: TrainabilityResult | None) -> tuple[str, ...]:
+    """What should be changed so that all tensors learn, in words; what is as chosen is left out."""
+    tensors = () if result is None else result.tensors
+    found = Counter((t.reason, t.change) for t in tensors if t.learns == "never" and t.change)
+    return tuple(
+        f"{reason}: {count} temporal tensors never learn, however long the decoder is trained. "
+        f"To let them learn, {change}"
+        for (reason, change), count in found.items()
+    )
+
+
+def blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]:
+    """Every temporal tensor, and the block whose blend weighs it; None for those without."""
+    blocks = {f"{p}.": m for p, m in decoder.named_modules() if isinstance(m, TemporalBlock)}
+    found = {}
+    for key in start_rules(decoder):
+        path = next((path for path in blocks if key.startswith(path)), "")
+        found[key] = blocks.get(path)
+    return found
+
+
+def frozen(parameter: nn.Parameter | None) -> Why | None:
+    """Why no optimiser changes a tensor; None where one may."""
+    if parameter is None:
+        return _BUFFER, None
+    return None if parameter.requires_grad else (_FROZEN, "set it to true")
+
+
+def cut(key: str, block: TemporalBlock | None) -> Why | None:
+    """Why the blend lets nothing through to a tensor; None where it does."""
+    if block is None:
+        return None
+    share = float(block.temporal_share().detach().double())
+    own = key.endswith(".mix_factor")
+    if (min(share, 1.0 - share) if own else share) >= LEAST_SHARE:
+        return None
+    if block.merge_strategy == "fixed":
+        more = "a larger alpha" if share else "an alpha above 0"
+        return (
+            f"a fixed blend with alpha {share:g} lets no gradient into the temporal branches",
+            f"choose --merge-strategy learned, or {more}",
+        )
+    what = "the slope of their share" if own else "the share of the temporal branches"
+    alpha = abs(float(block.mix_factor.detach())) * (1 if share > 0.5 else -1)
+    return (
+        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {LEAST_SHARE:.1g}, which float32 "
+        "rounds away",
+        "choose an alpha between -15 and 15",
+    )
+
+
+def centred(decoder: VideoDecoder, key: str) -> Why | None:
+    """Why a bias never counts: norms of one channel a group take every constant away."""
+    path, _, tensor = key.rpartition(".in_layers.")
+    if tensor == "2.bias":
+        vanishes = _alone(decoder.get_submodule(f"{path}.out_layers.0"))
+    else:
+        ends = key.endswith((".out_layers.3.bias", ".time_mix_block.ff.net.2.bias"))
+        vanishes = ends and key.startswith(_levelled(decoder))
+    return (_CENTRED, None) if vanishes else None
+
+
+def first_to_learn(decoder: VideoDecoder, key: str) -> bool:
+    """Whether a tensor is of the layers at the end of a branch, where gradients arrive at once."""
+    parts = key.split(".")
+    (at,) = (i for i, part in enumerate(parts) if part in BRANCHES or part == "mix_factor")
+    branch, layer = parts[at], ".".join(parts[at + 1 : -1])
+    if branch == "time_mix_conv":
+        return True
+    # What is the same at every pixel vanishes in such norms, until layers before them have moved.
+    constant = branch != "time_stack" and (parts[-1] == "bias" or branch == "video_time_embed")
+    if constant and key.startswith(_levelled(decoder)):
+        return False
+    return layer in BRANCHES.get(branch, ())
+
+
+def later(key: str) -> str:
+    """Why a tensor learns from the next step on."""
+    return EQUAL_BRANCHES if key.endswith(".mix_factor") else AFTER_ZEROS
+
+
+def _levelled(decoder: VideoDecoder) -> tuple[str, ...]:
+    """The paths of the blocks after which every constant is taken away before it is used."""
+    names = {module: path for path, module in decoder.named_modules()}
+    run = [decoder.mid.block_1, decoder.mid.attn_1, decoder.mid.block_2]
+    for level in reversed(list(decoder.up)):
+        for i, block in enumerate(level.block):
+            run += [block, *([level.attn[i]] if level.attn else [])]
+        run += [level.upsample] if hasattr(level, "upsample") else []
+    found = []
+    vanishes = _alone(decoder.norm_out)
+    for module in reversed(run):
+        if vanishes:
+            found.append(f"{names[module]}.")
+        if isinstance(module, ResnetBlock):
+            skips = not hasattr(module, "nin_shortcut")
+            vanishes = vanishes and skips and _alone(module.norm1)
+        elif isinstance(module, AttnBlock):
+            vanishes = vanishes and _alone(module.norm)
+        elif isinstance(module, Upsample):
+            vanishes = vanishes and isinstance(module.conv, nn.Identity)
+    return tuple(found)
+
+
+def _alone(norm: nn.Module) -> bool:
+    """Whether each channel of a norm is a group of its own."""
+    return isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels

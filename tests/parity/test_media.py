@@ -1,0 +1,385 @@
+"""Images and videos as pixels, their latents by the checkpoint's own encoder, stored latents."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import inflate
+from inflate.errors import ConfigError, FamilyError, InflateError, OutputError
+from inflate.loading import load_video_autoencoder
+from inflate.parity.given import GivenProbe
+from inflate.parity.latents import read_latents
+from inflate.parity.media import fitting_size, image_pixels, video_pixels
+from inflate.workflow.given import Given
+
+from ..checkpoints import autoencoder, bare_decoder, write_torch
+from ..conversions import CPU
+from ..media import clip, picture
+
+SIZES: dict[str, Any] = {"multiple": 8, "side": 64, "most": 4}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images of several sizes and formats, and of other files."""
+    folder = tmp_path / "images"
+    picture(folder / "b.png", 100, 60, 1)
+    picture(folder / "a.jpg", 200, 120, 2)
+    picture(folder / "c.webp", 50, 90, 3)
+    picture(folder / "d.png", 64, 64, 4, mode="L")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+# Pixels
+
+
+def test_images_are_sorted_and_take_the_size_of_the_first(images: Path) -> None:
+    pixels, told = image_pixels(images, **SIZES)
+    assert pixels.shape == (4, 3, 32, 64)
+    assert pixels.dtype == torch.float32
+    assert -1 <= pixels.min() < -0.9 < 0.9 < pixels.max() <= 1
+    assert told == f"64 x 32 pixels: 4 images of {images}"
+    first, _ = image_pixels(images, **{**SIZES, "most": 1})
+    assert torch.equal(first, pixels[:1])
+    assert (pixels[3, 0] == pixels[3, 1]).all(), "grey became RGB"
+    _, told = image_pixels(images, **{**SIZES, "most": 2})
+    assert told == f"64 x 32 pixels: the first 2 of 4 images of {images}"
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple", "side", "fitted"),
+    [
+        ((100, 60), 8, 64, (64, 32)),
+        ((60, 100), 8, 64, (32, 64)),
+        ((64, 64), 8, 64, (64, 64)),
+        ((70, 70), 8, 512, (64, 64)),
+        ((1000, 10), 8, 64, (64, 8)),
+        ((5, 3), 8, 64, (8, 8)),
+        ((33, 17), 1, 512, (33, 17)),
+    ],
+)
+def test_sizes_are_bounded_multiples(
+    size: tuple[int, int], multiple: int, side: int, fitted: tuple[int, int]
+) -> None:
+    assert fitting_size(size, multiple, side) == fitted
+
+
+def test_an_image_turned_by_its_camera_stands_upright(tmp_path: Path) -> None:
+    path = picture(tmp_path / "turned" / "a.jpg", 64, 32)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+    assert image_pixels(path.parent, **SIZES)[0].shape == (1, 3, 64, 32)
+
+
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_the_first_frames_of_a_video(tmp_path: Path, ending: str) -> None:
+    path = clip(tmp_path / f"clip{ending}", frames=6)
+    pixels, told = video_pixels(path, **SIZES)
+    assert pixels.shape == (4, 3, 32, 48)
+    assert told == f"48 x 32 pixels: the first 4 frames of {path}"
+    grey = (pixels.mean(dim=(1, 2, 3)) + 1) * 127.5
+    assert torch.allclose(grey, torch.tensor([0.0, 30, 60, 90]), atol=4), "in their order"
+    assert video_pixels(path, **{**SIZES, "most": 100})[0].shape[0] == 6
+
+
+def spoilt_images(folder: Path) -> None:
+    picture(folder / "a.png", 8, 8)
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+
+
+def cut_image(folder: Path) -> None:
+    path = picture(folder / "a.jpg", 64, 64)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def bomb(folder: Path) -> None:
+    path = picture(folder / "a.png", 8, 8)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (40_000).to_bytes(4, "big") * 2
+    path.write_bytes(content)
+
+
+def no_images(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no image")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (no_images, "holds no images; expected files such as .png"),
+        (lambda _folder: None, "is no folder; expected one with images in it"),
+        (lambda folder: folder.write_text("a file"), "is no folder"),
+        (spoilt_images, "b.png cannot be read as an image"),
+        (cut_image, "a.jpg cannot be read as an image"),
+        (bomb, "a.png cannot be read as an image"),
+    ],
+)
+def test_images_that_cannot_be_taken(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    make(tmp_path / "images")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        image_pixels(tmp_path / "images", **SIZES)
+
+
+def sound_alone(path: Path) -> None:
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
+
+
+def playlist(path: Path) -> None:
+    clip(path.parent / "other.mkv")
+    path.write_text("#EXTM3U\n#EXTINF:1,\nother.mkv\n#EXT-X-ENDLIST\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda _path: None, "is no file; expected a video"),
+        (lambda path: path.mkdir(), "is no file; expected a video"),
+        (lambda path: path.write_bytes(b""), "cannot be decoded"),
+        (lambda path: path.write_bytes(b"no video" * 1000), "cannot be decoded"),
+        (
+            lambda path: path.write_bytes(clip(path.with_suffix(".mkv")).read_bytes()[:300]),
+            "clip.bin",
+        ),
+        (sound_alone, "has no pictures; expected a video"),
+        (playlist, "clip.bin"),
+    ],
+)
+def test_videos_that_cannot_be_taken(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    make(tmp_path / "clip.bin")
+    with pytest.raises(ConfigError, match=said) as caught:
+        video_pixels(tmp_path / "clip.bin", **SIZES)
+    assert str(caught.value).startswith(f"--video {tmp_path / 'clip.bin'} ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["PIL", "av"])
+def test_a_missing_extra_is_told_with_the_command(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == missing:
+            raise ImportError(f"No module named {missing!r}", name=missing)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    command = re.escape(f"({missing} is missing); pip install 'inflate-video[media]'")
+    with pytest.raises(ConfigError, match=f"--video needs the extra media {command}"):
+        video_pixels(tmp_path / "clip.mp4", **SIZES)
+    if missing == "PIL":
+        with pytest.raises(ConfigError, match=f"--images needs the extra media {command}"):
+            image_pixels(images, **SIZES)
+
+
+# Real latents
+
+
+def test_images_and_videos_become_probes(
+    image: Path, videos: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    given = Given(images=images, video=clip(tmp_path / "clip.mkv"), max_side=32, max_frames=3)
+    report = inflate.verify(image, videos["all"], given=given, pictures=True, **CPU)
+    assert report.passed
+    shapes = {probe.name: (probe.shape, probe.frames, probe.verdict) for probe in report.probes}
+    assert shapes["images"] == ((3, 4, 9, 16), 3, "bitwise")
+    assert shapes["video"] == ((3, 4, 10, 16), 3, "bitwise")
+    assert any(f"32 x 18 pixels: the first 3 of 4 images of {images}" in n for n in report.notes)
+    pixels, _ = image_pixels(images, multiple=2, side=32, most=3)
+    kept = [picture for picture in report.pictures if picture.probe == "images"]
+    assert [picture.frame for picture in kept] == [0, 1, 2]
+    for picture_, source in zip(kept, pixels, strict=True):
+        assert picture_.source is not None
+        assert torch.equal(picture_.source, source)
+        assert picture_.reference.shape == picture_.candidate.shape == source.shape
+    assert {p.source is None for p in report.pictures if p.probe not in ("images", "video")} <= {
+        True
+    }
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+def test_the_latents_are_those_of_the_checkpoints_own_encoder(
+    kind: str, images: Path, tmp_path: Path
+) -> None:
+    source = write_torch(tmp_path / "img.pt", autoencoder(kind))
+    target = tmp_path / "video.safetensors"
+    inflate.convert(source, target, **CPU)
+    pixels, _ = image_pixels(images, multiple=2, side=16, most=2)
+    expected = load_video_autoencoder(target).encode(pixels)
+    for name, files in {"pair": (source, target), "alone": (target,)}.items():
+        out = tmp_path / name
+        given = Given(images=images, max_side=16, max_frames=2, save_outputs=out)
+        inflate.verify(*files, given=given, **CPU)
+        kept = load_file(out / "images.safetensors")
+        assert torch.allclose(kept["latents"], expected, atol=1e-5)
+        assert torch.equal(kept["source"], pixels)
+
+
+def test_a_bare_reference_leaves_encoding_to_the_candidate(
+    videos: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    weights = {k: v for k, v in autoencoder().items() if k.startswith("decoder.")}
+    bare = write_torch(tmp_path / "bare.pt", {k.removeprefix("decoder."): v for k, v in weights.items()})  # fmt: skip  # noqa: E501
+    given = Given(images=images, max_side=16, max_frames=1)
+    assert inflate.verify(bare, videos["all"], given=given, **CPU).passed
+
+
+def test_without_an_encoder_there_are_no_latents(images: Path, tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "bare.pt", bare_decoder())
+    target = tmp_path / "video.safetensors"
+    inflate.convert(source, target, **CPU)
+    with pytest.raises(FamilyError, match=r"--images needs an encoder, and .* has none") as caught:
+        inflate.verify(source, target, given=Given(images=images), **CPU)
+    assert "or --latents" in str(caught.value)
+
+
+# Stored latents
+
+
+def stored(path: Path, z: Tensor) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, z.numpy())
+    elif path.suffix == ".pt":
+        torch.save(z, path)
+    elif path.suffix == ".pth":
+        torch.save({"samples": z, "other": torch.ones(3)}, path)
+    else:
+        save_file({"z": z.contiguous()}, path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pth", ".npy"])
+@pytest.mark.parametrize("shape", [(3, 4, 2, 5), (2, 3, 4, 2, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_stored_latents(
+    tmp_path: Path, ending: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    z = torch.randn(shape).to(dtype)
+    probe = read_latents(stored(tmp_path / f"z{ending}", z), 4)
+    assert isinstance(probe, GivenProbe)
+    assert (probe.name, probe.batch, probe.frames) == ("latents", len(z) if z.dim() == 5 else 1, 3)
+    assert (probe.height, probe.width) == (2, 5)
+    assert torch.equal(probe.latents(4, 0), z.float().reshape(-1, 4, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        (torch.zeros(4, 2, 5), "has the shape [4, 2, 5]; expected T C h w, or B T C h w"),
+        (torch.zeros(0, 4, 2, 5), "has the shape [0, 4, 2, 5]; expected"),
+        (torch.zeros(3, 5, 2, 5), "so 5 channels; the decoder takes 4, expected as T C h w or"),
+        (torch.zeros(4, 3, 2, 5), "If it is C T h w, transpose(0, 1) mends it"),
+        (torch.zeros(2, 4, 3, 2, 5), "If it is B C T h w, permute(0, 2, 1, 3, 4) mends it"),
+        (torch.full((3, 4, 2, 5), torch.nan), "holds NaN or infinity; expected finite numbers"),
+        (torch.zeros(3, 4, 2, 5).int(), "holds torch.int32; expected floating-point numbers"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".npy"])
+def test_latents_that_cannot_be_taken(tmp_path: Path, z: Tensor, said: str, ending: str) -> None:
+    path = stored(tmp_path / f"z{ending}", z)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_latents(path, 4)
+
+
+def test_files_that_hold_no_latents(tmp_path: Path) -> None:
+    several = tmp_path / "several.safetensors"
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, several)
+    pickled = tmp_path / "objects.npy"
+    np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    cut = stored(tmp_path / "cut.npy", torch.zeros(3, 4, 2, 5))
+    cut.write_bytes(cut.read_bytes()[:-8])
+    text = tmp_path / "text.pt"
+    text.write_text("no latents here")
+    for path, said in (
+        (several, "holds 2 tensors (a, b); expected one, or one called latents or samples"),
+        (pickled, "cannot be read as a .npy file"),
+        (cut, "cannot be read as a .npy file"),
+        (text, "neither a torch checkpoint nor a safetensors file"),
+        (tmp_path / "gone.pt", "does not exist"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+            read_latents(path, 4)
+        assert str(caught.value).startswith("--latents")
+
+
+def test_scaled_latents_are_unscaled_by_the_known_factor(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "img.pt", autoencoder())
+    target, out = tmp_path / "video.safetensors", tmp_path / "out"
+    settings = ["architecture.scaling_factor=0.5", "architecture.shift_factor=0.25"]
+    inflate.convert(source, target, set_=settings, **CPU)
+    z = torch.randn(2, 4, 3, 3)
+    given = Given(latents=stored(tmp_path / "z.pt", z), scaled_latents=True, save_outputs=out)
+    inflate.verify(source, target, given=given, **CPU)
+    assert torch.equal(load_file(out / "latents.safetensors")["latents"], z / 0.5 + 0.25)
+
+    inflate.convert(source, tmp_path / "other", **CPU)
+    given = Given(latents=tmp_path / "z.pt", scaled_latents=True)
+    with pytest.raises(ConfigError, match="--scaled-latents: the scaling factor is not known"):
+        inflate.verify(source, tmp_path / "other", given=given, **CPU)
+
+
+# Outputs
+
+
+def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    report = inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+    saved = {path.stem: load_file(path) for path in out.iterdir()}
+    probes = {probe.name: probe for probe in report.probes}
+    assert {"single-frame", "two-videos", "odd-frames"} <= set(saved) <= set(probes)
+    decoder = load_video_autoencoder(videos["all"])
+    for name, tensors in saved.items():
+        assert set(tensors) == {"latents", "reference", "candidate"}
+        assert tensors["latents"].shape == probes[name].shape
+        assert torch.equal(tensors["reference"], tensors["candidate"])
+        with torch.inference_mode():
+            again = decoder.decode(tensors["latents"], timesteps=probes[name].frames)
+        assert torch.allclose(again, tensors["candidate"], atol=1e-5)
+    with pytest.raises(OutputError, match="is not empty; choose another folder"):
+        inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+    assert {path.stem: None for path in out.iterdir()}.keys() == saved.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_side": 0}, "--max-side is 0; expected 1 or more"),
+        ({"max_frames": -1}, "--max-frames is -1; expected 1 or more"),
+        ({"scaled_latents": True}, "--scaled-latents says how --latents are stored; give both"),
+        ({"save_outputs": Path(__file__)}, "cannot be written"),
+    ],
+)
+def test_options_that_mean_nothing(options: dict[str, Any], said: str) -> None:
+    # Before any file is looked for.
+    with pytest.raises(InflateError, match=said):
+        inflate.verify("gone.ckpt", "gone.safetensors", given=Given(**options), **CPU)
+
+
+def test_other_channels_are_refused_where_a_probe_is_decoded() -> None:
+    probe = GivenProbe.of("mine", torch.zeros(2, 3, 4, 4), 2)
+    with pytest.raises(ConfigError, match="'mine' have 3 channels; the decoder takes 4"):
+        probe.latents(4, 0)
