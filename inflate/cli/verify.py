@@ -7,7 +7,18 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from inflate.cli.console import note, print_json, progress_bar
-from inflate.cli.options import Device, FromWeights, Json, Prefix, Quiet, Seed, SourceLocation
+from inflate.cli.options import (
+    Device,
+    FromWeights,
+    GithubSummary,
+    Json,
+    Prefix,
+    Quiet,
+    Reports,
+    Seed,
+    SourceLocation,
+)
+from inflate.cli.reporting import check_wanted, write_wanted
 from inflate.vocabulary import MergeStrategy
 
 # Typer reads these annotations on Python 3.10 too.
@@ -44,6 +55,8 @@ def verify(
     ] = None,
     prefix: Prefix = None,
     weights: FromWeights = "plain",
+    report_to: Reports = None,
+    github_summary: GithubSummary = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,6 +65,7 @@ def verify(
     Every copied tensor is compared with its source, then both decoders run on probes of random
     frames. Exit code 0: they are equal, or within tolerance; 1: they are not; 2: it could not run.
     """
+    check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
 
     with progress_bar(quiet) as progress:
@@ -68,6 +82,7 @@ def verify(
             weights=weights,
             progress=progress,
         )
+    write_wanted(report, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import parity_document
 
@@ -75,7 +90,7 @@ def verify(
     elif quiet:
         typer.echo(report.verdict)
     else:
-        from inflate.cli.render import print_parity
+        from inflate.cli.render_parity import print_parity
 
         print_parity(report)
         for text in report.notes:
