@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from inflate.errors import printable
 from inflate.report.summary import (
     Document,
     advice,
@@ -22,7 +21,7 @@ from inflate.report.summary import (
     place_text,
     reason,
 )
-from inflate.report.text import error_text, shape_text
+from inflate.report.text import error_text, one_line, shape_text
 
 if TYPE_CHECKING:
     from inflate.parity.result import ParityReport
@@ -48,17 +47,17 @@ def print_document(document: Document) -> None:
         f"  (largest error {error_text(document['max_abs_error'])}, {where['dtype']} on ",
     )
     said.append(
-        printable(where["device"]) + (", no GPU was found" if where["fallback"] else ""),
+        one_line(where["device"]) + (", no GPU was found" if where["fallback"] else ""),
         "bold yellow" if where["fallback"] else "",
     )
     console.print(said.append(")"), soft_wrap=True)
     if verdict != "bitwise":
-        console.print(Text(printable(reason(document))), soft_wrap=True)
+        console.print(Text(one_line(reason(document))), soft_wrap=True)
     console.print(_probes(document["probes"]))
     for text, style in _facts(document):
-        console.print(Text(printable(text), style), soft_wrap=True)
+        console.print(Text(one_line(text), style), soft_wrap=True)
     for text in advice(document):
-        console.print(Text.assemble(("to do: ", "bold"), printable(text)), soft_wrap=True)
+        console.print(Text.assemble(("to do: ", "bold"), one_line(text)), soft_wrap=True)
 
 
 def _probes(probes: list[dict[str, Any]]) -> Table:
@@ -69,7 +68,7 @@ def _probes(probes: list[dict[str, Any]]) -> Table:
         table.add_column("worst at")
     for probe in probes:
         cells = [
-            Text(printable(probe["name"])),
+            Text(one_line(probe["name"])),
             Text(shape_text(probe["shape"])),
             Text(str(probe["frames"])),
             Text(probe["verdict"], _COLOURS[probe["verdict"]]),
@@ -82,7 +81,7 @@ def _probes(probes: list[dict[str, Any]]) -> Table:
 
 
 def _parts_text(parts: list[dict[str, Any]]) -> str:
-    names = [printable(part["name"]) for part in failing(parts)]
+    names = [one_line(part["name"]) for part in failing(parts)]
     return "all" if len(names) == len(parts) > 1 else ", ".join(names)
 
 

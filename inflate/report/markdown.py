@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from inflate.errors import printable
 from inflate.report.summary import (
     Document,
     advice,
@@ -15,7 +14,7 @@ from inflate.report.summary import (
     reason,
     tolerance_text,
 )
-from inflate.report.text import error_text, shape_text, sqnr_text
+from inflate.report.text import error_text, one_line, shape_text, sqnr_text
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}
 _MOST = 10
@@ -144,7 +143,7 @@ def _left_out(number: int, what: str) -> Iterator[str]:
 
 
 def _cut(text: str) -> str:
-    line = printable(text).replace("\n", "\\n")
+    line = one_line(text)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 4] + " ..."
 
 

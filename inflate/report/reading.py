@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inflate.errors import InflateError, printable
+from inflate.errors import InflateError
 from inflate.report.summary import Document
+from inflate.report.text import one_line
 from inflate.report.writing import EXTRA
 
 SCHEMA = "inflate/parity-report/1"
@@ -64,7 +65,7 @@ def _check(document: Document, path: Path) -> None:
     problem = best_match(Draft202012Validator(parity_schema()).iter_errors(document))
     if problem is not None:
         where = "".join(f"[{step!r}]" for step in problem.absolute_path) or "the document"
-        said = printable(problem.message).replace("\n", "\\n")
+        said = one_line(problem.message)
         said = said if len(said) <= 200 else said[:200] + " ..."
         raise InflateError(f"{path} does not keep to {SCHEMA}: {where}: {said}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inflate.errors import printable
+
 
 def error_text(error: float | None) -> str:
     """An error as text; None is one that is not finite."""
@@ -23,6 +25,11 @@ def bytes_text(nbytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
+
+
+def one_line(text: str) -> str:
+    """A text in one line, in which nothing moves a cursor; files choose their words."""
+    return printable(text).replace("\n", "\\n")
 
 
 def counted(number: int, word: str) -> str:

@@ -70,9 +70,10 @@ def check_reports(paths: Iterable[str | Path]) -> None:
         InflateError: a page without the extra ``report``.
     """
     seen = set()
-    for path in map(Path, paths):
-        if "://" in str(path):
-            raise OutputError(f"the report {path} is a URL; expected a local file")
+    for given in paths:
+        path = Path(given)
+        if "://" in str(given):  # Not shown: it may hold a password.
+            raise OutputError("a report is asked for at a URL; expected a local file")
         if _ending(path) not in ENDINGS:
             known = ", ".join(f".{ending}" for ending in ENDINGS)
             raise OutputError(f"the report {path} has no ending that is known; expected {known}")

@@ -24,8 +24,10 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 OPTIONS = {
     "convert": "-o --config --time-mode --merge-strategy --alpha --video-kernel-size --attn-type "
-    "--set --seed --dtype --device --skip-parity --dry-run --overwrite --json -q",
-    "verify": "--atol --rtol --device --dtype --seed --json -q",
+    "--set --seed --dtype --device --skip-parity --dry-run --overwrite --report --github-summary "
+    "--json -q",
+    "verify": "--atol --rtol --device --dtype --seed --report --github-summary --json -q",
+    "report": "--to -o",
     "presets": "--json",
     "demo": "[DIR] --device -q",
 }
@@ -171,6 +173,9 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "convert --help": 0,
         "verify --help": 0,
         "demo --help": 0,
+        "report --help": 0,
+        "report no-such.json --to md": 2,
+        "verify x --report r.pdf": 2,
         "convert": 2,
         "convert x --time-mode both": 2,
         "convert x --video-kernel-size 2": 2,
