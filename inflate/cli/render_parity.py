@@ -117,7 +117,7 @@ def _facts(document: Document) -> Iterator[tuple[str, str]]:
     if document["bisect"] is not None:
         guilty = guilty_modules(document)
         yield (
-            f"bisect: {'guilty: ' + ', '.join(guilty) if guilty else 'no module alone is guilty'}",
+            f"bisect: {'guilty: ' + ', '.join(guilty) if guilty else 'no temporal module is'}",
             "",
         )
     if (counts := learning_counts(document)) is not None:

@@ -34,7 +34,9 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
         from inflate.report.images import strips as strips_of
 
         strips = strips_of(pictures)
-    parts = {part["name"]: None for probe in document["probes"] for part in probe["parts"]}
+    # In the order of the probe that has most of them: first, middle, last.
+    most_first = sorted(document["probes"], key=lambda probe: -len(probe["parts"]))
+    parts = {part["name"]: None for probe in most_first for part in probe["parts"]}
     return render_page(
         "report.html.j2",
         script=_script(),

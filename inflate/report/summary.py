@@ -87,16 +87,10 @@ def _about_the_outputs(document: Document) -> list[str]:
 
 
 def _about_the_check(document: Document) -> list[str]:
-    told = []
-    if document["environment"]["fallback"]:
-        told.append(
-            "No GPU was found and the CPU computed: verify once more where the decoder will run."
-        )
-    if missed := missed_damages(document):
-        told.append(
-            f"Do not rely on this verdict: the check's own test did not notice {_listed(missed)}."
-        )
-    return told
+    missed = missed_damages(document)
+    if not missed:
+        return []
+    return [f"Do not rely on this verdict: the check's own test did not notice {_listed(missed)}."]
 
 
 def _about_learning(document: Document) -> list[str]:
@@ -108,7 +102,7 @@ def _about_learning(document: Document) -> list[str]:
         if tensor["learns"] == "never" and tensor["change"]
     )
     return [
-        f"So that {counted(count, 'more temporal tensor')} can learn: {change}"
+        f"To let {counted(count, 'more temporal tensor')} learn, {change.rstrip('.')}."
         for change, count in changes.items()
     ]
 

@@ -145,7 +145,10 @@ def trainability() -> TrainabilityResult:
         if row.origin != "initialised":
             continue
         if row.name.endswith("mix_factor"):
-            reason, change = "a fixed blend at 0 stops its gradient", "--merge-strategy learned"
+            reason, change = (
+                "a fixed blend at 0 stops its gradient",
+                "choose --merge-strategy learned",
+            )
             tensors.append(TensorLearning(row.name, "never", reason, change))
         elif "in_layers" in row.name:
             reason = "the zero convolution behind it stops its gradient in the first step"

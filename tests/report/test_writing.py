@@ -49,7 +49,7 @@ def test_a_page_has_the_pictures_that_no_document_holds(tmp_path: Path) -> None:
     assert (tmp_path / "with.html").read_text().count("data:image/png") == 20
     without = (tmp_path / "without.html").read_text()
     assert "data:image/png" not in without
-    assert "There are no images here: documents do not hold them" in without
+    assert "There are no images here: they are not stored in documents" in without
 
 
 def test_an_older_report_is_replaced_only_by_a_whole_one(
