@@ -405,7 +405,12 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
         worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
     assert worst > 1e-4
     assert report.cast == CastResult("float32", dtype, pytest.approx(worst))
-    assert inflate.verify(image, output, **CPU).cast == report.cast
+    # verify has the same probes and more, so it may find a larger change, but no smaller one.
+    again = inflate.verify(image, output, **CPU).cast
+    assert again is not None
+    assert (again.source_dtype, again.stored_dtype) == ("float32", dtype)
+    assert again.max_abs_error is not None
+    assert again.max_abs_error >= worst
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -57,13 +57,28 @@ def verify(
     weights: FromWeights = "plain",
     report_to: Reports = None,
     github_summary: GithubSummary = False,
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Set the temporal modules to an identity one at a time, and name the guilty.",
+        ),
+    ] = False,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Spoil the candidate in memory in known ways, and see that each is caught.",
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare a video checkpoint with the image checkpoint it comes from.
 
     Every copied tensor is compared with its source, then both decoders run on probes of random
-    frames. Exit code 0: they are equal, or within tolerance; 1: they are not; 2: it could not run.
+    frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
+    the self-test found damage that is not caught; 2: it could not run.
     """
     check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
@@ -80,6 +95,9 @@ def verify(
             merge_strategy=merge_strategy,
             prefix=prefix,
             weights=weights,
+            bisect=bisect,
+            self_test=self_test,
+            pictures=any(path.lower().endswith(".html") for path in report_to or ()),
             progress=progress,
         )
     write_wanted(report, report_to or (), github_summary=github_summary)
@@ -95,5 +113,6 @@ def verify(
         print_parity(report)
         for text in report.notes:
             note(text)
-    if not report.passed:
+    # A check that lets damage through has proven nothing, whatever it says of this candidate.
+    if not report.passed or (report.self_test is not None and not report.self_test.passed):
         raise typer.Exit(1)

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from inflate.checkpoint.reader import dtype_name
 from inflate.errors import DeviceError
+from inflate.parity.result import Environment
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,6 +41,34 @@ def resolve_device(name: str) -> torch.device:
             + (f", or cuda:0 to cuda:{count - 1}" if count else "")
         )
     return torch.device("cuda", number)
+
+
+def fell_back(name: str, device: torch.device) -> bool:
+    """Whether the CPU computes because no GPU was found, though ``auto`` looked for one."""
+    return name == "auto" and device.type == "cpu"
+
+
+def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
+    """What is computed in, as a report states it.
+
+    Args:
+        device: where.
+        dtype: the type computed in.
+        fallback: whether the CPU computes for want of a GPU.
+    """
+    name, cudnn = str(device), None
+    if device.type == "cuda":
+        name = f"{device} ({torch.cuda.get_device_name(device)})"
+        version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        cudnn = None if version is None else str(version)
+    return Environment(
+        device=name,
+        dtype=dtype_name(dtype),
+        torch=torch.__version__,
+        tf32=tf32_enabled(device),
+        cudnn=cudnn,
+        fallback=fallback,
+    )
 
 
 @contextmanager

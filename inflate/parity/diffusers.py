@@ -11,7 +11,7 @@ from torch import Tensor
 from inflate.checkpoint.dialects import to_diffusers
 from inflate.errors import ConfigError
 from inflate.loading import Source, load_video
-from inflate.parity.verify import Comparands, Decode
+from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed
 
 

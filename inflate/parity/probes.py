@@ -35,6 +35,13 @@ SMALL_PROBES: Sequence[Probe] = (
 )
 """For a CPU: the layers see every border and every centre in few pixels."""
 
+SMALL_THOROUGH_PROBES: Sequence[Probe] = (
+    *SMALL_PROBES,
+    Probe("two-frames", batch=1, frames=2, height=3, width=3),
+    Probe("non-square", batch=1, frames=1, height=5, width=3),
+)
+"""For a CPU, each shape that breaks a bad inflation with a verdict of its own."""
+
 LARGE_PROBES: Sequence[Probe] = (
     Probe("single-frame", batch=1, frames=1, height=32, width=32),
     Probe("two-videos", batch=2, frames=2, height=32, width=24),
@@ -42,7 +49,25 @@ LARGE_PROBES: Sequence[Probe] = (
 )
 """For an accelerator."""
 
+LARGE_THOROUGH_PROBES: Sequence[Probe] = (
+    *LARGE_PROBES,
+    Probe("two-frames", batch=1, frames=2, height=24, width=24),
+    Probe("non-square", batch=1, frames=1, height=40, width=24),
+)
+"""For an accelerator, each shape with a verdict of its own."""
+
 
 def probes_for(device: torch.device) -> Sequence[Probe]:
     """The probes that a device computes in seconds."""
     return SMALL_PROBES if device.type == "cpu" else LARGE_PROBES
+
+
+def thorough_probes_for(device: torch.device) -> Sequence[Probe]:
+    """The probes of a check that somebody asked for: the same and more."""
+    return SMALL_THOROUGH_PROBES if device.type == "cpu" else LARGE_THOROUGH_PROBES
+
+
+def clip_for(device: torch.device) -> Probe:
+    """A clip to look at."""
+    height, width = (4, 6) if device.type == "cpu" else (32, 32)
+    return Probe("clip", batch=1, frames=8, height=height, width=width)

@@ -2,136 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inflate.checkpoint.reader import dtype_name
-from inflate.errors import DeviceError, PlanError
-from inflate.loading import (
-    CONFIG_KEY,
-    Source,
-    load_image_decoder,
-    load_post_quant_conv,
-    load_video,
-)
-from inflate.parity.device import exact_float32, tf32_enabled
-from inflate.parity.metrics import (
-    Comparison,
-    Tolerance,
-    compare,
-    worst_error,
-    worst_verdict,
-)
-from inflate.parity.probes import Probe, probes_for
+from inflate.errors import DeviceError
+from inflate.parity.bisect import bisect
+from inflate.parity.comparands import Comparands
+from inflate.parity.device import environment, exact_float32
+from inflate.parity.floor import find_overflow, measure_floor
+from inflate.parity.lockstep import Lockstep
+from inflate.parity.metrics import Tolerance, compare, worst_error, worst_verdict
+from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.result import (
+    BisectResult,
     CastResult,
-    Environment,
+    FloorResult,
     FoldResult,
+    OverflowResult,
     ParityReport,
-    ProbeResult,
-    WeightsResult,
+    SelfTestResult,
 )
-from inflate.parity.weights import compare_weights, narrowed
+from inflate.parity.running import Ran, pictures_of, run_frames, run_probe
+from inflate.parity.selftest import self_test
 from inflate.progress import Progress, silent
-
-Decode = Callable[[Tensor, int], Tensor]
-"""Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
 
 
 @dataclass(frozen=True)
-class Comparands:
-    """What a check runs: two ways to decode, and what is known of their files."""
+class Scope:
+    """What a check does beside running every probe.
 
-    reference: Decode
-    candidate: Decode
-    original: Decode | None
-    """The reference before it was rounded to the stored type, where that was narrower."""
-    channels: int
-    weights: WeightsResult
-    cast_types: tuple[str, str] | None
-    notes: tuple[str, ...]
-
-
-def against_source(
-    reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
-) -> Comparands:
-    """Set a video checkpoint against the image checkpoint that it comes from.
-
-    Where the candidate is stored in a narrower type, the reference is rounded to it first.
-
-    Raises:
-        PlanError: their decoders are not of one architecture.
+    ``frames`` probes a permutation of the frames, and ``skip_video``; ``layers`` compares layer by
+    layer, which a check that fails does whatever this says.
     """
-    _check_same_architecture(reference, candidate)
-    notes = list(_notes(candidate))
-    image = load_image_decoder(reference, dtype, stored_as=candidate).to(device)
-    video = load_video(candidate, dtype).to(device)
-    before_image = load_post_quant_conv(reference, dtype, stored_as=candidate)
-    before_video = load_post_quant_conv(candidate, dtype)
-    if (before_image is None) != (before_video is None):
-        missing = "reference" if before_image is None else "candidate"
-        notes.append(
-            f"the {missing} has no post_quant_conv: it was given latents that went through the "
-            "other's"
-        )
-        before_image = before_video = before_image or before_video
-    original = None
-    cast_types = narrowed(reference, candidate)
-    if cast_types is not None:
-        wide = load_image_decoder(reference, dtype).to(device)
-        before_wide = load_post_quant_conv(reference, dtype) or before_image
-        original = _image_decode(wide, _to(before_wide, device))
-    return Comparands(
-        reference=_image_decode(image, _to(before_image, device)),
-        candidate=_video_decode(video, _to(before_video, device), skip_video=False),
-        original=original,
-        channels=_latent_channels(before_image, reference),
-        weights=compare_weights(reference, candidate),
-        cast_types=cast_types,
-        notes=tuple(notes),
-    )
 
-
-def against_video(
-    reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
-) -> Comparands:
-    """Set a video checkpoint against the one that it was copied from."""
-    _check_same_architecture(reference, candidate)
-    before_reference = _to(load_post_quant_conv(reference, dtype, stored_as=candidate), device)
-    before_candidate = _to(load_post_quant_conv(candidate, dtype), device)
-    first = load_video(reference, dtype, stored_as=candidate).to(device)
-    second = load_video(candidate, dtype).to(device)
-    return Comparands(
-        reference=_video_decode(first, before_reference, skip_video=False),
-        candidate=_video_decode(second, before_candidate or before_reference, skip_video=False),
-        original=None,
-        channels=_latent_channels(before_reference, reference),
-        weights=compare_weights(reference, candidate),
-        cast_types=None,
-        notes=_notes(candidate),
-    )
-
-
-def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) -> Comparands:
-    """Set a video checkpoint against its own image layers, its ``skip_video`` path."""
-    video = load_video(candidate, dtype).to(device)
-    post_quant = _to(load_post_quant_conv(candidate, dtype), device)
-    return Comparands(
-        reference=_video_decode(video, post_quant, skip_video=True),
-        candidate=_video_decode(video, post_quant, skip_video=False),
-        original=None,
-        channels=_latent_channels(post_quant, candidate),
-        weights=WeightsResult(0, ()),
-        cast_types=None,
-        notes=(
-            *_notes(candidate),
-            "no reference was given: the candidate was compared with its own image layers",
-        ),
-    )
+    layers: bool = False
+    frames: bool = False
+    floor: bool = False
+    bisect: bool = False
+    self_test: bool = False
+    pictures: bool = False
 
 
 def run_check(
@@ -145,6 +58,8 @@ def run_check(
     seed: int = 0,
     probes: Sequence[Probe] | None = None,
     fold: FoldResult | None = None,
+    scope: Scope = Scope(),
+    fallback: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
@@ -159,49 +74,160 @@ def run_check(
         seed: of the probes' latents.
         probes: which; those of the device by default.
         fold: what a fold changed before, for the report.
+        scope: what else to find out.
+        fallback: whether the CPU computes for want of a GPU, for the report.
         progress: told of every probe.
 
     Raises:
         DeviceError: the device runs out of memory.
     """
-    results: list[ProbeResult] = []
-    cast_errors: list[float | None] = []
     probes = probes_for(device) if probes is None else probes
+    if scope.pictures:
+        probes = (*probes, clip_for(device))
+    lockstep = None
+    if comparands.modules is not None:
+        lockstep = Lockstep(comparands.modules, tolerance)
+    ran: list[Ran] = []
     with exact_float32(), torch.inference_mode(), _saying_memory(device):
-        tf32 = tf32_enabled(device)
+        where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
             z = probe.latents(comparands.channels, seed).to(device, dtype)
-            expected = comparands.reference(z, probe.frames)
-            found = compare(expected, comparands.candidate(z, probe.frames), tolerance)
-            results.append(
-                ProbeResult(
-                    probe.name, tuple(z.shape), probe.frames, found.verdict, found.max_abs_error
-                )
-            )
-            if comparands.original is not None:
-                wide = comparands.original(z, probe.frames)
-                cast_errors.append(_error(wide, expected))
+            watch = lockstep if scope.layers else None
+            ran.append(run_probe(comparands, probe.name, z, probe.frames, tolerance, watch))
         progress("checking parity", len(probes), len(probes))
-    verdict = worst_verdict([result.verdict for result in results])
+        cast = _cast(comparands, ran)
+        judged = [*ran, *(run_frames(comparands, ran, tolerance) if scope.frames and ran else ())]
+        results = tuple(one.result for one in judged)
+        verdict = worst_verdict([result.verdict for result in results])
+        error = worst_error([result.max_abs_error for result in results])
+        if verdict == "fail" and not scope.layers and lockstep is not None:
+            for one in ran:
+                if one.result.verdict == "fail":
+                    run_probe(comparands, one.result.name, one.z, one.frames, tolerance, lockstep)
+        overflow = _overflow(comparands, ran, lockstep)
+        floor = _floor(comparands, ran, error) if scope.floor and ran else None
+        guilt = _bisected(comparands, ran, tolerance, progress) if scope.bisect and ran else None
+        tested, told = _self_tested(comparands, ran, tolerance, scope, failed=verdict == "fail")
     if comparands.weights.different:
         verdict = "fail"
-    cast = None
-    if comparands.cast_types is not None:
-        cast = CastResult(*comparands.cast_types, worst_error(cast_errors))
-    return ParityReport(
+    report = ParityReport(
         verdict=verdict,
-        max_abs_error=worst_error([result.max_abs_error for result in results]),
+        max_abs_error=error,
         reference=reference,
         candidate=candidate,
-        environment=Environment(_device_name(device), dtype_name(dtype), torch.__version__, tf32),
+        environment=where,
         tolerance=tolerance,
         weights=comparands.weights,
-        probes=tuple(results),
+        probes=results,
         cast=cast,
         fold=fold,
         notes=comparands.notes,
+        layers=() if lockstep is None else lockstep.layers,
+        first_divergence=_culprit(lockstep, overflow),
+        floor=floor,
+        bisect=guilt,
+        self_test=tested,
+        overflow=overflow,
+        pictures=pictures_of(ran[-1]) if scope.pictures else (),
     )
+    return replace(report, notes=(*report.notes, *_words(report), *told))
+
+
+def _cast(comparands: Comparands, ran: Sequence[Ran]) -> CastResult | None:
+    if comparands.cast_types is None:
+        return None
+    errors = [
+        _error(comparands.original(one.z, one.frames), one.expected)
+        for one in ran
+        if comparands.original is not None
+    ]
+    return CastResult(*comparands.cast_types, worst_error(errors))
+
+
+def _overflow(
+    comparands: Comparands, ran: Sequence[Ran], lockstep: Lockstep | None
+) -> OverflowResult | None:
+    layer = None if lockstep is None else lockstep.not_finite
+    if layer is None:
+        return None
+    worst = next(one for one in ran if not bool(one.expected.isfinite().all()))
+    return find_overflow(comparands, worst.z, worst.frames, layer)
+
+
+def _culprit(lockstep: Lockstep | None, overflow: OverflowResult | None) -> str | None:
+    """The first layer that diverges; one that overflows on both sides does not."""
+    found = None if lockstep is None else lockstep.culprit()
+    return None if overflow is not None and found == overflow.layer else found
+
+
+def _floor(comparands: Comparands, ran: Sequence[Ran], error: float | None) -> FloorResult:
+    several = [one for one in ran if len(one.z) > 1] or ran
+    batch = min(several, key=lambda one: one.z.numel())
+    smallest = min(ran, key=lambda one: one.z.numel())
+    return measure_floor(comparands, batch.z, smallest.z, error)
+
+
+def _bisected(
+    comparands: Comparands, ran: Sequence[Ran], tolerance: Tolerance, progress: Progress
+) -> BisectResult | None:
+    """The bisection of the probe that shows most: not finite, else the largest error."""
+
+    def shows(one: Ran) -> tuple[float, int]:
+        error = one.result.max_abs_error
+        return (float("inf") if error is None else error), one.frames
+
+    worst = max(ran, key=shows)
+    return bisect(
+        comparands, worst.z, worst.frames, worst.expected, tolerance=tolerance, progress=progress
+    )
+
+
+def _self_tested(
+    comparands: Comparands,
+    ran: Sequence[Ran],
+    tolerance: Tolerance,
+    scope: Scope,
+    *,
+    failed: bool,
+) -> tuple[SelfTestResult | None, tuple[str, ...]]:
+    if not scope.self_test:
+        return None, ()
+    if failed:
+        return None, ("the self-test needs a candidate that passes, and was left out",)
+    shown = [(one.result.name, one.z, one.frames, one.expected) for one in ran]
+    return self_test(comparands, shown, tolerance)
+
+
+def _words(report: ParityReport) -> tuple[str, ...]:
+    """What a reader of the numbers needs to know."""
+    words = []
+    overflow, culprit, environment = report.overflow, report.first_divergence, report.environment
+    if environment.fallback:
+        words.append("no GPU was found: the CPU computed (--device cpu says that it should)")
+    if overflow is not None:
+        words.append(
+            f"the image decoder itself overflows in {overflow.dtype}, first at {overflow.layer}: "
+            f"no number can be compared from there on; compute in {overflow.use}"
+        )
+    differs = next((layer.name for layer in report.layers if layer.verdict != "bitwise"), None)
+    names = [layer.name for layer in report.layers]
+    if (
+        culprit is not None
+        and differs is not None
+        and names.index(differs) < _start(culprit, names)
+    ):
+        words.append(f"the layers differ from {differs} on, within tolerance until {culprit}")
+    if report.floor is not None and report.floor.float64 is None and environment.device == "mps":
+        words.append("the noise floor is not measured against float64, which MPS does not have")
+    if report.bisect is not None and not report.passed and not report.bisect.guilty:
+        words.append("no temporal module is to blame: each is an identity on the reference's input")
+    return tuple(words)
+
+
+def _start(name: str, names: Sequence[str]) -> int:
+    """Where the first layer stands that belongs to a block, or is the layer itself."""
+    return next(i for i, other in enumerate(names) if f"{other}.".startswith(f"{name}."))
 
 
 @contextmanager
@@ -216,64 +242,4 @@ def _saying_memory(device: torch.device) -> Iterator[None]:
 
 
 def _error(reference: Tensor, candidate: Tensor) -> float | None:
-    comparison: Comparison = compare(reference, candidate, Tolerance(0.0, 0.0))
-    return comparison.max_abs_error
-
-
-def _image_decode(decoder: nn.Module, post_quant: nn.Module | None) -> Decode:
-    def decode(z: Tensor, _frames: int) -> Tensor:
-        images: Tensor = decoder(z if post_quant is None else post_quant(z))
-        return images
-
-    return decode
-
-
-def _video_decode(decoder: nn.Module, post_quant: nn.Module | None, *, skip_video: bool) -> Decode:
-    def decode(z: Tensor, frames: int) -> Tensor:
-        z = z if post_quant is None else post_quant(z)
-        images: Tensor = decoder(z, timesteps=frames, skip_video=skip_video)
-        return images
-
-    return decode
-
-
-def _latent_channels(post_quant: nn.Module | None, source: Source) -> int:
-    if isinstance(post_quant, nn.Conv2d):
-        return post_quant.in_channels
-    return source.config.architecture.z_channels
-
-
-def _check_same_architecture(reference: Source, candidate: Source) -> None:
-    problems = []
-    ours, theirs = reference.config.architecture, candidate.config.architecture
-    names = ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels")
-    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
-    pairs["attention"] = (ours.attn_type != "none", theirs.attn_type != "none")
-    for name, (want, have) in pairs.items():
-        if want != have:
-            problems.append(f"{name}: the reference has {want}, the candidate {have}")
-    if problems:
-        raise PlanError(
-            f"{candidate.checkpoint.path} cannot come from {reference.checkpoint.path}, since "
-            "their decoders differ:",
-            problems,
-        )
-
-
-def _notes(candidate: Source) -> tuple[str, ...]:
-    if CONFIG_KEY in candidate.checkpoint.metadata:
-        return ()
-    strategy = candidate.config.temporal.merge_strategy
-    return (
-        f"the candidate's file does not say how it blends: merge_strategy {strategy!r} was taken",
-    )
-
-
-def _to(module: nn.Module | None, device: torch.device) -> nn.Module | None:
-    return None if module is None else module.to(device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
+    return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
-from inflate.inflation.initializers import start_rules
+from inflate.inflation.initializers import Rule, make_tensor, start_rules
 from inflate.inflation.plan import build_video_decoder
-from inflate.loading import Source
-from inflate.parity.result import WeightsResult
+from inflate.loading import CONFIG_KEY, Source
+from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
 def _shared_keys(reference: Source, candidate: Source) -> list[str]:
     """The keys whose tensors the candidate should hold as the reference does."""
     keys = candidate.located.part(DECODER)
     if not reference.inflated:
-        temporal = {DECODER + key for key in start_rules(build_video_decoder(candidate.config))}
+        temporal = _temporal_rules(candidate)
         keys = [key for key in keys if key not in temporal]
     if any(reference.located.part(part) for part in PASSED_THROUGH):
         keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
@@ -37,6 +39,47 @@ def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
         if reference.info(key) is None or not torch.equal(reference.read(key).to(have.dtype), have):
             different.append(key)
     return WeightsResult(len(keys), tuple(different))
+
+
+def compare_temporal(candidate: Source) -> TemporalResult | None:
+    """Compare every temporal tensor with what its rule and seed make.
+
+    None where the file does not say by which configuration and seed it was made.
+    """
+    if CONFIG_KEY not in candidate.checkpoint.metadata:
+        return None
+    changed = []
+    rules = _temporal_rules(candidate)
+    for key, rule in rules.items():
+        have = candidate.read(key)
+        made = make_tensor(rule, tuple(have.shape), key, candidate.config.seed)
+        if not torch.equal(made.to(have.dtype), have):
+            changed.append(key)
+    return TemporalResult(len(rules), tuple(changed))
+
+
+def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
+    """Every tensor of a video checkpoint, and where it came from, told by what it is.
+
+    The rule is that of the file's own configuration, and None where the file holds none.
+    """
+    rules = _temporal_rules(candidate)
+    ours = CONFIG_KEY in candidate.checkpoint.metadata
+    rows = []
+    for key, info in candidate.located.tensors.items():
+        rule = None
+        if key in rules:
+            origin: Literal["copied", "initialised", "passed-through"] = "initialised"
+            rule = str(rules[key]) if ours else None
+        else:
+            origin = "copied" if key.startswith(DECODER) else "passed-through"
+        rows.append(PlanRow(key, origin, info.shape, info.dtype, info.nbytes, rule))
+    return tuple(rows)
+
+
+def _temporal_rules(candidate: Source) -> dict[str, Rule]:
+    rules = start_rules(build_video_decoder(candidate.config))
+    return {DECODER + key: rule for key, rule in rules.items()}
 
 
 def _identity_quant(source: Source) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
 from inflate.loading import Source, describe
-from inflate.parity.device import resolve_device
+from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
@@ -152,6 +152,7 @@ def convert(
                 None if skip_parity else where,
                 overwrite=overwrite,
                 progress=progress,
+                fallback=fell_back(device, where),
             )
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)

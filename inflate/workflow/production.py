@@ -17,10 +17,11 @@ from inflate.inflation.apply import planned_tensors
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
+from inflate.parity.comparands import against_source, against_video
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import FoldResult, ParityReport
-from inflate.parity.verify import against_source, against_video, run_check
+from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 from inflate.workflow.folding import fold_as_asked
@@ -100,8 +101,11 @@ def produce(
     *,
     overwrite: bool,
     progress: Progress,
+    fallback: bool = False,
 ) -> Made:
     """Write under a hidden name, check on ``device`` unless it is None, and publish.
+
+    ``fallback`` says that the CPU checks for want of a GPU.
 
     Raises:
         InflateError: the source cannot be read, or the destination not written.
@@ -121,7 +125,7 @@ def produce(
         header["inflate.source.sha256"] = source_hash.result()
         parity = None
         if device is not None:
-            parity = _check(job, staged, source_hash.result(), device, progress)
+            parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
             header["inflate.parity.verdict"] = parity.verdict
             header["inflate.parity.device"] = parity.environment.device
         checked = time.perf_counter()
@@ -149,7 +153,13 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
 
 
 def _check(
-    job: Job, staged: Staged, source_hash: str, device: torch.device, progress: Progress
+    job: Job,
+    staged: Staged,
+    source_hash: str,
+    device: torch.device,
+    progress: Progress,
+    *,
+    fallback: bool,
 ) -> ParityReport:
     """Read what was staged back and compare it with its source, in float32."""
     tolerance = TOLERANCES["float32"]
@@ -171,5 +181,6 @@ def _check(
             tolerance=Tolerance(tolerance, tolerance),
             seed=job.plan.config.seed,
             fold=job.fold,
+            fallback=fallback,
             progress=progress,
         )

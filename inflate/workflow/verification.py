@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,11 +14,14 @@ from inflate.checkpoint.files import hash_files
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import CONFIG_KEY, Source, describe
-from inflate.parity.device import resolve_device
+from inflate.parity.comparands import against_itself, against_source
+from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport
-from inflate.parity.verify import against_itself, against_source, run_check
+from inflate.parity.verify import Scope, run_check
+from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
 from inflate.remote import shown
 from inflate.vocabulary import Target
@@ -41,6 +45,9 @@ def verify(
     merge_strategy: str | None = None,
     prefix: str | None = None,
     weights: str = "plain",
+    bisect: bool = False,
+    self_test: bool = False,
+    pictures: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint it comes from.
@@ -57,6 +64,9 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        bisect: set the temporal modules to an identity one at a time, and name the guilty.
+        self_test: spoil the candidate in memory in known ways, each of which must be caught.
+        pictures: keep frames of both decoders to be looked at.
         progress: told where the work stands.
 
     Raises:
@@ -106,7 +116,9 @@ def verify(
             reference_hash = hasher.submit(hash_files, image_file.files)
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
-        return run_check(
+        temporal = compare_temporal(video)
+        comparands = replace(comparands, weights=replace(comparands.weights, temporal=temporal))
+        report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
             candidate=(
@@ -117,9 +129,20 @@ def verify(
             device=where,
             tolerance=tolerance,
             seed=seed,
+            probes=thorough_probes_for(where),
             fold=fold,
+            scope=Scope(
+                layers=True,
+                frames=True,
+                floor=True,
+                bisect=bisect,
+                self_test=self_test,
+                pictures=pictures,
+            ),
+            fallback=fell_back(device, where),
             progress=progress,
         )
+        return replace(report, plan=plan_rows(video))
 
 
 def _folded_alike(

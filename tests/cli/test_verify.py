@@ -35,13 +35,17 @@ def test_a_table_for_people(run: Run, image: Path, videos: dict[str, Path]) -> N
     assert (ran.code, ran.err) == (0, "")
     first, *rows = ran.out.splitlines()
     assert first == "parity: bitwise  (largest error 0, float32 on cpu)"
-    assert [row.split() for row in rows[1:4]] == [
+    assert [row.split() for row in rows[1:8]] == [
         ["single-frame", "1", "4", "4", "4", "1", "bitwise", "0"],
         ["two-videos", "4", "4", "4", "3", "2", "bitwise", "0"],
         ["odd-frames", "3", "4", "3", "5", "3", "bitwise", "0"],
+        ["two-frames", "2", "4", "3", "3", "2", "bitwise", "0"],
+        ["non-square", "1", "4", "5", "3", "1", "bitwise", "0"],
+        ["frame-permutation", "3", "4", "3", "5", "3", "bitwise", "0"],
+        ["skip-video", "3", "4", "3", "5", "3", "bitwise", "0"],
     ]
-    assert rows[4].startswith("weights: ")
-    assert rows[4].endswith(" compared, 0 different")
+    assert rows[8].startswith("weights: ")
+    assert rows[8].endswith(" compared, 0 different")
 
 
 def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path]) -> None:
@@ -178,3 +182,30 @@ def test_the_seed_and_the_tolerance_are_passed_on(
     assert errors() == errors("--seed", 0) != errors("--seed", 1)
     ran = run("verify", image, wrong, "--rtol", 0.5, "--atol", 0.25, "--json", *CPU)
     assert strict(ran.out)["tolerance"] == {"atol": 0.25, "rtol": 0.5}
+
+
+def test_bisect_names_the_guilty(run: Run, image: Path, wrong: Path) -> None:
+    ran = run("verify", image, wrong, "--bisect", "--json", *CPU)
+    assert ran.code == 1
+    document = strict(ran.out)
+    guilty = [one["name"] for one in document["bisect"]["suspects"] if one["guilty"]]
+    assert guilty == ["decoder.conv_out.time_mix_conv"]
+    assert document["first_divergence"] == "decoder.conv_out"
+
+
+def test_the_check_tests_itself(run: Run, image: Path, videos: dict[str, Path]) -> None:
+    ran = run("verify", image, videos["all"], "--self-test", "--json", *CPU)
+    assert ran.code == 0
+    damages = strict(ran.out)["self_test"]["damages"]
+    assert len(damages) == 5
+    assert all(damage["caught_by"] for damage in damages)
+
+
+def test_a_check_that_lets_damage_through_ends_with_1(
+    run: Run, image: Path, videos: dict[str, Path]
+) -> None:
+    ran = run("verify", image, videos["all"], "--self-test", "--atol", 1e6, "--json", *CPU)
+    assert ran.code == 1
+    document = strict(ran.out)
+    assert document["verdict"] == "bitwise"
+    assert None in {damage["caught_by"] for damage in document["self_test"]["damages"]}

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from inflate.parity.probes import LARGE_PROBES, SMALL_PROBES, Probe, probes_for
+from inflate.parity.probes import (
+    LARGE_PROBES,
+    LARGE_THOROUGH_PROBES,
+    SMALL_PROBES,
+    SMALL_THOROUGH_PROBES,
+    Probe,
+    clip_for,
+    probes_for,
+    thorough_probes_for,
+)
 
 every_set = pytest.mark.parametrize("probes", [SMALL_PROBES, LARGE_PROBES], ids=["small", "large"])
 
@@ -55,3 +64,31 @@ def test_latents_leave_the_global_generator_alone() -> None:
 )
 def test_an_accelerator_gets_larger_probes(device: str, probes: Sequence[Probe]) -> None:
     assert probes_for(torch.device(device)) == probes
+
+
+@pytest.mark.parametrize(
+    ("device", "probes"),
+    [
+        ("cpu", SMALL_THOROUGH_PROBES),
+        ("cuda", LARGE_THOROUGH_PROBES),
+        ("mps", LARGE_THOROUGH_PROBES),
+    ],
+)
+def test_a_check_that_was_asked_for_has_each_shape_apart(
+    device: str, probes: Sequence[Probe]
+) -> None:
+    where = torch.device(device)
+    assert thorough_probes_for(where) == probes
+    assert set(probes) > set(probes_for(where))
+    assert len({p.name for p in probes}) == len(probes)
+    # One thing at a time: two frames of one square video, and a single frame that is not square.
+    (two,) = (p for p in probes if p.name == "two-frames")
+    assert (two.batch, two.frames, two.height) == (1, 2, two.width)
+    (oblong,) = (p for p in probes if p.name == "non-square")
+    assert (oblong.batch, oblong.frames) == (1, 1)
+    assert oblong.height != oblong.width
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_clip_to_look_at_has_several_frames(device: str) -> None:
+    assert clip_for(torch.device(device)).frames == 8

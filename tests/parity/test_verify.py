@@ -13,10 +13,11 @@ from torch import Tensor
 
 import inflate
 from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.parity.comparands import Comparands
 from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.probes import SMALL_PROBES, SMALL_THOROUGH_PROBES
 from inflate.parity.result import Environment, WeightsResult
-from inflate.parity.verify import Comparands, run_check
+from inflate.parity.verify import run_check
 
 from ..checkpoints import (
     FIRST_STAGE,
@@ -40,6 +41,7 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     assert report.reference == (str(image), sha256(image))
     assert report.candidate == (str(videos[mode]), sha256(videos[mode]))
     assert report.environment == Environment("cpu", "float32", torch.__version__, tf32=False)
+    assert not report.environment.fallback
     assert report.tolerance == Tolerance(TOLERANCES["float32"], TOLERANCES["float32"])
     assert report.cast is None
     assert report.notes == ()
@@ -47,7 +49,12 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     assert report.weights.compared == len(autoencoder())
     assert report.weights.different == ()
     assert [(p.name, p.shape, p.frames) for p in report.probes] == [
-        (p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames) for p in SMALL_PROBES
+        *(
+            (p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames)
+            for p in SMALL_THOROUGH_PROBES
+        ),
+        ("frame-permutation", (3, 4, 3, 5), 3),
+        ("skip-video", (3, 4, 3, 5), 3),
     ]
 
 
@@ -215,7 +222,7 @@ def test_options_that_mean_nothing(
 def test_progress_tells_of_every_probe(image: Path, videos: dict[str, Path]) -> None:
     told: list[tuple[str, int, int]] = []
     inflate.verify(image, videos["all"], progress=lambda *step: told.append(step), **CPU)
-    assert told == [("checking parity", done, 3) for done in range(4)]
+    assert told == [("checking parity", done, 5) for done in range(6)]
 
 
 def test_what_a_check_runs_in() -> None:

@@ -1,0 +1,85 @@
+"""What the tests of damage share: checks in memory, of decoders that lie in no file."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from inflate.inflation.initializers import make_tensor, start_rules
+from inflate.models import Decoder, VideoDecoder
+from inflate.parity.comparands import Comparands, Decode, Modules
+from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.result import ParityReport, WeightsResult
+from inflate.parity.verify import Scope, run_check
+
+from ..models.builders import drawn_weights, shapes_of
+
+EVERYTHING = Scope(layers=True, frames=True, floor=True)
+
+
+def sound_pair(
+    seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any
+) -> tuple[Decoder, VideoDecoder]:
+    """An image decoder of drawn weights, and what it is inflated to, without a file."""
+    temporal = ("time_mode", "merge_strategy", "alpha", "video_kernel_size")
+    spatial = {k: v for k, v in config.items() if k not in temporal}
+    with torch.device("meta"):
+        image, video = Decoder(**spatial), VideoDecoder(**config)
+    weights = drawn_weights(shapes_of(image), seed)
+    rules = start_rules(video)
+    whole = {
+        key: make_tensor(rules[key], tuple(value.shape), key, seed)
+        if key in rules
+        else weights[key]
+        for key, value in video.state_dict().items()
+    }
+    image.load_state_dict({k: v.to(dtype, copy=True) for k, v in weights.items()}, assign=True)
+    video.load_state_dict({k: v.to(dtype, copy=True) for k, v in whole.items()}, assign=True)
+    return image.eval(), video.eval()
+
+
+def comparands_of(image: Decoder, video: VideoDecoder) -> Comparands:
+    """Both as what a check runs."""
+
+    def decoding(*, skip: bool) -> Decode:
+        return lambda z, t: video(z, timesteps=t, skip_video=skip)
+
+    def remake(dtype: torch.dtype) -> Decode:
+        again = copy.deepcopy(image).to(dtype)
+        return lambda z, _: again(z)
+
+    return Comparands(
+        reference=lambda z, _: image(z),
+        candidate=decoding(skip=False),
+        original=None,
+        channels=image.z_channels,
+        weights=WeightsResult(1, ()),
+        cast_types=None,
+        notes=(),
+        skip_video=decoding(skip=True),
+        modules=Modules(image, video, None, None, remake),
+    )
+
+
+def check(
+    image: Decoder,
+    video: VideoDecoder,
+    *,
+    dtype: torch.dtype = torch.float32,
+    scope: Scope = EVERYTHING,
+    **options: Any,
+) -> ParityReport:
+    """A check of a pair on the CPU, with the tolerance of its type."""
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+    return run_check(
+        comparands_of(image, video),
+        reference=("r", "0"),
+        candidate=("c", "1"),
+        dtype=dtype,
+        device=torch.device("cpu"),
+        tolerance=Tolerance(tolerance, tolerance),
+        scope=scope,
+        **options,
+    )
