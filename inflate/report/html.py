@@ -48,6 +48,7 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
         plot=error_plot(document),
         tree=plan_tree(document["plan"]),
         part_names=list(parts),
+        any_worst=any(probe["worst"] for probe in document["probes"]),
         probes=[
             (probe, {part["name"]: part for part in probe["parts"]}) for probe in document["probes"]
         ],

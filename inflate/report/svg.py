@@ -14,7 +14,9 @@ from inflate.report.summary import Document, floor_of
 from inflate.report.text import error_text, sqnr_text
 
 LEFT, RIGHT, TOP, BOTTOM = 76.0, 14.0, 18.0, 34.0
-LANE, GAP, STEP, SCALE, LEAST = 26.0, 8.0, 10.0, 210.0, 700.0
+LANE, GAP, STEP, LEAST = 26.0, 8.0, 10.0, 700.0
+SCALE, EMPTY = 210.0, 110.0
+"""The height of all decades, and that where no error lies on them."""
 _LONGEST = 60
 
 
@@ -90,7 +92,7 @@ def error_plot(document: Document) -> Plot | None:
     equal, broken = 0.0 in errors, None in errors
     top = TOP + (LANE + GAP if broken else 0.0)
     scale = _scale(document, top)
-    height = top + SCALE + (GAP + LANE if equal else 0.0) + BOTTOM
+    height = scale.bottom + (GAP + LANE if equal else 0.0) + BOTTOM
     width = LEFT + max(LEAST, STEP * len(layers)) + RIGHT
     step = (width - LEFT - RIGHT) / len(layers)
     lanes = []
@@ -133,7 +135,8 @@ def _scale(document: Document, top: float) -> _Scale:
         sizes += [layer["errors"]["max_abs"], layer["errors"]["mean_abs"]]
     exponents = [math.log10(size) for size in sizes if size] or [0.0]
     low, high = math.floor(min(exponents)), math.ceil(max(exponents) + 0.05)
-    return _Scale(min(low, high - 3), high, top, top + SCALE)
+    tall = any(layer["errors"]["max_abs"] for layer in document["layers"])
+    return _Scale(min(low, high - 3), high, top, top + (SCALE if tall else EMPTY))
 
 
 def _mark(layer: Document, x: float, scale: _Scale) -> Mark:

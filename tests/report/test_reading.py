@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from inflate.workflow import verify
 
 from ..conversions import CPU, nudged
 from .building import REPORTS, document_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def stored(document: Any) -> Any:
@@ -133,3 +136,17 @@ def test_reading_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(InflateError, match=r"pip install 'inflate-video\[report\]'"):
         read_document(tmp_path / "out.json")
+
+
+def test_the_package_holds_the_schema_and_the_templates() -> None:
+    root = resources.files("inflate.report")
+    assert (root / "schema" / "parity-report-1.schema.json").is_file()
+    for name in ("base.html.j2", "report.html.j2", "style.css", "report.js"):
+        assert (root / "templates" / name).is_file()
+
+
+def test_what_the_documentation_says_of_the_schema_is_so() -> None:
+    assert "parity-report-1.schema.json" in (ROOT / "docs" / "reports.md").read_text()
+    picture = (ROOT / "docs" / "report.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 300_000
