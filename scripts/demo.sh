@@ -9,5 +9,5 @@ inflate_setup "$root" report
 folder=${1:-inflate-demo}
 inflate demo "$folder"
 inflate verify -q "$folder/demo.ckpt" "$folder/demo.all.safetensors" --self-test \
-  --report "$folder/report.html" --report "$folder/report.json"
+  --report "$folder/report.html" --report "$folder/report.json" >/dev/null
 echo "to look at: $folder/report.html"
