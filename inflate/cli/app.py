@@ -17,6 +17,7 @@ from inflate.cli.convert import convert
 from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
 from inflate.cli.presets import presets
+from inflate.cli.report import report
 from inflate.cli.verify import verify
 from inflate.errors import InflateError, printable
 
@@ -52,7 +53,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, verify, inspect, presets, demo):
+for command in (convert, verify, report, inspect, presets, demo):
     app.command()(command)
 
 

@@ -11,15 +11,19 @@ from inflate.cli.console import note, print_json, progress_bar
 from inflate.cli.options import (
     Device,
     FromWeights,
+    GithubSummary,
     Json,
     Prefix,
     Quiet,
+    Reports,
     SourceLocation,
     kernel_from,
     number,
     parse_kernel,
     whole_number,
 )
+from inflate.cli.reporting import check_wanted, write_wanted
+from inflate.errors import ConfigError
 from inflate.vocabulary import (
     AttnType,
     MergeStrategy,
@@ -115,6 +119,8 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output.")
     ] = False,
+    report_to: Reports = None,
+    github_summary: GithubSummary = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -123,6 +129,12 @@ def convert(
     Copies the spatial weights, starts the temporal layers so that the output equals the image
     decoder's, compares the two on the GPU (or CPU), and only then gives the file its name.
     """
+    if (report_to or github_summary) and (dry_run or skip_parity):
+        raise ConfigError(
+            f"--report and --github-summary tell what the check found, and "
+            f"{'--dry-run' if dry_run else '--skip-parity'} leaves it out; leave one of them out"
+        )
+    check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.ahead import hashing_ahead
 
@@ -152,6 +164,8 @@ def convert(
             overwrite=overwrite,
             progress=progress,
         )
+    if result.parity is not None:
+        write_wanted(result.parity, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import conversion_document, plan_document
 

@@ -28,7 +28,7 @@ def demo(
     It was trained on photographs and video clips; the files are kept in DIR to play with.
     """
     from inflate import workflow
-    from inflate.cli.render import print_parity
+    from inflate.cli.render_parity import print_parity
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,21 @@ Device = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
+Reports = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write a report as well: .html, .json, .md or .xml (JUnit). May be given several "
+        "times; an older report is replaced.",
+    ),
+]
+GithubSummary = Annotated[
+    bool,
+    typer.Option(
+        "--github-summary", help="Append the report to the summary of a step of a GitHub workflow."
+    ),
+]
 Seed = Annotated[
     int, typer.Option(parser=whole_number, metavar="N", help="Seed of everything that is random.")
 ]

@@ -1,4 +1,4 @@
-"""Results as text for people: the verdict first, then the numbers behind it."""
+"""Conversions and plans as text for people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from inflate.cli.console import result_console
-from inflate.cli.text import architecture_text, bytes_text, error_text, kernel_text
+from inflate.cli.render_parity import print_parity
+from inflate.cli.text import architecture_text, bytes_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
-from inflate.parity.result import FoldResult, ParityReport
 from inflate.remote import shown
 from inflate.workflow import ConversionResult
 
-_COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
 _PARTS = (
     ("spatial", "copied"),
     ("temporal", "initialised"),
@@ -56,51 +55,6 @@ def print_plan(plan: InflationPlan) -> None:
     _print_wide(console, table)
     _print_facts(console, plan)
     console.print(_summary(plan))
-
-
-def print_parity(report: ParityReport) -> None:
-    """A verdict and the table behind it."""
-    console = result_console()
-    colour = _COLOURS[report.verdict]
-    where = f"{report.environment.dtype} on {report.environment.device}"
-    console.print(
-        Text.assemble(
-            "parity: ", (report.verdict, f"bold {colour}"),
-            f"  (largest error {error_text(report.max_abs_error)}, {where})",
-        )
-    )  # fmt: skip
-    table = Table("probe", "latents", "frames", "verdict", "largest error", box=None)
-    for probe in report.probes:
-        shape = " ".join(map(str, probe.shape))
-        verdict = Text(probe.verdict, style=_COLOURS[probe.verdict])
-        table.add_row(
-            probe.name, shape, str(probe.frames), verdict, error_text(probe.max_abs_error)
-        )
-    console.print(table)
-    weights = report.weights
-    if weights.compared:
-        console.print(f"weights: {weights.compared} compared, {len(weights.different)} different")
-    for name in weights.different[:10]:
-        console.print(Text(f"  differs from its source: {name}"), style="red", soft_wrap=True)
-    if len(weights.different) > 10:
-        console.print(f"  and {len(weights.different) - 10} more; --json lists them", style="red")
-    if report.fold is not None:
-        _print_fold(console, report.fold)
-    if report.cast is not None:
-        cast = report.cast
-        console.print(
-            f"cast: {cast.source_dtype} to {cast.stored_dtype} changes the image decoder's output "
-            f"by up to {error_text(cast.max_abs_error)}"
-        )
-
-
-def _print_fold(console: Console, fold: FoldResult) -> None:
-    console.print(
-        f"fold: post_quant_conv in conv_in changes its output by up to {error_text(fold.border)} "
-        f"on the border and {error_text(fold.inside)} inside, the images by up to "
-        f"{error_text(fold.output)}; parity is that of the folded decoder",
-        soft_wrap=True,
-    )
 
 
 def _print_facts(console: Console, plan: InflationPlan) -> None:

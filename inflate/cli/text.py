@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from inflate.config.schema import Architecture
+from inflate.report.text import bytes_text, error_text
+
+__all__ = ["architecture_text", "bytes_text", "error_text", "kernel_text", "listed"]
 
 
 def architecture_text(architecture: Architecture) -> str:
@@ -20,21 +23,6 @@ def architecture_text(architecture: Architecture) -> str:
 def kernel_text(kernel: tuple[int, ...]) -> str:
     """A kernel as the command line takes it."""
     return ",".join(map(str, kernel))
-
-
-def error_text(error: float | None) -> str:
-    """An error as text; None is one that is not finite."""
-    return "not finite" if error is None else f"{error:.3g}"
-
-
-def bytes_text(nbytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
 
 
 def listed(values: Iterable[int]) -> str:

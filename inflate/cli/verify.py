@@ -11,13 +11,16 @@ from inflate.cli.console import note, print_json, progress_bar
 from inflate.cli.options import (
     Device,
     FromWeights,
+    GithubSummary,
     Json,
     Prefix,
     Quiet,
+    Reports,
     Seed,
     SourceLocation,
     number,
 )
+from inflate.cli.reporting import check_wanted, write_wanted
 from inflate.vocabulary import MergeStrategy
 
 # Typer reads these annotations on Python 3.10 too.
@@ -117,6 +120,8 @@ def verify(
             help="Keep latents and both outputs of every probe here; new or empty.",
         ),
     ] = None,
+    report_to: Reports = None,
+    github_summary: GithubSummary = False,
     bisect: Annotated[
         bool,
         typer.Option(
@@ -140,6 +145,7 @@ def verify(
     frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
     the self-test found damage that is not caught; 2: it could not run.
     """
+    check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.given import Given
 
@@ -167,8 +173,10 @@ def verify(
             ),
             bisect=bisect,
             self_test=self_test,
+            pictures=any(path.lower().endswith(".html") for path in report_to or ()),
             progress=progress,
         )
+    write_wanted(report, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import parity_document
 
@@ -176,13 +184,9 @@ def verify(
     elif quiet:
         typer.echo(report.verdict)
     else:
-        from inflate.cli.render import print_parity
+        from inflate.cli.render_parity import print_parity
 
         print_parity(report)
-        if report.trainability is not None:
-            from inflate.cli.render_learning import print_learning
-
-            print_learning(report.trainability)
         for text in report.notes:
             note(text)
     # A check that lets damage through has proven nothing, whatever it says of this candidate.

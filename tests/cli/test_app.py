@@ -24,8 +24,10 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 OPTIONS = {
     "convert": "-o --config --time-mode --merge-strategy --alpha --video-kernel-size --attn-type "
-    "--set --seed --dtype --device --skip-parity --dry-run --overwrite --json -q",
-    "verify": "--atol --rtol --device --dtype --seed --json -q",
+    "--set --seed --dtype --device --skip-parity --dry-run --overwrite --report --github-summary "
+    "--json -q",
+    "verify": "--atol --rtol --device --dtype --seed --report --github-summary --json -q",
+    "report": "--to -o",
     "presets": "--json",
     "demo": "[DIR] --device -q",
 }
@@ -195,6 +197,9 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "inspect no-such-file": 2,
         "convert no-such-file": 2,
         "inspect pyproject.toml": 2,
+        "report --help": 0,
+        "report no-such.json --to md": 2,
+        "verify x --report r.pdf": 2,
         **dict.fromkeys((" ".join(arguments) for arguments, _ in USAGE_ERRORS), 2),
     }
     ran = subprocess.run(

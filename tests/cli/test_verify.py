@@ -45,8 +45,10 @@ def test_a_table_for_people(run: Run, image: Path, videos: dict[str, Path]) -> N
         ["frame-permutation", "3", "4", "3", "5", "3", "bitwise", "0"],
         ["skip-video", "3", "4", "3", "5", "3", "bitwise", "0"],
     ]
-    assert rows[8].startswith("weights: ")
-    assert rows[8].endswith(" compared, 0 different")
+    assert rows[8].endswith(" compared, 0 out of tolerance")
+    assert rows[9].startswith("noise floor: ")
+    assert rows[10].startswith("weights: ")
+    assert rows[10].endswith(" compared, 0 different")
 
 
 def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path]) -> None:

@@ -1,0 +1,164 @@
+"""A parity report as text for people: the verdict, the table behind it, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from inflate.cli.console import result_console
+from inflate.report.summary import (
+    Document,
+    advice,
+    failing,
+    floor_of,
+    guilty_modules,
+    learning_counts,
+    missed_damages,
+    multiple_text,
+    never_learning,
+    place_text,
+    reason,
+)
+from inflate.report.text import error_text, one_line, shape_text
+
+if TYPE_CHECKING:
+    from inflate.parity.result import ParityReport
+
+_COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
+_MOST = 10
+_FEW = 3
+
+
+def print_parity(report: ParityReport) -> None:
+    """A report: its verdict first, then the numbers, then what to do."""
+    from inflate.report.documents import parity_document
+
+    print_document(parity_document(report))
+
+
+def print_document(document: Document) -> None:
+    """The same of a document."""
+    console = result_console()
+    verdict, where = document["verdict"], document["environment"]
+    said = Text.assemble(
+        "parity: ",
+        (verdict, f"bold {_COLOURS[verdict]}"),
+        f"  (largest error {error_text(document['max_abs_error'])}, {where['dtype']} on ",
+    )
+    said.append(
+        one_line(where["device"]) + (", no GPU was found" if where["fallback"] else ""),
+        "bold yellow" if where["fallback"] else "",
+    )
+    console.print(said.append(")"), soft_wrap=True)
+    if verdict != "bitwise":
+        console.print(Text(one_line(reason(document))), soft_wrap=True)
+    console.print(_probes(document["probes"]))
+    for text, style in _facts(document):
+        console.print(Text(one_line(text), style), soft_wrap=True)
+    for text in advice(document):
+        console.print(Text.assemble(("to do: ", "bold"), one_line(text)), soft_wrap=True)
+
+
+def _probes(probes: list[dict[str, Any]]) -> Table:
+    table = Table("probe", "latents", "frames", "verdict", "largest error", box=None)
+    detailed = any(probe["verdict"] == "fail" and probe["worst"] for probe in probes)
+    if detailed:
+        table.add_column("parts that fail")
+        table.add_column("worst at")
+    for probe in probes:
+        cells = [
+            Text(one_line(probe["name"])),
+            Text(shape_text(probe["shape"])),
+            Text(str(probe["frames"])),
+            Text(probe["verdict"], _COLOURS[probe["verdict"]]),
+            Text(error_text(probe["max_abs_error"])),
+        ]
+        if detailed and probe["verdict"] == "fail":
+            cells += [Text(_parts_text(probe["parts"])), Text(place_text(probe["worst"]))]
+        table.add_row(*cells)
+    return table
+
+
+def _parts_text(parts: list[dict[str, Any]]) -> str:
+    names = [one_line(part["name"]) for part in failing(parts)]
+    return "all" if len(names) == len(parts) > 1 else ", ".join(names)
+
+
+def _facts(document: Document) -> Iterator[tuple[str, str]]:
+    """Further lines, a part of the report each, with their styles."""
+    layers, bad = document["layers"], failing(document["layers"])
+    if layers:
+        first = document["first_divergence"]
+        text = f"layers: {len(layers)} compared, {len(bad)} out of tolerance"
+        yield text + (f", first {first}" if first is not None else ""), "red" if bad else ""
+    if (floor := floor_of(document)) is not None:
+        multiple = multiple_text(document)
+        yield (
+            f"noise floor: {error_text(floor)}"
+            + (f"; the error is {multiple}" if multiple else ""),
+            "",
+        )
+    yield from _weights(document["weights"])
+    if document["fold"] is not None:
+        fold = {key: error_text(value) for key, value in document["fold"].items()}
+        yield (
+            "fold: post_quant_conv in conv_in changes its output by up to {border} on the border "
+            "and {inside} inside, the images by up to {output}; parity is that of the folded "
+            "decoder".format(**fold),
+            "",
+        )
+    if (cast := document["cast"]) is not None:
+        yield (
+            f"cast: {cast['source_dtype']} to {cast['stored_dtype']} changes the image decoder's "
+            f"output by up to {error_text(cast['max_abs_error'])}",
+            "",
+        )
+    if document["bisect"] is not None:
+        guilty = guilty_modules(document)
+        yield (
+            f"bisect: {'guilty: ' + ', '.join(guilty) if guilty else 'no temporal module is'}",
+            "",
+        )
+    yield from _learning(document)
+    if document["self_test"] is not None:
+        damages, missed = document["self_test"]["damages"], missed_damages(document)
+        text = f"self-test: {len(damages) - len(missed)} of {len(damages)} damages noticed"
+        yield (
+            text + (f"; not noticed: {', '.join(missed)}" if missed else ""),
+            "red" if missed else "",
+        )
+
+
+def _learning(document: Document) -> Iterator[tuple[str, str]]:
+    counts = learning_counts(document)
+    if counts is None:
+        return
+    yield (
+        f"temporal layers: {counts['now']} tensors learn now, {counts['next-step']} from the next "
+        f"step, {counts['never']} never",
+        "",
+    )
+    for reason_, tensors in never_learning(document).items():
+        names = ", ".join(t["name"] for t in tensors[:_FEW])
+        more = f" and {len(tensors) - _FEW} more; --json lists them" if len(tensors) > _FEW else ""
+        style = "yellow" if any(t["change"] for t in tensors) else ""
+        yield f"  never, {len(tensors)}: {reason_}: {names}{more}", style
+
+
+def _weights(weights: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if weights["compared"]:
+        yield f"weights: {weights['compared']} compared, {weights['different']} different", ""
+    for name in weights["names"][:_MOST]:
+        yield f"  differs from its source: {name}", "red"
+    if weights["different"] > _MOST:
+        yield f"  and {weights['different'] - _MOST} more; --json lists them", "red"
+    temporal = weights["temporal"]
+    if temporal is not None:
+        changed = len(temporal["changed"])
+        yield (
+            f"temporal: {temporal['compared']} compared, {changed} changed since they were made",
+            "",
+        )

@@ -1,0 +1,136 @@
+"""Pictures of a report as PNG in data URIs: what was decoded, and the difference, amplified."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from inflate.parity.result import Picture
+
+LONGEST = 192
+"""Pixels of the longer side; what is larger is made smaller, so that a page stays small."""
+MOST = 12
+"""Frames a probe."""
+_BROKEN = torch.tensor([255, 0, 255], dtype=torch.uint8)
+"""The colour of pixels that are not finite."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame's images as data URIs, their captions before them, and their size in pixels."""
+
+    number: int
+    images: tuple[tuple[str, str], ...]
+    size: tuple[int, int]
+    largest: float | None
+    """The largest difference; None where it is not finite."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The frames of a probe that are shown, and how many are not."""
+
+    probe: str
+    frames: tuple[Frame, ...]
+    left_out: int
+
+
+def strips(pictures: Sequence[Picture]) -> list[Strip]:
+    """The pictures of each probe, in time; differences of one probe are amplified alike."""
+    made = []
+    ordered = sorted(pictures, key=lambda picture: picture.probe)
+    for probe, group in groupby(ordered, key=lambda picture: picture.probe):
+        frames = sorted(group, key=lambda picture: picture.frame)
+        chosen = _spread(frames, MOST)
+        gain = _gain(chosen)
+        shown = tuple(_frame(picture, gain) for picture in chosen)
+        made.append(Strip(probe, shown, len(frames) - len(chosen)))
+    return made
+
+
+def png(pixels: Tensor) -> bytes:
+    """Pixels ``H W 3`` of type uint8 as a PNG file (ISO/IEC 15948), true colour, 8 bits."""
+    height, width, _ = pixels.shape
+    # Each row as its difference from the one above, which packs better: filter 2, "Up".
+    above = torch.cat([torch.zeros_like(pixels[:1]), pixels[:-1]])
+    rows = (pixels.int() - above.int()).remainder(256).to(torch.uint8).reshape(height, -1)
+    rows = torch.cat([torch.full((height, 1), 2, dtype=torch.uint8), rows], dim=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    packed = zlib.compress(bytes(rows.flatten().tolist()), 9)
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def _frame(picture: Picture, gain: float) -> Frame:
+    reference, candidate = _plain(picture.reference), _plain(picture.candidate)
+    difference = candidate - reference
+    images = [] if picture.source is None else [("source", _plain(picture.source))]
+    images += [("image decoder", reference), ("video decoder", candidate)]
+    # Grey is no difference: lighter is more, darker less than the image decoder's.
+    images.append((f"difference times {gain:g}" if gain else "no difference", difference * gain))
+    drawn = tuple((caption, _uri(image)) for caption, image in images)
+    small = _small(reference)
+    largest = difference.abs().max().item() if bool(difference.isfinite().all()) else None
+    return Frame(picture.frame, drawn, (small.shape[2], small.shape[1]), largest)
+
+
+def _plain(image: Tensor) -> Tensor:
+    return image.detach().cpu().double()  # In which the smallest difference can be amplified.
+
+
+def _gain(pictures: Sequence[Picture]) -> float:
+    """A round factor that spreads the largest finite difference over most of the range."""
+    largest = 0.0
+    for picture in pictures:
+        difference = (_plain(picture.candidate) - _plain(picture.reference)).abs()
+        finite = difference[difference.isfinite()]
+        largest = max(largest, finite.max().item() if finite.numel() else 0.0)
+    if largest == 0.0:
+        return 0.0
+    decade = 10.0 ** math.floor(math.log10(1.0 / largest))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= 1.0 / largest * 1.001)
+
+
+def _uri(image: Tensor) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(_pixels(image))).decode("ascii")
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """An image ``C H W`` in -1..1 as pixels ``H W 3``: of other channels than 3, grey or three."""
+    image = _small(image)
+    image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    broken = ~image.isfinite().all(dim=0)
+    levels = ((torch.nan_to_num(image).clamp(-1.0, 1.0) + 1.0) * 127.5).round()
+    pixels = levels.to(torch.uint8).permute(1, 2, 0).contiguous()
+    pixels[broken] = _BROKEN
+    return pixels
+
+
+def _small(image: Tensor) -> Tensor:
+    height, width = image.shape[1:]
+    share = LONGEST / max(height, width)
+    if share >= 1.0:
+        return image
+    size = (max(1, round(height * share)), max(1, round(width * share)))
+    return F.adaptive_avg_pool2d(image, size)
+
+
+def _spread(frames: list[Picture], most: int) -> list[Picture]:
+    """At most so many frames, the first and the last among them."""
+    if len(frames) <= most:
+        return frames
+    return [frames[round(i * (len(frames) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,144 @@
+"""Reports as files: their kind follows from the ending, and they appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.report.compact import as_json
+from inflate.report.junit import as_junit
+from inflate.report.markdown import as_markdown
+from inflate.report.summary import Document
+
+if TYPE_CHECKING:
+    from inflate.parity.result import Picture
+
+ENDINGS = ("html", "json", "md", "xml")
+"""The endings of reports: a page, a document, Markdown, JUnit."""
+EXTRA = "pip install 'inflate-video[report]'"
+SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+def write_report(document: Document, path: str | Path, pictures: Sequence[Picture] = ()) -> None:
+    """Write a parity document as what the ending of ``path`` says; an older report is replaced.
+
+    Args:
+        document: the report, as ``inflate/parity-report/1``.
+        path: where to: ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit).
+        pictures: frames for the page; the document does not hold them.
+
+    Raises:
+        OutputError: another ending, or a place that cannot be written.
+        InflateError: a page without the extra ``report``.
+    """
+    path = Path(path)
+    check_reports([path])
+    text = render(document, _ending(path), pictures)
+    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")
+    try:
+        try:
+            with hidden.open("xb") as file:
+                file.write(text.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(hidden, path)
+        finally:
+            with suppress(FileNotFoundError):
+                hidden.unlink()
+    except OSError as error:
+        raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
+
+
+def render(document: Document, ending: str, pictures: Sequence[Picture] = ()) -> str:
+    """A parity document as the text of a report with one of ``ENDINGS``."""
+    if ending == "html":
+        return _page(document, pictures)
+    return {"json": as_json, "md": as_markdown, "xml": as_junit}[ending](document)
+
+
+def check_reports(paths: Iterable[str | Path]) -> None:
+    """Refuse reports that could not be written, before anything is computed for them.
+
+    Raises:
+        OutputError: an ending that no report has, a folder that is missing or may not be written,
+            or two reports of one name.
+        InflateError: a page without the extra ``report``.
+    """
+    seen = set()
+    for given in paths:
+        path = Path(given)
+        if "://" in str(given):  # Not shown: it may hold a password.
+            raise OutputError("a report is asked for at a URL; expected a local file")
+        if _ending(path) not in ENDINGS:
+            known = ", ".join(f".{ending}" for ending in ENDINGS)
+            raise OutputError(f"the report {path} has no ending that is known; expected {known}")
+        try:
+            folder = path.parent.resolve()
+            if path.is_dir():
+                raise OutputError(f"the report {path} is a folder; expected the name of a file")
+            if not folder.is_dir():
+                raise OutputError(
+                    f"the report {path} needs the folder {path.parent}; make it first"
+                )
+        except OSError as error:
+            raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"the report {path} cannot be written: {folder} is read-only")
+        if (folder, path.name) in seen:
+            raise OutputError(f"the report {path} is asked for twice; give each its own name")
+        seen.add((folder, path.name))
+        if _ending(path) == "html":
+            _require_jinja()
+
+
+def github_summary() -> Path:
+    """The file in which GitHub collects a step's summary.
+
+    Raises:
+        ConfigError: this is no step of a GitHub workflow.
+    """
+    named = os.environ.get(SUMMARY)
+    if not named:
+        raise ConfigError(
+            f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
+            "workflows; elsewhere, --report summary.md writes the same"
+        )
+    return Path(named)
+
+
+def write_github_summary(document: Document) -> None:
+    """Append a report to the summary of the step that runs.
+
+    Raises:
+        ConfigError: this is no step of a GitHub workflow.
+        OutputError: the file cannot be written.
+    """
+    path = github_summary()
+    try:
+        with path.open("ab") as file:
+            file.write(as_markdown(document).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise OutputError(f"${SUMMARY} cannot be written: {path}: {error.strerror}") from error
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _page(document: Document, pictures: Sequence[Picture]) -> str:
+    _require_jinja()
+    from inflate.report.html import as_page
+
+    return as_page(document, pictures)
+
+
+def _require_jinja() -> None:
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise InflateError(f"pages need the extra report (Jinja2 is missing); {EXTRA}") from error
