@@ -49,7 +49,7 @@ def test_what_failed_is_told(printed) -> None:  # type: ignore[no-untyped-def]
     assert f"layers: 69 compared, 35 out of tolerance, first {FIRST}" in lines
     assert "noise floor: 1.9e-06; the error is 38,474 times the noise floor" in text
     assert f"bisect: guilty: {GUILTY}" in lines
-    assert "learning: 14 temporal tensors now, 14 from the next step, 14 never" in lines
+    assert "temporal layers: 14 tensors learn now, 14 from the next step, 14 never" in lines
     assert "self-test: 4 of 5 damages noticed; not noticed: Dirac off centre" in lines
     assert "weights: 138 compared, 0 different" in lines
     assert "temporal: 64 compared, 0 changed since they were made" in lines

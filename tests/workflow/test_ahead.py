@@ -103,8 +103,8 @@ def test_another_verdict_than_expected_gives_the_right_hash(
 ) -> None:
     check = production._check
 
-    def rounding(*args: Any) -> Any:
-        report = check(*args)
+    def rounding(*args: Any, **options: Any) -> Any:
+        report = check(*args, **options)
         object.__setattr__(report, "verdict", "within-tolerance")
         return report
 
