@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, shown
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
-from inflate.workflow.production import prepare, produce
+from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
 
 
@@ -32,8 +32,8 @@ class ConversionResult:
     """What a conversion did.
 
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
-    did not hold. ``parity`` is None where it was not checked. ``notes`` are for whoever uses the
-    result.
+    did not hold. ``source_sha256`` is None after a dry run. ``parity`` is None where it was not
+    checked. ``notes`` are for whoever uses the result.
     """
 
     plan: InflationPlan
@@ -43,11 +43,16 @@ class ConversionResult:
     sha256: str | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    source_sha256: str | None = None
 
     @property
     def passed(self) -> bool:
         """Whether parity held, or was not asked for."""
         return self.parity is None or self.parity.passed
+
+
+BeforePublish = Callable[[ConversionResult, Path], None]
+"""Called with a result that is about to be published, and the hidden path where it lies whole."""
 
 
 def convert(
@@ -74,6 +79,7 @@ def convert(
     dry_run: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
+    before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
     """Make a video checkpoint of an image autoencoder's, and publish it once parity holds.
 
@@ -101,6 +107,8 @@ def convert(
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
         progress: told where the work stands.
+        before_publish: told of a result that passed, before it gets its name; a record made then
+            says after a crash whose work the file is. What it raises keeps the file unpublished.
 
     Raises:
         InflateError: whatever the caller can mend: input, configuration, device or destination.
@@ -144,6 +152,28 @@ def convert(
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
+
+        def result_of(made: Made) -> ConversionResult:
+            parity, published = made.parity, None
+            if made.sha256 is not None:
+                published = destination if is_remote(str(destination)) else Path(destination)
+                parity = parity and parity.of_candidate(shown(str(destination)), made.sha256)
+            spent = {
+                **seconds,
+                "write": made.written - planned,
+                "parity": made.checked - made.written,
+                "publish": time.perf_counter() - made.checked,
+                "total": time.perf_counter() - started,
+            }
+            return ConversionResult(
+                job.plan, target, parity, published, made.sha256, spent, job.notes,
+                made.source_sha256,
+            )  # fmt: skip
+
+        def announce(made: Made, staged: Path) -> None:
+            if before_publish is not None:
+                before_publish(result_of(made), staged)
+
         with _local_destination(path, destination, target, overwrite=overwrite) as local:
             made = produce(
                 job,
@@ -152,21 +182,11 @@ def convert(
                 None if skip_parity else where,
                 overwrite=overwrite,
                 progress=progress,
+                announce=announce,
             )
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
-    parity = made.parity
-    published: Path | str | None = None
-    if made.sha256 is not None:
-        published = destination if is_remote(str(destination)) else Path(destination)
-        parity = parity and parity.of_candidate(shown(str(destination)), made.sha256)
-    seconds |= {
-        "write": made.written - planned,
-        "parity": made.checked - made.written,
-        "publish": time.perf_counter() - made.checked,
-        "total": time.perf_counter() - started,
-    }
-    return ConversionResult(job.plan, target, parity, published, made.sha256, seconds, job.notes)
+        return result_of(made)
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:

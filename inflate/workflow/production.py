@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,7 @@ class Made:
     sha256: str | None
     written: float
     checked: float
+    source_sha256: str
 
 
 def prepare(
@@ -100,8 +102,9 @@ def produce(
     *,
     overwrite: bool,
     progress: Progress,
+    announce: Callable[[Made, Path], None],
 ) -> Made:
-    """Write under a hidden name, check on ``device`` unless it is None, and publish.
+    """Write under a hidden name, check on ``device`` unless it is None, announce, and publish.
 
     Raises:
         InflateError: the source cannot be read, or the destination not written.
@@ -126,12 +129,14 @@ def produce(
             header["inflate.parity.device"] = parity.environment.device
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
-            return Made(parity, None, written, checked)
+            return Made(parity, None, written, checked, source_hash.result())
         with saying_why(destination):
             writer.set_metadata(header)
         sha256 = hash_files(find_files(staged.path))
+        made = Made(parity, sha256, written, checked, source_hash.result())
+        announce(made, staged.path)
         staged.publish()
-    return Made(parity, sha256, written, checked)
+    return made
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
