@@ -7,6 +7,16 @@ with the extra ``remote``, and are imported where they are used.
 
 from inflate.remote.fetching import fetch
 from inflate.remote.location import is_remote, local_path, shown
+from inflate.remote.looking import matches, version
 from inflate.remote.publishing import check_destination, publish
 
-__all__ = ["check_destination", "fetch", "is_remote", "local_path", "publish", "shown"]
+__all__ = [
+    "check_destination",
+    "fetch",
+    "is_remote",
+    "local_path",
+    "matches",
+    "publish",
+    "shown",
+    "version",
+]
