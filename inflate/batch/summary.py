@@ -33,7 +33,7 @@ def batch_document(
         seconds: that the batch took.
         reports: the parity report of each output that has one, as a path from the summary.
     """
-    counts = Counter(outcome.status for outcome in outcomes)
+    counts: Counter[str] = Counter(outcome.status for outcome in outcomes)
     return {
         "schema": BATCH_SCHEMA,
         "inflate": __version__,
