@@ -72,10 +72,10 @@ def expand(manifest: Manifest) -> Expanded:
     folders = []
     for entry in manifest.entries:
         try:
-            sources = _sources(entry.source, manifest.folder)
+            sources, globbed = _sources(entry.source, manifest.folder)
         except InflateError as error:
             problems.append(f"{entry.place}.source: {error}")
-            sources = []
+            sources, globbed = [], False
         folders.append(static_folder(_template(entry, manifest.folder), entry.source))
         for source in sources:
             for options in _combinations(entry, manifest.folder):
@@ -87,7 +87,7 @@ def expand(manifest: Manifest) -> Expanded:
                             _template(entry, manifest.folder), source, options, _axes(entry)
                         )
                         job = Job(entry.place, source, output, options)
-                        found.append((job, source != entry.source))
+                        found.append((job, globbed))
                 except ConfigError as error:
                     problems.append(f"{entry.place}.output: {error}")
     jobs, notes = _without_own_outputs(found)
@@ -102,23 +102,23 @@ def identity(location: str) -> str:
     return location if is_remote(location) else os.path.abspath(local_path(location))
 
 
-def _sources(pattern: str, folder: Path) -> list[str]:
-    """What a source stands for: itself, or all that a glob matches."""
+def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
+    """What a source stands for, and whether that is what a pattern matches."""
     if is_remote(pattern):
         if "*" not in pattern:  # A question mark is where a web address begins its query.
-            return [pattern]
+            return [pattern], False
         found = matches(pattern)
     else:
         path = os.path.join(folder, local_path(pattern))
         if os.path.exists(path):
-            return [os.path.normpath(path)]
+            return [os.path.normpath(path)], False
         if not _WILDCARDS.search(path):
             raise ConfigError(f"{path} does not exist; expected a checkpoint")
         found = sorted(map(os.path.normpath, glob.glob(path, recursive=True)))
         pattern = path
     if not found:
         raise ConfigError(f"nothing matches {pattern}; expected a checkpoint or more")
-    return found
+    return found, True
 
 
 def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:

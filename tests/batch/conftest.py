@@ -1,0 +1,90 @@
+"""What the tests of batches share: small sources, a manifest beside them, executors of all kinds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import inflate
+
+from ..checkpoints import autoencoder, write_safetensors
+
+ROOT = Path(inflate.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
+
+Sources = Callable[..., list[Path]]
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The least of autoencoders, each with weights of its own; nobody may change the files."""
+    folder = tmp_path_factory.mktemp("originals")
+    return [
+        write_safetensors(folder / f"m{i:02}.safetensors", autoencoder(ch_mult=[1], seed=i))
+        for i in range(4)
+    ]
+
+
+@pytest.fixture
+def sources(originals: list[Path], tmp_path: Path) -> Sources:
+    """Puts so many sources into ``ckpts``, the numbers in ``broken`` cut short."""
+
+    def put(count: int, broken: tuple[int, ...] = ()) -> list[Path]:
+        folder = tmp_path / "ckpts"
+        folder.mkdir(exist_ok=True)
+        found = []
+        for i in range(count):
+            path = folder / f"m{i:02}.safetensors"
+            shutil.copyfile(originals[i % len(originals)], path)
+            if i in broken:
+                path.write_bytes(path.read_bytes()[:5000])
+            found.append(path)
+        return found
+
+    return put
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> Path:
+    """A manifest, as YAML."""
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def inflate_batch(folder: Path, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``inflate batch`` in a process of its own."""
+    command = [sys.executable, "-m", "inflate", "batch", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **more
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a small Ray cluster on this machine."""
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    before = dict(os.environ)
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    context = ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80_000_000,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
