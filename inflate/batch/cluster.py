@@ -179,10 +179,4 @@ def _connect(ray: Any, slots: int | None, address: str | None) -> None:
             told = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(f"there is no Ray cluster at {joined!r}: {told[0]}") from error
         return
-    ray.init(
-        num_cpus=slots,
-        include_dashboard=False,
-        object_store_memory=_OBJECTS,
-        _node_ip_address="127.0.0.1",  # Nothing beyond this machine is spoken to.
-        **quiet,
-    )
+    ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=_OBJECTS, **quiet)

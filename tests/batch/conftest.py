@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,14 @@ import inflate
 from ..checkpoints import autoencoder, write_safetensors
 
 ROOT = Path(inflate.__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
+
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that runs ``inflate``."""
+    return {**os.environ, **ENVIRONMENT}
+
 
 Sources = Callable[..., list[Path]]
 
@@ -62,29 +70,40 @@ def inflate_batch(folder: Path, *arguments: object, **more: Any) -> subprocess.C
     """Run ``inflate batch`` in a process of its own."""
     command = [sys.executable, "-m", "inflate", "batch", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, **more
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, **more
     )
+
+
+CLUSTER = """
+import ray, sys
+context = ray.init(
+    num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False
+)
+print(context.address_info["address"], flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """The address of a small Ray cluster on this machine."""
-    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    before = dict(os.environ)
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    context = ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80_000_000,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        configure_logging=False,
-    )
-    yield context.address_info["address"]
-    ray.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
+    """The address of a small Ray cluster, started by a process of its own."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Whoever joins has to know the token.
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as head:
+            assert head.stdout is not None
+            address = head.stdout.readline().strip()
+            assert address, "Ray did not start"
+            yield address

@@ -23,7 +23,7 @@ from inflate.batch.run import Outcome, Run, run_batch
 from inflate.batch.survey import Seen, survey
 from inflate.errors import ConfigError, OutputError
 
-from .conftest import ENVIRONMENT, Sources
+from .conftest import Sources, environment
 from .fakes import FakeExecutor, Watcher
 
 Act = Callable[[Task], str]
@@ -320,7 +320,7 @@ def test_the_locks_of_the_dead_are_let_go_and_cleared(tmp_path: Path) -> None:
         "ledger.write(ledger.row('x'), state='running', owner=ledger.owner.token)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    died = subprocess.run([sys.executable, "-c", code, path], env=ENVIRONMENT, check=False)
+    died = subprocess.run([sys.executable, "-c", code, path], env=environment(), check=False)
     assert died.returncode == -9
     assert len(list(tmp_path.glob(".l.sqlite.*.lock"))) == 1
     with Ledger(path) as ledger:
