@@ -109,12 +109,12 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
             return [pattern], False
         found = matches(pattern)
     else:
-        path = os.path.join(folder, local_path(pattern))
+        path = os.path.normpath(os.path.join(folder, local_path(pattern)))
         if os.path.exists(path):
-            return [os.path.normpath(path)], False
+            return [path], False
         if not _WILDCARDS.search(path):
             raise ConfigError(f"{path} does not exist; expected a checkpoint")
-        found = sorted(map(os.path.normpath, glob.glob(path, recursive=True)))
+        found = sorted(glob.glob(path, recursive=True))
         pattern = path
     if not found:
         raise ConfigError(f"nothing matches {pattern}; expected a checkpoint or more")
