@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -20,7 +21,6 @@ from ..checkpoints import autoencoder, write_safetensors
 
 ROOT = Path(inflate.__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
-
 
 
 def environment() -> dict[str, str]:
@@ -66,7 +66,9 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def inflate_batch(folder: Path, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+def inflate_batch(
+    folder: Path, *arguments: object, **more: Any
+) -> subprocess.CompletedProcess[str]:
     """Run ``inflate batch`` in a process of its own."""
     command = [sys.executable, "-m", "inflate", "batch", *map(str, arguments)]
     return subprocess.run(
@@ -88,7 +90,8 @@ ray.shutdown()
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of a small Ray cluster, started by a process of its own."""
-    pytest.importorskip("ray", reason="the extra ray is not installed")
+    if importlib.util.find_spec("ray") is None:  # It reads the environment when it is imported.
+        pytest.skip("the extra ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

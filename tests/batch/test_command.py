@@ -160,9 +160,7 @@ def test_no_name_becomes_markup() -> None:
     assert [job["verdict"] for job in document["jobs"]] == [
         "bitwise", None, None, "fail", "unverified",
     ]  # fmt: skip
-    assert headline(document) == (
-        "2 of 5 held, 1 did not hold, 1 could not run, 1 not run"
-    )
+    assert headline(document) == ("2 of 5 held, 1 did not hold, 1 could not run, 1 not run")
 
 
 def test_a_step_summary_stays_short() -> None:

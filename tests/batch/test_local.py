@@ -86,7 +86,9 @@ def test_two_batches_at_once_share_the_work(tmp_path: Path, sources: Sources) ->
     sources(8)
     command = [sys.executable, "-m", "inflate", "batch", "ckpts/*", *OPTIONS, "--json"]
     both = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     documents = [json.loads(batch.communicate(timeout=120)[0]) for batch in both]

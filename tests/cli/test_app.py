@@ -26,6 +26,8 @@ OPTIONS = {
     "convert": "-o --config --time-mode --merge-strategy --alpha --video-kernel-size --attn-type "
     "--set --seed --dtype --device --skip-parity --dry-run --overwrite --json -q",
     "verify": "--atol --rtol --device --dtype --seed --json -q",
+    "batch": "-o --jobs --dry-run --retry-failed --fail-fast --executor --ray-address --memory "
+    "--ledger --report-dir --github-summary --time-mode --dtype --set --overwrite --json -q",
     "presets": "--json",
     "demo": "[DIR] --device -q",
 }
@@ -171,6 +173,8 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "convert --help": 0,
         "verify --help": 0,
         "demo --help": 0,
+        "batch --help": 0,
+        "batch": 2,
         "convert": 2,
         "convert x --time-mode both": 2,
         "convert x --video-kernel-size 2": 2,
