@@ -1,4 +1,4 @@
-"""What the tests of batches share: small sources, a manifest beside them, executors of all kinds."""
+"""What the tests of batches share: small sources, manifests, processes, a Ray cluster."""
 
 from __future__ import annotations
 

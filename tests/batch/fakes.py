@@ -17,6 +17,11 @@ FAILED = {"verdict": "fail", "max_abs_error": 0.5, "environment": {"device": "cp
 Publish = Callable[[Task], str]
 
 
+def always_held(_task: Task) -> str:
+    """What tasks come to where nothing is said."""
+    return "held"
+
+
 class Watcher:
     """Remembers what it is told."""
 
@@ -47,7 +52,7 @@ class FakeExecutor:
     publishes), ``vanish`` (after the output got its name) or ``stuck`` (never ends).
     """
 
-    def __init__(self, slots: int = 1, act: Publish = lambda task: "held") -> None:
+    def __init__(self, slots: int = 1, act: Publish = always_held) -> None:
         self.slots, self._act = slots, act
         self.ran: list[Task] = []
         self.together = 0

@@ -132,7 +132,7 @@ def test_remote_sources_and_outputs(
     (path,) = sources(1)
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))
     with serve() as web:
-        url = web.put("m.safetensors", path.read_bytes())
+        url = web.put("/m.safetensors", path.read_bytes())
         content = {"jobs": [{"source": url, "device": "cpu", "output": "out/{stem}.safetensors"}]}
         batch = open_manifest(write_manifest(tmp_path / "m.yaml", content), {})
         outcomes, _ = run(batch, Settings(executor="ray", ray_address=cluster), Watcher())

@@ -8,7 +8,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import pytest
@@ -32,7 +32,7 @@ def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return acts.get(Path(task.source).stem, "held")
 
     monkeypatch.setattr(
-        "inflate.batch.batch.LocalExecutor", lambda slots, lock: FakeExecutor(slots, act)
+        "inflate.batch.batch.LocalExecutor", lambda slots, _lock: FakeExecutor(slots, act)
     )
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.chdir(tmp_path)
@@ -136,8 +136,8 @@ def test_no_name_becomes_markup() -> None:
     class Tags(HTMLParser):
         """Collects the elements, and what they load."""
 
-        found: set[str] = set()
-        loaded: list[str | None] = []
+        found: ClassVar[set[str]] = set()
+        loaded: ClassVar[list[str | None]] = []
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             """Remember."""

@@ -226,7 +226,7 @@ def test_a_bug_in_one_job_is_told_and_the_others_go_on(
     run_task(
         Task(0, str(source), str(tmp_path / "v.safetensors"), {}),
         lambda kind, content: told.append((kind, content)),
-        lambda kind, content: {"go": True},
+        lambda _kind, _content: {"go": True},
     )
     ((kind, record),) = told
     assert (kind, record["state"]) == ("end", "failed")

@@ -190,7 +190,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path, sources: Sources) -> None
 )
 def test_what_is_no_manifest(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=".*") as raised:
+    with pytest.raises(ConfigError) as raised:
         open_manifest(tmp_path / "m.yaml", {})
     assert said in str(raised.value)
 

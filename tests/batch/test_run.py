@@ -24,7 +24,7 @@ from inflate.batch.survey import Seen, survey
 from inflate.errors import ConfigError, OutputError
 
 from .conftest import Sources, environment
-from .fakes import FakeExecutor, Watcher
+from .fakes import FakeExecutor, Watcher, always_held
 
 Act = Callable[[Task], str]
 
@@ -41,7 +41,7 @@ def opened(**options: object) -> Batch:
 
 def ran(
     batch: Batch,
-    act: Act = lambda task: "held",
+    act: Act = always_held,
     *,
     retry_failed: bool = False,
     fail_fast: bool = False,
@@ -50,6 +50,7 @@ def ran(
     """Run a batch to its end."""
     executor = executor or FakeExecutor(1, act)
     with Ledger(batch.ledger) as ledger:
+        ledger._db.execute("PRAGMA synchronous = OFF")  # Thousands of rows, on a busy disk.
         seen = survey(batch.jobs, ledger, retry_failed=retry_failed)
         outcomes = run_batch(
             seen, ledger, executor, Watcher(), retry_failed=retry_failed, fail_fast=fail_fast
@@ -106,7 +107,7 @@ def test_a_copy_with_other_times_is_known_by_its_hash(sources: Sources) -> None:
 
 @pytest.mark.parametrize("change", ["content", "option", "output removed"])
 def test_what_has_changed_is_done_again(change: str, sources: Sources) -> None:
-    first, second = sources(2)
+    _, second = sources(2)
     ran(opened())
     options = {}
     if change == "content":
@@ -145,7 +146,7 @@ def test_an_output_that_was_changed_is_somebody_elses(sources: Sources) -> None:
 
 
 def test_what_failed_is_tried_again_when_asked_or_changed(sources: Sources) -> None:
-    _, second, third = sources(3)
+    *_, third = sources(3)
     act = by_number(m01="failed", m02="unequal")
     assert statuses(ran(opened(), act)[0]) == ["held", "failed", "unequal"]
     again, executor = ran(opened())
@@ -209,7 +210,7 @@ def test_a_worker_lost_after_its_file_got_its_name_does_nothing_twice(sources: S
     assert statuses(ran(opened())[0]) == ["held*"]
 
 
-class _Killed(Exception):
+class KilledError(Exception):
     """The batch dies here."""
 
 
@@ -224,10 +225,10 @@ class _DeadlyExecutor(FakeExecutor):
         """Die, or go on."""
         self._count -= 1
         if self._count < 0 and not self._acted:
-            raise _Killed
+            raise KilledError
         super().answer(event, answer)  # type: ignore[arg-type]
         if self._count < 0:
-            raise _Killed
+            raise KilledError
 
 
 @pytest.mark.parametrize("acted", [False, True])
@@ -241,11 +242,14 @@ def test_a_batch_killed_between_any_two_steps_goes_on(
         with monkeypatch.context() as patch:
             # Whoever is killed gives nothing back; the system lets its lock go.
             patch.setattr(Ledger, "__exit__", lambda self, *_: os.close(self.owner.handle))
-            with pytest.raises(_Killed):
+            with pytest.raises(KilledError):
                 ran(opened(), executor=_DeadlyExecutor(count, acted=acted))
         published = count % 2 == 1 and acted
-        whole = sum(1 for path in Path("out").glob("*.video.safetensors")
-                    if path.read_bytes() == paths[int(path.name[1:3])].read_bytes() + b" ")  # fmt: skip
+        whole = sum(
+            made.read_bytes() == path.read_bytes() + b" "
+            for path in paths
+            for made in Path("out").glob(f"{path.stem}.video.safetensors")
+        )
         assert whole == count // 2 + published
         outcomes, executor = ran(opened())
         assert [outcome.status for outcome in outcomes] == ["held", "held"]
@@ -352,7 +356,7 @@ def test_memory_bounds_what_runs_at_once(
     memory: int | None, together: int, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources(4)
-    monkeypatch.setattr("inflate.batch.run.estimate", lambda job: Estimate(1, 1, 30))
+    monkeypatch.setattr("inflate.batch.run.estimate", lambda _job: Estimate(1, 1, 30))
     batch, executor = opened(), FakeExecutor(3)
     with Ledger(batch.ledger) as ledger:
         seen: list[Seen] = survey(batch.jobs, ledger, retry_failed=False)
