@@ -117,7 +117,7 @@ def inflate(*arguments: object) -> None:
 def tell(what: str, name: str, new: list[float], other: str, old: list[float]) -> None:
     """Print two medians and their ratio."""
     a, b = statistics.median(new), statistics.median(old)
-    print(f"{what}: {name} {a:.2f} s, {other} {b:.2f} s, ratio {a / b:.2f}")
+    print(f"{what}: {name} {a:.2f} s, {other} {b:.2f} s, ratio {a / b:.2f}", flush=True)
 
 
 if __name__ == "__main__":

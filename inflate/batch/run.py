@@ -141,7 +141,7 @@ class Run:
             if row is None:  # Another batch was quicker.
                 again = look_again(seen, self._ledger, retry_failed=self._retry_failed)
                 self._sort(number, again)
-                continue
+                return  # It may have ended the batch; the next round starts the others.
             self._running[number] = _Running(number, replace(seen, row=row), needed)
             self._executor.submit(_task(number, seen.job, needed))
 
