@@ -15,6 +15,8 @@ import torch
 from inflate.cli.app import main
 from inflate.cli.demo import DEMO_CHECKPOINT
 
+from .checkpoints import autoencoder, write_safetensors
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -33,8 +35,11 @@ def commands(program: str) -> list[list[str]]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an ``img.ckpt``, to stand in."""
+    """A folder with an ``img.ckpt`` and one of ``ckpts``, to stand in."""
     shutil.copyfile(DEMO_CHECKPOINT, tmp_path / "img.ckpt")
+    (tmp_path / "ckpts").mkdir()
+    write_safetensors(tmp_path / "ckpts" / "img.safetensors", autoencoder(ch_mult=[1]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # For worker processes.
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from inflate._version import __version__
+from inflate.cli.batch import batch
 from inflate.cli.convert import convert
 from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
@@ -53,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (convert, verify, report, inspect, presets, demo):
+for command in (convert, verify, batch, report, inspect, presets, demo):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ with the extra ``remote``, and are imported where they are used.
 from inflate.remote.caching import scratch_folder
 from inflate.remote.fetching import fetch
 from inflate.remote.location import is_remote, local_path, shown
+from inflate.remote.looking import matches, version
 from inflate.remote.publishing import check_destination, publish
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "fetch",
     "is_remote",
     "local_path",
+    "matches",
     "publish",
     "scratch_folder",
     "shown",
+    "version",
 ]

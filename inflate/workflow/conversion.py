@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, scratch_folder, shown
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
 from inflate.workflow.copying import as_copied
-from inflate.workflow.production import prepare, produce
+from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
 
 
@@ -34,7 +34,7 @@ class ConversionResult:
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
     did not hold; ``destination`` is where it would be. ``parity`` is None where it was not checked.
     ``notes`` are for whoever uses the result. ``trainability`` is told from the plan alone; None
-    for the copy of a video checkpoint.
+    for the copy of a video checkpoint. ``source_sha256`` is None after a dry run.
     """
 
     plan: InflationPlan
@@ -46,11 +46,16 @@ class ConversionResult:
     notes: tuple[str, ...] = ()
     destination: str = ""
     trainability: TrainabilityResult | None = None
+    source_sha256: str | None = None
 
     @property
     def passed(self) -> bool:
         """Whether parity held, or was not asked for."""
         return self.parity is None or self.parity.passed
+
+
+BeforePublish = Callable[[ConversionResult, Path], None]
+"""Called with a result that is about to be published, and the hidden path where it lies whole."""
 
 
 def convert(
@@ -77,6 +82,7 @@ def convert(
     dry_run: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
+    before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
     """Make a video checkpoint of an image autoencoder's, and publish it once parity holds.
 
@@ -104,6 +110,8 @@ def convert(
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
         progress: told where the work stands.
+        before_publish: told of a result that passed, before it gets its name; a record made then
+            says after a crash whose work the file is. What it raises keeps the file unpublished.
 
     Raises:
         InflateError: whatever the caller can mend: input, configuration, device or destination.
@@ -145,11 +153,41 @@ def convert(
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
+        told = shown(str(destination))
         if dry_run:
-            told = shown(str(destination))
             return ConversionResult(
                 job.plan, target, None, None, None, seconds, job.notes, told, job.trainability
             )
+
+        def result_of(made: Made) -> ConversionResult:
+            parity, published = made.parity, None
+            if made.sha256 is not None:
+                published = destination if is_remote(str(destination)) else Path(destination)
+                parity = parity and parity.of_candidate(told, made.sha256)
+            spent = {
+                **seconds,
+                "write": made.written - planned,
+                "parity": made.checked - made.written,
+                "publish": time.perf_counter() - made.checked,
+                "total": time.perf_counter() - started,
+            }
+            return ConversionResult(
+                job.plan,
+                target,
+                parity,
+                published,
+                made.sha256,
+                spent,
+                job.notes,
+                told,
+                job.trainability,
+                made.source_sha256,
+            )
+
+        def announce(made: Made, staged: Path) -> None:
+            if before_publish is not None:
+                before_publish(result_of(made), staged)
+
         with _local_destination(path, destination, target, overwrite=overwrite) as local:
             made = produce(
                 job,
@@ -159,32 +197,11 @@ def convert(
                 overwrite=overwrite,
                 progress=progress,
                 fallback=fell_back(device, where),
+                announce=announce,
             )
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
-    parity = made.parity
-    published: Path | str | None = None
-    if made.sha256 is not None:
-        published = destination if is_remote(str(destination)) else Path(destination)
-        parity = parity and parity.of_candidate(shown(str(destination)), made.sha256)
-    seconds |= {
-        "write": made.written - planned,
-        "parity": made.checked - made.written,
-        "publish": time.perf_counter() - made.checked,
-        "total": time.perf_counter() - started,
-    }
-    told = shown(str(destination))
-    return ConversionResult(
-        job.plan,
-        target,
-        parity,
-        published,
-        made.sha256,
-        seconds,
-        job.notes,
-        told,
-        job.trainability,
-    )
+        return result_of(made)
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
@@ -76,6 +76,7 @@ class Made:
     sha256: str | None
     written: float
     checked: float
+    source_sha256: str
 
 
 def prepare(
@@ -119,9 +120,10 @@ def produce(
     *,
     overwrite: bool,
     progress: Progress,
+    announce: Callable[[Made, Path], None],
     fallback: bool = False,
 ) -> Made:
-    """Write under a hidden name, check on ``device`` unless it is None, and publish.
+    """Write under a hidden name, check on ``device`` unless it is None, announce, and publish.
 
     ``fallback`` says that the CPU checks for want of a GPU.
 
@@ -156,7 +158,7 @@ def produce(
             parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
-            return Made(parity, None, written, checked)
+            return Made(parity, None, written, checked, source_hash.result())
         verdict = "unverified" if parity is None else parity.verdict
         with saying_why(destination):
             writer.set_metadata(_verified(header, source_hash.result(), verdict, device))
@@ -165,8 +167,10 @@ def produce(
         sha256 = hash_files(
             find_files(staged.path), lambda path: known.get(path) or hash_file(path)
         )
+        made = Made(parity, sha256, written, checked, source_hash.result())
+        announce(made, staged.path)
         staged.publish()
-    return Made(parity, sha256, written, checked)
+    return made
 
 
 def _verified(

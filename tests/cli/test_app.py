@@ -28,6 +28,8 @@ OPTIONS = {
     "--json -q",
     "verify": "--atol --rtol --device --dtype --seed --report --github-summary --json -q",
     "report": "--to -o",
+    "batch": "-o --jobs --dry-run --retry-failed --fail-fast --executor --ray-address --memory "
+    "--ledger --report-dir --github-summary --time-mode --dtype --set --overwrite --json -q",
     "presets": "--json",
     "demo": "[DIR] --device -q",
 }
@@ -194,6 +196,8 @@ def test_commands_that_compute_nothing_load_nothing() -> None:
         "verify --help": 0,
         "inspect --help": 0,
         "demo --help": 0,
+        "batch --help": 0,
+        "batch": 2,
         "inspect no-such-file": 2,
         "convert no-such-file": 2,
         "inspect pyproject.toml": 2,

@@ -1,0 +1,223 @@
+"""The ledger: what became of each job, in a file of SQLite beside the outputs.
+
+A row belongs to an output. Every change of it counts its revision up, and a change is refused where
+the revision is not the one that was looked at: of two batches that want a job, one gets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from inflate.batch.marks import Mark, parse_mark
+from inflate.batch.owners import Owner, become_owner, is_alive
+from inflate.errors import OutputError
+from inflate.remote import is_remote, local_path
+
+State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
+"""``publishing`` comes before an output gets its name, so that its maker is known after a crash."""
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE jobs (
+    output TEXT PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    owner TEXT,
+    source_sha256 TEXT,
+    settings TEXT,
+    output_mark TEXT,
+    output_sha256 TEXT,
+    previous_mark TEXT,
+    previous_sha256 TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    document TEXT,
+    changed REAL NOT NULL
+);
+CREATE TABLE sources (source TEXT PRIMARY KEY, mark TEXT NOT NULL, sha256 TEXT NOT NULL);
+"""
+_COLUMNS = (
+    "output", "revision", "state", "owner", "source_sha256", "settings", "output_mark",
+    "output_sha256", "previous_mark", "previous_sha256", "attempts", "document",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the ledger knows of an output.
+
+    ``output_mark`` and ``output_sha256`` are those of the file that a batch published last, or is
+    about to publish in place of the ``previous``; the rest is of the last attempt.
+    """
+
+    output: str
+    revision: int = 0
+    state: State = "waiting"
+    owner: str | None = None
+    source_sha256: str | None = None
+    settings: str | None = None
+    output_mark: Mark | None = None
+    output_sha256: str | None = None
+    previous_mark: Mark | None = None
+    previous_sha256: str | None = None
+    attempts: int = 0
+    document: Mapping[str, Any] | None = None
+
+
+class Ledger:
+    """An open ledger; use it as a context, in one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a ledger, or make one.
+
+        Raises:
+            OutputError: it cannot be opened or is no ledger of this version.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path.parent} cannot be made: {error.strerror}") from error
+        self.owner: Owner = become_owner(path)
+        try:
+            self._open()
+        except BaseException:
+            self.owner.release()
+            raise
+
+    def _open(self) -> None:
+        with self._in_words():
+            # Another batch may hold the file for a moment.
+            self._db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+            with self._transaction():
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    for statement in _SCHEMA.split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        if version not in (0, _VERSION):
+            raise OutputError(
+                f"{self.path} is a ledger of version {version}; expected {_VERSION}. Choose "
+                "another with --ledger"
+            )
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give back what was claimed and not finished."""
+        with self._in_words():
+            self._db.execute(
+                "UPDATE jobs SET state = 'waiting', owner = NULL, revision = revision + 1 "
+                "WHERE owner = ? AND state = 'running'",
+                (self.owner.token,),
+            )
+        self._db.close()
+        self.owner.release()
+
+    def rows(self) -> dict[str, Row]:
+        """Every row by its output."""
+        with self._in_words():
+            found = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs")  # noqa: S608
+            return {row.output: row for row in map(_row, found)}
+
+    def row(self, output: str) -> Row:
+        """The row of an output; a new one where there is none."""
+        with self._in_words():
+            found = self._db.execute(
+                f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE output = ?",  # noqa: S608
+                (output,),
+            ).fetchone()
+        return _row(found) if found else Row(output)
+
+    def write(self, row: Row, **changes: Any) -> Row | None:
+        """Change a row, if it still is as it was looked at; None where it is not.
+
+        Args:
+            row: as it was looked at.
+            **changes: to its fields; an owner is ``self.owner.token`` or None.
+        """
+        new = Row(**{**row.__dict__, **changes, "revision": row.revision + 1})
+        values = (
+            new.output, new.revision, new.state, new.owner, new.source_sha256, new.settings,
+            new.output_mark.text() if new.output_mark else None, new.output_sha256,
+            new.previous_mark.text() if new.previous_mark else None, new.previous_sha256,
+            new.attempts,
+            None if new.document is None else json.dumps(new.document, allow_nan=False),
+        )  # fmt: skip
+        with self._in_words(), self._transaction():
+            now = self._db.execute(
+                "SELECT revision FROM jobs WHERE output = ?", (row.output,)
+            ).fetchone()
+            if (now[0] if now else 0) != row.revision:
+                return None
+            marks = ", ".join("?" * (len(values) + 1))
+            self._db.execute(
+                f"INSERT OR REPLACE INTO jobs ({', '.join(_COLUMNS)}, changed) VALUES ({marks})",  # noqa: S608
+                (*values, time.time()),
+            )
+        return new
+
+    def is_taken(self, row: Row) -> bool:
+        """Whether another batch that is alive is at work on a row."""
+        if row.owner is None or row.owner == self.owner.token:
+            return False
+        return is_alive(self.path, row.owner)
+
+    def known_sources(self) -> dict[str, tuple[Mark, str]]:
+        """The marks of sources and the hashes that go with them."""
+        with self._in_words():
+            found = self._db.execute("SELECT source, mark, sha256 FROM sources").fetchall()
+        known = {}
+        for source, text, sha256 in found:
+            mark = parse_mark(text)
+            assert mark is not None
+            known[source] = (mark, sha256)
+        return known
+
+    def know_source(self, source: str, mark: Mark, sha256: str) -> None:
+        """Remember the hash of a source as long as its mark stands."""
+        with self._in_words():
+            self._db.execute(
+                "INSERT OR REPLACE INTO sources VALUES (?, ?, ?)", (source, mark.text(), sha256)
+            )
+
+    def name_of(self, output: str) -> str:
+        """An output as rows call it: a path from the ledger's folder, or a URL."""
+        if is_remote(output):
+            return output
+        return os.path.relpath(local_path(output), self.path.parent)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.path} cannot be used as a ledger: {error}. Choose another with --ledger"
+            ) from error
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    fields = dict(zip(_COLUMNS, values, strict=True))
+    for name in ("output_mark", "previous_mark"):
+        fields[name] = parse_mark(fields[name])
+    fields["document"] = json.loads(fields["document"]) if fields["document"] else None
+    return Row(**fields)

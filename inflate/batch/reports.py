@@ -1,0 +1,117 @@
+"""The folder of reports: one a job, and the summary of the batch in every form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inflate.batch.render import to_html, to_junit, to_markdown
+from inflate.batch.run import Outcome
+from inflate.batch.summary import parity_of
+from inflate.errors import OutputError
+
+SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
+    "junit.xml": to_junit,
+    "summary.md": to_markdown,
+    "index.html": to_html,
+}
+"""The files of a summary, and what makes each."""
+
+_JOBS = "jobs"
+
+
+def write_job_report(parity: Mapping[str, Any], folder: Path, stem: str) -> str:
+    """Write the parity report of one job; the name of the file that a summary links to."""
+    name = f"{stem}.json"
+    _write(folder / name, json.dumps(parity, indent=2, allow_nan=False) + "\n")
+    return name
+
+
+def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, str]:
+    """Write a parity report for each job that has one, and say where, by output.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    make_folder(folder / _JOBS)
+    written = {}
+    for outcome in outcomes:
+        parity = parity_of(outcome)
+        if parity is not None:
+            output = outcome.job.output
+            written[output] = f"{_JOBS}/{write_job_report(parity, folder / _JOBS, _stem(output))}"
+    return written
+
+
+def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
+    """Write the summary of a batch in every form.
+
+    Raises:
+        InflateError: the folder cannot be written, or an extra is missing.
+    """
+    make_folder(folder)
+    for name, made in SUMMARIES.items():
+        _write(folder / name, made(document))
+
+
+def append_step_summary(document: Mapping[str, Any]) -> None:
+    """Add the summary to the one that GitHub shows of a step.
+
+    Raises:
+        OutputError: ``GITHUB_STEP_SUMMARY`` is not set, or names no file that can be written.
+    """
+    path = step_summary_path()
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(to_markdown(document))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def step_summary_path() -> Path:
+    """Where GitHub wants the summary of a step.
+
+    Raises:
+        OutputError: ``GITHUB_STEP_SUMMARY`` is not set.
+    """
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        raise OutputError(
+            "--github-summary: GITHUB_STEP_SUMMARY is not set; expected the file that GitHub "
+            "Actions names there. Use --report-dir elsewhere"
+        )
+    return Path(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for reports.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def _stem(output: str) -> str:
+    """A name of an output's report, which no other output has."""
+    name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
+    return f"{name}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"
+
+
+def _write(path: Path, text: str) -> None:
+    # By way of another name, so that whoever reads it finds it whole.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

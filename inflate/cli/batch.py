@@ -1,0 +1,218 @@
+"""``inflate batch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import typer
+
+from inflate.cli.console import note, print_json
+from inflate.cli.options import Json, Quiet, kernel_from, parse_kernel
+from inflate.vocabulary import (
+    AttnType,
+    MergeStrategy,
+    PostQuant,
+    StoredType,
+    Target,
+    TimeMode,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from inflate.batch.batch import Batch
+
+# Typer reads these annotations on Python 3.10 too.
+# ruff: noqa: UP045
+
+
+def batch(
+    manifest: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MANIFEST|GLOB...",
+            show_default=False,
+            help="A manifest (.yaml), or sources and patterns such as 'ckpts/*.safetensors'.",
+        ),
+    ],
+    output: Annotated[
+        Optional[str],
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="Folder, or name with {stem}, {time_mode} and so on. Default: beside each source.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        Optional[int],
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="Worker processes. [default: 1; on Ray as many as fit]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the jobs with sizes and memory; run nothing."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed and has not changed.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Begin no further job after a first failure.")
+    ] = False,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where jobs run; ray needs the extra ray.")
+    ] = "local",
+    ray_address: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="ADDRESS", help="Ray cluster to join. [default: RAY_ADDRESS, or one started]"
+        ),
+    ] = None,
+    memory: Annotated[
+        Optional[float],
+        typer.Option(
+            metavar="GB", min=0.0, help="Memory for jobs at once. [default: most of what is free]"
+        ),
+    ] = None,
+    ledger: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE", help="Where results are remembered. [default: beside the outputs]"
+        ),
+    ] = None,
+    report_dir: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            help="Write a parity report a job, and the summary as HTML, JSON, JUnit and Markdown.",
+        ),
+    ] = None,
+    github_summary: Annotated[
+        bool,
+        typer.Option("--github-summary", help="Add the summary to $GITHUB_STEP_SUMMARY."),
+    ] = False,
+    config: Annotated[
+        Optional[str], typer.Option(help="As in convert, as are the options below.")
+    ] = None,
+    time_mode: Annotated[Optional[TimeMode], typer.Option()] = None,
+    merge_strategy: Annotated[Optional[MergeStrategy], typer.Option()] = None,
+    alpha: Annotated[Optional[float], typer.Option()] = None,
+    video_kernel_size: Annotated[
+        Optional[str], typer.Option(metavar="N|T,H,W", callback=parse_kernel)
+    ] = None,
+    attn_type: Annotated[Optional[AttnType], typer.Option()] = None,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE")] = None,
+    seed: Annotated[Optional[int], typer.Option()] = None,
+    dtype: Annotated[Optional[StoredType], typer.Option()] = None,
+    float32_norms: Annotated[Optional[bool], typer.Option("--float32-norms")] = None,
+    prefix: Annotated[Optional[str], typer.Option()] = None,
+    weights: Annotated[Optional[Weights], typer.Option()] = None,
+    layout: Annotated[Optional[Target], typer.Option()] = None,
+    post_quant: Annotated[Optional[PostQuant], typer.Option()] = None,
+    allow_inexact: Annotated[Optional[bool], typer.Option("--allow-inexact")] = None,
+    device: Annotated[Optional[str], typer.Option(metavar="auto|cpu|cuda|cuda:N|mps")] = None,
+    skip_parity: Annotated[Optional[bool], typer.Option("--skip-parity")] = None,
+    overwrite: Annotated[Optional[bool], typer.Option("--overwrite")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert and verify many checkpoints; stopped at any moment, the same command goes on.
+
+    What is done and unchanged is skipped, what has changed is done again. Options win over the
+    manifest. Exit code 0: parity held everywhere; 1: somewhere it did not; 2: some could not run.
+    """
+    options = {
+        "config": config,
+        "time_mode": time_mode,
+        "merge_strategy": merge_strategy,
+        "alpha": alpha,
+        "video_kernel_size": None if video_kernel_size is None else kernel_from(video_kernel_size),
+        "attn_type": attn_type,
+        "set": tuple(set_) if set_ else None,
+        "seed": seed,
+        "dtype": dtype,
+        "float32_norms": float32_norms,
+        "prefix": prefix,
+        "weights": weights,
+        "layout": layout,
+        "post_quant": post_quant,
+        "allow_inexact": allow_inexact,
+        "device": device,
+        "skip_parity": skip_parity,
+        "overwrite": overwrite,
+    }
+    chosen = {key: value for key, value in options.items() if value is not None}
+    from inflate.batch import reports
+    from inflate.batch.batch import Settings, run
+    from inflate.batch.render import headline
+    from inflate.batch.summary import batch_document
+    from inflate.cli.batch_view import print_summary, watching
+
+    found = _open(manifest, output, chosen, ledger)
+    if not quiet:
+        for text in found.notes:
+            note(text)
+    if dry_run:
+        _print_dry_run(found, as_json=as_json, quiet=quiet)
+        return
+    # What cannot be written is better known before the work.
+    if github_summary:
+        reports.step_summary_path()
+    if report_dir is not None:
+        reports.make_folder(report_dir)
+    bound = None if memory is None else int(memory * 1e9)
+    settings = Settings(jobs, executor, ray_address, bound, retry_failed, fail_fast)
+    with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
+        outcomes, seconds = run(found, settings, watch)
+    links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
+    document = batch_document(
+        outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
+    )
+    if report_dir is not None:
+        reports.write_summaries(document, report_dir)
+    if github_summary:
+        reports.append_step_summary(document)
+    if as_json:
+        print_json(document)
+    elif quiet:
+        typer.echo(headline(document))
+    else:
+        print_summary(document)
+    if document["exit_code"]:
+        raise typer.Exit(document["exit_code"])
+
+
+def _open(
+    arguments: list[str], output: str | None, options: dict[str, Any], ledger: Path | None
+) -> Batch:
+    from inflate.batch.batch import open_manifest, open_sources
+    from inflate.errors import ConfigError
+
+    manifests = [text for text in arguments if text.lower().endswith((".yaml", ".yml"))]
+    if not manifests:
+        return open_sources(arguments, output, options, ledger)
+    if len(arguments) > 1:
+        raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
+    if output is not None:
+        raise ConfigError("-o goes with sources and patterns; a manifest names its own outputs")
+    return open_manifest(Path(manifests[0]), options, ledger)
+
+
+def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:
+    from inflate.batch.batch import estimates
+    from inflate.cli.batch_view import dry_run_document, print_dry_run
+
+    weights = estimates(found)
+    if as_json:
+        print_json(dry_run_document(found, weights))
+    elif not quiet:
+        print_dry_run(found, weights)
+    else:
+        typer.echo(f"{len(found.jobs)} jobs")
+    if any(weight is not None and weight.obstacles for weight in weights):
+        raise typer.Exit(2)

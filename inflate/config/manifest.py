@@ -1,0 +1,245 @@
+"""Manifests of batches: YAML, read through OmegaConf and typed value by value.
+
+Problems are collected and not raised, so that whoever reads a manifest can list them together with
+what only the file system knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from inflate.config.ldm import one_line, plain
+from inflate.errors import ConfigError, nearest
+from inflate.vocabulary import (
+    AttnType,
+    MergeStrategy,
+    PostQuant,
+    StoredType,
+    Target,
+    TimeMode,
+    Weights,
+)
+
+# Optional and Union stay spelled out: OmegaConf reads these annotations on Python 3.10 as well.
+# ruff: noqa: UP007, UP045
+
+_NOT_IN_A_MATRIX = frozenset({"set", "overwrite", "skip_parity", "allow_inexact"})
+_ENTRY_KEYS = ("source", "output", "matrix")
+_EXAMPLE = "{source: 'ckpts/*.safetensors', output: 'out/{stem}.safetensors'}"
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The options of ``convert`` that a job may have; None leaves one to its default."""
+
+    config: Optional[str] = None
+    time_mode: Optional[TimeMode] = None
+    merge_strategy: Optional[MergeStrategy] = None
+    alpha: Optional[float] = None
+    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = None
+    attn_type: Optional[AttnType] = None
+    set: Optional[tuple[str, ...]] = None
+    seed: Optional[int] = None
+    dtype: Optional[StoredType] = None
+    float32_norms: Optional[bool] = None
+    prefix: Optional[str] = None
+    weights: Optional[Weights] = None
+    layout: Optional[Target] = None
+    post_quant: Optional[PostQuant] = None
+    allow_inexact: Optional[bool] = None
+    device: Optional[str] = None
+    skip_parity: Optional[bool] = None
+    overwrite: Optional[bool] = None
+
+
+OPTIONS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(ConvertOptions))
+"""The names of the options."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a manifest says of one or many jobs; ``place`` is where, for messages.
+
+    ``options`` and the lists of ``matrix`` hold values of the right types.
+    """
+
+    place: str
+    source: str
+    output: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    matrix: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def with_options(self, options: Mapping[str, Any]) -> Entry:
+        """The same, with options that win over its own and over the axes of its matrix."""
+        matrix = {key: values for key, values in self.matrix.items() if key not in options}
+        return dataclasses.replace(self, options={**self.options, **options}, matrix=matrix)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The entries of a batch, and everything that is wrong with how they are written.
+
+    Relative paths are meant from ``folder``.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...]
+    ledger: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest: ``defaults``, ``jobs``, and perhaps ``ledger``.
+
+    Raises:
+        ConfigError: it is no readable YAML, or no mapping; all else is in ``problems``.
+    """
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} is no manifest; expected 'jobs:' with a list under it")
+    values = plain(content, path)
+    reading = _Reading()
+    for key in values:
+        if key not in ("defaults", "jobs", "ledger"):
+            close = nearest(key, ("defaults", "jobs", "ledger"))
+            reading.problems.append(f"{key}: unknown key{close}; expected defaults, jobs, ledger")
+    ledger = values.get("ledger")
+    if ledger is not None and not isinstance(ledger, str):
+        reading.problems.append(f"ledger is {ledger!r}; expected a path")
+        ledger = None
+    defaults = reading.section("defaults", values.get("defaults") or {})
+    if defaults.source is not None:
+        reading.problems.append("defaults.source: each job names its own source")
+    jobs = values.get("jobs")
+    if not isinstance(jobs, list) or not jobs:
+        reading.problems.append(f"jobs is {jobs!r}; expected a list such as [{_EXAMPLE}]")
+        jobs = []
+    entries = []
+    for number, job in enumerate(jobs):
+        place = f"jobs[{number}]"
+        own = reading.section(place, {"source": job} if isinstance(job, str) else job)
+        if own.source is None:
+            if isinstance(job, Mapping) and job.get("source") is None:
+                reading.problems.append(f"{place} has no source; expected a path, glob or URL")
+            continue
+        matrix = {k: v for k, v in defaults.matrix.items() if k not in own.options} | own.matrix
+        options = {k: v for k, v in defaults.options.items() if k not in own.matrix} | own.options
+        output = own.output if own.output is not None else defaults.output
+        entries.append(Entry(place, own.source, output, options, matrix))
+    return Manifest(path.parent, tuple(entries), ledger, tuple(reading.problems))
+
+
+@dataclass
+class _Section:
+    source: str | None = None
+    output: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    matrix: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass
+class _Reading:
+    """Collects what is wrong while a manifest is read."""
+
+    problems: list[str] = field(default_factory=list)
+
+    def section(self, place: str, content: object) -> _Section:
+        """The ``defaults``, or one job."""
+        read = _Section()
+        if not isinstance(content, Mapping):
+            self.problems.append(f"{place} is {content!r}; expected keys such as {_EXAMPLE}")
+            return read
+        for key, value in content.items():
+            if key in ("source", "output"):
+                if value is not None and (not isinstance(value, str) or not value):
+                    self.problems.append(f"{place}.{key} is {value!r}; expected a path or URL")
+                else:
+                    setattr(read, key, value)
+            elif key == "matrix":
+                read.matrix = self._matrix(place, value)
+            elif key not in OPTIONS:
+                known = (*_ENTRY_KEYS, *OPTIONS)
+                self.problems.append(f"{place}.{key}: unknown key{nearest(str(key), known)}")
+            elif value is not None:
+                self._keep(read.options, str(key), f"{place}.{key}", value)
+        for key in sorted(read.options.keys() & read.matrix.keys()):
+            self.problems.append(f"{place}.{key} is set and in its matrix too; keep one of them")
+        return read
+
+    def _matrix(self, place: str, content: object) -> dict[str, tuple[Any, ...]]:
+        read: dict[str, tuple[Any, ...]] = {}
+        if content is None:
+            return read
+        if not isinstance(content, Mapping):
+            self.problems.append(
+                f"{place}.matrix is {content!r}; expected lists, such as {{time_mode: [all, "
+                "conv-only]}"
+            )
+            return read
+        axes = [name for name in OPTIONS if name not in _NOT_IN_A_MATRIX]
+        for key, values in content.items():
+            where = f"{place}.matrix.{key}"
+            if key not in axes:
+                what = "belongs beside the matrix" if key in OPTIONS else "unknown key"
+                self.problems.append(f"{where}: {what}{nearest(str(key), axes)}")
+            elif not isinstance(values, list) or not values:
+                self.problems.append(f"{where} is {values!r}; expected a list with a value or more")
+            else:
+                kept: dict[str, Any] = {}
+                for number, value in enumerate(values):
+                    self._keep(kept, str(key), f"{where}[{number}]", value, str(number))
+                read[str(key)] = tuple(kept.values())
+        return read
+
+    def _keep(
+        self, into: dict[str, Any], key: str, place: str, value: object, under: str = ""
+    ) -> None:
+        try:
+            into[under or key] = typed(key, value)
+        except ConfigError as error:
+            self.problems.append(f"{place} is {value!r}: {error}")
+
+
+def typed(key: str, value: object) -> Any:
+    """A value of an option, as the type it has to be.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    try:
+        return _typed(key, json.dumps(value))
+    except TypeError as error:
+        raise ConfigError("expected a plain value; put quotes around a date") from error
+
+
+@lru_cache(maxsize=4096)
+def _typed(key: str, encoded: str) -> Any:
+    draft = OmegaConf.structured(ConvertOptions)
+    OmegaConf.set_readonly(draft, False)  # A frozen dataclass gives read-only nodes.
+    value = json.loads(encoded)
+    if _is_template(value):
+        raise ConfigError("expected a plain value, which refers to no other")
+    try:
+        OmegaConf.update(draft, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    found = getattr(OmegaConf.to_object(draft), key)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _is_template(value: object) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return any(isinstance(part, str) and ("${" in part or part == "???") for part in parts)

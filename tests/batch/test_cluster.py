@@ -1,0 +1,167 @@
+"""Batches on a real Ray cluster of this machine: the same bytes, and nothing lost with a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inflate.batch.batch import Settings, open_manifest, run
+from inflate.batch.cluster import RayExecutor
+from inflate.batch.executor import Event
+from inflate.batch.ledger import Ledger
+from inflate.batch.run import ATTEMPTS, run_batch
+from inflate.batch.survey import survey
+from inflate.errors import ConfigError
+
+from ..conversions import sha256
+from .conftest import Sources, inflate_batch, write_manifest
+from .fakes import Watcher
+
+MANIFEST: dict[str, Any] = {
+    "defaults": {"device": "cpu", "output": "out/{stem}.{time_mode}.{dtype}.safetensors"},
+    "jobs": [
+        {
+            "source": "ckpts/*.safetensors",
+            "matrix": {"time_mode": ["all", "conv-only"], "dtype": [None, "float16"]},
+        }
+    ],
+}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each output."""
+    return {path.name: sha256(path) for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_the_same_bytes_here_and_on_ray(tmp_path: Path, sources: Sources, cluster: str) -> None:
+    sources(2, broken=(1,))
+    write_manifest(tmp_path / "m.yaml", MANIFEST)
+    local = inflate_batch(tmp_path, "m.yaml", "--json")
+    assert local.returncode == 2, local.stderr
+    shutil.move(tmp_path / "out", tmp_path / "local")
+    ray = inflate_batch(tmp_path, "m.yaml", "--json", "--executor", "ray", "--ray-address", cluster)
+    assert ray.returncode == 2, ray.stderr
+    assert len(hashes(tmp_path / "local")) == 4
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "local")
+    documents = [json.loads(ran.stdout) for ran in (local, ray)]
+    assert [document["executor"] for document in documents] == ["local", "ray"]
+    for document in documents:
+        for job in document["jobs"]:
+            job["seconds"] = None
+    assert documents[0]["jobs"] == documents[1]["jobs"]
+
+
+class DeadlyExecutor(RayExecutor):
+    """Kills the worker of the first task when that asks to publish, so many times."""
+
+    def __init__(self, address: str, *, times: int) -> None:
+        super().__init__(2, address)
+        self._times = times
+        self._pids: dict[int, int] = {}
+        self.began: list[int] = []
+
+    def answer(self, event: Event, answer: Mapping[str, Any]) -> None:
+        """Go on, or kill."""
+        if event.kind == "begin":
+            self._pids[event.number] = event.content["pid"]
+            self.began.append(event.number)
+        if event.kind == "publish" and event.number == 0 and self._times > 0:
+            self._times -= 1
+            os.kill(self._pids[0], signal.SIGKILL)
+        else:
+            super().answer(event, answer)
+
+
+def batch_of(folder: Path) -> Any:
+    """A batch of two jobs."""
+    content = {"defaults": {"device": "cpu", "output": "out/"}, "jobs": ["ckpts/*.safetensors"]}
+    return open_manifest(write_manifest(folder / "m.yaml", content), {})
+
+
+@pytest.mark.parametrize("times", [1, ATTEMPTS])
+def test_a_worker_killed_in_the_middle_loses_nothing(
+    times: int, tmp_path: Path, sources: Sources, cluster: str
+) -> None:
+    sources(2)
+    batch = batch_of(tmp_path)
+    executor = DeadlyExecutor(cluster, times=times)
+    try:
+        with Ledger(batch.ledger) as ledger:
+            seen = survey(batch.jobs, ledger, retry_failed=False)
+            outcomes = run_batch(seen, ledger, executor, Watcher())
+    finally:
+        executor.close()
+    survives = times < ATTEMPTS
+    assert [outcome.status for outcome in outcomes] == ["held" if survives else "failed", "held"]
+    assert executor.began.count(0) == min(times + 1, ATTEMPTS)
+    assert executor.began.count(1) == 1
+    if not survives:
+        assert f"its process was lost {ATTEMPTS} times" in outcomes[0].document["error"]
+        assert not (tmp_path / "out/m00.video.safetensors").exists()
+        return
+    assert outcomes[0].attempts == 2
+    assert outcomes[0].output_sha256 == sha256(tmp_path / "out/m00.video.safetensors")
+    assert list((tmp_path / "out").glob(".*")) == []
+
+
+def test_a_batch_on_ray_in_this_process(tmp_path: Path, sources: Sources, cluster: str) -> None:
+    sources(2)
+    watcher = Watcher()
+    outcomes, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=cluster), watcher)
+    assert [outcome.status for outcome in outcomes] == ["held", "held"]
+    assert {kind for kind, _ in watcher.told} == {"began", "moved", "ended"}
+    again, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=cluster), watcher)
+    assert [outcome.reused for outcome in again] == [True, True]
+
+
+def test_remote_sources_and_outputs(
+    tmp_path: Path, sources: Sources, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of fsspec: a web server here stands for a store that all machines reach."""
+    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+    from ..remote.web import serve
+
+    (path,) = sources(1)
+    monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))
+    with serve() as web:
+        url = web.put("/m.safetensors", path.read_bytes())
+        content = {"jobs": [{"source": url, "device": "cpu", "output": "out/{stem}.safetensors"}]}
+        batch = open_manifest(write_manifest(tmp_path / "m.yaml", content), {})
+        outcomes, _ = run(batch, Settings(executor="ray", ray_address=cluster), Watcher())
+        assert [outcome.status for outcome in outcomes] == ["held"], outcomes
+        assert outcomes[0].source_sha256 == sha256(path)
+        again, _ = run(batch, Settings(executor="ray", ray_address=cluster), Watcher())
+        assert [outcome.reused for outcome in again] == [True]
+
+
+def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inflate.batch import cluster as module
+
+    class Ray:
+        """What refuses to connect."""
+
+        def init(self, **options: Any) -> None:
+            """Refuse."""
+            assert options["address"] == "127.0.0.1:1"
+            raise ConnectionError("nobody there\nmore")
+
+    with pytest.raises(ConfigError, match=r"no Ray cluster at '127.0.0.1:1': nobody there$"):
+        module._connect(Ray(), 1, "127.0.0.1:1")
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from inflate.errors import InflateError
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InflateError, match=r"pip install 'inflate-video\[ray\]'"):
+        RayExecutor(1, None)

@@ -1,0 +1,84 @@
+"""What a job is said to weigh, set against what it does weigh."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inflate.batch.estimate import RUNTIME, available_memory, estimate, rough_memory
+from inflate.batch.jobs import Job
+from inflate.workflow import convert
+
+from ..checkpoints import ATTENTION_IN_UP, NO_ATTENTION, autoencoder, write_safetensors
+from .conftest import environment
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+@pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"video_kernel_size": (5, 3, 3)},
+        {"layout": "decoder"},
+        {"dtype": "float16"},
+        {"set": ("alpha=0.5",)},
+    ],
+)
+def test_the_output_is_as_large_as_the_plan_says(
+    kind: str, time_mode: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {"ch_mult": [1, 2], **ATTENTION_IN_UP}
+    source = write_safetensors(tmp_path / "img.safetensors", autoencoder(kind, **changes))
+    options = {**options, "time_mode": time_mode}
+    found = estimate(Job("", str(source), "out", options))
+    arguments = {"set_" if key == "set" else key: value for key, value in options.items()}
+    plan = convert(source, dry_run=True, **arguments).plan
+    assert found.output == plan.nbytes
+    assert found.source == source.stat().st_size
+    assert found.memory <= rough_memory(Job("", str(source), "out", options))
+
+
+def test_without_attention(tmp_path: Path) -> None:
+    weights = autoencoder(ch_mult=[1], **NO_ATTENTION)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    found = estimate(Job("", str(source), "out", {"time_mode": "all"}))
+    assert found.output == convert(source, dry_run=True, time_mode="all").plan.nbytes
+
+
+def test_a_dry_run_of_safetensors_needs_no_torch(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "img.safetensors", autoencoder(ch_mult=[1]))
+    code = (
+        "import sys; from inflate.cli.app import main\n"
+        "assert main(['batch', '*.safetensors', '-o', 'out', '--dry-run']) == 0\n"
+        "assert not {'torch', 'ray', 'jinja2'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_memory_stays_below_the_estimate(tmp_path: Path) -> None:
+    weights = autoencoder(ch=64, ch_mult=[1, 2, 4], num_res_blocks=2)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    found = estimate(Job("", str(source), "out", {"time_mode": "all", "device": "cpu"}))
+    code = (
+        "import sys, inflate\n"
+        "from pathlib import Path\n"
+        "inflate.convert(Path(sys.argv[1]), sys.argv[2], time_mode='all', device='cpu')\n"
+        "words = Path('/proc/self/status').read_text().split()\n"
+        "print(int(words[words.index('VmHWM:') + 1]) * 1024)\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "v.safetensors")]
+    ran = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) <= found.memory + RUNTIME
+
+
+def test_available_memory_is_some() -> None:
+    assert 1 << 20 < available_memory() < 1 << 50
