@@ -121,6 +121,8 @@ class Ledger:
             )
         self._db.close()
         self.owner.release()
+        # The workers of a batch that was killed may have outlived it for a moment.
+        remove_stale(self.path)
 
     def rows(self) -> dict[str, Row]:
         """Every row by its output."""

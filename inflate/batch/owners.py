@@ -42,7 +42,7 @@ def become_owner(ledger: Path) -> Owner:
     Raises:
         OutputError: the folder of the ledger cannot be written.
     """
-    _remove_stale(ledger)
+    remove_stale(ledger)
     while True:
         token = secrets.token_hex(8)
         path = _lock_path(ledger, token)
@@ -96,7 +96,7 @@ def _lock_path(ledger: Path, token: str) -> Path:
     return ledger.with_name(f".{ledger.name}.{token}.lock")
 
 
-def _remove_stale(ledger: Path) -> None:
+def remove_stale(ledger: Path) -> None:
     """Remove the lock files of owners that were killed."""
     with suppress(OSError):
         for entry in os.scandir(ledger.parent):

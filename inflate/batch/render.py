@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from inflate.errors import InflateError
+from inflate.report.writing import require_pages
 
 _WORDS = {
     "held": "parity held",
@@ -95,26 +95,19 @@ def to_html(document: Mapping[str, Any]) -> str:
     """A page of its own, with links to the reports of the jobs.
 
     Raises:
-        InflateError: Jinja2 is not installed.
+        InflateError: the extra ``report`` is missing.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise InflateError(
-            "the HTML summary needs the extra report; pip install 'inflate-video[report]'"
-        ) from error
-    environment = Environment(
-        loader=PackageLoader("inflate.batch"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("index.html")
-    return page.render(
-        batch=document, headline=headline(document), worst=_worst(document), words=_WORDS,
+    require_pages()
+    from inflate.report.html import render_page
+
+    return render_page(
+        "batch.html.j2",
+        batch=document,
+        headline=headline(document),
+        worst=_worst(document),
+        words=_WORDS,
         error_of=_error,
-    )  # fmt: skip
+    )
 
 
 def _worst(document: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from inflate.batch.render import to_html, to_junit, to_markdown
 from inflate.batch.run import Outcome
 from inflate.batch.summary import parity_of
 from inflate.errors import OutputError
+from inflate.report.writing import write_report
 
 SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
@@ -27,10 +28,14 @@ _JOBS = "jobs"
 
 
 def write_job_report(parity: Mapping[str, Any], folder: Path, stem: str) -> str:
-    """Write the parity report of one job; the name of the file that a summary links to."""
-    name = f"{stem}.json"
-    _write(folder / name, json.dumps(parity, indent=2, allow_nan=False) + "\n")
-    return name
+    """Write the parity report of one job, for programs and people.
+
+    Returns:
+        The name of the page, which the summary links to.
+    """
+    for ending in ("json", "html"):
+        write_report(dict(parity), folder / f"{stem}.{ending}")
+    return f"{stem}.html"
 
 
 def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, str]:

@@ -93,7 +93,7 @@ def check_reports(paths: Iterable[str | Path]) -> None:
             raise OutputError(f"the report {path} is asked for twice; give each its own name")
         seen.add((folder, path.name))
         if _ending(path) == "html":
-            _require_jinja()
+            require_pages()
 
 
 def github_summary() -> Path:
@@ -131,13 +131,18 @@ def _ending(path: Path) -> str:
 
 
 def _page(document: Document, pictures: Sequence[Picture]) -> str:
-    _require_jinja()
+    require_pages()
     from inflate.report.html import as_page
 
     return as_page(document, pictures)
 
 
-def _require_jinja() -> None:
+def require_pages() -> None:
+    """Refuse a page where what makes pages is not installed.
+
+    Raises:
+        InflateError: the extra ``report`` is missing.
+    """
     try:
         import jinja2  # noqa: F401
     except ImportError as error:

@@ -12,8 +12,10 @@ from inflate.batch.jobs import Job
 from inflate.batch.marks import hash_of_source, mark_of_output, mark_of_source
 from inflate.batch.run import Outcome
 
-PARITY = {"verdict": "bitwise", "max_abs_error": 0.0, "environment": {"device": "cpu"}}
-FAILED = {"verdict": "fail", "max_abs_error": 0.5, "environment": {"device": "cpu"}}
+from ..report.building import document_of
+
+PARITY = document_of("equal")
+FAILED = document_of("failed")
 Publish = Callable[[Task], str]
 
 
