@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inflate.batch.marks import Mark, parse_mark
-from inflate.batch.owners import Owner, become_owner, is_alive
+from inflate.batch.owners import Owner, become_owner, is_alive, remove_stale
 from inflate.errors import OutputError
 from inflate.remote import is_remote, local_path
 
