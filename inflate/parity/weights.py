@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
+from inflate.config.schema import Config
 from inflate.inflation.initializers import Rule, make_tensor, start_rules
 from inflate.inflation.plan import build_video_decoder
 from inflate.loading import CONFIG_KEY, Source
@@ -77,9 +81,15 @@ def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
     return tuple(rows)
 
 
-def _temporal_rules(candidate: Source) -> dict[str, Rule]:
-    rules = start_rules(build_video_decoder(candidate.config))
-    return {DECODER + key: rule for key, rule in rules.items()}
+def _temporal_rules(candidate: Source) -> Mapping[str, Rule]:
+    return _rules_of(candidate.config)
+
+
+@lru_cache(maxsize=8)
+def _rules_of(config: Config) -> Mapping[str, Rule]:
+    # Asked for several times of one file, and it takes a decoder to tell.
+    rules = start_rules(build_video_decoder(config))
+    return MappingProxyType({DECODER + key: rule for key, rule in rules.items()})
 
 
 def _identity_quant(source: Source) -> tuple[str, ...]:

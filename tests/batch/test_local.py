@@ -36,7 +36,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
 ) -> None:
     paths = sources(24, broken=(5, 17))
     command = [
-        sys.executable, "-m", "inflate", "batch", "ckpts/*.safetensors", *OPTIONS, "--jobs", "2",
+        sys.executable, "-m", "inflate", "batch", "ckpts/*.safetensors", *OPTIONS, "--jobs", "1",
         "--json",
     ]  # fmt: skip
     drawn = random.Random(5)
@@ -47,7 +47,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
             command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         # The first moments are those of loading torch; then a job takes some tenths of a second.
-        waited, until = time.monotonic(), 1.0 + 2.5 * drawn.random()
+        waited, until = time.monotonic(), 1.0 + 2.0 * drawn.random()
         while batch.poll() is None and time.monotonic() - waited < until:
             time.sleep(0.02)
         batch.kill()

@@ -135,7 +135,7 @@ def test_two_conversions_to_one_destination(
     assert alone.code == 0, alone.err
     expected = snapshot(out.parent)
     drawn = random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         if not overwrite:
             for path in sorted(out.rglob("*")):
                 path.unlink()
