@@ -8,6 +8,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 inflate_setup "$root" report
 folder=${1:-inflate-demo}
 inflate demo "$folder"
-inflate verify -q "$folder/demo.ckpt" "$folder/demo.all.safetensors" --self-test \
+inflate verify -q "$folder/demo.ckpt" "$folder/demo.all.safetensors" --self-test --trainability \
   --report "$folder/report.html" --report "$folder/report.json" >/dev/null
 echo "to look at: $folder/report.html"

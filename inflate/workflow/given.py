@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from inflate.config.presets import scaling_factors
@@ -157,7 +157,8 @@ def keep_outputs(
         if path.exists():
             raise OutputError(f"{path} exists; choose another folder for --save-outputs")
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(contiguous, hidden, {"frames": str(probe.frames)})
+        # Written here, since the library's own files can be read by their owner alone.
+        hidden.write_bytes(save(contiguous, {"frames": str(probe.frames)}))
         hidden.rename(path)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error

@@ -348,6 +348,9 @@ def test_scaled_latents_are_unscaled_by_the_known_factor(tmp_path: Path) -> None
 def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     report = inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {path.stat().st_mode for path in out.iterdir()} == {plain.stat().st_mode}
     saved = {path.stem: load_file(path) for path in out.iterdir()}
     probes = {probe.name: probe for probe in report.probes}
     assert {"single-frame", "two-videos", "odd-frames"} <= set(saved) <= set(probes)
