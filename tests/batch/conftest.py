@@ -79,7 +79,7 @@ def inflate_batch(
 CLUSTER = """
 import ray, sys
 context = ray.init(
-    num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False
+    num_cpus=1, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False
 )
 print(context.address_info["address"], flush=True)
 sys.stdin.read()
