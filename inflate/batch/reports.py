@@ -14,7 +14,7 @@ from inflate.batch.render import to_html, to_junit, to_markdown
 from inflate.batch.run import Outcome
 from inflate.batch.summary import parity_of
 from inflate.errors import OutputError
-from inflate.report.writing import write_report
+from inflate.report.writing import write_report, write_whole
 
 SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
@@ -62,7 +62,7 @@ def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
     """
     make_folder(folder)
     for name, made in SUMMARIES.items():
-        _write(folder / name, made(document))
+        write_whole(folder / name, made(document))
 
 
 def append_step_summary(document: Mapping[str, Any]) -> None:
@@ -110,13 +110,3 @@ def _stem(output: str) -> str:
     """A name of an output's report, which no other output has."""
     name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
     return f"{name}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"
-
-
-def _write(path: Path, text: str) -> None:
-    # By way of another name, so that whoever reads it finds it whole.
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

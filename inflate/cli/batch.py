@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from inflate.cli.console import note, print_json
-from inflate.cli.options import Json, Quiet, kernel_from, parse_kernel
+from inflate.cli.options import (
+    Json,
+    NewAlpha,
+    NewAttnType,
+    NewConfig,
+    NewFloat32Norms,
+    NewKernel,
+    NewLayout,
+    NewMergeStrategy,
+    NewSeed,
+    NewSettings,
+    NewTimeMode,
+    NewType,
+    Prefix,
+    Quiet,
+    amount,
+    count,
+    kernel_from,
+)
 from inflate.vocabulary import (
-    AttnType,
-    MergeStrategy,
     PostQuant,
-    StoredType,
-    Target,
-    TimeMode,
     Weights,
 )
 
@@ -24,6 +37,8 @@ if TYPE_CHECKING:
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
+
+_AS_THERE = "As in convert."
 
 
 def batch(
@@ -49,7 +64,7 @@ def batch(
         typer.Option(
             "--jobs",
             "-j",
-            min=1,
+            parser=count,
             metavar="N",
             help="Worker processes. [default: 1; on Ray as many as fit]",
         ),
@@ -76,7 +91,9 @@ def batch(
     memory: Annotated[
         Optional[float],
         typer.Option(
-            metavar="GB", min=0.0, help="Memory for jobs at once. [default: most of what is free]"
+            parser=amount,
+            metavar="GB",
+            help="Memory for jobs at once. [default: most of what is free]",
         ),
     ] = None,
     ledger: Annotated[
@@ -96,28 +113,28 @@ def batch(
         bool,
         typer.Option("--github-summary", help="Add the summary to $GITHUB_STEP_SUMMARY."),
     ] = False,
-    config: Annotated[
-        Optional[str], typer.Option(help="As in convert, as are the options below.")
+    config: NewConfig = None,
+    time_mode: NewTimeMode = None,
+    merge_strategy: NewMergeStrategy = None,
+    alpha: NewAlpha = None,
+    video_kernel_size: NewKernel = None,
+    attn_type: NewAttnType = None,
+    set_: NewSettings = None,
+    seed: NewSeed = None,
+    dtype: NewType = None,
+    float32_norms: NewFloat32Norms = None,
+    prefix: Prefix = None,
+    weights: Annotated[Optional[Weights], typer.Option(help=_AS_THERE)] = None,
+    layout: NewLayout = None,
+    post_quant: Annotated[Optional[PostQuant], typer.Option(help=_AS_THERE)] = None,
+    allow_inexact: Annotated[
+        Optional[bool], typer.Option("--allow-inexact", help=_AS_THERE)
     ] = None,
-    time_mode: Annotated[Optional[TimeMode], typer.Option()] = None,
-    merge_strategy: Annotated[Optional[MergeStrategy], typer.Option()] = None,
-    alpha: Annotated[Optional[float], typer.Option()] = None,
-    video_kernel_size: Annotated[
-        Optional[str], typer.Option(metavar="N|T,H,W", callback=parse_kernel)
+    device: Annotated[
+        Optional[str], typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help=_AS_THERE)
     ] = None,
-    attn_type: Annotated[Optional[AttnType], typer.Option()] = None,
-    set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE")] = None,
-    seed: Annotated[Optional[int], typer.Option()] = None,
-    dtype: Annotated[Optional[StoredType], typer.Option()] = None,
-    float32_norms: Annotated[Optional[bool], typer.Option("--float32-norms")] = None,
-    prefix: Annotated[Optional[str], typer.Option()] = None,
-    weights: Annotated[Optional[Weights], typer.Option()] = None,
-    layout: Annotated[Optional[Target], typer.Option()] = None,
-    post_quant: Annotated[Optional[PostQuant], typer.Option()] = None,
-    allow_inexact: Annotated[Optional[bool], typer.Option("--allow-inexact")] = None,
-    device: Annotated[Optional[str], typer.Option(metavar="auto|cpu|cuda|cuda:N|mps")] = None,
-    skip_parity: Annotated[Optional[bool], typer.Option("--skip-parity")] = None,
-    overwrite: Annotated[Optional[bool], typer.Option("--overwrite")] = None,
+    skip_parity: Annotated[Optional[bool], typer.Option("--skip-parity", help=_AS_THERE)] = None,
+    overwrite: Annotated[Optional[bool], typer.Option("--overwrite", help=_AS_THERE)] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

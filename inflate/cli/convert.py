@@ -13,24 +13,27 @@ from inflate.cli.options import (
     FromWeights,
     GithubSummary,
     Json,
+    NewAlpha,
+    NewAttnType,
+    NewConfig,
+    NewFloat32Norms,
+    NewKernel,
+    NewLayout,
+    NewMergeStrategy,
+    NewSeed,
+    NewSettings,
+    NewTimeMode,
+    NewType,
     Prefix,
     Quiet,
     Reports,
     SourceLocation,
     kernel_from,
-    number,
-    parse_kernel,
-    whole_number,
 )
 from inflate.cli.reporting import check_wanted, write_wanted
 from inflate.errors import ConfigError
 from inflate.vocabulary import (
-    AttnType,
-    MergeStrategy,
     PostQuant,
-    StoredType,
-    Target,
-    TimeMode,
 )
 
 # Typer reads these annotations on Python 3.10 too.
@@ -48,61 +51,19 @@ def convert(
             help="Path or URL. Default: SOURCE's stem + .video.safetensors.",
         ),
     ] = None,
-    config: Annotated[
-        Optional[str],
-        typer.Option(help="A preset's name or a YAML file; by default read off the checkpoint."),
-    ] = None,
-    time_mode: Annotated[
-        Optional[TimeMode], typer.Option(help="Which parts become temporal. [default: conv-only]")
-    ] = None,
-    merge_strategy: Annotated[
-        Optional[MergeStrategy], typer.Option(help="How branches blend. [default: learned]")
-    ] = None,
-    alpha: Annotated[
-        Optional[float],
-        typer.Option(
-            parser=number,
-            metavar="F",
-            help="Share of the temporal branch at the start. [default: 0]",
-        ),
-    ] = None,
-    video_kernel_size: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="N|T,H,W",
-            callback=parse_kernel,
-            help="Kernel of the time convolutions, odd. [default: 3]",
-        ),
-    ] = None,
-    attn_type: Annotated[
-        Optional[AttnType], typer.Option(help="Attention blocks. [default: the checkpoint's]")
-    ] = None,
-    set_: Annotated[
-        Optional[list[str]],
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
-    ] = None,
-    seed: Annotated[
-        Optional[int],
-        typer.Option(
-            parser=whole_number, metavar="N", help="Seed of the random start. [default: 0]"
-        ),
-    ] = None,
-    dtype: Annotated[
-        Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
-    ] = None,
-    float32_norms: Annotated[
-        Optional[bool],
-        typer.Option("--float32-norms", help="Keep temporal norms in float32 whatever --dtype."),
-    ] = None,
+    config: NewConfig = None,
+    time_mode: NewTimeMode = None,
+    merge_strategy: NewMergeStrategy = None,
+    alpha: NewAlpha = None,
+    video_kernel_size: NewKernel = None,
+    attn_type: NewAttnType = None,
+    set_: NewSettings = None,
+    seed: NewSeed = None,
+    dtype: NewType = None,
+    float32_norms: NewFloat32Norms = None,
     prefix: Prefix = None,
     weights: FromWeights = "plain",
-    layout: Annotated[
-        Optional[Target],
-        typer.Option(
-            help="Layout to write. [default: autoencoder] Given for a video checkpoint, it is "
-            "copied into that layout."
-        ),
-    ] = None,
+    layout: NewLayout = None,
     post_quant: Annotated[
         PostQuant, typer.Option(help="What becomes of the 1x1 convolution before the decoder.")
     ] = "keep",

@@ -6,7 +6,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from inflate.vocabulary import Weights, kernel_of
+from inflate.vocabulary import (
+    AttnType,
+    MergeStrategy,
+    StoredType,
+    Target,
+    TimeMode,
+    Weights,
+    kernel_of,
+)
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
@@ -28,6 +36,22 @@ def whole_number(text: object) -> int:
         raise typer.BadParameter(
             f"{_cut(text)} is no whole number; expected one such as 7"
         ) from error
+
+
+def count(text: object) -> int:
+    """A whole number of things, one or more."""
+    value = whole_number(text)
+    if value < 1:
+        raise typer.BadParameter(f"{_cut(text)} is too few; expected 1 or more")
+    return value
+
+
+def amount(text: object) -> float:
+    """A number that is not negative."""
+    value = number(text)
+    if not value >= 0.0:
+        raise typer.BadParameter(f"{_cut(text)} is no amount; expected 0 or more")
+    return value
 
 
 def _cut(text: object) -> str:
@@ -97,3 +121,54 @@ def kernel_from(text: str) -> int | tuple[int, ...]:
             "height and width, such as 3 or 3,1,1"
         ) from error
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+NewConfig = Annotated[
+    Optional[str],
+    typer.Option(help="A preset's name or a YAML file; by default read off the checkpoint."),
+]
+NewTimeMode = Annotated[
+    Optional[TimeMode], typer.Option(help="Which parts become temporal. [default: conv-only]")
+]
+NewMergeStrategy = Annotated[
+    Optional[MergeStrategy], typer.Option(help="How branches blend. [default: learned]")
+]
+NewAlpha = Annotated[
+    Optional[float],
+    typer.Option(
+        parser=number, metavar="F", help="Share of the temporal branch at the start. [default: 0]"
+    ),
+]
+NewKernel = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="N|T,H,W",
+        callback=parse_kernel,
+        help="Kernel of the time convolutions, odd. [default: 3]",
+    ),
+]
+NewAttnType = Annotated[
+    Optional[AttnType], typer.Option(help="Attention blocks. [default: the checkpoint's]")
+]
+NewSettings = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
+]
+NewSeed = Annotated[
+    Optional[int],
+    typer.Option(parser=whole_number, metavar="N", help="Seed of the random start. [default: 0]"),
+]
+NewType = Annotated[
+    Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
+]
+NewFloat32Norms = Annotated[
+    Optional[bool],
+    typer.Option("--float32-norms", help="Keep temporal norms in float32 whatever --dtype."),
+]
+NewLayout = Annotated[
+    Optional[Target],
+    typer.Option(
+        help="Layout to write. [default: autoencoder] Given for a video checkpoint, it is copied "
+        "into that layout."
+    ),
+]

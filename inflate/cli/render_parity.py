@@ -16,6 +16,7 @@ from inflate.report.summary import (
     floor_of,
     guilty_modules,
     learning_counts,
+    learning_text,
     missed_damages,
     multiple_text,
     never_learning,
@@ -136,11 +137,7 @@ def _learning(document: Document) -> Iterator[tuple[str, str]]:
     counts = learning_counts(document)
     if counts is None:
         return
-    yield (
-        f"temporal layers: {counts['now']} tensors learn now, {counts['next-step']} from the next "
-        f"step, {counts['never']} never",
-        "",
-    )
+    yield learning_text(counts), ""
     for reason_, tensors in never_learning(document).items():
         names = ", ".join(t["name"] for t in tensors[:_FEW])
         more = f" and {len(tensors) - _FEW} more; --json lists them" if len(tensors) > _FEW else ""

@@ -19,6 +19,7 @@ from inflate.cli.options import (
     Seed,
     SourceLocation,
     number,
+    whole_number,
 )
 from inflate.cli.reporting import check_wanted, write_wanted
 from inflate.vocabulary import MergeStrategy
@@ -91,11 +92,19 @@ def verify(
     ] = None,
     max_side: Annotated[
         Optional[int],
-        typer.Option(help="Longest side of images and frames. [default: 128 on a CPU, else 512]"),
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="Longest side of images and frames. [default: 128 on a CPU, else 512]",
+        ),
     ] = None,
     max_frames: Annotated[
         Optional[int],
-        typer.Option(help="How many images and frames are taken. [default: 4 on a CPU, else 16]"),
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="How many images and frames are taken. [default: 4 on a CPU, else 16]",
+        ),
     ] = None,
     latents: Annotated[
         Optional[Path],

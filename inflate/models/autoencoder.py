@@ -33,7 +33,38 @@ class Codebook(nn.Module):
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
-class ImageEncoder(nn.Module):
+class _WithEncoder(nn.Module):
+    """The half that encodes: an image encoder, and what stands after it."""
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        latent_channels: int,
+        quant_conv: tuple[int, int] | None,
+        codebook_entries: int | None,
+    ) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = encoder
+        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
+        self.quantize = (
+            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
+        )
+
+    def _latents(self, images: Tensor) -> Tensor:
+        """The posterior's mean, or the nearest entries of the codebook."""
+        assert self.encoder is not None
+        h: Tensor = self.encoder(images)
+        if self.quant_conv is not None:
+            h = self.quant_conv(h)
+        if self.quantize is not None:
+            entries: Tensor = self.quantize(h)
+            return entries
+        # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
+        return h[:, : self.latent_channels].contiguous()
+
+
+class ImageEncoder(_WithEncoder):
     """An image encoder with what stands after it, ``N C H W -> N e h w``.
 
     Args:
@@ -51,38 +82,14 @@ class ImageEncoder(nn.Module):
         quant_conv: tuple[int, int] | None = None,
         codebook_entries: int | None = None,
     ) -> None:
-        super().__init__()
-        self.latent_channels = latent_channels
-        self.encoder = encoder
-        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
-        self.quantize = (
-            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
-        )
+        super().__init__(encoder, latent_channels, quant_conv, codebook_entries)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``N C H W`` in [-1, 1] to unscaled latents ``N e h w``."""
-        return _latents(images, self.encoder, self.quant_conv, self.quantize, self.latent_channels)
+        return self._latents(images)
 
 
-def _latents(
-    images: Tensor,
-    encoder: nn.Module,
-    quant_conv: nn.Module | None,
-    quantize: nn.Module | None,
-    channels: int,
-) -> Tensor:
-    """The posterior's mean, or the nearest entries of the codebook."""
-    h: Tensor = encoder(images)
-    if quant_conv is not None:
-        h = quant_conv(h)
-    if quantize is not None:
-        entries: Tensor = quantize(h)
-        return entries
-    # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
-    return h[:, :channels].contiguous()
-
-
-class VideoAutoencoder(nn.Module):
+class VideoAutoencoder(_WithEncoder):
     """An image encoder and a video decoder, with what stands between them.
 
     Args:
@@ -104,13 +111,7 @@ class VideoAutoencoder(nn.Module):
         post_quant_conv: tuple[int, int] | None = None,
         codebook_entries: int | None = None,
     ) -> None:
-        super().__init__()
-        self.latent_channels = latent_channels
-        self.encoder = encoder
-        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
-        self.quantize = (
-            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
-        )
+        super().__init__(encoder, latent_channels, quant_conv, codebook_entries)
         self.post_quant_conv = conv1x1(*post_quant_conv) if post_quant_conv else None
         self.decoder = decoder
 
@@ -131,7 +132,7 @@ class VideoAutoencoder(nn.Module):
                 "this autoencoder was loaded from a file without an encoder: convert the whole "
                 "image autoencoder to have encode()"
             )
-        return _latents(images, self.encoder, self.quant_conv, self.quantize, self.latent_channels)
+        return self._latents(images)
 
     def decode(
         self,

@@ -27,15 +27,6 @@ Why = tuple[str, str | None]
 """A reason, and what to change; None where it is as chosen, or does no harm."""
 
 
-def summary(result: TrainabilityResult) -> str:
-    """How many tensors learn when, in a line."""
-    found = counts(result)
-    return (
-        f"temporal layers: {found['now']} tensors learn now, {found['next-step']} from the next "
-        f"step, {found['never']} never"
-    )
-
-
 def counts(result: TrainabilityResult) -> dict[str, int]:
     """How many tensors learn when."""
     found = Counter(tensor.learns for tensor in result.tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from inflate.report.text import counted, error_text
@@ -127,6 +128,14 @@ def learning_counts(document: Document) -> dict[str, int] | None:
         return None
     counts = Counter(tensor["learns"] for tensor in document["trainability"]["tensors"])
     return {when: counts[when] for when in ("now", "next-step", "never")}
+
+
+def learning_text(counts: Mapping[str, int]) -> str:
+    """How many temporal tensors learn when, in a line."""
+    return (
+        f"temporal layers: {counts['now']} tensors learn now, {counts['next-step']} from the next "
+        f"step, {counts['never']} never"
+    )
 
 
 def never_learning(document: Document) -> dict[str, list[dict[str, Any]]]:

@@ -39,6 +39,15 @@ def write_report(document: Document, path: str | Path, pictures: Sequence[Pictur
     path = Path(path)
     check_reports([path])
     text = render(document, _ending(path), pictures)
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text so that whoever reads the file finds it whole, or as it was.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     hidden = path.with_name(f".{secrets.token_hex(8)}.staged")
     try:
         try:

@@ -89,6 +89,13 @@ USAGE_ERRORS = [
     (("verify", "x", "--atol", "tight"), "'--atol': 'tight' is no number"),
     (("verify", "x", "--rtol", "loose"), "'--rtol': 'loose' is no number"),
     (("verify", "x", "--seed", "x"), "'--seed': 'x' is no whole number"),
+    (("verify", "x", "--max-side", "q"), "'--max-side': 'q' is no whole number"),
+    (("batch", "x", "--alpha", "much"), "'--alpha': 'much' is no number"),
+    (("batch", "x", "--seed", "1.5"), "'--seed': '1.5' is no whole number"),
+    (("batch", "x", "--jobs", "all"), "'all' is no whole number"),
+    (("batch", "x", "--jobs", "0"), "'0' is too few; expected 1 or more"),
+    (("batch", "x", "--memory", "some"), "'--memory': 'some' is no number"),
+    (("batch", "x", "--memory", "-1"), "'--memory': '-1' is no amount; expected 0 or more"),
     (("presets", "x"), "x"),
 ]
 

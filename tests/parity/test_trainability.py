@@ -18,9 +18,10 @@ from inflate.inflation.plan import InflationPlan, Make, build_video_decoder
 from inflate.loading import Source
 from inflate.models import VideoDecoder
 from inflate.parity import learning
-from inflate.parity.learning import counts, summary
+from inflate.parity.learning import counts
 from inflate.parity.result import TensorLearning, TrainabilityResult
 from inflate.parity.trainability import learn_once, predict_from_plan
+from inflate.report.summary import learning_text
 from inflate.vocabulary import MERGE_STRATEGIES, TIME_MODES
 
 from ..checkpoints import autoencoder
@@ -298,7 +299,7 @@ def test_every_tensor_is_told_of_once() -> None:
     assert sum(told.values()) == len(names)
     blocks = sum(hasattr(module, "mix_factor") for module in decoder.modules())
     assert told["never"] == blocks, "the buffers alone"
-    assert summary(found) == (
+    assert learning_text(counts(found)) == (
         f"temporal layers: {told['now']} tensors learn now, {told['next-step']} from the next "
         f"step, {told['never']} never"
     )
