@@ -48,7 +48,8 @@ class SafetensorsWriter:
             index: what is written, in the order of the file, which is empty so far.
             tensors: the tensors themselves, taken one at a time.
             metadata: of the header, as far as it is known.
-            reached: told up to which byte the file holds what it will hold.
+            reached: told up to which byte the file holds what it will hold, now and then and at the
+                end.
 
         Raises:
             OSError: the disk is full, or the file cannot be written.
@@ -66,6 +67,7 @@ class SafetensorsWriter:
         reserve(self.file, position + offset)
         self._write_header(metadata)
         self._tell(reached, position)
+        told = position
         for info, tensor in zip(index, tensors, strict=True):
             assert tuple(tensor.shape) == info.shape, info.name
             assert str(tensor.dtype) == f"torch.{info.dtype}", info.name
@@ -77,7 +79,10 @@ class SafetensorsWriter:
                 content = _bytes_of(dense)
                 for start in range(0, info.nbytes, _AT_ONCE):
                     self.file.write(content[start : start + _AT_ONCE])
-            self._tell(reached, position)
+            if position - told >= _AT_ONCE:
+                self._tell(reached, position)
+                told = position
+        self._tell(reached, position)
 
     def _tell(self, reached: Callable[[int], None] | None, position: int) -> None:
         self.file.flush()

@@ -6,8 +6,10 @@ what the checkpoint shows, each value checked for itself, and all problems raise
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +110,7 @@ def build_config(
         ConfigError: unknown keys, values of a wrong type or out of their range, and every
             disagreement with the checkpoint, all in one.
     """
-    draft = OmegaConf.structured(Config(architecture=seen))
-    for node in (draft, *(draft[section] for section in SECTIONS)):
-        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
+    draft = copy.deepcopy(_draft(seen))
     known, by_leaf = known_keys(), _by_leaf()
     merged: Settings = {}
     for layer in layers:
@@ -146,6 +146,18 @@ def build_config(
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     return config
+
+
+@lru_cache(maxsize=16)
+def _draft(seen: Architecture) -> DictConfig:
+    """What a checkpoint shows and the defaults, ready to be copied and changed.
+
+    Making one takes longer than all the rest, and every file is described more than once.
+    """
+    draft: DictConfig = OmegaConf.structured(Config(architecture=seen))
+    for node in (draft, *(draft[section] for section in SECTIONS)):
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
+    return draft
 
 
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -20,11 +21,17 @@ _SERIAL = 32_000
 """So few numbers torch looks through on one thread: more would wait for each other, beside the
 threads that hash and write, longer than they help."""
 
+_TOGETHER = 1 << 20
+"""Bytes that are read or made at once, at least, where there are as many."""
+
+Carried = tuple[Tensor, "str | None"]
+"""A tensor of a plan, and what is wrong with it."""
+
 
 def planned_tensors(
     plan: InflationPlan, checkpoint: Checkpoint, progress: Progress
 ) -> Iterator[Tensor]:
-    """Read or make each tensor of a plan, in its stored type, one ahead on another thread.
+    """Read or make each tensor of a plan, in its stored type, some ahead on another thread.
 
     Raises:
         CheckpointError: a tensor of the source cannot be read.
@@ -32,28 +39,45 @@ def planned_tensors(
             after the last tensor.
     """
     problems = []
+    done = 0
+    carried: deque[Carried] = deque()
     with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(_carry_out, t, plan, checkpoint) for t in plan.tensors[:1]]
-        for done in range(len(plan.tensors)):
-            progress("writing", done, len(plan.tensors))
-            tensor, problem = ahead.pop().result()
-            ahead = [
-                pool.submit(_carry_out, following, plan, checkpoint)
-                for following in plan.tensors[done + 1 : done + 2]
-            ]
-            if problem is not None:
-                problems.append(problem)
-            yield tensor
-            del tensor
+        for batch in (*_batches(plan.tensors), ()):
+            ahead = pool.submit(_carry_out_all, batch, plan, checkpoint)
+            while carried:
+                progress("writing", done, len(plan.tensors))
+                tensor, problem = carried.popleft()
+                if problem is not None:
+                    problems.append(problem)
+                yield tensor
+                del tensor  # Else it would live until the next is there.
+                done += 1
+            carried = ahead.result()
     progress("writing", len(plan.tensors), len(plan.tensors))
     if problems:
         raise PlanError("weights that are not finite cannot be converted:", problems)
 
 
-def _carry_out(
-    planned: PlannedTensor, plan: InflationPlan, checkpoint: Checkpoint
-) -> tuple[Tensor, str | None]:
-    """A tensor of a plan, and what is wrong with it."""
+def _batches(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
+    """Tensors in their order, small ones together: handing each over takes longer than it does."""
+    batch: list[PlannedTensor] = []
+    nbytes = 0
+    for tensor in tensors:
+        batch.append(tensor)
+        nbytes += tensor.info.nbytes
+        if nbytes >= _TOGETHER:
+            yield batch
+            batch, nbytes = [], 0
+    yield batch
+
+
+def _carry_out_all(
+    batch: Sequence[PlannedTensor], plan: InflationPlan, checkpoint: Checkpoint
+) -> deque[Carried]:
+    return deque(_carry_out(planned, plan, checkpoint) for planned in batch)
+
+
+def _carry_out(planned: PlannedTensor, plan: InflationPlan, checkpoint: Checkpoint) -> Carried:
     dtype = getattr(torch, planned.dtype)
     if isinstance(planned.origin, Make):
         rule = planned.origin.rule

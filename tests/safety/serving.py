@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -117,10 +117,23 @@ def serve() -> None:
             path = Path(folder) / name
             torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
             _SOUND.append(str(path))
+        _warm_up(Path(folder))
         for line in sys.stdin:
             started = [_start(job) for job in json.loads(line)]
             sys.stdout.write(json.dumps([_finish(*one) for one in started]) + "\n")
             sys.stdout.flush()
+
+
+def _warm_up(folder: Path) -> None:
+    """Load now what every child would else load for itself."""
+    from ..checkpoints import autoencoder, write_safetensors
+
+    source = folder / "img.safetensors"
+    write_safetensors(source, autoencoder(ch_mult=[1], num_res_blocks=2))
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        for options in (("--device", "cpu"), EXPORT):
+            code = _command(["convert", str(source), "-o", str(folder / options[0]), *options])
+            assert code == 0
 
 
 def _start(job: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], float, Any, Any]:
