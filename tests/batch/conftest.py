@@ -110,3 +110,13 @@ def cluster() -> Iterator[str]:
             address = head.stdout.readline().strip()
             assert address, "Ray did not start"
             yield address
+
+
+@pytest.fixture(scope="session")
+def joined(cluster: str) -> Iterator[str]:
+    """The cluster, which this process has joined for all its tests: its workers stay warm."""
+    import ray
+
+    ray.init(address=cluster, log_to_driver=False, configure_logging=False)
+    yield cluster
+    ray.shutdown()

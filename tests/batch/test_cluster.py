@@ -44,7 +44,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_same_bytes_here_and_on_ray(tmp_path: Path, sources: Sources, cluster: str) -> None:
     sources(2, broken=(1,))
     write_manifest(tmp_path / "m.yaml", MANIFEST)
-    local = inflate_batch(tmp_path, "m.yaml", "--json")
+    local = inflate_batch(tmp_path, "m.yaml", "--json", "--jobs", "1")
     assert local.returncode == 2, local.stderr
     shutil.move(tmp_path / "out", tmp_path / "local")
     ray = inflate_batch(tmp_path, "m.yaml", "--json", "--executor", "ray", "--ray-address", cluster)
@@ -88,11 +88,11 @@ def batch_of(folder: Path) -> Any:
 
 @pytest.mark.parametrize("times", [1, ATTEMPTS])
 def test_a_worker_killed_in_the_middle_loses_nothing(
-    times: int, tmp_path: Path, sources: Sources, cluster: str
+    times: int, tmp_path: Path, sources: Sources, joined: str
 ) -> None:
     sources(2)
     batch = batch_of(tmp_path)
-    executor = DeadlyExecutor(cluster, times=times)
+    executor = DeadlyExecutor(joined, times=times)
     try:
         with Ledger(batch.ledger) as ledger:
             seen = survey(batch.jobs, ledger, retry_failed=False)
@@ -112,18 +112,18 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     assert list((tmp_path / "out").glob(".*")) == []
 
 
-def test_a_batch_on_ray_in_this_process(tmp_path: Path, sources: Sources, cluster: str) -> None:
+def test_a_batch_on_ray_in_this_process(tmp_path: Path, sources: Sources, joined: str) -> None:
     sources(2)
     watcher = Watcher()
-    outcomes, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=cluster), watcher)
+    outcomes, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=joined), watcher)
     assert [outcome.status for outcome in outcomes] == ["held", "held"]
     assert {kind for kind, _ in watcher.told} == {"began", "moved", "ended"}
-    again, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=cluster), watcher)
+    again, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=joined), watcher)
     assert [outcome.reused for outcome in again] == [True, True]
 
 
 def test_remote_sources_and_outputs(
-    tmp_path: Path, sources: Sources, cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sources: Sources, joined: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By way of fsspec: a web server here stands for a store that all machines reach."""
     pytest.importorskip("aiohttp", reason="the extra remote is not installed")
@@ -135,10 +135,10 @@ def test_remote_sources_and_outputs(
         url = web.put("/m.safetensors", path.read_bytes())
         content = {"jobs": [{"source": url, "device": "cpu", "output": "out/{stem}.safetensors"}]}
         batch = open_manifest(write_manifest(tmp_path / "m.yaml", content), {})
-        outcomes, _ = run(batch, Settings(executor="ray", ray_address=cluster), Watcher())
+        outcomes, _ = run(batch, Settings(executor="ray", ray_address=joined), Watcher())
         assert [outcome.status for outcome in outcomes] == ["held"], outcomes
         assert outcomes[0].source_sha256 == sha256(path)
-        again, _ = run(batch, Settings(executor="ray", ray_address=cluster), Watcher())
+        again, _ = run(batch, Settings(executor="ray", ray_address=joined), Watcher())
         assert [outcome.reused for outcome in again] == [True]
 
 
