@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inflate.models import Decoder, Encoder, VideoDecoder
 
-from .models.builders import drawn_weights, shapes_of
+from .models.builders import drawn_weights, made_once, shapes_of
 
 DDCONFIG: dict[str, Any] = {
     "double_z": True,
@@ -49,6 +49,7 @@ KINDS = ("kl", "vq", "plain")
 """With quant convs, with quant convs and a codebook, with neither."""
 
 
+@made_once
 def autoencoder_shapes(kind: str = "kl", **changes: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a whole image autoencoder.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from inflate import models
 from inflate.models import Decoder, VideoDecoder
 
 M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 TOLERANCE = 2e-5
@@ -69,6 +72,20 @@ KL_F16: dict[str, Any] = {
     "ch_mult": [1, 1, 2, 2, 4],
     "attn_resolutions": [16],
 }
+
+
+def made_once(make: Callable[P, T]) -> Callable[P, T]:
+    """What ``make`` gives for arguments that print the same: made once, and copied for each."""
+    made: dict[str, T] = {}
+
+    @functools.wraps(make)
+    def copied(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = repr((args, sorted(kwargs.items())))
+        if key not in made:
+            made[key] = make(*args, **kwargs)
+        return copy.deepcopy(made[key])
+
+    return copied
 
 
 def drawn_weights(

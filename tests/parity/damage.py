@@ -14,11 +14,12 @@ from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import ParityReport, WeightsResult
 from inflate.parity.verify import Scope, run_check
 
-from ..models.builders import drawn_weights, shapes_of
+from ..models.builders import drawn_weights, made_once, shapes_of
 
 EVERYTHING = Scope(layers=True, frames=True, floor=True)
 
 
+@made_once
 def sound_pair(
     seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any
 ) -> tuple[Decoder, VideoDecoder]:
