@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from inflate.config.schema import Architecture
 from inflate.report.text import bytes_text, error_text
+
+if TYPE_CHECKING:
+    from inflate.config.schema import Architecture
 
 __all__ = ["architecture_text", "bytes_text", "error_text", "kernel_text", "listed"]
 

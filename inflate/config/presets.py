@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from inflate.config.schema import Architecture
+if TYPE_CHECKING:
+    from inflate.config.schema import Architecture
 
 
 @dataclass(frozen=True)
