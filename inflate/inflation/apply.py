@@ -42,7 +42,7 @@ def planned_tensors(
     done = 0
     carried: deque[Carried] = deque()
     with ThreadPoolExecutor(1) as pool:
-        for batch in (*_batches(plan.tensors), ()):
+        for batch in (*_batches(plan.tensors), ()):  # Behind the last one nothing is ahead.
             ahead = pool.submit(_carry_out_all, batch, plan, checkpoint)
             while carried:
                 progress("writing", done, len(plan.tensors))
@@ -68,7 +68,8 @@ def _batches(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
         if nbytes >= _TOGETHER:
             yield batch
             batch, nbytes = [], 0
-    yield batch
+    if batch:
+        yield batch
 
 
 def _carry_out_all(

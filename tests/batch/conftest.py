@@ -115,8 +115,9 @@ def cluster() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def joined(cluster: str) -> Iterator[str]:
     """The cluster, which this process has joined for all its tests: its workers stay warm."""
-    import ray
+    from inflate.batch import cluster as module
 
-    ray.init(address=cluster, log_to_driver=False, configure_logging=False)
+    ray = module._import_ray()
+    module._connect(ray, None, cluster)
     yield cluster
     ray.shutdown()

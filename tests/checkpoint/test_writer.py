@@ -166,8 +166,8 @@ def test_a_disk_without_the_room_is_told_before_the_first_tensor(
     assert out.stat().st_size == 0
 
 
-def test_who_follows_is_told_how_far_the_file_is_written(out: Path) -> None:
-    tensors = {name: torch.full((150_000,), float(i)) for i, name in enumerate("abcde")}
+def told_of(out: Path, tensors: dict[str, Tensor]) -> list[int]:
+    """Up to where a follower is told, beyond the header, that a file is written; it always is."""
     whole = write(out.with_name("whole"), tensors).read_bytes()
     told = []
 
@@ -179,9 +179,19 @@ def test_who_follows_is_told_how_far_the_file_is_written(out: Path) -> None:
         writer = SafetensorsWriter(file)
         writer.write(index_of(tensors), iter(tensors.values()), {}, reached)
         assert writer.header({}) == whole[: told[0]]
-    # Of 600,000 bytes each: small ones are told of together.
-    assert [offset - told[0] for offset in told] == [0, 1_200_000, 2_400_000, 3_000_000]
+    assert told == sorted(told)
     assert told[-1] == len(whole)
+    return [offset - told[0] for offset in told]
+
+
+def test_who_follows_is_told_how_far_the_file_is_written(out: Path) -> None:
+    nbytes = sum(info.nbytes for info in index_of(TENSORS))
+    assert told_of(out, TENSORS) == [0, nbytes]
+
+
+def test_who_follows_is_told_of_small_tensors_together(out: Path) -> None:
+    tensors = {name: torch.full((150_000,), float(i)) for i, name in enumerate("abcde")}
+    assert told_of(out, tensors) == [0, 1_200_000, 2_400_000, 3_000_000]
 
 
 # The metadata, after the check

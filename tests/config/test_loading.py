@@ -224,6 +224,12 @@ def test_the_later_layer_wins_key_by_key() -> None:
     assert config == Config(SEEN, Temporal(time_mode="all", alpha=0.75), seed=2)
 
 
+def test_one_configuration_leaves_nothing_in_the_next() -> None:
+    before = build_config(SEEN)
+    build_config(SEEN, {"temporal.alpha": 0.5, "architecture.scaling_factor": 0.25, "seed": 3})
+    assert build_config(SEEN) == before
+
+
 def test_layers_are_not_changed() -> None:
     layer = {"architecture.ch_mult": [1, 2], "temporal.alpha": 0.5}
     before = dict(layer)
