@@ -7,10 +7,10 @@ made first, nothing can be missed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -175,20 +175,9 @@ def load_encoder(source: Source, dtype: torch.dtype) -> ImageEncoder:
     parts = source.located.part
     if not parts("encoder."):
         raise FamilyError(f"{source.checkpoint.path} holds no encoder, so it makes no latents")
-    architecture = source.config.architecture
-    quant = quant_shapes(architecture)["quant_conv."] if parts("quant_conv.") else None
     with torch.device("meta"):
-        whole = ImageEncoder(
-            build_encoder(source.config),
-            latent_channels=architecture.embed_dim or architecture.z_channels,
-            quant_conv=_conv_channels(quant) if quant else None,
-            # Other quantisers keep no plain codebook: their latents are taken as they are.
-            codebook_entries=architecture.n_embed if parts(_CODEBOOK) else None,
-        )
-    for name in ("encoder", "quant_conv", "quantize"):
-        part = getattr(whole, name)
-        if part is not None:
-            _fill(part, f"{name}.", source, dtype, extra=name == "quantize")
+        whole = ImageEncoder(build_encoder(source.config), **_encoding(source))
+    _fill_parts(whole, ("encoder", "quant_conv", "quantize"), source, dtype)
     return whole.eval()
 
 
@@ -232,27 +221,14 @@ def load_video_autoencoder(
                 "quantize.embedding.weight), so its latents cannot be made here; "
                 "load_video_decoder(path) loads its decoder"
             )
-        architecture = config.architecture
-        parts = source.located.part
-        encoder = _fill(build_encoder(config), "encoder.", source) if parts("encoder.") else None
-        e = architecture.embed_dim or architecture.z_channels
-        shapes = quant_shapes(architecture)
         with torch.device("meta"):
             whole = VideoAutoencoder(
                 decoder,
-                encoder,
-                latent_channels=e,
-                quant_conv=_conv_channels(shapes["quant_conv."]) if parts("quant_conv.") else None,
-                post_quant_conv=_conv_channels(shapes["post_quant_conv."])
-                if parts("post_quant_conv.")
-                else None,
-                codebook_entries=architecture.n_embed if parts(_CODEBOOK) else None,
+                build_encoder(config) if source.located.part("encoder.") else None,
+                post_quant_conv=_quant_channels(source, "post_quant_conv."),
+                **_encoding(source),
             )
-        for name in ("quant_conv", "post_quant_conv", "quantize"):
-            part = getattr(whole, name)
-            if part is not None:
-                # Other quantisers keep more beside their codebook, which is not needed here.
-                _fill(part, f"{name}.", source, extra=name == "quantize")
+        _fill_parts(whole, ("encoder", "quant_conv", "post_quant_conv", "quantize"), source)
         return whole.to(device).eval()
 
 
@@ -271,10 +247,35 @@ def _settings_of(checkpoint: Checkpoint) -> Settings:
     return flatten(content)
 
 
-def _conv_channels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-    """Channels in and out of the one convolution that a part consists of."""
-    out_channels, in_channels = next(shape for shape in shapes.values() if len(shape) == 4)[:2]
+def _encoding(source: Source) -> dict[str, Any]:
+    """What modules that encode take beside their encoder."""
+    architecture = source.config.architecture
+    return {
+        "latent_channels": architecture.embed_dim or architecture.z_channels,
+        "quant_conv": _quant_channels(source, "quant_conv."),
+        # Other quantisers keep no plain codebook: their latents are taken as they are.
+        "codebook_entries": architecture.n_embed if source.located.part(_CODEBOOK) else None,
+    }
+
+
+def _quant_channels(source: Source, part: str) -> tuple[int, int] | None:
+    """Channels in and out of the one convolution that a part consists of, if there is that part."""
+    if not source.located.part(part):
+        return None
+    shapes = quant_shapes(source.config.architecture)[part].values()
+    out_channels, in_channels = next(shape for shape in shapes if len(shape) == 4)[:2]
     return in_channels, out_channels
+
+
+def _fill_parts(
+    whole: nn.Module, names: Sequence[str], source: Source, dtype: torch.dtype | None = None
+) -> None:
+    """Fill those parts of a whole that are there."""
+    for name in names:
+        part = getattr(whole, name)
+        if part is not None:
+            # Other quantisers keep more beside their codebook, which is not needed here.
+            _fill(part, f"{name}.", source, dtype, extra=name == "quantize")
 
 
 def _fill(

@@ -38,6 +38,7 @@ def bisect(
     frames: int,
     expected: Tensor,
     *,
+    failed: bool,
     tolerance: Tolerance,
     progress: Progress,
 ) -> BisectResult | None:
@@ -52,6 +53,7 @@ def bisect(
         z: latents of the probe that shows the error, ``(B T) e h w``.
         frames: T.
         expected: what the reference makes of them.
+        failed: whether the probe fails.
         tolerance: what a temporal module may change.
         progress: told of every module.
     """
@@ -60,7 +62,6 @@ def bisect(
         return None
     inputs = _reference_inputs(comparands, modules, z, frames)
     suspects = []
-    failed = measure(expected, comparands.candidate(z, frames), tolerance)[0] == "fail"
     named = temporal_modules(modules.candidate)
     for done, (name, block) in enumerate(named.items()):
         progress("bisecting", done, len(named))

@@ -10,7 +10,7 @@ from torch import Tensor
 from inflate.checkpoint.reader import dtype_name
 from inflate.inflation.apply import is_finite
 from inflate.parity.comparands import Comparands
-from inflate.parity.metrics import Tolerance, compare
+from inflate.parity.metrics import max_abs_error
 from inflate.parity.result import FloorResult, OverflowResult
 
 _WIDER: dict[torch.dtype, Sequence[torch.dtype]] = {
@@ -35,13 +35,13 @@ def measure_floor(
     decode = comparands.reference
     together = decode(batch, len(batch))
     apart = torch.cat([decode(batch[i : i + 1], 1) for i in range(len(batch))])
-    layout = _error(together, apart)
+    layout = max_abs_error(together, apart)
     exact = None
     modules = comparands.modules
     if modules is not None and smallest.device.type != "mps" and smallest.dtype != torch.float64:
         wide = modules.remake(torch.float64)
         frames = len(smallest)
-        exact = _error(wide(smallest.double(), frames), decode(smallest, frames))
+        exact = max_abs_error(wide(smallest.double(), frames), decode(smallest, frames))
     floor = max((value for value in (layout, exact) if value is not None), default=0.0)
     known = largest_error is not None and floor > 0.0
     return FloorResult(layout, exact, largest_error / floor if known else None)  # type: ignore[operator]
@@ -60,7 +60,3 @@ def find_overflow(
         if is_finite(comparands.modules.remake(dtype)(z.to(dtype), frames)):
             return OverflowResult(dtype_name(z.dtype), layer, dtype_name(dtype))
     return None
-
-
-def _error(reference: Tensor, candidate: Tensor) -> float | None:
-    return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from inflate.loading import Source, load_image_decoder, load_post_quant_conv
 from inflate.parity.device import exact_float32
-from inflate.parity.metrics import Tolerance, compare, worst_error
+from inflate.parity.metrics import max_abs_error, worst_error
 from inflate.parity.probes import probes_for
 from inflate.parity.result import FoldResult
 
@@ -33,13 +32,9 @@ def measure_fold(original: Source, folded: Source, device: torch.device, seed: i
             z = probe.latents(channels, seed).to(device)
             first, second = separate.conv_in(before(z)), together.conv_in(z)
             inner = (..., slice(1, -1), slice(1, -1))
-            inside.append(_error(first[inner], second[inner]))
+            inside.append(max_abs_error(first[inner], second[inner]))
             difference = (second - first).clone()
             difference[inner] = 0
-            border.append(_error(torch.zeros_like(difference), difference))
-            output.append(_error(separate(before(z)), together(z)))
+            border.append(max_abs_error(torch.zeros_like(difference), difference))
+            output.append(max_abs_error(separate(before(z)), together(z)))
     return FoldResult(worst_error(border), worst_error(inside), worst_error(output))
-
-
-def _error(reference: Tensor, candidate: Tensor) -> float | None:
-    return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error

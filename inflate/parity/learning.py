@@ -117,11 +117,8 @@ def later(key: str) -> str:
 def _levelled(decoder: VideoDecoder) -> tuple[str, ...]:
     """The paths of the blocks after which every constant is taken away before it is used."""
     names = {module: path for path, module in decoder.named_modules()}
-    run = [decoder.mid.block_1, decoder.mid.attn_1, decoder.mid.block_2]
-    for level in reversed(list(decoder.up)):
-        for i, block in enumerate(level.block):
-            run += [block, *([level.attn[i]] if level.attn else [])]
-        run += [level.upsample] if hasattr(level, "upsample") else []
+    kinds = (ResnetBlock, AttnBlock, Upsample, nn.Identity)
+    run = [step for step in decoder.steps() if isinstance(step, kinds)]
     found = []
     vanishes = _alone(decoder.norm_out)
     for module in reversed(run):

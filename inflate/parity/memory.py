@@ -14,7 +14,6 @@ from torch import Tensor
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
 from inflate.parity.comparands import Comparands, Decode
-from inflate.parity.given import GivenProbe
 from inflate.parity.probes import Probe
 
 R = TypeVar("R")
@@ -116,9 +115,7 @@ def smaller_probe(probe: Probe) -> Probe | None:
         frames = max(LEAST_FRAMES, frames // 2)
     else:
         return None
-    if isinstance(probe, GivenProbe):
-        return probe.cropped(frames, height, width)
-    return replace(probe, frames=frames, height=height, width=width)
+    return probe.cropped(frames, height, width)
 
 
 @dataclass

@@ -50,6 +50,11 @@ def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> Compa
     return Comparison("within-tolerance" if bool((error <= allowed).all()) else "fail", worst)
 
 
+def max_abs_error(reference: Tensor, candidate: Tensor) -> float | None:
+    """The largest absolute error of two outputs, or None where either side is not finite."""
+    return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error
+
+
 def worst_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """The worst of some verdicts; none at all is no proof of anything, and fails."""
     return next((v for v in _WORST_FIRST if v in verdicts), "fail")

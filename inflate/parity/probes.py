@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ class Probe:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
         shape = (self.batch * self.frames, channels, self.height, self.width)
         return torch.randn(shape, generator=generator)
+
+    @property
+    def sources(self) -> Tensor | None:
+        """The images that the latents were made of, ``(B T) 3 H W``; random ones have none."""
+        return None
+
+    def cropped(self, frames: int, height: int, width: int) -> Probe:
+        """A probe of fewer frames or pixels."""
+        return replace(self, frames=frames, height=height, width=width)
 
 
 SMALL_PROBES: Sequence[Probe] = (

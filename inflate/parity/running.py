@@ -52,8 +52,7 @@ def run_probe(
         expected = comparands.reference(z, frames)
     with nullcontext() if lockstep is None else lockstep.candidate(len(z)):
         found = comparands.candidate(z, frames)
-    result = judge(name, z, frames, (expected, found), tolerance)
-    return Ran(z, frames, expected, found, result)
+    return _judged(name, z, frames, expected, found, tolerance)
 
 
 def run_frames(comparands: Comparands, ran: Sequence[Ran], tolerance: Tolerance) -> list[Ran]:

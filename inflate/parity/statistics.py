@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -71,11 +72,11 @@ def judge(
     verdict, errors = measure(reference, candidate, tolerance)
     scale = max(1, reference.shape[-1] // z.shape[-1])
     parts = []
-    for part, left, right in _parts(reference, candidate, frames, scale):
+    for part, cut in _parts(reference, frames, scale).items():
         if verdict == "bitwise":
             parts.append(PartResult(part, verdict, 0.0))
         else:
-            found = compare(left, right, tolerance)
+            found = compare(cut(reference), cut(candidate), tolerance)
             parts.append(PartResult(part, found.verdict, found.max_abs_error))
     return ProbeResult(
         name=name,
@@ -89,23 +90,25 @@ def judge(
     )
 
 
-def _parts(
-    reference: Tensor, candidate: Tensor, frames: int, scale: int
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The parts of a probe's images that are judged apart; the border is one latent pixel wide."""
+def _parts(images: Tensor, frames: int, scale: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How to cut out the parts that are judged apart; the border is one latent pixel wide."""
+    cuts: dict[str, Callable[[Tensor], Tensor]] = {}
     places = {"first frame": 0, "middle frame": frames // 2, "last frame": frames - 1}
     if frames == 2:
         del places["middle frame"]
     if frames > 1:
         for name, t in places.items():
-            yield name, reference[t::frames], candidate[t::frames]
+            cuts[name] = itemgetter(slice(t, None, frames))
     inner = (..., slice(scale, -scale), slice(scale, -scale))
-    if reference[inner].numel():
-        rings = [images.clone() for images in (reference, candidate)]
-        for ring in rings:
-            ring[inner] = 0
-        yield "border", rings[0], rings[1]
-        yield "interior", reference[inner], candidate[inner]
+
+    def ring(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[inner] = 0
+        return x
+
+    if images[inner].numel():
+        cuts |= {"border": ring, "interior": itemgetter(inner)}
+    return cuts
 
 
 def _worst(reference: Tensor, candidate: Tensor, frames: int) -> Worst:

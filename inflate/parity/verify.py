@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from inflate.inflation.apply import is_finite
 from inflate.parity.bisect import bisect
 from inflate.parity.comparands import Comparands
 from inflate.parity.device import environment, exact_float32
@@ -22,7 +23,7 @@ from inflate.parity.memory import (
     sparing,
     within_memory,
 )
-from inflate.parity.metrics import Tolerance, compare, worst_error, worst_verdict
+from inflate.parity.metrics import Tolerance, max_abs_error, worst_error, worst_verdict
 from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.result import (
     BisectResult,
@@ -118,9 +119,7 @@ def run_check(
             small, one = within_memory(probe, run, pieces, device)
             ran.append(one)
             if scope.pictures and (isinstance(small, GivenProbe) or done == len(probes) - 1):
-                pictures += pictures_of(
-                    one, small.sources if isinstance(small, GivenProbe) else None
-                )
+                pictures += pictures_of(one, small.sources)
             if keep is not None:
                 keep(small, one.z, one.expected, one.found)
         progress("checking parity", len(probes), len(probes))
@@ -166,7 +165,7 @@ def _cast(comparands: Comparands, ran: Sequence[Ran]) -> CastResult | None:
     if comparands.cast_types is None:
         return None
     errors = [
-        _error(comparands.original(one.z, one.frames), one.expected)
+        max_abs_error(comparands.original(one.z, one.frames), one.expected)
         for one in ran
         if comparands.original is not None
     ]
@@ -179,7 +178,7 @@ def _overflow(
     layer = None if lockstep is None else lockstep.not_finite
     if layer is None:
         return None
-    worst = next(one for one in ran if not bool(one.expected.isfinite().all()))
+    worst = next(one for one in ran if not is_finite(one.expected))
     return find_overflow(comparands, worst.z, worst.frames, layer)
 
 
@@ -207,7 +206,13 @@ def _bisected(
 
     worst = max(ran, key=shows)
     return bisect(
-        comparands, worst.z, worst.frames, worst.expected, tolerance=tolerance, progress=progress
+        comparands,
+        worst.z,
+        worst.frames,
+        worst.expected,
+        failed=worst.result.verdict == "fail",
+        tolerance=tolerance,
+        progress=progress,
     )
 
 
@@ -256,7 +261,3 @@ def _words(report: ParityReport) -> tuple[str, ...]:
 def _start(name: str, names: Sequence[str]) -> int:
     """Where the first layer stands that belongs to a block, or is the layer itself."""
     return next(i for i, other in enumerate(names) if f"{other}.".startswith(f"{name}."))
-
-
-def _error(reference: Tensor, candidate: Tensor) -> float | None:
-    return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error

@@ -146,9 +146,8 @@ def keep_outputs(
         OutputError: the folder cannot be written.
     """
     tensors = {"latents": z, "reference": reference, "candidate": candidate}
-    sources = probe.sources if isinstance(probe, GivenProbe) else None
-    if sources is not None:
-        tensors["source"] = sources
+    if probe.sources is not None:
+        tensors["source"] = probe.sources
     name = re.sub(r"[^\w.-]+", "-", probe.name)
     path = folder / f"{name}.safetensors"
     hidden = folder / f".{name}.part"
