@@ -29,11 +29,16 @@ GROUPS = 32
 """Groups of every GroupNorm of this family; channel counts are multiples of it."""
 
 
+LARGEST_KERNEL = 999
+"""Far beyond any use; numbers of much larger ones cannot be counted in 64 bits."""
+
+
 def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
     """The kernel of a temporal convolution, ``(time, height, width)``.
 
     Raises:
-        ValueError: not one or three positive odd numbers; an even kernel cannot be centred.
+        ValueError: not one or three positive odd numbers, or larger than :data:`LARGEST_KERNEL`;
+            an even kernel cannot be centred.
     """
     if isinstance(video_kernel_size, Sequence):
         sizes = tuple(video_kernel_size)
@@ -45,18 +50,19 @@ def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
             f"video_kernel_size is {video_kernel_size!r}; expected one positive odd number, or "
             "three for time, height and width, such as 3 or [3, 1, 1]"
         )
+    if max(sizes) > LARGEST_KERNEL:
+        raise ValueError(
+            f"video_kernel_size is {video_kernel_size!r}; expected {LARGEST_KERNEL} at most"
+        )
     return sizes[0], sizes[1], sizes[2]
 
 
 _MODEL = "diffusion_pytorch_model"
 _KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in _KINDS)
-"""What diffusers calls the weights in a folder; the best comes first."""
-
-FOLDER_VARIANTS = tuple(
-    f"{_MODEL}.{variant}.{kind}" for variant in ("fp16", "bf16") for kind in ("safetensors", "bin")
-)
-"""What it calls them in a narrower type, which some folders have alone; the best comes first."""
+_VARIANTS = ("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin")
+FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in (*_KINDS, *_VARIANTS))
+"""What diffusers calls the weights in a folder, those in a narrower type, which some folders have
+alone, last; the best comes first."""
 
 _INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inflate import vocabulary
-from inflate.vocabulary import kernel_of
+from inflate.vocabulary import LARGEST_KERNEL, kernel_of
 
 from .models.builders import BAD_KERNELS
 
@@ -55,3 +55,9 @@ def test_words_and_errors_need_no_torch(module: str) -> None:
     code = f"import {module}, sys; print(*({{'torch', 'omegaconf'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_a_kernel_that_no_memory_holds_is_told() -> None:
+    assert kernel_of(LARGEST_KERNEL) == (LARGEST_KERNEL,) * 3
+    with pytest.raises(ValueError, match=r"^video_kernel_size is 99999; expected 999 at most$"):
+        kernel_of(99999)

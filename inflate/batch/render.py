@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from inflate.report.text import error_text
 from inflate.report.writing import require_pages
 
 _WORDS = {
@@ -117,9 +118,8 @@ def _worst(document: Mapping[str, Any]) -> str:
 
 
 def _error(job: Mapping[str, Any]) -> str:
-    if job["verdict"] in (None, "unverified"):
-        return ""
-    return "not finite" if job["max_abs_error"] is None else f"{job['max_abs_error']:.3g}"
+    checked = job["verdict"] not in (None, "unverified")
+    return error_text(job["max_abs_error"]) if checked else ""
 
 
 def _code(text: str, longest: int = 300) -> str:

@@ -14,7 +14,7 @@ from inflate.batch.render import to_html, to_junit, to_markdown
 from inflate.batch.run import Outcome
 from inflate.batch.summary import parity_of
 from inflate.errors import OutputError
-from inflate.report.writing import write_report, write_whole
+from inflate.report.writing import append_summary, write_report, write_whole
 
 SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
@@ -71,12 +71,7 @@ def append_step_summary(document: Mapping[str, Any]) -> None:
     Raises:
         OutputError: ``GITHUB_STEP_SUMMARY`` is not set, or names no file that can be written.
     """
-    path = step_summary_path()
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(document))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    append_summary(step_summary_path(), to_markdown(document))
 
 
 def step_summary_path() -> Path:

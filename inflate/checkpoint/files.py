@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from inflate.checkpoint.others import FIRST_BYTES, known_as
 from inflate.errors import CheckpointError, FamilyError
-from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS, without_index_ending
+from inflate.vocabulary import FOLDER_FILES, without_index_ending
 
 Format = Literal["safetensors", "torch"]
 
@@ -149,11 +149,10 @@ def _folder(path: Path) -> CheckpointFiles:
     groups = config.get("norm_num_groups", 32)
     if groups != 32:
         raise FamilyError(f"{path} has norms of {groups!r} groups; expected 32, as this family has")
-    names = (*FOLDER_FILES, *FOLDER_VARIANTS)
-    weights = next((path / name for name in names if _is_file(path / name)), None)
+    weights = next((path / name for name in FOLDER_FILES if _is_file(path / name)), None)
     if weights is None:
         raise CheckpointError(
-            f"{path} has none of the files {', '.join(names)}; name the file of weights"
+            f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
         )
     inner = find_files(weights)
     return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards)

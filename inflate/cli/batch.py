@@ -23,8 +23,8 @@ from inflate.cli.options import (
     NewType,
     Prefix,
     Quiet,
-    amount,
     count,
+    finite_amount,
     kernel_from,
 )
 from inflate.vocabulary import (
@@ -91,7 +91,7 @@ def batch(
     memory: Annotated[
         Optional[float],
         typer.Option(
-            parser=amount,
+            parser=finite_amount,
             metavar="GB",
             help="Memory for jobs at once. [default: most of what is free]",
         ),
@@ -169,6 +169,7 @@ def batch(
     from inflate.batch.render import headline
     from inflate.batch.summary import batch_document
     from inflate.cli.batch_view import print_summary, watching
+    from inflate.report.writing import require_pages
 
     found = _open(manifest, output, chosen, ledger)
     if not quiet:
@@ -181,6 +182,7 @@ def batch(
     if github_summary:
         reports.step_summary_path()
     if report_dir is not None:
+        require_pages()
         reports.make_folder(report_dir)
     bound = None if memory is None else int(memory * 1e9)
     settings = Settings(jobs, executor, ray_address, bound, retry_failed, fail_fast)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +18,10 @@ from inflate.batch.jobs import Job, label_of
 from inflate.batch.render import headline
 from inflate.batch.run import Outcome, Watch
 from inflate.batch.summary import parity_of
-from inflate.cli.console import note
-from inflate.cli.text import bytes_text, error_text
+from inflate.cli.console import bars_are_drawn, note, result_console
 from inflate.errors import printable
 from inflate.remote import shown
+from inflate.report.text import bytes_text, error_text
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
 
@@ -30,7 +29,7 @@ _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yell
 @contextmanager
 def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
     """Bars where someone watches; in a pipe a line a job, if ``lines`` are wanted."""
-    if sys.stderr.isatty() and not quiet:
+    if bars_are_drawn() and not quiet:
         with _Bars(total) as bars:
             yield bars
         return
@@ -113,8 +112,8 @@ class _Bars:
 
 def print_summary(document: Mapping[str, Any]) -> None:
     """The table on a terminal, where bars came before; in a pipe the lines were it. Then counts."""
-    console = Console(highlight=False)
-    if sys.stderr.isatty():
+    console = result_console()
+    if bars_are_drawn():
         table = Table("status", "verdict", "largest error", "seconds", "source", "output", box=None)
         for job in document["jobs"]:
             checked = job["verdict"] not in (None, "unverified")
@@ -140,7 +139,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
     """The jobs, with their sizes and the memory that each will take."""
-    console = Console(highlight=False)
+    console = result_console()
     table = Table("source", "size", "output", "size", "memory", box=None, pad_edge=False)
     for column in (table.columns[1], table.columns[3], table.columns[4]):
         column.justify = "right"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from inflate.cli.text import bytes_text
 from inflate.progress import Progress, silent
+from inflate.report.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,11 @@ def result_console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, color_system=_styles())
+
+
+def bars_are_drawn() -> bool:
+    """Whether someone watches a terminal that may be drawn on, which takes escape codes."""
+    return sys.stderr.isatty() and _styles() is not None
 
 
 def note(text: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Optional
 
 import typer
 
 from inflate.vocabulary import (
+    LARGEST_KERNEL,
     AttnType,
     MergeStrategy,
     StoredType,
@@ -51,6 +53,14 @@ def amount(text: object) -> float:
     value = number(text)
     if not value >= 0.0:
         raise typer.BadParameter(f"{_cut(text)} is no amount; expected 0 or more")
+    return value
+
+
+def finite_amount(text: object) -> float:
+    """A number that is neither negative nor infinite."""
+    value = amount(text)
+    if math.isinf(value):
+        raise typer.BadParameter(f"{_cut(text)} is no amount; expected a finite number, 0 or more")
     return value
 
 
@@ -118,7 +128,7 @@ def kernel_from(text: str) -> int | tuple[int, ...]:
     except ValueError as error:
         raise typer.BadParameter(
             f"{_cut(text)} is no kernel; expected one positive odd number, or three for time, "
-            "height and width, such as 3 or 3,1,1"
+            f"height and width, such as 3 or 3,1,1, of {LARGEST_KERNEL} at most"
         ) from error
     return sizes[0] if len(sizes) == 1 else sizes
 

@@ -10,10 +10,11 @@ from rich.text import Text
 
 from inflate.cli.console import result_console
 from inflate.cli.render_parity import print_parity
-from inflate.cli.text import architecture_text, bytes_text, kernel_text
+from inflate.cli.text import architecture_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
 from inflate.remote import shown
+from inflate.report.text import bytes_text
 from inflate.workflow import ConversionResult
 
 _PARTS = (

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from inflate.cli.console import result_console
-from inflate.cli.text import architecture_text, bytes_text, kernel_text
+from inflate.cli.text import architecture_text, kernel_text
+from inflate.report.text import bytes_text
 from inflate.workflow.inspection import Inspection
 
 

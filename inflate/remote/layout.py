@@ -11,10 +11,9 @@ from inflate.errors import CheckpointError
 from inflate.progress import Progress
 from inflate.remote.contents import RemoteFile
 from inflate.remote.location import is_plain
-from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS, without_index_ending
+from inflate.vocabulary import FOLDER_FILES, without_index_ending
 
 CONFIG = "config.json"
-_WEIGHTS = (*FOLDER_FILES, *FOLDER_VARIANTS)
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
 _LARGEST_INDEX = 64 << 20
 
@@ -73,10 +72,10 @@ def fetch_folder(source: Source, progress: Progress) -> Path:
             f"{named.shown()} is neither a file nor a folder of diffusers, which holds config.json "
             "or vae/config.json; check the name"
         )
-    weights = next((file for file in map(source.stat, _WEIGHTS) if file is not None), None)
+    weights = next((file for file in map(source.stat, FOLDER_FILES) if file is not None), None)
     if weights is None:
         raise CheckpointError(
-            f"{source.shown()} has none of the files {', '.join(_WEIGHTS)}; name the file "
+            f"{source.shown()} has none of the files {', '.join(FOLDER_FILES)}; name the file "
             "of weights"
         )
     if without_index_ending(weights.name) is not None:

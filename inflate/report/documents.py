@@ -9,9 +9,9 @@ from typing import Any
 from inflate.inflation.plan import Copy, InflationPlan, Make
 from inflate.parity.learning import counts
 from inflate.parity.result import ParityReport, TrainabilityResult
+from inflate.report.summary import PARITY_SCHEMA
 from inflate.workflow import ConversionResult
 
-PARITY_SCHEMA = "inflate/parity-report/1"
 CONVERSION_SCHEMA = "inflate/conversion/1"
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from inflate.errors import InflateError
-from inflate.report.summary import Document
+from inflate.report.summary import PARITY_SCHEMA, Document
 from inflate.report.text import one_line
 from inflate.report.writing import EXTRA
 
-SCHEMA = "inflate/parity-report/1"
 _LARGEST = 64 * 2**20
 
 
@@ -45,10 +44,10 @@ def read_document(path: str | Path) -> Document:
             f"{path} is no JSON: {error}; expected what --report FILE.json writes"
         ) from error
     found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
+    if found != PARITY_SCHEMA:
         raise InflateError(
-            f"{path} has the schema {found!r}; expected {SCHEMA!r}, as --report FILE.json and "
-            "verify --json write it" + _newer(found)
+            f"{path} has the schema {found!r}; expected {PARITY_SCHEMA!r}, as --report FILE.json "
+            "and verify --json write it" + _newer(found)
         )
     _check(document, path)
     return dict(document)
@@ -67,12 +66,12 @@ def _check(document: Document, path: Path) -> None:
         where = "".join(f"[{step!r}]" for step in problem.absolute_path) or "the document"
         said = one_line(problem.message)
         said = said if len(said) <= 200 else said[:200] + " ..."
-        raise InflateError(f"{path} does not keep to {SCHEMA}: {where}: {said}")
+        raise InflateError(f"{path} does not keep to {PARITY_SCHEMA}: {where}: {said}")
 
 
 def _newer(found: object) -> str:
     name, _, number = str(found).rpartition("/")
-    if f"{name}/1" == SCHEMA and number.isdecimal():
+    if f"{name}/1" == PARITY_SCHEMA and number.isdecimal():
         return "; a newer inflate wrote it, and can render it"
     return ""
 

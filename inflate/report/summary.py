@@ -8,6 +8,8 @@ from typing import Any
 
 from inflate.report.text import counted, error_text
 
+PARITY_SCHEMA = "inflate/parity-report/1"
+
 Document = dict[str, Any]
 """A parity report as ``inflate/parity-report/1``."""
 
@@ -36,7 +38,7 @@ def reason(document: Document) -> str:
 
 def _why_it_fails(document: Document) -> str:
     weights = document["weights"]
-    failed = [probe["name"] for probe in document["probes"] if probe["verdict"] == "fail"]
+    failed = [probe["name"] for probe in failing(document["probes"])]
     if not failed and weights["different"]:
         return (
             f"The outputs agree, but {weights['different']} of {weights['compared']} copied "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from inflate.errors import printable
 
 
@@ -37,6 +39,6 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def shape_text(shape: list[int]) -> str:
+def shape_text(shape: Iterable[int]) -> str:
     """A shape, its sizes separated by spaces."""
     return " ".join(map(str, shape))

@@ -127,10 +127,18 @@ def write_github_summary(document: Document) -> None:
         ConfigError: this is no step of a GitHub workflow.
         OutputError: the file cannot be written.
     """
-    path = github_summary()
+    append_summary(github_summary(), as_markdown(document))
+
+
+def append_summary(path: Path, text: str) -> None:
+    """Append Markdown to the file in which GitHub collects a step's summary.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     try:
         with path.open("ab") as file:
-            file.write(as_markdown(document).encode("utf-8", "backslashreplace"))
+            file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise OutputError(f"${SUMMARY} cannot be written: {path}: {error.strerror}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +161,8 @@ def keep_outputs(
         hidden.write_bytes(save(contiguous, {"frames": str(probe.frames)}))
         hidden.rename(path)
     except OSError as error:
+        with suppress(OSError):
+            hidden.unlink()
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 

@@ -68,11 +68,42 @@ def test_a_table_on_a_terminal(
 ) -> None:
     sources(3)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert main(["batch", "ckpts/*", "-o", "out"]) == 2
     said = capsys.readouterr()
     assert "all jobs" in said.err
     assert re.search(r"unequal +fail +[\d.e-]+ +0\.1 +ckpts/m02.safetensors +out/m02", said.out)
     assert "ckpts/m01.safetensors: no" in said.out
+
+
+def test_no_colour_is_respected(
+    sources: Sources, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources(3)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As on a terminal.
+    main(["batch", "ckpts/*", "-o", "out", "--dry-run"])
+    assert "\x1b" in capsys.readouterr().out, "the heads of a table are bold"
+    monkeypatch.setenv("NO_COLOR", "1")
+    for more in (["--dry-run"], []):
+        main(["batch", "ckpts/*", "-o", "out", *more])
+        said = capsys.readouterr()
+        assert "ckpts/m00" in said.out
+        assert "\x1b" not in said.out + said.err
+
+
+def test_pages_that_cannot_be_made_are_told_before_the_work(
+    sources: Sources, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources(1)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Jinja2 is missing" in said.err
+    assert not Path("r").exists()
+    assert not list(Path("out").glob("*.safetensors"))
 
 
 def test_json_and_reports(
@@ -201,6 +232,8 @@ def test_a_dry_run_tells_sizes_and_runs_nothing(
         (("no.yaml",), "not readable as YAML"),
         (("ckpts/*", "--jobs", "0"), "--jobs"),
         (("ckpts/*", "--executor", "slurm"), "slurm"),
+        (("ckpts/*", "--memory", "inf"), "'inf' is no amount; expected a finite number"),
+        (("ckpts/*", "--video-kernel-size", "99999"), "such as 3 or 3,1,1, of 999 at most"),
         (("ckpts/*", "--github-summary"), "GITHUB_STEP_SUMMARY is not set"),
         (("ckpts/*", "--report-dir", "file/x"), "file/x cannot be made"),
         (("ckpts/*", "--ledger", "file/x"), "cannot be made"),

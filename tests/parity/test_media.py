@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -386,3 +387,19 @@ def test_other_channels_are_refused_where_a_probe_is_decoded() -> None:
     probe = GivenProbe.of("mine", torch.zeros(2, 3, 4, 4), 2)
     with pytest.raises(ConfigError, match="'mine' have 3 channels; the decoder takes 4"):
         probe.latents(4, 0)
+
+
+def test_of_outputs_that_do_not_fit_on_the_disk_nothing_is_left(
+    image: Path, videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        whole(path, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    out = tmp_path / "out"
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
+        inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+    assert list(out.iterdir()) == []

@@ -11,7 +11,7 @@ from inflate.checkpoint.files import find_files
 from inflate.errors import CheckpointError
 from inflate.remote import fetch
 from inflate.remote.layout import shard_names
-from inflate.vocabulary import FOLDER_FILES, FOLDER_VARIANTS
+from inflate.vocabulary import FOLDER_FILES
 
 from .conftest import Told
 from .web import Web
@@ -99,7 +99,7 @@ def test_what_is_no_index_is_refused(content: bytes, message: str) -> None:
         shard_names(content, "x")
 
 
-@pytest.mark.parametrize("weights", [*FOLDER_FILES, *FOLDER_VARIANTS])
+@pytest.mark.parametrize("weights", FOLDER_FILES)
 @pytest.mark.parametrize("location", ["memory://pipe/vae", "memory://pipe/vae/", "memory://pipe"])
 def test_a_folder_is_fetched_as_the_reader_wants_it(
     memory: Any, weights: str, location: str

@@ -15,6 +15,7 @@ from inflate.errors import ConfigError, InflateError, OutputError
 from inflate.report import writing
 from inflate.report.writing import (
     ENDINGS,
+    append_summary,
     check_reports,
     render,
     write_github_summary,
@@ -137,6 +138,13 @@ def test_names_that_are_no_text_are_written_all_the_same(tmp_path: Path) -> None
     for ending in ENDINGS:
         write_report(document, tmp_path / f"report.{ending}")
         assert "udce9" in (tmp_path / f"report.{ending}").read_text(encoding="utf-8")
+
+
+def test_a_summary_of_names_that_are_no_text_is_appended_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "summary"
+    append_summary(path, "caf\udce9\n")
+    append_summary(path, "more\n")
+    assert path.read_text(encoding="utf-8") == "caf\\udce9\nmore\n"
 
 
 def test_the_summary_of_a_step_is_appended_to(
