@@ -50,8 +50,9 @@ def main() -> int:
     options = parser.parse_args()
     settings = read_config(options.preset)
     kept = {k: v for k, v in settings.items() if k.startswith("architecture.")}
-    architecture = Architecture(**{k.removeprefix("architecture."): v for k, v in kept.items()})
-    architecture = build_config(architecture, kept).architecture
+    plain = {k.removeprefix("architecture."): v for k, v in kept.items()}
+    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    architecture = build_config(Architecture(**frozen), kept).architecture
     tensors = make_state_dict(architecture, options.seed)
     if options.around:
         tensors = {f"first_stage_model.{key}": value for key, value in tensors.items()}
