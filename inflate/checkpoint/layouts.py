@@ -6,15 +6,17 @@ All of it is data about names; no tensor is read.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Literal, get_args
 
 DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 """Parts of an autoencoder beside its decoder, kept in the result as they are."""
 
-TEMPORAL_NAMES = frozenset(
-    {"mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"}
-)
-"""Parts of a key that only a video decoder has."""
+TemporalPart = Literal[
+    "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
+]
+TEMPORAL_PARTS: tuple[TemporalPart, ...] = get_args(TemporalPart)
+"""Names that only a video decoder's keys contain."""
 
 DROPPED = {
     "loss.": "training loss (discriminator, perceptual)",
@@ -59,8 +61,20 @@ _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
 
 
 def is_inflated(names: Iterable[str]) -> bool:
-    """Whether names of a decoder's tensors are those of a video decoder."""
-    return any(not TEMPORAL_NAMES.isdisjoint(name.split(".")) for name in names)
+    """Whether the names of a decoder's tensors or modules include temporal ones."""
+    return any(temporal_part(name) for name in names)
+
+
+def temporal_part(name: str) -> tuple[TemporalPart, str] | None:
+    """The temporal part in the name of a tensor or module, and the rest of the name after it.
+
+    For ``up.0.block.1.time_stack.out_layers.3.bias`` it is ``time_stack``, ``out_layers.3.bias``.
+    """
+    pieces = name.split(".")
+    for part in TEMPORAL_PARTS:
+        if part in pieces:
+            return part, ".".join(pieces[pieces.index(part) + 1 :])
+    return None
 
 
 def drop_reason(name: str, prefix: str) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.spec import decoder_spec
 from inflate.errors import ConfigError
-from inflate.inflation.plan import build_video_decoder
 from inflate.loading import CONFIG_KEY, Source
-from inflate.models.blend import TemporalBlock
+from inflate.mix_factor import alpha_of
 
 
 def as_copied(asked: Source, own: Source) -> Source:
@@ -52,12 +51,12 @@ def as_copied(asked: Source, own: Source) -> Source:
 def _shares(source: Source) -> list[float]:
     """The share of the temporal branch in each block of a decoder whose blend is fixed."""
     shares = []
-    for name, block in build_video_decoder(source.config).named_modules():
-        info = source.info(f"{DECODER}{name}.mix_factor")
-        # One that is missing or misshapen is told with whatever else does not fit.
-        if isinstance(block, TemporalBlock) and info is not None and info.parameters == 1:
-            stored = source.read(f"{DECODER}{name}.mix_factor").double().item()
-            shares.append(stored if block.mix_weighs == "temporal" else 1.0 - stored)
+    for tensor in decoder_spec(source.config.architecture, source.config.temporal):
+        info = source.info(tensor.key)
+        # A missing or misshapen one is reported with whatever else does not fit.
+        if tensor.weighs is not None and info is not None and info.parameters == 1:
+            stored = source.read(tensor.key).double().item()
+            shares.append(alpha_of(stored, "fixed", tensor.weighs))
     return shares
 
 
