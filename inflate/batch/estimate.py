@@ -29,9 +29,9 @@ _ACTIVATIONS = 100_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of a job: of its source's files, of its output, and of memory at its peak.
+    """The size of a job's source and output and its peak memory, in bytes.
 
-    ``obstacles`` say what will stop it; the output is then None.
+    ``obstacles`` say why it cannot run; ``output`` is then None.
     """
 
     source: int

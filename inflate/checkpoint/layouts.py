@@ -1,6 +1,6 @@
-"""The names in a checkpoint: the parts of an autoencoder, what stands around it, other families.
+"""The names in a checkpoint: the parts of an autoencoder, the parts around it, other families.
 
-All of it is data about names; no tensor is read.
+All of this is data about names; no tensor is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
-"""Parts of an autoencoder beside its decoder, kept in the result as they are."""
+"""Parts of an autoencoder other than its decoder, copied unchanged."""
 
 TemporalPart = Literal[
     "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
@@ -26,7 +26,7 @@ DROPPED = {
     "conditioner.": "conditioner of the diffusion model",
     "text_encoders.": "text encoder",
 }
-"""Parts of files around an autoencoder, and the reason each is left behind."""
+"""Parts of files around an autoencoder, and why each is dropped."""
 
 MARK = "mid.block_1.conv1.weight"
 """A key that every decoder of the family has, whatever its architecture."""
@@ -34,8 +34,8 @@ MARK = "mid.block_1.conv1.weight"
 
 _EXPECTED = "; expected an image autoencoder in the names of LDM, sgm or diffusers"
 
-# Keys that tell a family which cannot be inflated here, each under its usual prefixes; where two
-# are named, both must be there. The first that fits is taken.
+# Keys that identify a family that cannot be inflated here, each under its usual prefixes. Where two
+# are named, both must be present. The first match is taken.
 _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
     ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.weight",
      "a causal 3D autoencoder (HunyuanVideo)"),
@@ -78,9 +78,9 @@ def temporal_part(name: str) -> tuple[TemporalPart, str] | None:
 
 
 def drop_reason(name: str, prefix: str) -> str:
-    """Why a tensor that is no part of the autoencoder is left behind.
+    """Why a tensor that is not part of the autoencoder is dropped.
 
-    The parts of a training run stand beside the autoencoder, under its prefix or without one.
+    The parts of a training run are named with the prefix of the autoencoder or without one.
     """
     own = name.removeprefix(prefix)
     for part, reason in DROPPED.items():
@@ -92,12 +92,12 @@ def drop_reason(name: str, prefix: str) -> str:
 
 
 def ends_with(name: str, ending: str) -> bool:
-    """Whether a name ends in these whole parts."""
+    """Whether a name ends in these components."""
     return name == ending or name.endswith("." + ending)
 
 
 def family_under(names: Container[str], prefix: str) -> str | None:
-    """The other family whose keys stand under a prefix, in words, or None."""
+    """The other family whose keys have a prefix, as part of a message, or None."""
     for marks, family in _OTHER_FAMILIES:
         if all(prefix + mark in names for mark in marks.split()):
             return family + _EXPECTED
@@ -105,7 +105,7 @@ def family_under(names: Container[str], prefix: str) -> str | None:
 
 
 def what_else(names: Sequence[str]) -> str:
-    """What a file without an autoencoder of this family holds, in words."""
+    """What a file without an autoencoder of this family holds, as part of a message."""
     for marks, family in _OTHER_FAMILIES:
         if all(any(ends_with(name, mark) for name in names) for mark in marks.split()):
             return family + _EXPECTED

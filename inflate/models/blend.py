@@ -41,14 +41,14 @@ class TemporalBlock(nn.Module):
     def blend(self, spatial: Tensor, temporal: Tensor, *, overwrite: bool = False) -> Tensor:
         """The weighted sum of two branches of one shape, laid out in memory as ``spatial`` is.
 
-        It is interpolated as ``a + w (b - a)``: where the branches agree bit for bit, so does the
-        blend, whatever the share. ``w b + (1 - w) a`` would round. The layout matters because
-        convolutions choose their algorithm, and so their rounding, by it.
+        It is interpolated as ``a + w (b - a)``: if the branches are bit-identical, so is the blend,
+        for any share. ``w b + (1 - w) a`` would round. The layout matters because convolutions
+        choose their algorithm, and so their rounding, by it.
 
         Args:
             spatial: the spatial branch.
             temporal: the temporal branch.
-            overwrite: let the result take the place of ``spatial``, unless a gradient needs it.
+            overwrite: write the result into ``spatial``, unless a gradient needs it.
         """
         share = self.temporal_share().to(spatial.dtype)
         if overwrite and not any(t.requires_grad for t in (spatial, temporal, share)):
@@ -56,11 +56,11 @@ class TemporalBlock(nn.Module):
         return torch.lerp(spatial, temporal, share)
 
     def is_silent(self) -> bool:
-        """Whether the blend is fixed at spatial alone, so that its temporal branch can be left out.
+        """Whether the blend is fixed and fully spatial, so that the temporal branch can be skipped.
 
-        The value is read where it is set: when it is built, loaded, moved or written to, not each
-        time, which would wait for the device. A compiled graph has it as a constant, and checks
-        that it still holds.
+        The value is read when it is set (built, loaded, moved or written to), because reading it on
+        every call would wait for the device. A compiled graph holds it as a constant and checks
+        that it is unchanged.
         """
         if self.merge_strategy == "learned" or self.mix_factor.requires_grad:
             return False
