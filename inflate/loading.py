@@ -20,13 +20,14 @@ from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
-from inflate.checkpoint.shapes import mismatches, quant_shapes
+from inflate.checkpoint.shapes import mismatches
+from inflate.checkpoint.spec import quant_shapes
 from inflate.checkpoint.views import autoencoder_view, with_learned_blend
 from inflate.config.loading import build_config, flatten
 from inflate.config.schema import Config, Settings
 from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
-from inflate.inflation.plan import build_encoder, build_video_decoder
-from inflate.models import Decoder, VideoDecoder
+from inflate.inflation.initializers import Rule, make_array
+from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
 
@@ -119,6 +120,28 @@ def describe(
             f"{checkpoint.path}: the configuration {which} has errors:", error.problems
         ) from error
     return Source(autoencoder_view(checkpoint, located), located, config)
+
+
+def build_video_decoder(config: Config) -> VideoDecoder:
+    """The video decoder of a configuration, on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return VideoDecoder(
+            **config.architecture.module_arguments(), **config.temporal.module_arguments()
+        )
+
+
+def build_encoder(config: Config) -> Encoder:
+    """The encoder of a configuration, on the meta device."""
+    with torch.device("meta"):
+        return Encoder(**config.architecture.module_arguments())
+
+
+def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
+    """The tensor that a rule makes, in float32; see ``make_array``."""
+    array = make_array(rule, shape, key, seed)
+    if any(array.strides):
+        return torch.from_numpy(array)
+    return torch.tensor(array.flat[0]).expand(shape)  # One number, still stored once.
 
 
 def load_image_decoder(

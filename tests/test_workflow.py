@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 import inflate
 from inflate.checkpoint import writer
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
 from inflate.inflation import apply
-from inflate.inflation.initializers import ZEROS, Rule
+from inflate.inflation.initializers import ZEROS, Floats, Rule
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import CastResult, ParityReport
@@ -219,13 +218,13 @@ def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) ->
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    make_tensor = apply.make_tensor
+    make_array = apply.make_array
 
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
-        tensor = make_tensor(rule, shape, key, seed)
-        return tensor + 0.1 if rule == ZEROS else tensor
+    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
+        array = make_array(rule, shape, key, seed)
+        return array + 0.1 if rule == ZEROS else array
 
-    monkeypatch.setattr(apply, "make_tensor", spoilt)
+    monkeypatch.setattr(apply, "make_array", spoilt)
 
 
 @pytest.mark.usefixtures("no_identity")

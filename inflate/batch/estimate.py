@@ -1,8 +1,4 @@
-"""What a job will weigh, told from the header of its source: nothing is loaded or built.
-
-The shapes of the temporal layers follow from the architecture; a test holds the sums equal to the
-plan's own.
-"""
+"""Estimate the memory and output size of a job from the header of its source."""
 
 from __future__ import annotations
 
@@ -17,8 +13,7 @@ from typing import Any
 from inflate.batch.jobs import Job
 from inflate.batch.settings import effective_settings, temporal_of
 from inflate.checkpoint.index import WIDTHS
-from inflate.checkpoint.layouts import DECODER
-from inflate.checkpoint.shapes import image_shapes
+from inflate.checkpoint.spec import decoder_spec
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import InflateError
 from inflate.remote import is_remote, local_path
@@ -34,9 +29,9 @@ _ACTIVATIONS = 100_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of a job: of its source's files, of its output, and of memory at its peak.
+    """The size of a job's source and output and its peak memory, in bytes.
 
-    ``obstacles`` say what will stop it; the output is then None.
+    ``obstacles`` say why it cannot run; ``output`` is then None.
     """
 
     source: int
@@ -82,20 +77,9 @@ def source_size(job: Job) -> int:
 
 
 def temporal_parameters(architecture: Architecture, temporal: Temporal) -> int:
-    """How many numbers the temporal layers of a video decoder hold, in every layer together."""
-    shapes = image_shapes(architecture)[DECODER]
-    blocks = [shape[0] for key, shape in shapes.items() if key.endswith(".conv2.weight")]
-    attentions = [shape[0] for key, shape in shapes.items() if key.endswith(".proj_out.weight")]
-    volume, found = math.prod(temporal.kernel), 0
-    if temporal.time_mode != "attn-only":
-        # Two norms, two convolutions with bias, and a mix_factor; then the output convolution.
-        found += sum(2 * volume * c * c + 6 * c + 1 for c in blocks)
-        found += volume * architecture.out_ch**2 + architecture.out_ch
-    if temporal.time_mode != "conv-only":
-        # Two feed-forwards (12 c c + 9 c), two attentions (4 c c + c), four norms (2 c each), the
-        # embedding of frames (8 c c + 5 c), and a mix_factor.
-        found += sum(40 * c * c + 33 * c + 1 for c in attentions)
-    return found
+    """The number of elements of all temporal tensors of a video decoder."""
+    spec = decoder_spec(architecture, temporal)
+    return sum(math.prod(tensor.shape) for tensor in spec if tensor.part is not None)
 
 
 def available_memory() -> int:

@@ -1,20 +1,22 @@
-"""The names in a checkpoint: the parts of an autoencoder, what stands around it, other families.
+"""The names in a checkpoint: the parts of an autoencoder, the parts around it, other families.
 
-All of it is data about names; no tensor is read.
+All of this is data about names; no tensor is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Literal, get_args
 
 DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
-"""Parts of an autoencoder beside its decoder, kept in the result as they are."""
+"""Parts of an autoencoder other than its decoder, copied unchanged."""
 
-TEMPORAL_NAMES = frozenset(
-    {"mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"}
-)
-"""Parts of a key that only a video decoder has."""
+TemporalPart = Literal[
+    "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
+]
+TEMPORAL_PARTS: tuple[TemporalPart, ...] = get_args(TemporalPart)
+"""Names that only a video decoder's keys contain."""
 
 DROPPED = {
     "loss.": "training loss (discriminator, perceptual)",
@@ -24,7 +26,7 @@ DROPPED = {
     "conditioner.": "conditioner of the diffusion model",
     "text_encoders.": "text encoder",
 }
-"""Parts of files around an autoencoder, and the reason each is left behind."""
+"""Parts of files around an autoencoder, and why each is dropped."""
 
 MARK = "mid.block_1.conv1.weight"
 """A key that every decoder of the family has, whatever its architecture."""
@@ -32,8 +34,8 @@ MARK = "mid.block_1.conv1.weight"
 
 _EXPECTED = "; expected an image autoencoder in the names of LDM, sgm or diffusers"
 
-# Keys that tell a family which cannot be inflated here, each under its usual prefixes; where two
-# are named, both must be there. The first that fits is taken.
+# Keys that identify a family that cannot be inflated here, each under its usual prefixes. Where two
+# are named, both must be present. The first match is taken.
 _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
     ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.weight",
      "a causal 3D autoencoder (HunyuanVideo)"),
@@ -59,14 +61,26 @@ _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
 
 
 def is_inflated(names: Iterable[str]) -> bool:
-    """Whether names of a decoder's tensors are those of a video decoder."""
-    return any(not TEMPORAL_NAMES.isdisjoint(name.split(".")) for name in names)
+    """Whether the names of a decoder's tensors or modules include temporal ones."""
+    return any(temporal_part(name) for name in names)
+
+
+def temporal_part(name: str) -> tuple[TemporalPart, str] | None:
+    """The temporal part in the name of a tensor or module, and the rest of the name after it.
+
+    For ``up.0.block.1.time_stack.out_layers.3.bias`` it is ``time_stack``, ``out_layers.3.bias``.
+    """
+    pieces = name.split(".")
+    for part in TEMPORAL_PARTS:
+        if part in pieces:
+            return part, ".".join(pieces[pieces.index(part) + 1 :])
+    return None
 
 
 def drop_reason(name: str, prefix: str) -> str:
-    """Why a tensor that is no part of the autoencoder is left behind.
+    """Why a tensor that is not part of the autoencoder is dropped.
 
-    The parts of a training run stand beside the autoencoder, under its prefix or without one.
+    The parts of a training run are named with the prefix of the autoencoder or without one.
     """
     own = name.removeprefix(prefix)
     for part, reason in DROPPED.items():
@@ -78,12 +92,12 @@ def drop_reason(name: str, prefix: str) -> str:
 
 
 def ends_with(name: str, ending: str) -> bool:
-    """Whether a name ends in these whole parts."""
+    """Whether a name ends in these components."""
     return name == ending or name.endswith("." + ending)
 
 
 def family_under(names: Container[str], prefix: str) -> str | None:
-    """The other family whose keys stand under a prefix, in words, or None."""
+    """The other family whose keys have a prefix, as part of a message, or None."""
     for marks, family in _OTHER_FAMILIES:
         if all(prefix + mark in names for mark in marks.split()):
             return family + _EXPECTED
@@ -91,7 +105,7 @@ def family_under(names: Container[str], prefix: str) -> str | None:
 
 
 def what_else(names: Sequence[str]) -> str:
-    """What a file without an autoencoder of this family holds, in words."""
+    """What a file without an autoencoder of this family holds, as part of a message."""
     for marks, family in _OTHER_FAMILIES:
         if all(any(ends_with(name, mark) for name in names) for mark in marks.split()):
             return family + _EXPECTED

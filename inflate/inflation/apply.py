@@ -13,7 +13,7 @@ from torch import Tensor
 from inflate.checkpoint.reader import Checkpoint
 from inflate.checkpoint.writer import is_repeated, one_of
 from inflate.errors import PlanError
-from inflate.inflation.initializers import make_tensor
+from inflate.inflation.initializers import make_array
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.progress import Progress
 
@@ -82,7 +82,9 @@ def _carry_out(planned: PlannedTensor, plan: InflationPlan, checkpoint: Checkpoi
     dtype = getattr(torch, planned.dtype)
     if isinstance(planned.origin, Make):
         rule = planned.origin.rule
-        made = make_tensor(rule, planned.shape, planned.key, plan.config.seed)
+        array = make_array(rule, planned.shape, planned.key, plan.config.seed)
+        one = torch.tensor(array.flat[0])
+        made = torch.from_numpy(array) if any(array.strides) else one.expand(planned.shape)
         # One number throughout stays stored once.
         made = one_of(made).to(dtype).expand_as(made) if is_repeated(made) else made.to(dtype)
         # What is drawn lies between the bounds: if they are finite, so is all of it.

@@ -1,31 +1,30 @@
 """The plan of a conversion, made before any tensor is read or written.
 
-It is total: it says where every tensor of the target comes from, and where every one of the source
-goes.
+It is total: every tensor of the target has one origin, and every tensor of the source is used,
+passed through, or dropped for a reason.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Literal
-
-import torch
 
 from inflate.checkpoint.index import FLOATS, WIDTHS, TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import Located
 from inflate.checkpoint.shapes import image_problems, mismatches
+from inflate.checkpoint.spec import TensorSpec, decoder_spec
 from inflate.config.schema import Config
 from inflate.errors import FamilyError, PlanError
-from inflate.inflation.initializers import Rule, norm_keys, start_rules
-from inflate.models import Encoder, VideoDecoder
+from inflate.inflation.initializers import Rule, start_rule
 
 Part = Literal["spatial", "temporal", "passed-through"]
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A tensor that comes from the source: its key there, and its name in the file."""
+    """A tensor that is copied from the source: its key, and its name in the source file."""
 
     key: str
     source: str
@@ -40,7 +39,7 @@ class Make:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the target: its place, its shape and stored type, and its one origin."""
+    """A tensor of the target: its key, its shape and stored type, its part and its origin."""
 
     key: str
     shape: tuple[int, ...]
@@ -48,23 +47,23 @@ class PlannedTensor:
     part: Part
     origin: Copy | Make
     name: str = ""
-    """Its name in the file, where a layout calls it otherwise than its key."""
+    """Its name in the target file, if the layout gives it another than its key."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
-        return torch.Size(self.shape).numel()
+        """The number of its elements."""
+        return math.prod(self.shape)
 
     @property
     def info(self) -> TensorInfo:
-        """What the writer needs to know of it."""
+        """How the target file stores it."""
         nbytes = self.parameters * WIDTHS[self.dtype]
         return TensorInfo(self.name or self.key, self.shape, self.dtype, nbytes)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A tensor of the source that is left behind, and why."""
+    """A tensor of the source that is not copied, and why."""
 
     source: str
     reason: str
@@ -73,19 +72,19 @@ class Dropped:
 
 @dataclass(frozen=True)
 class InflationPlan:
-    """All tensors of the target, in the order of the file, and all that is left behind."""
+    """All tensors of the target, in the order of the file, and those dropped from the source."""
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
-        """The tensors of a part."""
+        """The target's tensors of a part."""
         return tuple(tensor for tensor in self.tensors if tensor.part == part)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors of the target."""
+        """The size of all tensors of the target, in bytes."""
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
@@ -94,12 +93,12 @@ def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
 
     Args:
         located: the autoencoder of the source.
-        config: what to make of it.
-        path: the source's name, for messages.
+        config: the architecture and the temporal layers to add.
+        path: the name of the source, for messages.
 
     Raises:
-        FamilyError: the source is a video decoder already.
-        PlanError: missing and extra keys, wrong shapes and types, all of them at once.
+        FamilyError: the source is already a video decoder.
+        PlanError: missing and extra keys, wrong shapes and types, reported together.
     """
     if located.inflated:
         raise FamilyError(
@@ -108,81 +107,58 @@ def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
             "layout"
         )
     _check(image_problems(located, config.architecture), path)
-    video = build_video_decoder(config)
-    rules = start_rules(video)
-    wide = _wide_norms(video, config)
     made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
-    for own, value in video.state_dict().items():
-        key = DECODER + own
-        if own in rules:
-            shape = tuple(value.shape)
-            dtype = "float32" if key in wide else made
-            tensors.append(PlannedTensor(key, shape, dtype, "temporal", Make(rules[own])))
+    for tensor in decoder_spec(config.architecture, config.temporal):
+        key, shape = tensor.key, tensor.shape
+        if tensor.part is None:
+            assert shape == located.tensors[key].shape, key
+            tensors.append(_copied(located, key, "spatial", config.dtype))
         else:
-            assert tuple(value.shape) == located.tensors[key].shape, key
-            tensors.append(_copied(located, key, "spatial", config))
-    tensors += _passed_through(located, config)
+            dtype = "float32" if _stays_wide(tensor, config) else made
+            rule = start_rule(tensor, config.temporal)
+            tensors.append(PlannedTensor(key, shape, dtype, "temporal", Make(rule)))
     return _plan(config, tensors, located)
 
 
 def make_copy_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the copy of a video checkpoint, as it is, into another layout or type.
+    """Plan the copy of a video checkpoint into another layout or stored type.
 
     Raises:
-        PlanError: missing and extra keys, wrong shapes and types, all of them at once.
+        PlanError: missing and extra keys, wrong shapes and types, reported together.
     """
-    video = build_video_decoder(config)
-    temporal = {f"{DECODER}{key}" for key in start_rules(video)}
-    expected = {f"{DECODER}{k}": tuple(v.shape) for k, v in video.state_dict().items()}
-    own = {key: shape for key, shape in expected.items() if key in temporal}
+    spec = decoder_spec(config.architecture, config.temporal)
+    expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
     present = [key for key in located.part(DECODER) if is_inflated([key])]
     problems = image_problems(located, config.architecture, frozenset(present))
-    _check(problems + mismatches(located, own, present), path)
-    wide = _wide_norms(video, config)
+    _check(problems + mismatches(located, expected, present), path)
     tensors = []
-    for key in expected:
-        copied = _copied(located, key, "temporal" if key in temporal else "spatial", config)
-        tensors.append(replace(copied, dtype="float32") if key in wide else copied)
-    return _plan(config, [*tensors, *_passed_through(located, config)], located)
+    for tensor in spec:
+        part: Part = "spatial" if tensor.part is None else "temporal"
+        dtype = "float32" if _stays_wide(tensor, config) else config.dtype
+        tensors.append(_copied(located, tensor.key, part, dtype))
+    return _plan(config, tensors, located)
 
 
-def build_video_decoder(config: Config) -> VideoDecoder:
-    """The video decoder of a configuration, on the meta device: shapes, no numbers."""
-    with torch.device("meta"):
-        return VideoDecoder(
-            **config.architecture.module_arguments(), **config.temporal.module_arguments()
-        )
+def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
+    """Whether a tensor is stored in float32 in any case: a temporal norm, if requested."""
+    return config.float32_norms and tensor.part is not None and tensor.role == "norm"
 
 
-def build_encoder(config: Config) -> Encoder:
-    """The encoder of a configuration, on the meta device."""
-    with torch.device("meta"):
-        return Encoder(**config.architecture.module_arguments())
-
-
-def _wide_norms(video: VideoDecoder, config: Config) -> set[str]:
-    """The keys that stay in float32 whatever the stored type: temporal norms, where asked for."""
-    return {DECODER + key for key in norm_keys(video)} if config.float32_norms else set()
-
-
-def _plan(config: Config, tensors: list[PlannedTensor], located: Located) -> InflationPlan:
-    # Wider types first, so that every tensor lies at a multiple of its width; else as they came.
+def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
+    keys = [key for part in PASSED_THROUGH for key in located.part(part)]
+    tensors = decoder + [_copied(located, key, "passed-through", config.dtype) for key in keys]
+    # Wider types first, so that every tensor starts at a multiple of its width.
     tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
     dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
     return InflationPlan(config, tuple(tensors), dropped)
 
 
-def _copied(located: Located, key: str, part: Part, config: Config) -> PlannedTensor:
+def _copied(located: Located, key: str, part: Part, dtype: str | None) -> PlannedTensor:
     info = located.tensors[key]
-    # Counters of a quantiser stay whole numbers whatever the weights are stored in.
-    dtype = (config.dtype or info.dtype) if info.dtype in FLOATS else info.dtype
-    return PlannedTensor(key, info.shape, dtype, part, Copy(key, info.name))
-
-
-def _passed_through(located: Located, config: Config) -> list[PlannedTensor]:
-    keys = [key for part in PASSED_THROUGH for key in located.part(part)]
-    return [_copied(located, key, "passed-through", config) for key in keys]
+    # Counters of a quantiser stay integers whatever type the weights are stored in.
+    stored = (dtype or info.dtype) if info.dtype in FLOATS else info.dtype
+    return PlannedTensor(key, info.shape, stored, part, Copy(key, info.name))
 
 
 def _check(problems: list[str], path: object) -> None:

@@ -1,4 +1,4 @@
-"""The layouts a video checkpoint can be written in: what each has no place for, and its names."""
+"""The layouts a video checkpoint can be written in: what each cannot hold, and its names."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from inflate.inflation.plan import Dropped, InflationPlan, Make, PlannedTensor
 from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215
-"""What diffusers takes where a configuration names no scaling factor."""
+"""The default of diffusers for a configuration without a scaling factor."""
 
 _IDENTITY_ATTENTION = "an identity at the start, which this layout has no place for"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A plan in a layout: its tensors under their names there, and the folder's ``config.json``."""
+    """A plan in a layout: its tensors named as there, and the ``config.json`` of a folder."""
 
     plan: InflationPlan
     folder_config: Mapping[str, Any] | None
@@ -32,16 +32,16 @@ class Fitted:
 
 
 def fit(plan: InflationPlan, target: Target, *, attention_is_identity: bool) -> Fitted:
-    """Lay a plan out as a target wants it.
+    """Arrange a plan in a layout.
 
     Args:
         plan: a plan under LDM's keys.
         target: the layout.
-        attention_is_identity: whether the temporal attention changes nothing, so that a layout
-            without it may leave it out.
+        attention_is_identity: whether the temporal attention is an identity, so that a layout
+            without temporal attention may drop it.
 
     Raises:
-        PlanError: the layout has no place for something, all of it at once.
+        PlanError: the layout cannot hold the plan; every reason is reported.
     """
     problems = _problems(plan, target, attention_is_identity=attention_is_identity)
     if problems:
@@ -103,7 +103,7 @@ def _diffusers_problems(
         kernel = ",".join(map(str, temporal.kernel))
         found.append(f"its kernel is 3,1,1, not {kernel}: choose --video-kernel-size 3,1,1")
     if temporal.time_mode == "all" and not attention_is_identity:
-        found.append("it has no temporal attention, and this one's is not an identity any more")
+        found.append("it has no temporal attention, and this one's is no longer an identity")
     if temporal.merge_strategy != "learned":
         found.append(
             f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}: "
@@ -139,7 +139,7 @@ def _diffusers_problems(
 
 def _fit_diffusers(plan: InflationPlan) -> Fitted:
     architecture = plan.config.architecture
-    kept, left = _split(plan, lambda tensor: not _temporal_attention(tensor.key))
+    kept, left = _split(plan, lambda tensor: not _is_temporal_attention(tensor))
     if not any(tensor.key == "quant_conv.weight" for tensor in kept):
         kept = _with_quant_conv(kept, 2 * architecture.z_channels)
         architecture = replace(architecture, embed_dim=architecture.z_channels)
@@ -162,8 +162,8 @@ def _fit_diffusers(plan: InflationPlan) -> Fitted:
     if architecture.shift_factor:
         notes.append(
             f"the latents of this family are shifted by {architecture.shift_factor:g}, which "
-            "config.json has no place for: diffusers' class knows no shift_factor, so whoever "
-            "decodes with it adds the shift after dividing by the scaling factor"
+            "config.json has no place for: diffusers' class has no shift_factor. When decoding "
+            "with it, add the shift after dividing by the scaling factor"
         )
     levels = len(architecture.ch_mult)
     config = {
@@ -181,7 +181,7 @@ def _fit_diffusers(plan: InflationPlan) -> Fitted:
     temporal = plan.config.temporal
     if temporal.time_mode == "all":
         temporal = replace(temporal, time_mode="conv-only")
-    # What the file says of itself agrees with the config.json beside it.
+    # The header of the file agrees with its config.json.
     architecture = replace(architecture, scaling_factor=factor)
     own = replace(plan.config, architecture=architecture, temporal=temporal)
     laid_out = InflationPlan(own, placed, (*plan.dropped, *dropped))
@@ -189,7 +189,7 @@ def _fit_diffusers(plan: InflationPlan) -> Fitted:
 
 
 def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[PlannedTensor]:
-    """Tensors with a ``quant_conv`` that changes nothing, which diffusers' class always has."""
+    """Tensors with an identity ``quant_conv``, which diffusers' class always has."""
     dtype = next(t.dtype for t in tensors if t.key == "encoder.conv_out.weight")
     weight = PlannedTensor(
         "quant_conv.weight", (channels, channels, 1, 1), dtype, "passed-through", Make(DIRAC)
@@ -198,11 +198,8 @@ def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[Planne
     return sorted([*tensors, weight, bias], key=lambda tensor: -WIDTHS[tensor.dtype])
 
 
-def _temporal_attention(key: str) -> bool:
-    parts = key.split(".")
-    if parts[:3] != ["decoder", "mid", "attn_1"]:
-        return False
-    return parts[3] in ("time_mix_block", "video_time_embed", "mix_factor")
+def _is_temporal_attention(tensor: PlannedTensor) -> bool:
+    return tensor.part == "temporal" and tensor.key.startswith(f"{DECODER}mid.attn_1.")
 
 
 def _is_attention_weight(tensor: PlannedTensor) -> bool:

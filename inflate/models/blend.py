@@ -1,48 +1,28 @@
-"""How a temporal block blends its two branches: the one place that knows what ``mix_factor`` means.
-
-A checkpoint holds one number a block, ``mix_factor``, and reads it in two ways: in a residual block
-it weighs the temporal branch, in an attention block the spatial one. Users see one number,
-``alpha``: how much of the temporal branch is blended in, 0 being fully spatial.
-"""
+"""How a temporal block blends its two branches, and the number of frames that it needs."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from inflate.vocabulary import MERGE_STRATEGIES
+from inflate.mix_factor import Weighs, alpha_of, mix_factor_of
 
 
 class TemporalBlock(nn.Module):
-    """A block with a spatial and a temporal branch, that needs to know the number of frames.
+    """A block that blends a spatial and a temporal branch.
 
-    Subclasses say what their ``mix_factor`` weighs, in :attr:`mix_weighs`.
+    Subclasses set :attr:`mix_weighs`, the branch that their ``mix_factor`` weighs.
     """
 
-    mix_weighs: ClassVar[Literal["temporal", "spatial"]]
+    mix_weighs: ClassVar[Weighs]
     mix_factor: Tensor
     timesteps: int | None
 
-    @classmethod
-    def stored_mix_factor(cls, alpha: float, merge_strategy: str) -> float:
-        """The number a checkpoint holds for ``alpha``, the share of the temporal branch.
-
-        For ``learned``, ``alpha`` is the temporal share before its sigmoid, so 0 is one half.
-
-        Raises:
-            ValueError: another ``merge_strategy``.
-        """
-        check_merge_strategy(merge_strategy)
-        if cls.mix_weighs == "temporal":
-            return float(alpha)
-        # 0.0 - alpha and not -alpha: a zero in the file has no sign.
-        return 1.0 - alpha if merge_strategy == "fixed" else 0.0 - alpha
-
     def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None) -> None:
         """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
-        value = torch.tensor([self.stored_mix_factor(alpha, merge_strategy)])
+        value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
         self.merge_strategy = merge_strategy
         self.timesteps = timesteps
         if merge_strategy == "learned":
@@ -54,23 +34,21 @@ class TemporalBlock(nn.Module):
         self._note_share()
 
     def temporal_share(self) -> Tensor:
-        """How much of the temporal branch is blended in, from 0 to 1: what ``mix_factor`` means."""
-        if self.merge_strategy == "learned":
-            temporal = self.mix_weighs == "temporal"
-            return torch.sigmoid(self.mix_factor if temporal else -self.mix_factor)
-        return self.mix_factor if self.mix_weighs == "temporal" else 1.0 - self.mix_factor
+        """The share of the temporal branch in the blend, from 0 to 1."""
+        alpha = alpha_of(self.mix_factor, self.merge_strategy, self.mix_weighs)
+        return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
 
     def blend(self, spatial: Tensor, temporal: Tensor, *, overwrite: bool = False) -> Tensor:
         """The weighted sum of two branches of one shape, laid out in memory as ``spatial`` is.
 
-        It is interpolated as ``a + w (b - a)``: where the branches agree bit for bit, so does the
-        blend, whatever the share. ``w b + (1 - w) a`` would round. The layout matters because
-        convolutions choose their algorithm, and so their rounding, by it.
+        It is interpolated as ``a + w (b - a)``: if the branches are bit-identical, so is the blend,
+        for any share. ``w b + (1 - w) a`` would round. The layout matters because convolutions
+        choose their algorithm, and so their rounding, by it.
 
         Args:
             spatial: the spatial branch.
             temporal: the temporal branch.
-            overwrite: let the result take the place of ``spatial``, unless a gradient needs it.
+            overwrite: write the result into ``spatial``, unless a gradient needs it.
         """
         share = self.temporal_share().to(spatial.dtype)
         if overwrite and not any(t.requires_grad for t in (spatial, temporal, share)):
@@ -78,11 +56,11 @@ class TemporalBlock(nn.Module):
         return torch.lerp(spatial, temporal, share)
 
     def is_silent(self) -> bool:
-        """Whether the blend is fixed at spatial alone, so that its temporal branch can be left out.
+        """Whether the blend is fixed and fully spatial, so that the temporal branch can be skipped.
 
-        The value is read where it is set: when it is built, loaded, moved or written to, not each
-        time, which would wait for the device. A compiled graph has it as a constant, and checks
-        that it still holds.
+        The value is read when it is set (built, loaded, moved or written to), because reading it on
+        every call would wait for the device. A compiled graph holds it as a constant and checks
+        that it is unchanged.
         """
         if self.merge_strategy == "learned" or self.mix_factor.requires_grad:
             return False
@@ -109,14 +87,6 @@ class TemporalBlock(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._note_share()
-
-
-def check_merge_strategy(merge_strategy: str) -> None:
-    """Raise ValueError for a ``merge_strategy`` that no block can blend by."""
-    if merge_strategy not in MERGE_STRATEGIES:
-        raise ValueError(
-            f"merge_strategy is {merge_strategy!r}; expected one of {', '.join(MERGE_STRATEGIES)}"
-        )
 
 
 def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inflate.mix_factor import RESIDUAL_WEIGHS
 from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import GroupNorm, ResnetBlock, add_to, silu
 from inflate.vocabulary import GROUPS, kernel_of
@@ -139,7 +140,7 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         ValueError: an argument out of its range.
     """
 
-    mix_weighs = "temporal"
+    mix_weighs = RESIDUAL_WEIGHS
 
     def __init__(
         self,

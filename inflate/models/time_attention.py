@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inflate.mix_factor import ATTENTION_WEIGHS
 from inflate.models.attention import attend
 from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import (
@@ -132,7 +133,7 @@ class VideoBlock(AttnBlock, TemporalBlock):
         ValueError: an argument out of its range.
     """
 
-    mix_weighs = "spatial"
+    mix_weighs = ATTENTION_WEIGHS
 
     def __init__(
         self,

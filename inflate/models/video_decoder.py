@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from inflate.models.blend import TemporalBlock, check_merge_strategy, frames_of
+from inflate.mix_factor import check_merge_strategy
+from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import make_attn
 from inflate.models.chunked import decode_stream
 from inflate.models.decoder import Decoder, Step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.unpickling import BARE, load_pickled
 from inflate.errors import ConfigError, InflateError
 from inflate.parity.given import GivenProbe
-from inflate.parity.media import needed
 
 _NUMPY = b"\x93NUMPY"
 _NAMES = (BARE, "samples")
@@ -88,8 +88,6 @@ def _chosen(names: list[str], path: Path) -> str:
 
 
 def _read_numpy(path: Path) -> Tensor:
-    with needed("--latents with a .npy file"):
-        import numpy as np
     try:
         # Mapped first: a header may claim any size.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -6,7 +6,8 @@ from collections import Counter
 
 from torch import nn
 
-from inflate.inflation.initializers import BRANCHES, start_rules
+from inflate.checkpoint.layouts import is_inflated, temporal_part
+from inflate.inflation.initializers import IDENTITY_LAYERS
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock, Upsample
@@ -48,7 +49,7 @@ def blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]:
     """Every temporal tensor, and the block whose blend weighs it; None for those without."""
     blocks = {f"{p}.": m for p, m in decoder.named_modules() if isinstance(m, TemporalBlock)}
     found = {}
-    for key in start_rules(decoder):
+    for key in filter(lambda key: is_inflated([key]), decoder.state_dict()):
         path = next((path for path in blocks if key.startswith(path)), "")
         found[key] = blocks.get(path)
     return found
@@ -97,16 +98,16 @@ def centred(decoder: VideoDecoder, key: str) -> Why | None:
 
 def first_to_learn(decoder: VideoDecoder, key: str) -> bool:
     """Whether a tensor is of the layers at the end of a branch, where gradients arrive at once."""
-    parts = key.split(".")
-    (at,) = (i for i, part in enumerate(parts) if part in BRANCHES or part == "mix_factor")
-    branch, layer = parts[at], ".".join(parts[at + 1 : -1])
+    found = temporal_part(key)
+    assert found is not None, key
+    branch, (layer, _, name) = found[0], found[1].rpartition(".")
     if branch == "time_mix_conv":
         return True
     # What is the same at every pixel vanishes in such norms, until layers before them have moved.
-    constant = branch != "time_stack" and (parts[-1] == "bias" or branch == "video_time_embed")
+    constant = branch != "time_stack" and (name == "bias" or branch == "video_time_embed")
     if constant and key.startswith(_levelled(decoder)):
         return False
-    return layer in BRANCHES.get(branch, ())
+    return layer in IDENTITY_LAYERS[branch]
 
 
 def later(key: str) -> str:

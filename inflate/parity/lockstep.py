@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inflate.checkpoint.layouts import is_inflated
 from inflate.inflation.apply import is_finite
-from inflate.inflation.initializers import BRANCHES
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock
 from inflate.parity.comparands import Modules
@@ -45,7 +45,7 @@ def spatial_layers(decoder: nn.Module) -> dict[str, nn.Module]:
     return {
         f"decoder.{name}": module
         for name, module in decoder.named_modules()
-        if isinstance(module, _KINDS) and BRANCHES.keys().isdisjoint(name.split("."))
+        if isinstance(module, _KINDS) and not is_inflated([name])
     }
 
 

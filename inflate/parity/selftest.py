@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inflate.inflation.initializers import make_tensor, start_rules
+from inflate.inflation.initializers import usual_start
+from inflate.loading import make_tensor
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.models.temporal import AE3DConv, VideoResBlock
@@ -152,9 +153,7 @@ def _branch_not_zeroed(modules: Modules) -> _Change | str:
     if key is None:
         return "no branch is left that must be zeros, since none has a share of the output"
     tensor = _tensor(decoder, f"{key}.weight")
-    rules = start_rules(decoder)
-    # The usual start of the layer before it, which has as many inputs or more.
-    usual = next(r for k, r in rules.items() if r.name == "uniform" and k.endswith(".weight"))
+    usual = usual_start(tensor[0].numel())
     drawn = make_tensor(usual, tuple(tensor.shape), f"decoder.{key}.weight", 0)
     return _Change(
         "branch-not-zeroed",

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.layouts import DECODER
-from inflate.inflation.initializers import make_tensor
-from inflate.inflation.plan import InflationPlan, Make, build_video_decoder
-from inflate.loading import Source, load_video
+from inflate.inflation.plan import InflationPlan, Make
+from inflate.loading import Source, build_video_decoder, load_video, make_tensor
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.parity.learning import (

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from types import MappingProxyType
 from typing import Literal
 
 import torch
 
 from inflate.checkpoint.index import WIDTHS
-from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
-from inflate.config.schema import Config
-from inflate.inflation.initializers import Rule, make_tensor, start_rules
-from inflate.inflation.plan import build_video_decoder
-from inflate.loading import CONFIG_KEY, Source
+from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.inflation.initializers import start_rules
+from inflate.loading import CONFIG_KEY, Source, make_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
@@ -22,8 +17,7 @@ def _shared_keys(reference: Source, candidate: Source) -> list[str]:
     """The keys whose tensors the candidate should hold as the reference does."""
     keys = candidate.located.part(DECODER)
     if not reference.inflated:
-        temporal = _temporal_rules(candidate)
-        keys = [key for key in keys if key not in temporal]
+        keys = [key for key in keys if not is_inflated([key])]
     if any(reference.located.part(part) for part in PASSED_THROUGH):
         keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
     return keys
@@ -53,7 +47,7 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
     if CONFIG_KEY not in candidate.checkpoint.metadata:
         return None
     changed = []
-    rules = _temporal_rules(candidate)
+    rules = start_rules(candidate.config)
     for key, rule in rules.items():
         have = candidate.read(key)
         made = make_tensor(rule, tuple(have.shape), key, candidate.config.seed)
@@ -67,7 +61,7 @@ def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
 
     The rule is that of the file's own configuration, and None where the file holds none.
     """
-    rules = _temporal_rules(candidate)
+    rules = start_rules(candidate.config)
     ours = CONFIG_KEY in candidate.checkpoint.metadata
     rows = []
     for key, info in candidate.located.tensors.items():
@@ -79,17 +73,6 @@ def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
             origin = "copied" if key.startswith(DECODER) else "passed-through"
         rows.append(PlanRow(key, origin, info.shape, info.dtype, info.nbytes, rule))
     return tuple(rows)
-
-
-def _temporal_rules(candidate: Source) -> Mapping[str, Rule]:
-    return _rules_of(candidate.config)
-
-
-@lru_cache(maxsize=8)
-def _rules_of(config: Config) -> Mapping[str, Rule]:
-    # Asked for several times of one file, and it takes a decoder to tell.
-    rules = start_rules(build_video_decoder(config))
-    return MappingProxyType({DECODER + key: rule for key, rule in rules.items()})
 
 
 def _identity_quant(source: Source) -> tuple[str, ...]:

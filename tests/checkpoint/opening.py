@@ -16,6 +16,8 @@ from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.config.loading import build_config, read_config
+from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import CheckpointError
 from inflate.loading import Source, describe
@@ -35,6 +37,15 @@ def located(shapes: Shapes) -> Located:
 def architecture_of(shapes: Shapes) -> Architecture:
     """What names and shapes say of their autoencoder."""
     return infer_architecture(_by_key(shapes), "img.ckpt")
+
+
+def architecture_of_preset(preset: str) -> Architecture:
+    """The architecture of a preset, over one that disagrees with nothing."""
+    told = load_presets()[preset].content["architecture"]
+    fields = Architecture.__dataclass_fields__
+    seen = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()
+                           if k in fields})  # fmt: skip
+    return build_config(seen, read_config(preset)).architecture
 
 
 def temporal_of(shapes: Shapes) -> Temporal:

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 import inflate
 from inflate.inflation import apply
-from inflate.inflation.initializers import ZEROS, Rule
+from inflate.inflation.initializers import ZEROS, Floats, Rule
 
 from ..checkpoints import autoencoder, write_torch
 from ..conversions import metadata_of, sha256, snapshot
@@ -31,13 +30,13 @@ def strict(text: str) -> Any:
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    make_tensor = apply.make_tensor
+    make_array = apply.make_array
 
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
-        tensor = make_tensor(rule, shape, key, seed)
-        return tensor + 0.1 if rule == ZEROS else tensor
+    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
+        array = make_array(rule, shape, key, seed)
+        return array + 0.1 if rule == ZEROS else array
 
-    monkeypatch.setattr(apply, "make_tensor", spoilt)
+    monkeypatch.setattr(apply, "make_array", spoilt)
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])

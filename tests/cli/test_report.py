@@ -61,8 +61,8 @@ def test_reports_of_a_conversion(run: Run, source: Path, tmp_path: Path) -> None
 def test_a_conversion_that_fails_tells_why(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = apply.make_tensor
-    monkeypatch.setattr(apply, "make_tensor", lambda *given: make(*given) + 0.1)
+    make = apply.make_array
+    monkeypatch.setattr(apply, "make_array", lambda *given: make(*given) + 0.1)
     ran = run("convert", source, "-q", "--report", tmp_path / "r.json", *CPU)
     assert (ran.code, ran.out) == (1, "")
     document = json.loads((tmp_path / "r.json").read_text())

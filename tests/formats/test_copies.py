@@ -337,7 +337,7 @@ def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_
 @pytest.mark.parametrize("outside", [-0.5, 1.5, float("nan")])
 def test_numbers_that_are_no_shares_are_no_fixed_blend(outside: float, tmp_path: Path) -> None:
     source, _ = blending(tmp_path, 0.25, outside)
-    with pytest.raises(ConfigError, match=f"by numbers such as {outside:g}, which are no shares"):
+    with pytest.raises(ConfigError, match=f"by numbers such as {outside:g},"):
         convert(source, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
 
 

@@ -516,7 +516,7 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) 
     weights["decoder.mid.attn_1.time_mix_block.ff.net.2.bias"][0] = 1e-6
     save_file(weights, video, metadata_of(video))
     assert refusal(video, video_kernel_size=None) == (
-        "it has no temporal attention, and this one's is not an identity any more",
+        "it has no temporal attention, and this one's is no longer an identity",
     )
 
 

@@ -11,32 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from inflate.checkpoint.shapes import image_shapes
-from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.workflow import convert
 
+from ..checkpoint.opening import architecture_of_preset
 from ..checkpoints import FIRST_STAGE
 from ..conversions import CPU
 from ..models.builders import REFERENCE, shapes_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-PRESETS = tuple(load_presets())
 IMAGES = {name: FIRST_STAGE if name in ("kl-f8", "sdxl", "sd3") else ""
-          for name in PRESETS if name != "svd"}  # fmt: skip
+          for name in load_presets() if name != "svd"}  # fmt: skip
 """Presets of image autoencoders, and the prefix in the file that each is known from."""
-
-
-def architecture(preset: str) -> Architecture:
-    """The architecture of a preset, over one that disagrees with nothing."""
-    told = load_presets()[preset].content["architecture"]
-    fields = Architecture.__dataclass_fields__
-    seen = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()
-                           if k in fields})  # fmt: skip
-    return build_config(seen, read_config(preset)).architecture
 
 
 def module_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -82,21 +71,13 @@ def known(case: str) -> dict[str, tuple[int, ...]]:
     return {key: tuple(shape) for key, shape in cases[case].items()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_tensors_of_a_preset_are_those_of_its_modules(preset: str) -> None:
-    parts = image_shapes(architecture(preset))
-    listed = {key: shape for shapes in parts.values() for key, shape in shapes.items()}
-    assert listed == module_shapes(architecture(preset))
-    assert all(key.startswith(part) for part, shapes in parts.items() for key in shapes)
-
-
 @pytest.mark.parametrize("preset", IMAGES)
 def test_a_file_of_a_preset_in_full_size_is_planned(preset: str, tmp_path: Path) -> None:
-    shapes = module_shapes(architecture(preset))
+    shapes = module_shapes(architecture_of_preset(preset))
     stored = {IMAGES[preset] + key: shape for key, shape in shapes.items()}
     path = hollow(tmp_path / "full.safetensors", stored)
     with torch.device("meta"):
-        video = VideoDecoder(**architecture(preset).module_arguments(), time_mode="all")
+        video = VideoDecoder(**architecture_of_preset(preset).module_arguments(), time_mode="all")
     expected = shapes | {f"decoder.{key}": shape for key, shape in shapes_of(video).items()}
     assert planned(path, time_mode="all") == expected
     assert planned(path, time_mode="all", config=preset) == expected
@@ -115,7 +96,7 @@ def test_a_file_of_a_preset_in_full_size_is_planned(preset: str, tmp_path: Path)
 def test_layout_decoder_has_the_keys_of_the_original_module(
     case: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    shapes = module_shapes(architecture(case.split("/")[0]))
+    shapes = module_shapes(architecture_of_preset(case.split("/")[0]))
     path = hollow(tmp_path / "full.safetensors", shapes)
     assert planned(path, layout="decoder", **options) == known(case)
 
@@ -128,7 +109,7 @@ def test_a_bare_decoder_in_full_size_is_planned(case: str, tmp_path: Path) -> No
 
 
 def test_layout_sgm_has_the_keys_of_a_video_checkpoint_of_sd3(tmp_path: Path) -> None:
-    shapes = module_shapes(architecture("sd3"))
+    shapes = module_shapes(architecture_of_preset("sd3"))
     path = hollow(tmp_path / "full.safetensors", {FIRST_STAGE + k: s for k, s in shapes.items()})
     made = planned(path, layout="sgm")
     assert set(made) > {FIRST_STAGE + key for key in shapes}
@@ -140,7 +121,7 @@ def test_layout_sgm_has_the_keys_of_a_video_checkpoint_of_sd3(tmp_path: Path) ->
 def test_layout_diffusers_has_the_keys_of_its_class_in_full_size(
     diffusers: Any, tmp_path: Path
 ) -> None:
-    path = hollow(tmp_path / "full.safetensors", module_shapes(architecture("flux")))
+    path = hollow(tmp_path / "full.safetensors", module_shapes(architecture_of_preset("flux")))
     made = planned(path, layout="diffusers", video_kernel_size=(3, 1, 1))
     with torch.device("meta"):
         model = diffusers.AutoencoderKLTemporalDecoder(
@@ -166,7 +147,7 @@ def test_layout_diffusers_has_the_keys_of_its_class_in_full_size(
 def test_the_scaling_factor_is_that_of_the_preset_or_not_known(
     preset: str, config: str | None, factor: float | None, tmp_path: Path
 ) -> None:
-    shapes = module_shapes(architecture(preset))
+    shapes = module_shapes(architecture_of_preset(preset))
     kept = {key: shape for key, shape in shapes.items() if not key.startswith("post_quant_conv.")}
     path = hollow(tmp_path / "full.safetensors", kept)
     result = convert(

@@ -9,10 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
+from inflate.config.schema import Architecture, Config, Temporal
 from inflate.inflation.plan import InflationPlan, make_plan
 from inflate.loading import Source
 
 from ..checkpoint.opening import opened
+
+
+def config_of(**arguments: Any) -> Config:
+    """The configuration of what ``VideoDecoder`` takes as arguments."""
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    temporal = {k: v for k, v in given.items() if k in Temporal.__dataclass_fields__}
+    architecture = {k: v for k, v in given.items() if k not in temporal}
+    return Config(Architecture(**architecture), Temporal(**temporal))
 
 
 @contextmanager

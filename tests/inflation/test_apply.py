@@ -12,8 +12,8 @@ from torch import Tensor
 
 from inflate.errors import PlanError
 from inflate.inflation.apply import is_finite, planned_tensors
-from inflate.inflation.initializers import make_tensor
 from inflate.inflation.plan import Copy, Make
+from inflate.loading import make_tensor
 from inflate.progress import silent
 
 from ..checkpoints import autoencoder, prefixed

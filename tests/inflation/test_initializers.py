@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from inflate.inflation.initializers import Rule, make_tensor, start_rules
+from inflate.config.schema import Config
+from inflate.inflation import initializers
+from inflate.inflation.initializers import Rule, draw_chunks, make_array, start_rules
+from inflate.loading import make_tensor
 from inflate.models import Decoder, VideoDecoder
 
 from ..models.builders import SMALL
+from .planning import config_of
 
 KERNELS: list[Any] = [1, 3, (3, 1, 1), (5, 3, 3)]
 MODES = ("all", "conv-only", "attn-only")
@@ -77,12 +84,11 @@ def attention_rules(channels: int, mix_factor: float) -> dict[str, Rule]:
 
 
 def under(prefix: str, rules: dict[str, Rule]) -> dict[str, Rule]:
-    return {f"{prefix}.{key}": rule for key, rule in rules.items()}
+    return {f"decoder.{prefix}.{key}": rule for key, rule in rules.items()}
 
 
-def meta_decoder(**arguments: Any) -> VideoDecoder:
-    with torch.device("meta"):
-        return VideoDecoder(**{**SMALL, **arguments})
+def small(**arguments: Any) -> Config:
+    return config_of(**{**SMALL, **arguments})
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -93,30 +99,30 @@ def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
     if mode != "attn-only":
         for block, channels in RESIDUAL.items():
             expected |= under(block, residual_rules(channels, taps, 0.25))
-        expected["conv_out.time_mix_conv.weight"] = Rule("dirac")
-        expected["conv_out.time_mix_conv.bias"] = ZEROS
+        expected |= under("conv_out.time_mix_conv", {"weight": Rule("dirac"), "bias": ZEROS})
     if mode != "conv-only":
         for block, channels in ATTENTION.items():
             expected |= under(block, attention_rules(channels, -0.25))
-    decoder = meta_decoder(time_mode=mode, video_kernel_size=kernel, alpha=0.25)
-    assert start_rules(decoder) == expected
+    assert start_rules(small(time_mode=mode, video_kernel_size=kernel, alpha=0.25)) == expected
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers", "none"])
 @pytest.mark.parametrize("attn_resolutions", [[], [8, 16]])
 def test_every_temporal_tensor_has_a_rule_and_no_other(
-    mode: str, kernel: Any, attn_type: str, attn_resolutions: list[int]
+    mode: str, attn_type: str, attn_resolutions: list[int]
 ) -> None:
-    changes: dict[str, Any] = {"attn_type": attn_type, "attn_resolutions": attn_resolutions}
+    arguments = {
+        **SMALL,
+        "attn_type": attn_type,
+        "attn_resolutions": attn_resolutions,
+    }
     with torch.device("meta"):
-        image = Decoder(**{**SMALL, **changes}).state_dict()
-    for strategy in ("learned", "fixed"):
-        decoder = meta_decoder(
-            time_mode=mode, video_kernel_size=kernel, merge_strategy=strategy, **changes
-        )
-        assert set(start_rules(decoder)) == set(decoder.state_dict()) - set(image)
+        image, video = Decoder(**arguments), VideoDecoder(**arguments, time_mode=mode)
+    own = image.state_dict()
+    added = [key for key in video.state_dict() if key not in own]
+    rules = start_rules(config_of(**arguments, time_mode=mode))
+    assert list(rules) == [f"decoder.{key}" for key in added]
 
 
 @pytest.mark.parametrize(
@@ -134,15 +140,15 @@ def test_every_temporal_tensor_has_a_rule_and_no_other(
 def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_block(
     strategy: str, alpha: float, residual: float, attention: float
 ) -> None:
-    rules = start_rules(meta_decoder(time_mode="all", merge_strategy=strategy, alpha=alpha))
+    rules = start_rules(small(time_mode="all", merge_strategy=strategy, alpha=alpha))
     for block in RESIDUAL:
-        assert rules[f"{block}.mix_factor"] == Rule("constant", residual)
+        assert rules[f"decoder.{block}.mix_factor"] == Rule("constant", residual)
     for block in ATTENTION:
-        rule = rules[f"{block}.mix_factor"]
+        rule = rules[f"decoder.{block}.mix_factor"]
         assert rule == Rule("constant", attention)
-        made = make_tensor(rule, (1,), "mix_factor", 0)
-        assert made.tolist() == [torch.tensor(attention).item()]
-        assert not (made.item() == 0 and torch.signbit(made).item())
+        (made,) = make_array(rule, (1,), "mix_factor", 0)
+        assert made == np.float32(attention)
+        assert made != 0 or not np.signbit(made)
 
 
 # What a rule makes
@@ -156,37 +162,62 @@ def test_dirac_gives_back_its_input(kernel: tuple[int, int, int]) -> None:
     assert weight.sum() == 3
 
 
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (1 << 20, 1 << 20)])
 @pytest.mark.parametrize(
-    ("rule", "value"), [(ZEROS, 0.0), (ONES, 1.0), (Rule("constant", 0.3), 0.3)]
+    ("rule", "value"),
+    [(ZEROS, 0.0), (ONES, 1.0), (Rule("constant", 0.3), 0.3), (Rule("constant", 1e39), math.inf)],
 )
-def test_constants(rule: Rule, value: float) -> None:
-    made = make_tensor(rule, (2, 3), "key", 0)
-    assert torch.equal(made, torch.full((2, 3), value))
-
-
-def test_a_constant_beyond_float32_is_infinite() -> None:
-    assert make_tensor(Rule("constant", 1e39), (1,), "mix_factor", 0).tolist() == [math.inf]
+def test_a_constant_is_one_number_in_memory(
+    rule: Rule, value: float, shape: tuple[int, ...]
+) -> None:
+    made = make_array(rule, shape, "key", 0)
+    assert (made.dtype, made.shape, set(made.strides)) == (np.float32, shape, {0})
+    assert made.flat[0] == np.array(value, np.float32)
+    tensor = make_tensor(rule, shape, "key", 0)
+    assert (tensor.dtype, tuple(tensor.shape), set(tensor.stride())) == (torch.float32, shape, {0})
+    assert tensor[(0,) * len(shape)] == torch.tensor(value)
 
 
 @pytest.mark.parametrize("bound", [0.01, 0.125, 1.0])
 def test_uniform_fills_its_bounds(bound: float) -> None:
-    made = make_tensor(Rule("uniform", bound), (64, 64), "key", 0)
-    assert made.dtype == torch.float32
-    assert made.abs().max() <= bound
+    made = make_array(Rule("uniform", bound), (64, 64), "key", 0)
+    assert made.dtype == np.float32
     assert made.max() > 0.99 * bound
     assert made.min() < -0.99 * bound
-    assert made.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-    assert abs(made.mean().item()) < 0.05 * bound
-    assert made.unique().numel() > 4000
+    assert made.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert abs(made.mean()) < 0.05 * bound
+    assert len(np.unique(made)) > 4000
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.floats(1e-30, 1e30), st.integers())
+def test_uniform_never_leaves_its_bounds(bound: float, seed: int) -> None:
+    made = make_array(Rule("uniform", bound), (1000,), "key", seed).astype(np.float64)
+    assert np.abs(made).max() <= bound
+
+
+def test_the_ends_of_the_draw_stay_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded to float32, this bound becomes larger."""
+
+    class Least:
+        def random(self, count: int, dtype: Any) -> Any:
+            return np.zeros(count, dtype)
+
+    monkeypatch.setattr(initializers, "_generator", lambda *_: Least())
+    bound = 0.1
+    assert float(np.float32(bound)) > bound
+    made = make_array(Rule("uniform", bound), (2,), "key", 0)
+    assert made.tolist() == pytest.approx([-bound] * 2, rel=1e-6)
+    assert np.abs(made.astype(np.float64)).max() <= bound
 
 
 def test_the_random_start_is_that_of_torchs_own_layers() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         decoder = VideoDecoder(**SMALL, time_mode="all")
-    rules = start_rules(decoder)
+    rules = start_rules(small(time_mode="all"))
     for key, parameter in decoder.named_parameters():
-        rule = rules.get(key)
+        rule = rules.get(f"decoder.{key}")
         if rule is not None and rule.name == "uniform" and parameter.numel() > 4000:
             assert parameter.abs().max().item() == pytest.approx(rule.value, rel=0.01)
             assert parameter.abs().max() <= rule.value
@@ -196,23 +227,34 @@ UNIFORM = Rule("uniform", 0.5)
 
 
 def test_the_same_seed_and_key_give_the_same_numbers() -> None:
-    first = make_tensor(UNIFORM, (3, 4), "a.weight", 7)
+    first = make_array(UNIFORM, (3, 4), "a.weight", 7)
     for key in ("b.weight", "c.weight"):
-        make_tensor(UNIFORM, (9,), key, 7)
-    before = torch.get_rng_state()
-    assert torch.equal(make_tensor(UNIFORM, (3, 4), "a.weight", 7), first)
+        make_array(UNIFORM, (9,), key, 7)
+    before, state = torch.get_rng_state(), np.random.get_state(legacy=False)
+    assert np.array_equal(make_array(UNIFORM, (3, 4), "a.weight", 7), first)
     assert torch.equal(torch.get_rng_state(), before)
+    assert repr(np.random.get_state(legacy=False)) == repr(state)
 
 
 @pytest.mark.parametrize(("key", "seed"), [("a.weight", 8), ("b.weight", 7), ("a.weight", 7 << 70)])
 def test_another_seed_or_key_gives_other_numbers(key: str, seed: int) -> None:
-    first = make_tensor(UNIFORM, (3, 4), "a.weight", 7)
-    assert not torch.isclose(make_tensor(UNIFORM, (3, 4), key, seed), first).any()
+    first = make_array(UNIFORM, (3, 4), "a.weight", 7)
+    assert not np.isclose(make_array(UNIFORM, (3, 4), key, seed), first).any()
 
 
 @pytest.mark.parametrize("seed", [-1, 0, 1 << 80])
 def test_any_whole_number_is_a_seed(seed: int) -> None:
-    assert make_tensor(UNIFORM, (2,), "key", seed).abs().max() <= 0.5
+    assert make_array(UNIFORM, (2,), "key", seed).any()
+
+
+@pytest.mark.parametrize("rule", [UNIFORM, ONES, Rule("dirac")])
+@pytest.mark.parametrize("elements", [1, 7, 8, 100, 1000])
+def test_chunks_are_the_whole(rule: Rule, elements: int) -> None:
+    shape = (5, 5, 3, 1, 1)
+    chunks = list(draw_chunks(rule, shape, "key", 7, elements))
+    assert np.array_equal(np.concatenate(chunks), make_array(rule, shape, "key", 7).reshape(-1))
+    assert {len(chunk) for chunk in chunks[:-1]} <= {elements}
+    assert 0 < len(chunks[-1]) <= elements
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from inflate.mix_factor import alpha_of, mix_factor_of
 from inflate.models import MemoryEfficientVideoBlock, VideoBlock, VideoResBlock
 from inflate.models.blend import TemporalBlock, frames_of
 
@@ -67,7 +68,8 @@ def test_stored_value(
     assert block.mix_factor.shape == (1,)
     assert block.mix_factor.dtype == torch.float32
     assert torch.equal(block.mix_factor.detach(), torch.tensor([float(stored(alpha))]))
-    assert block.stored_mix_factor(alpha, merge_strategy) == stored(alpha)
+    assert mix_factor_of(alpha, merge_strategy, block.mix_weighs) == stored(alpha)
+    assert alpha_of(stored(alpha), merge_strategy, block.mix_weighs) == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("kind", [VideoResBlock, VideoBlock])

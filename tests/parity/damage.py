@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from inflate.inflation.initializers import make_tensor, start_rules
+from inflate.inflation.initializers import start_rules
+from inflate.loading import make_tensor
 from inflate.models import Decoder, VideoDecoder
 from inflate.parity.comparands import Comparands, Decode, Modules
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import ParityReport, WeightsResult
 from inflate.parity.verify import Scope, run_check
 
+from ..inflation.planning import config_of
 from ..models.builders import drawn_weights, made_once, shapes_of
 
 EVERYTHING = Scope(layers=True, frames=True, floor=True)
@@ -29,11 +31,11 @@ def sound_pair(
     with torch.device("meta"):
         image, video = Decoder(**spatial), VideoDecoder(**config)
     weights = drawn_weights(shapes_of(image), seed)
-    rules = start_rules(video)
+    rules = start_rules(config_of(**config))
     whole = {
-        key: make_tensor(rules[key], tuple(value.shape), key, seed)
-        if key in rules
-        else weights[key]
+        key: weights[key]
+        if key in weights
+        else make_tensor(rules[f"decoder.{key}"], tuple(value.shape), key, seed)
         for key, value in video.state_dict().items()
     }
     image.load_state_dict({k: v.to(dtype, copy=True) for k, v in weights.items()}, assign=True)

@@ -194,12 +194,12 @@ def test_a_conversion_that_fails_names_the_layer(
 ) -> None:
     from inflate.inflation import apply
 
-    make = apply.make_tensor
+    make = apply.make_array
 
-    def unsound(rule: Any, shape: Any, key: str, seed: int) -> Tensor:
+    def unsound(rule: Any, shape: Any, key: str, seed: int) -> Any:
         return make(rule, shape, key, seed) + ("up.1.block.0.time_stack.out_layers.3" in key)
 
-    monkeypatch.setattr(apply, "make_tensor", unsound)
+    monkeypatch.setattr(apply, "make_array", unsound)
     result = inflate.convert(image, tmp_path / "video.safetensors", time_mode="all", **CPU)
     assert not result.passed
     assert result.parity is not None

@@ -13,9 +13,8 @@ from torch import Tensor
 
 import inflate
 from inflate.checkpoint.layouts import DECODER
-from inflate.inflation.initializers import make_tensor
-from inflate.inflation.plan import InflationPlan, Make, build_video_decoder
-from inflate.loading import Source
+from inflate.inflation.plan import InflationPlan, Make
+from inflate.loading import Source, build_video_decoder, make_tensor
 from inflate.models import VideoDecoder
 from inflate.parity import learning
 from inflate.parity.learning import counts

@@ -1,0 +1,53 @@
+"""What ``mix_factor`` means: the one number per temporal block by which its branches are blended.
+
+Checkpoints store it with two meanings: in a residual block it weighs the temporal branch, in an
+attention block the spatial branch. Users see one number, ``alpha``, the share of the temporal
+branch: as it is for ``fixed``, before a sigmoid for ``learned``. Only this module knows both.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from inflate.vocabulary import MERGE_STRATEGIES
+
+Weighs = Literal["temporal", "spatial"]
+"""The branch whose share ``mix_factor`` is."""
+
+RESIDUAL_WEIGHS: Weighs = "temporal"
+ATTENTION_WEIGHS: Weighs = "spatial"
+
+N = TypeVar("N")
+"""A float, or a tensor."""
+
+
+def mix_factor_of(alpha: N, merge_strategy: str, weighs: Weighs) -> N:
+    """The ``mix_factor`` that a block stores for an ``alpha``.
+
+    Raises:
+        ValueError: another ``merge_strategy``.
+    """
+    check_merge_strategy(merge_strategy)
+    if weighs == "temporal":
+        return alpha
+    number: Any = alpha
+    # 0.0 - alpha rather than -alpha: a zero in the file has no sign.
+    opposite: N = (1.0 if merge_strategy == "fixed" else 0.0) - number
+    return opposite
+
+
+def alpha_of(mix_factor: N, merge_strategy: str, weighs: Weighs) -> N:
+    """The ``alpha`` that a stored ``mix_factor`` stands for.
+
+    Raises:
+        ValueError: another ``merge_strategy``.
+    """
+    return mix_factor_of(mix_factor, merge_strategy, weighs)  # Its own inverse.
+
+
+def check_merge_strategy(merge_strategy: str) -> None:
+    """Raise ValueError for a ``merge_strategy`` by which a block cannot blend."""
+    if merge_strategy not in MERGE_STRATEGIES:
+        raise ValueError(
+            f"merge_strategy is {merge_strategy!r}; expected one of {', '.join(MERGE_STRATEGIES)}"
+        )
