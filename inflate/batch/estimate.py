@@ -7,11 +7,9 @@ plan's own.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inflate.batch.jobs import Job
@@ -96,20 +94,6 @@ def temporal_parameters(architecture: Architecture, temporal: Temporal) -> int:
         # embedding of frames (8 c c + 5 c), and a mix_factor.
         found += sum(40 * c * c + 33 * c + 1 for c in attentions)
     return found
-
-
-def available_memory() -> int:
-    """Bytes that this machine, or the container around this process, can still give."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(0, min(found))
 
 
 def _of(
