@@ -13,9 +13,9 @@ import inflate
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
 from inflate.models import Decoder as Decoder2D
+from inflate.parity import memory
 from inflate.parity.comparands import Comparands
 from inflate.parity.given import GivenProbe
-from inflate.parity import memory
 from inflate.parity.memory import (
     Pieces,
     available_bytes,
