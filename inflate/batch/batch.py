@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inflate.batch.estimate import RUNTIME, Estimate, available_memory, estimate, rough_memory
+from inflate.batch.estimate import RUNTIME, Estimate, estimate, rough_memory
 from inflate.batch.executor import Executor
 from inflate.batch.jobs import Expanded, Job, expand
 from inflate.batch.ledger import Ledger
@@ -19,6 +19,7 @@ from inflate.batch.run import Outcome, Watch, run_batch
 from inflate.batch.survey import survey
 from inflate.config.manifest import Entry, Manifest, read_manifest
 from inflate.errors import ConfigError
+from inflate.free_memory import free_memory
 from inflate.remote import is_remote
 
 LEDGER = "inflate-ledger.sqlite"
@@ -135,7 +136,10 @@ def _bound(settings: Settings, jobs: Sequence[Job], slots: int) -> int | None:
         return None
     limit = settings.memory
     if limit is None:
-        limit = int((available_memory() - slots * RUNTIME) * _SHARE)
+        free = free_memory()
+        if free is None:
+            return None
+        limit = int((free - slots * RUNTIME) * _SHARE)
         rough = sorted((rough_memory(job) for job in jobs), reverse=True)
         if sum(rough[:slots]) <= limit:
             return None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inflate.batch.jobs import Job
@@ -80,20 +78,6 @@ def temporal_parameters(architecture: Architecture, temporal: Temporal) -> int:
     """The number of elements of all temporal tensors of a video decoder."""
     spec = decoder_spec(architecture, temporal)
     return sum(math.prod(tensor.shape) for tensor in spec if tensor.part is not None)
-
-
-def available_memory() -> int:
-    """Bytes that this machine, or the container around this process, can still give."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(0, min(found))
 
 
 def _of(

@@ -15,13 +15,14 @@ from typer.core import TyperGroup
 
 from inflate._version import __version__
 from inflate.cli.batch import batch
+from inflate.cli.console import say
 from inflate.cli.convert import convert
 from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
 from inflate.cli.presets import presets
 from inflate.cli.report import report
 from inflate.cli.verify import verify
-from inflate.errors import InflateError, printable
+from inflate.errors import InflateError
 
 
 class Commands(TyperGroup):
@@ -36,14 +37,14 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InflateError as error:
-            typer.echo(f"error: {printable(str(error))}", err=True)
+            say(f"error: {error}", err=True)
             raise typer.Exit(2) from error
         except BrokenPipeError as error:
             # Whoever read the output has gone; nothing more can be said to them.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except KeyboardInterrupt as error:
-            typer.echo("interrupted: nothing was left behind", err=True)
+            say("interrupted: nothing was left behind", err=True)
             raise typer.Exit(130) from error
 
 
@@ -61,7 +62,7 @@ for command in (convert, verify, batch, report, inspect, presets, demo):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"inflate {__version__}")
+        say(f"inflate {__version__}")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
-from inflate.cli.console import note, print_json
+from inflate.cli.console import note, print_json, say
 from inflate.cli.options import (
     Json,
     NewAlpha,
@@ -199,7 +199,7 @@ def batch(
     if as_json:
         print_json(document)
     elif quiet:
-        typer.echo(headline(document))
+        say(headline(document))
     else:
         print_summary(document)
     if document["exit_code"]:
@@ -232,6 +232,6 @@ def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:
     elif not quiet:
         print_dry_run(found, weights)
     else:
-        typer.echo(f"{len(found.jobs)} jobs")
+        say(f"{len(found.jobs)} jobs")
     if any(weight is not None and weight.obstacles for weight in weights):
         raise typer.Exit(2)

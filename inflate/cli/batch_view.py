@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +16,7 @@ from inflate.batch.jobs import Job, label_of
 from inflate.batch.render import headline
 from inflate.batch.run import Outcome, Watch
 from inflate.batch.summary import parity_of
-from inflate.cli.console import bars_are_drawn, note, result_console
+from inflate.cli.console import bars_are_drawn, note, safe_console, say
 from inflate.errors import printable
 from inflate.remote import shown
 from inflate.report.text import bytes_text, error_text
@@ -56,7 +54,7 @@ class _Lines:
     def ended(self, outcome: Outcome) -> None:
         """Say what became of a job."""
         if self._wanted:
-            typer.echo(printable(_line(outcome)).replace("\n", " "))
+            say(_line(outcome).replace("\n", " "))
 
 
 class _Bars:
@@ -68,7 +66,7 @@ class _Bars:
             BarColumn(),
             TextColumn("{task.fields[phase]:<18}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=safe_console(stderr=True),
             transient=True,
         )
         self._total = total
@@ -86,7 +84,7 @@ class _Bars:
     def began(self, job: Job, worker: str) -> None:
         """Show a bar."""
         if job.output not in self._tasks:
-            name = printable(label_of(job)).replace("\n", " ")
+            name = label_of(job).replace("\n", " ")
             self._tasks[job.output] = self._bars.add_task(name, total=None, phase=worker)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
@@ -112,7 +110,7 @@ class _Bars:
 
 def print_summary(document: Mapping[str, Any]) -> None:
     """The table on a terminal, where bars came before; in a pipe the lines were it. Then counts."""
-    console = result_console()
+    console = safe_console()
     if bars_are_drawn():
         table = Table("status", "verdict", "largest error", "seconds", "source", "output", box=None)
         for job in document["jobs"]:
@@ -123,13 +121,13 @@ def print_summary(document: Mapping[str, Any]) -> None:
                 job["verdict"] or "",
                 error_text(job["max_abs_error"]) if checked else "",
                 "" if job["seconds"] is None else f"{job['seconds']:.1f}",
-                Text(printable(job["source"])),
-                Text(printable(job["output"])),
+                Text(job["source"]),
+                Text(job["output"]),
             )  # fmt: skip
         console.print(table)
         for job in document["jobs"]:
             if job["error"]:
-                console.print(Text(printable(f"{job['source']}: {job['error']}"), style="red"))
+                console.print(Text(f"{job['source']}: {job['error']}", style="red"))
     style = "red" if document["exit_code"] else "green"
     console.print(Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style))
     known = [job for job in document["jobs"] if job["reused"] and job["status"] != "held"]
@@ -139,7 +137,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
     """The jobs, with their sizes and the memory that each will take."""
-    console = result_console()
+    console = safe_console()
     table = Table("source", "size", "output", "size", "memory", box=None, pad_edge=False)
     for column in (table.columns[1], table.columns[3], table.columns[4]):
         column.justify = "right"
@@ -155,7 +153,7 @@ def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
     console.print(table, width=width)
     for job, weight in zip(found.jobs, weights, strict=True):
         for obstacle in weight.obstacles if weight else ():
-            console.print(Text(printable(f"{job.source}: {obstacle}"), style="red"))
+            console.print(Text(f"{job.source}: {obstacle}", style="red"))
     known = [weight for weight in weights if weight is not None]
     largest = max((weight.memory for weight in known), default=0)
     console.print(

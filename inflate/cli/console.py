@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from inflate.errors import printable
 from inflate.progress import Progress, silent
 from inflate.report.text import bytes_text
 
@@ -19,26 +20,49 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _log_notes() -> None:
     """Show what this package logs, once; what other libraries log is theirs to show."""
     logger = logging.getLogger("inflate")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        handler.setFormatter(_PrintableFormatter("note: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
 
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a document on stdout; it holds no NaN, which JSON does not know."""
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    text = json.dumps(document, indent=2, allow_nan=False)
+    typer.echo(text.replace("\x7f", "\\u007f"))  # The one control character that json leaves.
 
 
-def result_console() -> Console:
-    """Where results are printed; with NO_COLOR no escape code is, bold ones neither."""
-    from rich.console import Console
+def say(text: object = "", *, err: bool = False) -> None:
+    """Print a line in which nothing moves the cursor: file names and headers choose their words."""
+    typer.echo(printable(str(text)), err=err)
 
-    return Console(highlight=False, color_system=_styles())
+
+def safe_console(*, stderr: bool = False) -> Console:
+    """A console that escapes control characters and direction marks in everything it prints.
+
+    With NO_COLOR it prints no escape codes, not even for bold.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Safe(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                text = segment.text if segment.control else printable(segment.text)
+                yield Segment(text, segment.style, segment.control)
+
+    return Safe(highlight=False, stderr=stderr, color_system=_styles())
 
 
 def bars_are_drawn() -> bool:
@@ -47,8 +71,8 @@ def bars_are_drawn() -> bool:
 
 
 def note(text: str) -> None:
-    """Say something beside the result."""
-    typer.echo(f"note: {text}", err=True)
+    """Print a note on stderr."""
+    say(f"note: {text}", err=True)
 
 
 @contextmanager
@@ -62,7 +86,6 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         with _counting() as tell:
             yield tell
         return
-    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
@@ -72,7 +95,7 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         TextColumn("{task.fields[done]}"),
         TimeElapsedColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=safe_console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(phase: str, done: int, total: int) -> None:
@@ -94,7 +117,7 @@ def _counting() -> Iterator[Progress]:
 
     def tell(phase: str, done: int, total: int) -> None:
         nonlocal width
-        text = f"{phase} {done}/{total}" if total else phase
+        text = printable(f"{phase} {done}/{total}" if total else phase)
         sys.stderr.write(f"\r{text:<{width}}")
         sys.stderr.flush()
         width = max(width, len(text))

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from inflate.cli.console import note, print_json, progress_bar
+from inflate.cli.console import note, print_json, progress_bar, say
 from inflate.cli.options import (
     Device,
     FromWeights,
@@ -136,9 +136,9 @@ def convert(
         print_json(document)
     elif quiet:
         if dry_run:
-            typer.echo(result.destination)
+            say(result.destination)
         elif result.output is not None:
-            typer.echo(result.output)
+            say(result.output)
     else:
         from inflate.cli.render import print_conversion, print_plan
         from inflate.cli.render_learning import print_summary

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from inflate.cli.console import progress_bar
+from inflate.cli.console import progress_bar, say
 from inflate.cli.options import Device, Quiet
 from inflate.errors import OutputError
 from inflate.vocabulary import TIME_MODES
@@ -40,7 +40,7 @@ def demo(
     for mode in TIME_MODES:
         target = folder / f"demo.{mode}.safetensors"
         if not quiet:
-            typer.echo(f"$ inflate convert {source} --time-mode {mode} -o {target}")
+            say(f"$ inflate convert {source} --time-mode {mode} -o {target}")
         with progress_bar(quiet) as progress:
             result = workflow.convert(
                 source, target, time_mode=mode, device=device, overwrite=True, progress=progress
@@ -51,10 +51,10 @@ def demo(
                 report = workflow.verify(source, target, device=device, progress=progress)
         passed = passed and report.passed
         if quiet:
-            typer.echo(f"{mode} {report.verdict}")
+            say(f"{mode} {report.verdict}")
         else:
-            typer.echo(f"$ inflate verify {source} {target}")
+            say(f"$ inflate verify {source} {target}")
             print_parity(report)
-            typer.echo()
+            say()
     if not passed:
         raise typer.Exit(1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from inflate.cli.console import print_json, progress_bar
+from inflate.cli.console import print_json, progress_bar, say
 from inflate.cli.options import FromWeights, Json, Prefix, Quiet, SourceLocation
 
 
@@ -29,7 +27,7 @@ def inspect(
         print_json(inspection_document(found))
     elif quiet:
         for obstacle in found.obstacles:
-            typer.echo(obstacle)
+            say(obstacle)
     else:
         from inflate.cli.render_inspection import print_inspection
 

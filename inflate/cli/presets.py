@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from inflate.cli.console import print_json
+from inflate.cli.console import print_json, say
 from inflate.cli.options import Json
 
 
@@ -19,4 +17,4 @@ def presets(as_json: Json = False) -> None:
         return
     width = max(map(len, found))
     for name, preset in found.items():
-        typer.echo(f"{name:<{width}}  {preset.description}")
+        say(f"{name:<{width}}  {preset.description}")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from inflate.cli.console import result_console
+from inflate.cli.console import safe_console
 from inflate.cli.render_parity import print_parity
 from inflate.cli.text import architecture_text, kernel_text
 from inflate.config.presets import matching_presets
@@ -26,7 +26,7 @@ _PARTS = (
 
 def print_conversion(result: ConversionResult, source: str) -> None:
     """What a conversion made of what, and how it was checked."""
-    console = result_console()
+    console = safe_console()
     _print_facts(console, result.plan)
     console.print(_summary(result.plan))
     if result.parity is not None:
@@ -46,7 +46,7 @@ def print_conversion(result: ConversionResult, source: str) -> None:
 
 def print_plan(plan: InflationPlan) -> None:
     """Every tensor of a plan, then its counts."""
-    console = result_console()
+    console = safe_console()
     table = Table("tensor", "shape", "type", "origin", box=None, pad_edge=False)
     for tensor in plan.tensors:
         origin = tensor.origin

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from inflate.cli.console import result_console
+from inflate.cli.console import safe_console
 from inflate.cli.text import architecture_text, kernel_text
 from inflate.report.text import bytes_text
 from inflate.workflow.inspection import Inspection
@@ -15,7 +15,7 @@ from inflate.workflow.inspection import Inspection
 
 def print_inspection(found: Inspection) -> None:
     """What a file holds, a fact a line, then its parts and what stands in the way."""
-    console = result_console()
+    console = safe_console()
     for name, fact in _facts(found):
         console.print(Text(f"{name:<14}{fact}"), soft_wrap=True)
     table = Table("part", "tensors", "parameters", "bytes", box=None)

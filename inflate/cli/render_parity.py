@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from inflate.cli.console import result_console
+from inflate.cli.console import safe_console
 from inflate.report.summary import (
     Document,
     advice,
@@ -42,7 +42,7 @@ def print_parity(report: ParityReport) -> None:
 
 def print_document(document: Document) -> None:
     """The same of a document."""
-    console = result_console()
+    console = safe_console()
     verdict, where = document["verdict"], document["environment"]
     said = Text.assemble(
         "parity: ",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from inflate.cli.console import note
+from inflate.cli.console import note, say
 from inflate.errors import ConfigError
 
 # Typer reads these annotations on Python 3.10 too.
@@ -67,7 +67,7 @@ def report(
 
         path = document.with_suffix(f".{kind}") if output is None else Path(output)
         write_report(found, path)
-        typer.echo(path)
+        say(path)
 
 
 def _kind_of(output: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from inflate.cli.console import note, print_json, progress_bar
+from inflate.cli.console import note, print_json, progress_bar, say
 from inflate.cli.options import (
     Device,
     FromWeights,
@@ -191,7 +191,7 @@ def verify(
 
         print_json(parity_document(report))
     elif quiet:
-        typer.echo(report.verdict)
+        say(report.verdict)
     else:
         from inflate.cli.render_parity import print_parity
 

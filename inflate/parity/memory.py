@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
+from inflate.free_memory import free_memory
 from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.probes import Probe
 
@@ -58,8 +58,7 @@ def available_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0] + cached)
     if device.type != "cpu":
         return None
-    limits = [_of_machine(), _of_group()]
-    return min((limit for limit in limits if limit is not None), default=None)
+    return free_memory()
 
 
 def frame_bytes(architecture: Architecture, height: int, width: int, dtype: torch.dtype) -> int:
@@ -229,27 +228,3 @@ def _made_smaller(before: Probe, after: Probe, why: str) -> str:
         return f"{probe.frames} frames of {probe.height} x {probe.width} latent pixels"
 
     return f"{why}: the probe {before.name} was made smaller, {text(after)} of {text(before)}"
-
-
-def _of_machine() -> int | None:
-    """What Linux says that programs can still have."""
-    lines = _lines("/proc/meminfo")
-    found = [line.split() for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0][1]) * 1024 if found else None
-
-
-def _of_group() -> int | None:
-    """What the container leaves, where it sets a limit."""
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if not limit or not used or not limit[0].isdigit():
-        return None
-    cached = [line.split() for line in _lines("/sys/fs/cgroup/memory.stat")]
-    free = sum(int(size) for name, size in cached if name == "inactive_file")
-    return int(limit[0]) - int(used[0]) + free
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []

@@ -1,0 +1,72 @@
+"""How much memory this process can still take: the one reading for batches and for parity."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_RECLAIMABLE = ("active_file", "inactive_file")
+"""Page cache in ``memory.stat``: counted as used, and given back when a program needs it."""
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that the machine and every container around this process can still give.
+
+    Page cache counts as free. None where the system does not say.
+
+    Args:
+        root: where ``proc`` and ``sys`` are mounted.
+
+    Source:
+        Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the Linux kernel.
+    """
+    found = [*_machine(root), *_groups(root)]
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    return max(0, min(found)) if found else None
+
+
+def _machine(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _groups(root: Path) -> Iterator[int]:
+    """What each control group around this process leaves, its own first.
+
+    Inside a container the path of the group may not exist, but the mount then shows the
+    container's own group at its top.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        own = PurePosixPath(path.lstrip("/"))
+        if not controllers:
+            for folder in (own, *own.parents):
+                yield from _left(mount / folder, "memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            for folder in (own, *own.parents):
+                yield from _left(
+                    mount / "memory" / folder,
+                    "memory.limit_in_bytes",
+                    "memory.usage_in_bytes",
+                    "total_",
+                )
+
+
+def _left(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[int]:
+    limit, usage = _lines(group / limit_name), _lines(group / usage_name)
+    if not limit or not usage or not limit[0].isdigit():  # "max": no limit of its own.
+        return
+    statistics = dict(line.split() for line in _lines(group / "memory.stat"))
+    cache = sum(int(statistics.get(prefix + name, 0)) for name in _RECLAIMABLE)
+    yield int(limit[0]) - int(usage[0]) + cache
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
