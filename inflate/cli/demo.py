@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from inflate.cli.console import progress_bar
-from inflate.cli.options import Device, Quiet
+from inflate.cli.options import Quiet
 from inflate.errors import OutputError
 from inflate.vocabulary import TIME_MODES
 
@@ -20,7 +20,9 @@ def demo(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="Where the files go; made if missing.")
     ] = Path("inflate-demo"),
-    device: Device = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where parity is computed.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Convert and verify a small real autoencoder in all three time modes.
