@@ -65,6 +65,7 @@ def test_the_inflate_commands_run_in_their_order(
     assert "noise floor: 9.76e-07" in shown
 
 
+@pytest.mark.slow
 def test_the_two_set_up_commands_are_there_and_demo_runs(tmp_path: Path) -> None:
     scripts = [words[0] for words in commands("scripts/")]
     assert scripts == ["scripts/demo.sh", "scripts/test.sh"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 

@@ -16,6 +16,8 @@ import yaml
 
 from .conftest import ROOT, Sources, environment, write_manifest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "scripts" / "ci_convert.sh"
 ACTION = ROOT / ".github" / "actions" / "inflate" / "action.yml"
 WORKFLOW = ROOT / ".github" / "workflows" / "inflate.yml"

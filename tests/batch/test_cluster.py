@@ -24,6 +24,8 @@ from ..conversions import sha256
 from .conftest import Sources, inflate_batch, write_manifest
 from .fakes import Watcher
 
+pytestmark = pytest.mark.slow
+
 MANIFEST: dict[str, Any] = {
     "defaults": {"device": "cpu", "output": "out/{stem}.{time_mode}.{dtype}.safetensors"},
     "jobs": [

@@ -105,6 +105,7 @@ def test_two_batches_at_once_share_the_work(tmp_path: Path, sources: Sources) ->
     assert hidden(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers_and_leaves_nothing(tmp_path: Path, sources: Sources) -> None:
     sources(8)
     batch = subprocess.Popen(
@@ -164,6 +165,7 @@ def worker_pids(lock: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_worker_killed_in_the_middle(
     tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,8 @@ from inflate.models import VideoDecoder, VideoResBlock
 
 from .builders import MERGE_STRATEGIES, TIME_MODES, TINY, latents, noise, randomized
 
+pytestmark = pytest.mark.slow
+
 every_mode = pytest.mark.parametrize("time_mode", TIME_MODES)
 BACKENDS = ("eager", "aot_eager")
 

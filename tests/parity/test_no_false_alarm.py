@@ -10,6 +10,8 @@ import pytest
 from ..models.builders import SMALL
 from .damage import check, sound_pair
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATIONS = 200
 PIECES = 4
 """Into which the configurations are split, so that they can run beside one another."""

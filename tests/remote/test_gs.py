@@ -18,6 +18,8 @@ from inflate.remote import check_destination, fetch, publish
 
 from .conftest import Told, whole_files
 
+pytestmark = pytest.mark.slow
+
 BODY = bytes(range(256)) * 1024
 
 

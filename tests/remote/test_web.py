@@ -203,6 +203,7 @@ def test_two_processes_download_once(web: Web, cache: Path) -> None:
     assert parts(cache) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_is_stopped_half_way_leaves_nothing_that_counts(

@@ -314,6 +314,7 @@ def test_torch_would_have_taken_the_memory(tmp_path: Path, server: Server) -> No
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", WRITERS)
 def test_no_instruction_is_harmful(format: str, tmp_path: Path) -> None:
     starts = (b"", b"N", b"NN", b"](", b"}(N", b"}(NN", b"(", named(STATE) + b")", tensor())

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from .fuzzing import FORMATS, MARK, Subject, check, clear, make_subject
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 80
 
 NUMBERS = [0, 1, 8, 255, *((1 << bits) - 1 for bits in (15, 16, 31, 32, 63, 64)), 1 << 32, -1]

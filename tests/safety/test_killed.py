@@ -17,6 +17,8 @@ from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import metadata_of, sha256, snapshot
 from .serving import EXPORT, Server
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 MOMENTS = 50
 
