@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
+from inflate.errors import ConfigError, nearest
 from inflate.vocabulary import (
     AttnType,
     ComputeType,
@@ -52,8 +53,8 @@ class Flag:
     minimum: float | None = None
 
 
-def _flag(help: str, group: Group, **more: Any) -> dict[str, Flag]:
-    return {"flag": Flag(help, group, **more)}
+def _option(default: Any, help: str, group: Group, **more: Any) -> Any:
+    return field(default=default, metadata={"flag": Flag(help, group, **more)})
 
 
 _DEVICE = "auto|cpu|cuda|cuda:N|mps"
@@ -63,232 +64,167 @@ _DEVICE = "auto|cpu|cuda|cuda:N|mps"
 class ConvertOptions:
     """Everything that decides a conversion apart from its source and its output."""
 
-    config: Optional[str] = field(
-        default=None,
-        metadata=_flag(
-            "A preset's name or a YAML file. [default: read off the checkpoint]",
-            "Basics",
-            scope="matrix",
-        ),
+    config: Optional[str] = _option(
+        None,
+        "A preset's name or a YAML file. [default: read off the checkpoint]",
+        "Basics",
+        scope="matrix",
     )
-    time_mode: Optional[TimeMode] = field(
-        default=None,
-        metadata=_flag(
-            "Which parts become temporal. [default: conv-only]",
-            "Temporal layers",
-            setting="temporal.time_mode",
-            scope="matrix",
-        ),
+    time_mode: Optional[TimeMode] = _option(
+        None,
+        "Which parts become temporal. [default: conv-only]",
+        "Temporal layers",
+        setting="temporal.time_mode",
+        scope="matrix",
     )
-    merge_strategy: Optional[MergeStrategy] = field(
-        default=None,
-        metadata=_flag(
-            "How branches blend. [default: learned]",
-            "Temporal layers",
-            setting="temporal.merge_strategy",
-            scope="matrix",
-        ),
+    merge_strategy: Optional[MergeStrategy] = _option(
+        None,
+        "How branches blend. [default: learned]",
+        "Temporal layers",
+        setting="temporal.merge_strategy",
+        scope="matrix",
     )
-    alpha: Optional[float] = field(
-        default=None,
-        metadata=_flag(
-            "Share of the temporal branch at the start. [default: 0]",
-            "Temporal layers",
-            metavar="F",
-            setting="temporal.alpha",
-            scope="matrix",
-        ),
+    alpha: Optional[float] = _option(
+        None,
+        "Share of the temporal branch at the start. [default: 0]",
+        "Temporal layers",
+        metavar="F",
+        setting="temporal.alpha",
+        scope="matrix",
     )
-    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = field(
-        default=None,
-        metadata=_flag(
-            "Kernel of the time convolutions, odd. [default: 3]",
-            "Temporal layers",
-            metavar="N|T,H,W",
-            setting="temporal.video_kernel_size",
-            scope="matrix",
-        ),
+    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = _option(
+        None,
+        "Kernel of the time convolutions, odd. [default: 3]",
+        "Temporal layers",
+        metavar="N|T,H,W",
+        setting="temporal.video_kernel_size",
+        scope="matrix",
     )
-    attn_type: Optional[AttnType] = field(
-        default=None,
-        metadata=_flag(
-            "Attention blocks. [default: the checkpoint's]",
-            "Temporal layers",
-            setting="architecture.attn_type",
-            scope="matrix",
-        ),
+    attn_type: Optional[AttnType] = _option(
+        None,
+        "Attention blocks. [default: the checkpoint's]",
+        "Temporal layers",
+        setting="architecture.attn_type",
+        scope="matrix",
     )
-    set: Optional[tuple[str, ...]] = field(
-        default=None,
-        metadata=_flag(
-            "Any key of the configuration.", "Advanced", metavar="KEY=VALUE", scope="job"
-        ),
+    set: Optional[tuple[str, ...]] = _option(
+        None, "Any key of the configuration.", "Advanced", metavar="KEY=VALUE", scope="job"
     )
-    seed: Optional[int] = field(
-        default=None,
-        metadata=_flag(
-            "Seed of the random start. [default: 0]",
-            "Temporal layers",
-            metavar="N",
-            setting="seed",
-            scope="matrix",
-        ),
+    seed: Optional[int] = _option(
+        None,
+        "Seed of the random start. [default: 0]",
+        "Temporal layers",
+        metavar="N",
+        setting="seed",
+        scope="matrix",
     )
-    dtype: Optional[StoredType] = field(
-        default=None,
-        metadata=_flag(
-            "Type to store in. [default: the source's]", "Output", setting="dtype", scope="matrix"
-        ),
+    dtype: Optional[StoredType] = _option(
+        None, "Type to store in. [default: the source's]", "Output", setting="dtype", scope="matrix"
     )
-    float32_norms: Optional[bool] = field(
-        default=None,
-        metadata=_flag(
-            "Keep temporal norms in float32 whatever --dtype.",
-            "Output",
-            setting="float32_norms",
-            scope="matrix",
-        ),
+    float32_norms: Optional[bool] = _option(
+        None,
+        "Keep temporal norms in float32 whatever --dtype.",
+        "Output",
+        setting="float32_norms",
+        scope="matrix",
     )
-    prefix: Optional[str] = field(
-        default=None,
-        metadata=_flag(
-            "Which autoencoder of SOURCE to take, such as 'vae.'.", "Basics", scope="matrix"
-        ),
+    prefix: Optional[str] = _option(
+        None, "Which autoencoder of SOURCE to take, such as 'vae.'.", "Basics", scope="matrix"
     )
-    weights: Weights = field(
-        default="plain",
-        metadata=_flag("Plain weights, or their moving averages.", "Basics", scope="matrix"),
+    weights: Weights = _option(
+        "plain", "Plain weights, or their moving averages.", "Basics", scope="matrix"
     )
-    layout: Optional[Target] = field(
-        default=None,
-        metadata=_flag(
-            "Layout to write; copies a video checkpoint. [default: autoencoder]",
-            "Output",
-            scope="matrix",
-        ),
+    layout: Optional[Target] = _option(
+        None,
+        "Layout to write; copies a video checkpoint. [default: autoencoder]",
+        "Output",
+        scope="matrix",
     )
-    post_quant: PostQuant = field(
-        default="keep",
-        metadata=_flag(
-            "What becomes of the 1x1 convolution before the decoder.", "Output", scope="matrix"
-        ),
+    post_quant: PostQuant = _option(
+        "keep", "What becomes of the 1x1 convolution before the decoder.", "Output", scope="matrix"
     )
-    allow_inexact: bool = field(
-        default=False, metadata=_flag("Fold although it changes the border.", "Output", scope="job")
+    allow_inexact: bool = _option(
+        False, "Fold although it changes the border.", "Output", scope="job"
     )
-    device: str = field(
-        default="auto",
-        metadata=_flag(
-            "Where parity is computed; auto takes CUDA if there is a GPU.",
-            "Checks",
-            metavar=_DEVICE,
-            scope="matrix",
-        ),
+    device: str = _option(
+        "auto",
+        "Where parity is computed; auto takes CUDA if there is a GPU.",
+        "Checks",
+        metavar=_DEVICE,
+        scope="matrix",
     )
-    skip_parity: bool = field(
-        default=False,
-        metadata=_flag("Publish unverified; the file says so.", "Checks", scope="job"),
+    skip_parity: bool = _option(
+        False, "Publish unverified; the file says so.", "Checks", scope="job"
     )
-    dry_run: bool = field(
-        default=False, metadata=_flag("Print the plan and write nothing.", "Basics")
-    )
-    overwrite: bool = field(
-        default=False, metadata=_flag("Replace an existing output.", "Output", scope="job")
-    )
+    dry_run: bool = _option(False, "Print the plan and write nothing.", "Basics")
+    overwrite: bool = _option(False, "Replace an existing output.", "Output", scope="job")
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
     """Everything that decides a verification apart from the two files."""
 
-    atol: Optional[float] = field(
-        default=None,
-        metadata=_flag(
-            "Largest absolute error. [default: by --dtype]", "Checks", metavar="F", minimum=0
-        ),
+    atol: Optional[float] = _option(
+        None, "Largest absolute error. [default: by --dtype]", "Checks", metavar="F", minimum=0
     )
-    rtol: Optional[float] = field(
-        default=None,
-        metadata=_flag(
-            "Largest relative error. [default: by --dtype]", "Checks", metavar="F", minimum=0
-        ),
+    rtol: Optional[float] = _option(
+        None, "Largest relative error. [default: by --dtype]", "Checks", metavar="F", minimum=0
     )
-    device: str = field(
-        default="auto",
-        metadata=_flag(
-            "Where parity is computed; auto takes CUDA if there is a GPU.",
-            "Basics",
-            metavar=_DEVICE,
-        ),
+    device: str = _option(
+        "auto",
+        "Where parity is computed; auto takes CUDA if there is a GPU.",
+        "Basics",
+        metavar=_DEVICE,
     )
-    dtype: ComputeType = field(default="float32", metadata=_flag("Type to compute in.", "Checks"))
-    seed: int = field(default=0, metadata=_flag("Seed of the probes.", "Checks", metavar="N"))
-    merge_strategy: Optional[MergeStrategy] = field(
-        default=None,
-        metadata=_flag("How the candidate blends, where its file does not say.", "Advanced"),
+    dtype: ComputeType = _option("float32", "Type to compute in.", "Checks")
+    seed: int = _option(0, "Seed of the probes.", "Checks", metavar="N")
+    merge_strategy: Optional[MergeStrategy] = _option(
+        None, "How the candidate blends, where its file does not say.", "Advanced"
     )
-    prefix: Optional[str] = field(
-        default=None,
-        metadata=_flag("Which autoencoder of REFERENCE to take, such as 'vae.'.", "Advanced"),
+    prefix: Optional[str] = _option(
+        None, "Which autoencoder of REFERENCE to take, such as 'vae.'.", "Advanced"
     )
-    weights: Weights = field(
-        default="plain", metadata=_flag("Plain weights, or their moving averages.", "Advanced")
+    weights: Weights = _option("plain", "Plain weights, or their moving averages.", "Advanced")
+    trainability: bool = _option(
+        False, "Measure by two backward passes which temporal tensors learn.", "Checks"
     )
-    trainability: bool = field(
-        default=False,
-        metadata=_flag("Measure by two backward passes which temporal tensors learn.", "Checks"),
+    images: Optional[Path] = _option(
+        None, "Also decode these images, as frames of one video.", "Checks", metavar="DIR"
     )
-    images: Optional[Path] = field(
-        default=None,
-        metadata=_flag(
-            "Also decode these images, as frames of one video.", "Checks", metavar="DIR"
-        ),
+    video: Optional[Path] = _option(
+        None, "Also decode the first frames of this video.", "Checks", metavar="FILE"
     )
-    video: Optional[Path] = field(
-        default=None,
-        metadata=_flag("Also decode the first frames of this video.", "Checks", metavar="FILE"),
+    latents: Optional[Path] = _option(
+        None,
+        "Also decode stored latents, T C h w or B T C h w, unscaled.",
+        "Checks",
+        metavar="FILE",
     )
-    latents: Optional[Path] = field(
-        default=None,
-        metadata=_flag(
-            "Also decode stored latents, T C h w or B T C h w, unscaled.", "Checks", metavar="FILE"
-        ),
+    scaled_latents: bool = _option(
+        False, "--latents are scaled, as diffusion models have them.", "Checks"
     )
-    scaled_latents: bool = field(
-        default=False,
-        metadata=_flag("--latents are scaled, as diffusion models have them.", "Checks"),
+    max_side: Optional[int] = _option(
+        None,
+        "Longest side of images and frames. [default: 128 on a CPU, else 512]",
+        "Advanced",
+        metavar="N",
+        minimum=1,
     )
-    max_side: Optional[int] = field(
-        default=None,
-        metadata=_flag(
-            "Longest side of images and frames. [default: 128 on a CPU, else 512]",
-            "Advanced",
-            metavar="N",
-            minimum=1,
-        ),
+    max_frames: Optional[int] = _option(
+        None,
+        "How many images and frames to take. [default: 4 on a CPU, else 16]",
+        "Advanced",
+        metavar="N",
+        minimum=1,
     )
-    max_frames: Optional[int] = field(
-        default=None,
-        metadata=_flag(
-            "How many images and frames to take. [default: 4 on a CPU, else 16]",
-            "Advanced",
-            metavar="N",
-            minimum=1,
-        ),
+    save_outputs: Optional[Path] = _option(
+        None, "Keep latents and outputs of every probe here; new or empty.", "Output", metavar="DIR"
     )
-    save_outputs: Optional[Path] = field(
-        default=None,
-        metadata=_flag(
-            "Keep latents and outputs of every probe here; new or empty.", "Output", metavar="DIR"
-        ),
+    bisect: bool = _option(
+        False, "Disable temporal modules one at a time to find the faulty one.", "Checks"
     )
-    bisect: bool = field(
-        default=False,
-        metadata=_flag("Disable temporal modules one at a time to find the faulty one.", "Checks"),
-    )
-    self_test: bool = field(
-        default=False,
-        metadata=_flag("Fault injection: every known corruption must be detected.", "Checks"),
+    self_test: bool = _option(
+        False, "Fault injection: every known corruption must be detected.", "Checks"
     )
 
 
@@ -309,3 +245,22 @@ SETTINGS: Mapping[str, str] = {
     name: flag.setting for name, flag in flags(ConvertOptions).items() if flag.setting
 }
 """The options that set a key of the configuration, and that key."""
+
+
+def check_choices(options: ConvertOptions | VerifyOptions) -> None:
+    """Check that each option of few words has one of them.
+
+    Raises:
+        ConfigError: an option has another value; all of them at once.
+    """
+    problems = []
+    for name, hint in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+        words = [word for part in parts for word in get_args(part)]
+        if value is not None and words and value not in words:
+            known = ", ".join(words)
+            close = nearest(str(value), words)
+            problems.append(f"{name} is {value!r}{close}; expected one of {known}")
+    if problems:
+        raise ConfigError("options have values that are not known:", problems)

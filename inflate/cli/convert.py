@@ -43,8 +43,8 @@ def convert(
     """
     if (report_to or github_summary) and (options.dry_run or options.skip_parity):
         raise ConfigError(
-            f"--report and --github-summary tell what the check found, and "
-            f"{'--dry-run' if options.dry_run else '--skip-parity'} leaves it out; leave one of them out"
+            "--report and --github-summary write what the check found, and "
+            f"{'--dry-run' if options.dry_run else '--skip-parity'} leaves the check out; drop one"
         )
     check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
