@@ -15,6 +15,7 @@ Target = Literal["autoencoder", "decoder", "sgm", "diffusers"]
 PostQuant = Literal["keep", "fold"]
 Weights = Literal["plain", "ema"]
 StoredType = Literal["float32", "float16", "bfloat16"]
+ComputeType = Literal["float32", "float16", "bfloat16", "float64"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
 
 TIME_MODES: tuple[str, ...] = get_args(TimeMode)

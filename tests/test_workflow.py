@@ -514,8 +514,8 @@ def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"time_mode": "both"}, ConfigError, "temporal.time_mode is 'both'"),
-        ({"merge_strategy": "mean"}, ConfigError, "temporal.merge_strategy is 'mean'"),
+        ({"time_mode": "both"}, ConfigError, "time_mode is 'both'"),
+        ({"merge_strategy": "mean"}, ConfigError, "merge_strategy is 'mean'"),
         ({"video_kernel_size": 2}, ConfigError, "video_kernel_size is 2; expected one positive"),
         ({"alpha": 1.5, "merge_strategy": "fixed"}, ConfigError, "temporal.alpha is 1.5"),
         ({"alpha": float("nan")}, ConfigError, "temporal.alpha is nan"),

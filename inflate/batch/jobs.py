@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from inflate.batch.naming import name_output, static_folder
-from inflate.batch.settings import KEYS, effective_settings, option_problems
+from inflate.batch.settings import effective_settings, option_problems
 from inflate.config.manifest import Entry, Manifest
 from inflate.errors import ConfigError, InflateError
+from inflate.options import SETTINGS
 from inflate.remote import is_remote, local_path, matches
 from inflate.workflow.sources import stem_of
 
@@ -42,7 +43,9 @@ class Job:
     def settings(self) -> str:
         """Everything but the source that decides the result, as canonical text."""
         layers = effective_settings(self.options)
-        layers |= {k: v for k, v in self.options.items() if k not in _IRRELEVANT and k not in KEYS}
+        layers |= {
+            k: v for k, v in self.options.items() if k not in _IRRELEVANT and k not in SETTINGS
+        }
         return json.dumps(layers, sort_keys=True, default=list)
 
     @property

@@ -10,18 +10,7 @@ from typing import Any
 from inflate.config.loading import known_keys, parse_set, read_config
 from inflate.config.schema import Settings, Temporal
 from inflate.errors import ConfigError, nearest
-
-KEYS = {
-    "time_mode": "temporal.time_mode",
-    "merge_strategy": "temporal.merge_strategy",
-    "alpha": "temporal.alpha",
-    "video_kernel_size": "temporal.video_kernel_size",
-    "attn_type": "architecture.attn_type",
-    "seed": "seed",
-    "dtype": "dtype",
-    "float32_norms": "float32_norms",
-}
-"""The options that are settings of the configuration, and their keys there."""
+from inflate.options import SETTINGS
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -34,7 +23,9 @@ def effective_settings(options: Mapping[str, Any]) -> Settings:
     """
     settings = dict(_config(options["config"])) if options.get("config") else {}
     settings |= _assigned(tuple(options.get("set") or ()))
-    return settings | {KEYS[k]: v for k, v in options.items() if k in KEYS and v is not None}
+    return settings | {
+        SETTINGS[k]: v for k, v in options.items() if k in SETTINGS and v is not None
+    }
 
 
 def temporal_of(settings: Mapping[str, Any]) -> Temporal:

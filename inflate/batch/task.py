@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inflate.batch.executor import Task
 from inflate.batch.marks import Mark, hash_of_source, mark_of_output, mark_of_source
 from inflate.errors import InflateError, OutputError
+from inflate.options import ConvertOptions
 from inflate.remote import is_remote
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
         gpu: which of the CUDA devices that torch sees is this worker's, counted from 0 and
             wrapped around, for tasks that leave the choice open.
     """
-    from inflate.workflow import convert
+    from inflate.workflow import convert_with
 
     started = time.perf_counter()
     told = 0.0
@@ -62,14 +63,17 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
     if not answer.get("go"):
         return
     options = {**task.options, "overwrite": bool(answer.get("overwrite"))}
-    options["set_"] = options.pop("set", None) or ()
     options["device"] = _device(options.get("device"), gpu)
     before: Mark | None = None
     try:
         before = mark_of_source(task.source)
         _make_folder(task.output)
-        result = convert(
-            task.source, task.output, progress=progress, before_publish=publishing, **options
+        result = convert_with(
+            task.source,
+            task.output,
+            ConvertOptions(**options),
+            progress=progress,
+            before_publish=publishing,
         )
     except StoppedError:
         return

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import (
-    Json,
-    NewAlpha,
-    NewAttnType,
-    NewConfig,
-    NewFloat32Norms,
-    NewKernel,
-    NewLayout,
-    NewMergeStrategy,
-    NewSeed,
-    NewSettings,
-    NewTimeMode,
-    NewType,
-    Prefix,
-    Quiet,
-    count,
-    finite_amount,
-    kernel_from,
-)
-from inflate.vocabulary import (
-    PostQuant,
-    Weights,
-)
+from inflate.cli.options import Json, Quiet, number, takes, whole_number
+from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
     from inflate.batch.batch import Batch
@@ -38,9 +18,8 @@ if TYPE_CHECKING:
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
-_AS_THERE = "As in convert."
 
-
+@takes(ConvertOptions, ("job", "matrix"))
 def batch(
     manifest: Annotated[
         list[str],
@@ -64,7 +43,7 @@ def batch(
         typer.Option(
             "--jobs",
             "-j",
-            parser=count,
+            parser=partial(whole_number, minimum=1),
             metavar="N",
             help="Worker processes. [default: 1; on Ray as many as fit]",
         ),
@@ -91,7 +70,7 @@ def batch(
     memory: Annotated[
         Optional[float],
         typer.Option(
-            parser=finite_amount,
+            parser=partial(number, minimum=0),
             metavar="GB",
             help="Memory for jobs at once. [default: most of what is free]",
         ),
@@ -113,28 +92,8 @@ def batch(
         bool,
         typer.Option("--github-summary", help="Add the summary to $GITHUB_STEP_SUMMARY."),
     ] = False,
-    config: NewConfig = None,
-    time_mode: NewTimeMode = None,
-    merge_strategy: NewMergeStrategy = None,
-    alpha: NewAlpha = None,
-    video_kernel_size: NewKernel = None,
-    attn_type: NewAttnType = None,
-    set_: NewSettings = None,
-    seed: NewSeed = None,
-    dtype: NewType = None,
-    float32_norms: NewFloat32Norms = None,
-    prefix: Prefix = None,
-    weights: Annotated[Optional[Weights], typer.Option(help=_AS_THERE)] = None,
-    layout: NewLayout = None,
-    post_quant: Annotated[Optional[PostQuant], typer.Option(help=_AS_THERE)] = None,
-    allow_inexact: Annotated[
-        Optional[bool], typer.Option("--allow-inexact", help=_AS_THERE)
-    ] = None,
-    device: Annotated[
-        Optional[str], typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help=_AS_THERE)
-    ] = None,
-    skip_parity: Annotated[Optional[bool], typer.Option("--skip-parity", help=_AS_THERE)] = None,
-    overwrite: Annotated[Optional[bool], typer.Option("--overwrite", help=_AS_THERE)] = None,
+    *,
+    options: dict[str, Any],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -143,27 +102,6 @@ def batch(
     What is done and unchanged is skipped, what has changed is done again. Options win over the
     manifest. Exit code 0: parity held everywhere; 1: somewhere it did not; 2: some could not run.
     """
-    options = {
-        "config": config,
-        "time_mode": time_mode,
-        "merge_strategy": merge_strategy,
-        "alpha": alpha,
-        "video_kernel_size": None if video_kernel_size is None else kernel_from(video_kernel_size),
-        "attn_type": attn_type,
-        "set": tuple(set_) if set_ else None,
-        "seed": seed,
-        "dtype": dtype,
-        "float32_norms": float32_norms,
-        "prefix": prefix,
-        "weights": weights,
-        "layout": layout,
-        "post_quant": post_quant,
-        "allow_inexact": allow_inexact,
-        "device": device,
-        "skip_parity": skip_parity,
-        "overwrite": overwrite,
-    }
-    chosen = {key: value for key, value in options.items() if value is not None}
     from inflate.batch import reports
     from inflate.batch.batch import Settings, run
     from inflate.batch.render import headline
@@ -171,7 +109,7 @@ def batch(
     from inflate.cli.batch_view import print_summary, watching
     from inflate.report.writing import require_pages
 
-    found = _open(manifest, output, chosen, ledger)
+    found = _open(manifest, output, options, ledger)
     if not quiet:
         for text in found.notes:
             note(text)

@@ -8,38 +8,16 @@ from typing import Annotated, Optional
 import typer
 
 from inflate.cli.console import note, print_json, progress_bar, say
-from inflate.cli.options import (
-    Device,
-    FromWeights,
-    GithubSummary,
-    Json,
-    NewAlpha,
-    NewAttnType,
-    NewConfig,
-    NewFloat32Norms,
-    NewKernel,
-    NewLayout,
-    NewMergeStrategy,
-    NewSeed,
-    NewSettings,
-    NewTimeMode,
-    NewType,
-    Prefix,
-    Quiet,
-    Reports,
-    SourceLocation,
-    kernel_from,
-)
+from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, takes
 from inflate.cli.reporting import check_wanted, write_wanted
 from inflate.errors import ConfigError
-from inflate.vocabulary import (
-    PostQuant,
-)
+from inflate.options import ConvertOptions
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
+@takes(ConvertOptions)
 def convert(
     source: SourceLocation,
     output: Annotated[
@@ -51,35 +29,8 @@ def convert(
             help="Path or URL. Default: SOURCE's stem + .video.safetensors.",
         ),
     ] = None,
-    config: NewConfig = None,
-    time_mode: NewTimeMode = None,
-    merge_strategy: NewMergeStrategy = None,
-    alpha: NewAlpha = None,
-    video_kernel_size: NewKernel = None,
-    attn_type: NewAttnType = None,
-    set_: NewSettings = None,
-    seed: NewSeed = None,
-    dtype: NewType = None,
-    float32_norms: NewFloat32Norms = None,
-    prefix: Prefix = None,
-    weights: FromWeights = "plain",
-    layout: NewLayout = None,
-    post_quant: Annotated[
-        PostQuant, typer.Option(help="What becomes of the 1x1 convolution before the decoder.")
-    ] = "keep",
-    allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Fold although it changes the border.")
-    ] = False,
-    device: Device = "auto",
-    skip_parity: Annotated[
-        bool, typer.Option("--skip-parity", help="Publish unverified; the file says so.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and write nothing.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    *,
+    options: ConvertOptions,
     report_to: Reports = None,
     github_summary: GithubSummary = False,
     as_json: Json = False,
@@ -90,52 +41,29 @@ def convert(
     Copies the spatial weights, starts the temporal layers so that the output equals the image
     decoder's, compares the two on the GPU (or CPU), and only then gives the file its name.
     """
-    if (report_to or github_summary) and (dry_run or skip_parity):
+    if (report_to or github_summary) and (options.dry_run or options.skip_parity):
         raise ConfigError(
-            f"--report and --github-summary tell what the check found, and "
-            f"{'--dry-run' if dry_run else '--skip-parity'} leaves it out; leave one of them out"
+            "--report and --github-summary write what the check found, and "
+            f"{'--dry-run' if options.dry_run else '--skip-parity'} leaves the check out; drop one"
         )
     check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.ahead import hashing_ahead
 
-    ahead = nullcontext() if dry_run else hashing_ahead(source)
+    ahead = nullcontext() if options.dry_run else hashing_ahead(source)
     with ahead, progress_bar(quiet) as progress:
-        result = workflow.convert(
-            source,
-            output,
-            config=config,
-            time_mode=time_mode,
-            merge_strategy=merge_strategy,
-            alpha=alpha,
-            video_kernel_size=None if video_kernel_size is None else kernel_from(video_kernel_size),
-            attn_type=attn_type,
-            seed=seed,
-            dtype=dtype,
-            float32_norms=float32_norms,
-            set_=set_ or (),
-            prefix=prefix,
-            weights=weights,
-            layout=layout,
-            post_quant=post_quant,
-            allow_inexact=allow_inexact,
-            device=device,
-            skip_parity=skip_parity,
-            dry_run=dry_run,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        result = workflow.convert_with(source, output, options, progress=progress)
     if result.parity is not None:
         write_wanted(result.parity, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import conversion_document, plan_document
 
         document = conversion_document(result)
-        if dry_run:
+        if options.dry_run:
             document["dry_run"] = plan_document(result.plan)
         print_json(document)
     elif quiet:
-        if dry_run:
+        if options.dry_run:
             say(result.destination)
         elif result.output is not None:
             say(result.output)
@@ -143,7 +71,7 @@ def convert(
         from inflate.cli.render import print_conversion, print_plan
         from inflate.cli.render_learning import print_summary
 
-        if dry_run:
+        if options.dry_run:
             print_plan(result.plan)
         else:
             print_conversion(result, source)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from inflate.cli.console import progress_bar, say
-from inflate.cli.options import Device, Quiet
+from inflate.cli.options import Quiet
 from inflate.errors import OutputError
-from inflate.vocabulary import TIME_MODES
+from inflate.vocabulary import TimeMode
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "assets" / "demo.ckpt"
 
@@ -20,7 +20,9 @@ def demo(
     folder: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="Where the files go; made if missing.")
     ] = Path("inflate-demo"),
-    device: Device = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where parity is computed.")
+    ] = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Convert and verify a small real autoencoder in all three time modes.
@@ -37,7 +39,7 @@ def demo(
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     passed = True
-    for mode in TIME_MODES:
+    for mode in get_args(TimeMode):
         target = folder / f"demo.{mode}.safetensors"
         if not quiet:
             say(f"$ inflate convert {source} --time-mode {mode} -o {target}")

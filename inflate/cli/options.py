@@ -1,66 +1,49 @@
-"""Options that several commands share, and the reading of their values."""
+"""Flags: those of the options that ``inflate.options`` declares, and those of several commands."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-from typing import Annotated, Optional
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from inspect import Parameter
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from inflate.vocabulary import (
-    LARGEST_KERNEL,
-    AttnType,
-    MergeStrategy,
-    StoredType,
-    Target,
-    TimeMode,
-    Weights,
-    kernel_of,
-)
+from inflate.options import ConvertOptions, Flag, Scope, VerifyOptions, flags
+from inflate.vocabulary import LARGEST_KERNEL, Weights, kernel_of
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
-def number(text: object) -> float:
-    """A number; what is none is told with its value, as Typer's own message does not."""
+def number(text: object, *, minimum: float | None = None) -> float:
+    """A finite number of at least ``minimum``; the error quotes the value, unlike Typer's own."""
     try:
-        return float(str(text))
-    except ValueError as error:
-        raise typer.BadParameter(f"{_cut(text)} is no number; expected one such as 0.25") from error
+        value = float(str(text))
+    except ValueError:
+        value = math.nan
+    return _checked(text, value, "a number", minimum)
 
 
-def whole_number(text: object) -> int:
-    """A whole number, likewise."""
+def whole_number(text: object, *, minimum: float | None = None) -> int:
+    """A whole number of at least ``minimum``."""
     try:
-        return int(str(text))
+        value = int(str(text))
     except ValueError as error:
         raise typer.BadParameter(
-            f"{_cut(text)} is no whole number; expected one such as 7"
+            f"{_cut(text)} is not a whole number; expected one such as 7"
         ) from error
-
-
-def count(text: object) -> int:
-    """A whole number of things, one or more."""
-    value = whole_number(text)
-    if value < 1:
-        raise typer.BadParameter(f"{_cut(text)} is too few; expected 1 or more")
+    _checked(text, value, "a whole number", minimum)
     return value
 
 
-def amount(text: object) -> float:
-    """A number that is not negative."""
-    value = number(text)
-    if not value >= 0.0:
-        raise typer.BadParameter(f"{_cut(text)} is no amount; expected 0 or more")
-    return value
-
-
-def finite_amount(text: object) -> float:
-    """A number that is neither negative nor infinite."""
-    value = amount(text)
-    if math.isinf(value):
-        raise typer.BadParameter(f"{_cut(text)} is no amount; expected a finite number, 0 or more")
+def _checked(text: object, value: float, what: str, minimum: float | None) -> float:
+    smallest = "" if minimum is None else f", {minimum:g} or more"
+    if not math.isfinite(value) or (minimum is not None and value < minimum):
+        raise typer.BadParameter(f"{_cut(text)} is out of range; expected {what}{smallest}")
     return value
 
 
@@ -68,13 +51,6 @@ def _cut(text: object) -> str:
     return repr(str(text)[:80])
 
 
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where parity is computed. auto takes CUDA where there is one.",
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
 Reports = Annotated[
@@ -91,9 +67,6 @@ GithubSummary = Annotated[
     typer.Option(
         "--github-summary", help="Append the report to the summary of a step of a GitHub workflow."
     ),
-]
-Seed = Annotated[
-    int, typer.Option(parser=whole_number, metavar="N", help="Seed of everything that is random.")
 ]
 Prefix = Annotated[
     Optional[str],
@@ -113,72 +86,94 @@ SourceLocation = Annotated[
 ]
 
 
-def parse_kernel(text: str | None) -> str | None:
-    """Refuse a ``--video-kernel-size`` that is no kernel; the text itself is kept."""
-    if text is not None:
-        kernel_from(text)
-    return text
-
-
-def kernel_from(text: str) -> int | tuple[int, ...]:
+def kernel(text: object) -> int | tuple[int, ...]:
     """The kernel of ``3`` or ``3,1,1``."""
     try:
-        sizes = tuple(int(part) for part in text.strip("[]() ").split(","))
+        sizes = tuple(int(part) for part in str(text).strip("[]() ").split(","))
         kernel_of(sizes[0] if len(sizes) == 1 else sizes)
     except ValueError as error:
         raise typer.BadParameter(
-            f"{_cut(text)} is no kernel; expected one positive odd number, or three for time, "
-            f"height and width, such as 3 or 3,1,1, of {LARGEST_KERNEL} at most"
+            f"{_cut(text)} is not a valid kernel size; use one positive odd number, or three for "
+            f"time, height and width, such as 3 or 3,1,1, of {LARGEST_KERNEL} at most"
         ) from error
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-NewConfig = Annotated[
-    Optional[str],
-    typer.Option(help="A preset's name or a YAML file; by default read off the checkpoint."),
-]
-NewTimeMode = Annotated[
-    Optional[TimeMode], typer.Option(help="Which parts become temporal. [default: conv-only]")
-]
-NewMergeStrategy = Annotated[
-    Optional[MergeStrategy], typer.Option(help="How branches blend. [default: learned]")
-]
-NewAlpha = Annotated[
-    Optional[float],
-    typer.Option(
-        parser=number, metavar="F", help="Share of the temporal branch at the start. [default: 0]"
-    ),
-]
-NewKernel = Annotated[
-    Optional[str],
-    typer.Option(
-        metavar="N|T,H,W",
-        callback=parse_kernel,
-        help="Kernel of the time convolutions, odd. [default: 3]",
-    ),
-]
-NewAttnType = Annotated[
-    Optional[AttnType], typer.Option(help="Attention blocks. [default: the checkpoint's]")
-]
-NewSettings = Annotated[
-    Optional[list[str]],
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration."),
-]
-NewSeed = Annotated[
-    Optional[int],
-    typer.Option(parser=whole_number, metavar="N", help="Seed of the random start. [default: 0]"),
-]
-NewType = Annotated[
-    Optional[StoredType], typer.Option(help="Type to store in. [default: the source's]")
-]
-NewFloat32Norms = Annotated[
-    Optional[bool],
-    typer.Option("--float32-norms", help="Keep temporal norms in float32 whatever --dtype."),
-]
-NewLayout = Annotated[
-    Optional[Target],
-    typer.Option(
-        help="Layout to write. [default: autoencoder] Given for a video checkpoint, it is copied "
-        "into that layout."
-    ),
-]
+Command = Callable[..., None]
+
+
+def takes(
+    options: type[ConvertOptions] | type[VerifyOptions], scopes: Sequence[Scope] | None = None
+) -> Callable[[Command], Command]:
+    """Give a command a flag for each option; it gets their values as its argument ``options``.
+
+    Args:
+        options: where the options are declared.
+        scopes: take only the options of these scopes, and pass on only those that were given, as a
+            mapping; by default all of them, as an instance of ``options``.
+    """
+    declared = {
+        option.name: (option, flag)
+        for option in dataclasses.fields(options)
+        if (flag := flags(options)[option.name]) and (scopes is None or flag.scope in scopes)
+    }
+    types = get_type_hints(options)
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in declared}
+            if scopes is None:
+                command(**values, options=options(**given))
+            else:
+                command(**values, options={k: v for k, v in given.items() if v is not None})
+
+        parameters = []
+        own = inspect.signature(command, eval_str=True).parameters
+        for parameter in own.values():
+            if parameter.name != "options":
+                parameters.append(parameter)
+                continue
+            for name, (option, flag) in declared.items():
+                optional = scopes is not None
+                hint = Optional[types[name]] if optional else types[name]
+                parameters.append(
+                    Parameter(
+                        name,
+                        Parameter.POSITIONAL_OR_KEYWORD,
+                        default=None if optional else option.default,
+                        annotation=Annotated[
+                            _typer_type(name, hint), _typer_option(name, flag, types[name])
+                        ],
+                    )
+                )
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _typer_type(name: str, hint: Any) -> Any:
+    return {"set": Optional[list[str]], "video_kernel_size": Optional[int]}.get(name, hint)
+
+
+def _typer_option(name: str, flag: Flag, hint: Any) -> Any:
+    own = f"--{name.replace('_', '-')}"
+    bare = hint in (bool, Optional[bool])
+    return typer.Option(
+        *((own,) if bare or name == "set" else ()),
+        parser=_parser(name, flag, hint),
+        metavar=flag.metavar,
+        help=flag.help,
+    )
+
+
+def _parser(name: str, flag: Flag, hint: Any) -> Callable[[object], object] | None:
+    if name == "video_kernel_size":
+        return kernel
+    if hint in (float, Optional[float]):
+        return partial(number, minimum=flag.minimum)
+    if hint in (int, Optional[int]):
+        return partial(whole_number, minimum=flag.minimum)
+    return None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -20,50 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inflate.config.ldm import one_line, plain
 from inflate.errors import ConfigError, nearest
-from inflate.vocabulary import (
-    AttnType,
-    MergeStrategy,
-    PostQuant,
-    StoredType,
-    Target,
-    TimeMode,
-    Weights,
-)
+from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
 # Optional and Union stay spelled out: OmegaConf reads these annotations on Python 3.10 as well.
-# ruff: noqa: UP007, UP045
 
-_NOT_IN_A_MATRIX = frozenset({"set", "overwrite", "skip_parity", "allow_inexact"})
 _ENTRY_KEYS = ("source", "output", "matrix")
 _EXAMPLE = "{source: 'ckpts/*.safetensors', output: 'out/{stem}.safetensors'}"
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """The options of ``convert`` that a job may have; None leaves one to its default."""
-
-    config: Optional[str] = None
-    time_mode: Optional[TimeMode] = None
-    merge_strategy: Optional[MergeStrategy] = None
-    alpha: Optional[float] = None
-    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = None
-    attn_type: Optional[AttnType] = None
-    set: Optional[tuple[str, ...]] = None
-    seed: Optional[int] = None
-    dtype: Optional[StoredType] = None
-    float32_norms: Optional[bool] = None
-    prefix: Optional[str] = None
-    weights: Optional[Weights] = None
-    layout: Optional[Target] = None
-    post_quant: Optional[PostQuant] = None
-    allow_inexact: Optional[bool] = None
-    device: Optional[str] = None
-    skip_parity: Optional[bool] = None
-    overwrite: Optional[bool] = None
-
-
-OPTIONS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(ConvertOptions))
-"""The names of the options."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +132,8 @@ class _Reading:
                     setattr(read, key, value)
             elif key == "matrix":
                 read.matrix = self._matrix(place, value)
-            elif key not in OPTIONS:
-                known = (*_ENTRY_KEYS, *OPTIONS)
+            elif key not in JOB_OPTIONS:
+                known = (*_ENTRY_KEYS, *JOB_OPTIONS)
                 self.problems.append(f"{place}.{key}: unknown key{nearest(str(key), known)}")
             elif value is not None:
                 self._keep(read.options, str(key), f"{place}.{key}", value)
@@ -189,11 +151,11 @@ class _Reading:
                 "conv-only]}"
             )
             return read
-        axes = [name for name in OPTIONS if name not in _NOT_IN_A_MATRIX]
+        axes = MATRIX_OPTIONS
         for key, values in content.items():
             where = f"{place}.matrix.{key}"
             if key not in axes:
-                what = "belongs beside the matrix" if key in OPTIONS else "unknown key"
+                what = "belongs beside the matrix" if key in JOB_OPTIONS else "unknown key"
                 self.problems.append(f"{where}: {what}{nearest(str(key), axes)}")
             elif not isinstance(values, list) or not values:
                 self.problems.append(f"{where} is {values!r}; expected a list with a value or more")

@@ -9,18 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inflate.workflow.conversion import ConversionResult, convert
+    from inflate.workflow.conversion import ConversionResult, convert, convert_with
     from inflate.workflow.inspection import Inspection, inspect
-    from inflate.workflow.verification import verify
+    from inflate.workflow.verification import verify, verify_with
 
-__all__ = ["ConversionResult", "Inspection", "convert", "inspect", "verify"]
+__all__ = [
+    "ConversionResult",
+    "Inspection",
+    "convert",
+    "convert_with",
+    "inspect",
+    "verify",
+    "verify_with",
+]
 
 _HOMES = {
     "ConversionResult": "conversion",
     "Inspection": "inspection",
     "convert": "conversion",
+    "convert_with": "conversion",
     "inspect": "inspection",
     "verify": "verification",
+    "verify_with": "verification",
 }
 
 

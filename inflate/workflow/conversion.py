@@ -12,16 +12,25 @@ from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.staging import check_destination
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
-from inflate.errors import ConfigError, OutputError
+from inflate.errors import OutputError
 from inflate.inflation.plan import InflationPlan
 from inflate.loading import describe
+from inflate.options import SETTINGS, ConvertOptions, check_choices
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport, TrainabilityResult
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, scratch_folder, shown
-from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
+from inflate.vocabulary import (
+    AttnType,
+    MergeStrategy,
+    PostQuant,
+    StoredType,
+    Target,
+    TimeMode,
+    Weights,
+)
 from inflate.workflow.copying import as_copied
 from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
@@ -63,19 +72,19 @@ def convert(
     output: str | Path | None = None,
     *,
     config: str | None = None,
-    time_mode: str | None = None,
-    merge_strategy: str | None = None,
+    time_mode: TimeMode | None = None,
+    merge_strategy: MergeStrategy | None = None,
     alpha: float | None = None,
     video_kernel_size: int | tuple[int, ...] | None = None,
-    attn_type: str | None = None,
+    attn_type: AttnType | None = None,
+    set_: Iterable[str] | None = None,
     seed: int | None = None,
-    dtype: str | None = None,
+    dtype: StoredType | None = None,
     float32_norms: bool | None = None,
-    set_: Iterable[str] = (),
     prefix: str | None = None,
-    weights: str = "plain",
-    layout: str | None = None,
-    post_quant: str = "keep",
+    weights: Weights = "plain",
+    layout: Target | None = None,
+    post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
     device: str = "auto",
     skip_parity: bool = False,
@@ -116,26 +125,54 @@ def convert(
     Raises:
         InflateError: whatever the caller can mend: input, configuration, device or destination.
     """
+    options = ConvertOptions(
+        config=config,
+        time_mode=time_mode,
+        merge_strategy=merge_strategy,
+        alpha=alpha,
+        video_kernel_size=video_kernel_size,
+        attn_type=attn_type,
+        set=None if set_ is None else tuple(set_),
+        seed=seed,
+        dtype=dtype,
+        float32_norms=float32_norms,
+        prefix=prefix,
+        weights=weights,
+        layout=layout,
+        post_quant=post_quant,
+        allow_inexact=allow_inexact,
+        device=device,
+        skip_parity=skip_parity,
+        dry_run=dry_run,
+        overwrite=overwrite,
+    )
+    return convert_with(source, output, options, progress=progress, before_publish=before_publish)
+
+
+def convert_with(
+    source: str | Path,
+    output: str | Path | None,
+    options: ConvertOptions,
+    *,
+    progress: Progress = silent,
+    before_publish: BeforePublish | None = None,
+) -> ConversionResult:
+    """:func:`convert` with its options in one value.
+
+    Raises:
+        InflateError: as :func:`convert`.
+    """
     started = time.perf_counter()
-    target = _one_of("--layout", layout or "autoencoder", TARGETS)
-    _one_of("--post-quant", post_quant, POST_QUANTS)
-    _one_of("--weights", weights, WEIGHTS)
-    chosen = {
-        "temporal.time_mode": time_mode,
-        "temporal.merge_strategy": merge_strategy,
-        "temporal.alpha": alpha,
-        "temporal.video_kernel_size": video_kernel_size,
-        "architecture.attn_type": attn_type,
-        "seed": seed,
-        "dtype": dtype,
-        "float32_norms": float32_norms,
-    }
+    check_choices(options)
+    target: Target = options.layout or "autoencoder"
+    dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
+    chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     layers: list[Settings] = [
-        read_config(config) if config is not None else {},
-        parse_set(set_),
+        read_config(options.config) if options.config is not None else {},
+        parse_set(options.set or ()),
         {key: value for key, value in chosen.items() if value is not None},
     ]
-    where = resolve_device(device)
+    where = resolve_device(options.device)
     if target == "diffusers" and not (skip_parity or dry_run):
         require_diffusers()
     if is_remote(str(output)) and not dry_run:
@@ -143,11 +180,13 @@ def convert(
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
-        original = describe(checkpoint, *layers, prefix=prefix, ema=weights == "ema")
-        copying = original.inflated and layout is not None
+        original = describe(
+            checkpoint, *layers, prefix=options.prefix, ema=options.weights == "ema"
+        )
+        copying = original.inflated and options.layout is not None
         if copying:
-            original = as_copied(original, describe(checkpoint, prefix=prefix))
-        job = prepare(original, target, post_quant, where, copying=copying, inexact=allow_inexact)
+            original = as_copied(original, describe(checkpoint, prefix=options.prefix))
+        job = prepare(original, target, where, options, copying=copying)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         destination = output
@@ -196,18 +235,12 @@ def convert(
                 None if skip_parity else where,
                 overwrite=overwrite,
                 progress=progress,
-                fallback=fell_back(device, where),
+                fallback=fell_back(options.device, where),
                 announce=announce,
             )
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:
-    if value not in known:
-        raise ConfigError(f"{option} is {value!r}; expected one of {', '.join(known)}")
-    return value  # type: ignore[return-value]
 
 
 @contextmanager

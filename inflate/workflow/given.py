@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from inflate.config.presets import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.loading import Source, load_encoder
+from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
 from inflate.parity.given import GivenProbe
 from inflate.parity.latents import read_latents, unscaled
@@ -30,57 +30,38 @@ CPU_SIDE, CPU_FRAMES = 128, 4
 """The same on a CPU, which computes some seconds for them."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """Latents and images to check with, and a folder for what comes out.
+def check_given(options: VerifyOptions) -> None:
+    """Check the options for real frames and latents before anything is read.
 
-    Args:
-        images: a folder of images, decoded as the frames of one video.
-        video: a video, of which the first frames are taken.
-        latents: stored latents, ``T C h w`` or ``B T C h w``.
-        scaled_latents: whether they are scaled, as diffusion models have them.
-        max_side: pixels that the longer side of images and frames has at most; by the device.
-        max_frames: how many images and frames are taken at most; by the device.
-        save_outputs: a folder for what both decoders make of every probe, new or empty.
+    Raises:
+        ConfigError: an option has no effect, or a number is too small.
+        OutputError: the folder for outputs is in use.
     """
-
-    images: Path | None = None
-    video: Path | None = None
-    latents: Path | None = None
-    scaled_latents: bool = False
-    max_side: int | None = None
-    max_frames: int | None = None
-    save_outputs: Path | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is read.
-
-        Raises:
-            ConfigError: an option that means nothing.
-            OutputError: the folder for outputs is in use.
-        """
-        for name, value in (("--max-side", self.max_side), ("--max-frames", self.max_frames)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; expected 1 or more")
-        if self.scaled_latents and self.latents is None:
-            raise ConfigError("--scaled-latents says how --latents are stored; give both")
-        folder = self.save_outputs
-        try:
-            if folder is not None and folder.exists() and any(folder.iterdir()):
-                raise OutputError(
-                    f"{folder} is not empty; choose another folder for --save-outputs"
-                )
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    for name in ("max_side", "max_frames"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    if options.scaled_latents and options.latents is None:
+        raise ConfigError("--scaled-latents says how --latents are stored; give both")
+    folder = options.save_outputs
+    try:
+        if folder is not None and folder.exists() and any(folder.iterdir()):
+            raise OutputError(f"{folder} is not empty; choose another folder for --save-outputs")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def given_probes(
-    given: Given, sources: Sequence[Source], channels: int, device: torch.device, progress: Progress
+    given: VerifyOptions,
+    sources: Sequence[Source],
+    channels: int,
+    device: torch.device,
+    progress: Progress,
 ) -> tuple[tuple[GivenProbe, ...], tuple[str, ...]]:
     """Probes of what is given, and in words what was taken.
 
     Args:
-        given: what is.
+        given: the options of verify.
         sources: the checkpoints; the first that has an encoder makes latents of images.
         channels: of the latents.
         device: where images are encoded, in float32.

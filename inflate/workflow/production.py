@@ -22,6 +22,7 @@ from inflate.inflation.apply import planned_tensors
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
+from inflate.options import ConvertOptions
 from inflate.parity import learning
 from inflate.parity.comparands import against_source, against_video
 from inflate.parity.device import device_name
@@ -82,34 +83,33 @@ class Made:
 def prepare(
     original: Source,
     target: Target,
-    post_quant: str,
     device: torch.device,
+    options: ConvertOptions,
     *,
     copying: bool,
-    inexact: bool,
 ) -> Job:
     """Plan what becomes of a source.
 
     Args:
         original: the autoencoder of the source.
         target: the layout to write.
-        post_quant: ``keep`` or ``fold``.
         device: where the fold is measured.
+        options: whether post_quant_conv is folded, and whether the border may change by it.
         copying: whether the source is a video checkpoint, to be copied as it is.
-        inexact: whether a fold that changes the border is allowed.
 
     Raises:
         PlanError: the source does not fit its architecture, or the layout cannot hold it.
     """
     seen, fold = original, None
-    if post_quant == "fold":
-        seen, fold = fold_as_asked(original, target, device, allow_inexact=inexact)
+    folded = options.post_quant == "fold"
+    if folded:
+        seen, fold = fold_as_asked(original, target, device, allow_inexact=options.allow_inexact)
     seen = _blended_for(seen, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
     identity = not copying or temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity)
-    return Job(seen, target, fitted, post_quant == "fold", fold)
+    return Job(seen, target, fitted, folded, fold)
 
 
 def produce(

@@ -15,6 +15,7 @@ from inflate.checkpoint.files import hash_files
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import CONFIG_KEY, Source, describe
+from inflate.options import VerifyOptions, check_choices
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
@@ -26,14 +27,11 @@ from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
 from inflate.remote import shown
-from inflate.vocabulary import Target
+from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
-from inflate.workflow.given import Given, given_probes, keep_outputs
+from inflate.workflow.given import check_given, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import local_source
-
-COMPUTE_TYPES = ("float32", "float16", "bfloat16", "float64")
-"""The types that verify can compute in."""
 
 
 def verify(
@@ -43,67 +41,119 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: ComputeType = "float32",
     seed: int = 0,
-    merge_strategy: str | None = None,
+    merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
-    weights: str = "plain",
+    weights: Weights = "plain",
     trainability: bool = False,
-    given: Given | None = None,
+    images: Path | None = None,
+    video: Path | None = None,
+    latents: Path | None = None,
+    scaled_latents: bool = False,
+    max_side: int | None = None,
+    max_frames: int | None = None,
+    save_outputs: Path | None = None,
     bisect: bool = False,
     self_test: bool = False,
     pictures: bool = False,
     progress: Progress = silent,
 ) -> ParityReport:
-    """Compare a video checkpoint with the image checkpoint it comes from.
+    """Compare a video checkpoint with the image checkpoint that it was made from.
 
     Args:
         reference: the image checkpoint; alone, a video checkpoint that is compared with its own
             image layers.
         candidate: the video checkpoint.
-        atol: largest absolute error; that of the type computed in by default.
+        atol: largest absolute error; by default that of the type computed in.
         rtol: largest error relative to the reference, likewise.
         device: where to compute.
         dtype: the type to compute in.
-        seed: of the probes' latents.
+        seed: seed of the probes' latents.
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
-            not hang on it.
-        given: latents, images or a video to decode beside the probes, and where outputs are kept.
-        bisect: set the temporal modules to an identity one at a time, and name the guilty.
-        self_test: spoil the candidate in memory in known ways, each of which must be caught.
-        pictures: keep frames of both decoders to be looked at.
-        progress: told where the work stands.
+            not depend on it.
+        images: a folder of images, decoded as the frames of one video.
+        video: a video, of which the first frames are decoded.
+        latents: stored latents, ``T C h w`` or ``B T C h w``.
+        scaled_latents: whether they are scaled, as diffusion models have them.
+        max_side: pixels of the longer side of images and frames at most; by default 128 on a CPU,
+            else 512.
+        max_frames: how many images and frames are taken at most; by default 4 on a CPU, else 16.
+        save_outputs: a new or empty folder for latents and outputs of every probe.
+        bisect: disable the temporal modules one at a time to find the faulty one.
+        self_test: inject known faults in memory, each of which must be detected.
+        pictures: keep frames of both decoders for the report's page.
+        progress: called with the phase, the steps done and their number.
 
     Raises:
-        InflateError: whatever the caller can mend.
+        InflateError: whatever the caller can fix.
     """
-    if dtype not in COMPUTE_TYPES:
-        raise ConfigError(f"--dtype is {dtype!r}; expected one of {', '.join(COMPUTE_TYPES)}")
-    for name, value in (("--atol", atol), ("--rtol", rtol)):
+    options = VerifyOptions(
+        atol=atol,
+        rtol=rtol,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        merge_strategy=merge_strategy,
+        prefix=prefix,
+        weights=weights,
+        trainability=trainability,
+        images=images,
+        video=video,
+        latents=latents,
+        scaled_latents=scaled_latents,
+        max_side=max_side,
+        max_frames=max_frames,
+        save_outputs=save_outputs,
+        bisect=bisect,
+        self_test=self_test,
+    )
+    return verify_with(reference, candidate, options, pictures=pictures, progress=progress)
+
+
+def verify_with(
+    reference: str | Path,
+    candidate: str | Path | None,
+    options: VerifyOptions,
+    *,
+    pictures: bool = False,
+    progress: Progress = silent,
+) -> ParityReport:
+    """:func:`verify` with its options in one value.
+
+    Raises:
+        InflateError: as :func:`verify`.
+    """
+    check_choices(options)
+    for name in ("atol", "rtol"):
+        value = getattr(options, name)
         if value is not None and not 0.0 <= value < math.inf:
-            raise ConfigError(f"{name} is {value}; expected a finite number, 0 or more")
-    given = given or Given()
-    given.check()
-    where = resolve_device(device)
-    compute = getattr(torch, dtype)
-    default = TOLERANCES[dtype]
+            raise ConfigError(f"--{name} is {value}; expected a finite number, 0 or more")
+    check_given(options)
+    where = resolve_device(options.device)
+    compute = getattr(torch, options.dtype)
+    default = TOLERANCES[options.dtype]
     tolerance = Tolerance(
-        default if atol is None else atol,
-        default if rtol is None else rtol,
+        default if options.atol is None else options.atol,
+        default if options.rtol is None else options.rtol,
     )
     video_path = local_source(reference if candidate is None else candidate, progress)
-    blend = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
+    blend = (
+        {}
+        if options.merge_strategy is None
+        else {"temporal.merge_strategy": options.merge_strategy}
+    )
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
         opened = stack.enter_context(open_checkpoint(video_path))
-        video = describe(opened, blend, prefix=prefix if candidate is None else None)
+        video = describe(opened, blend, prefix=options.prefix if candidate is None else None)
         video_hash = hasher.submit(hash_files, opened.files)
         if blend and CONFIG_KEY in opened.metadata:
             raise ConfigError(
-                f"--merge-strategy is {merge_strategy!r}, and the header of {video_path} says how "
-                "it blends; leave the option out"
+                f"--merge-strategy is {options.merge_strategy!r}, and the header of {video_path} "
+                "records how it blends; leave the option out"
             )
         if not video.inflated:
             raise FamilyError(
@@ -118,7 +168,7 @@ def verify(
             reference_hash = video_hash
         else:
             image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
-            image = describe(image_file, prefix=prefix, ema=weights == "ema")
+            image = describe(image_file, prefix=options.prefix, ema=options.weights == "ema")
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
@@ -126,10 +176,10 @@ def verify(
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
             sources = [image, video]
-            image, fold = _folded_alike(image, video, where, seed)
+            image, fold = _folded_alike(image, video, where, options.seed)
             comparands = against_source(image, video, compute, where)
         temporal = compare_temporal(video)
-        extra, told = given_probes(given, sources, comparands.channels, where, progress)
+        extra, told = given_probes(options, sources, comparands.channels, where, progress)
         comparands = replace(
             comparands,
             weights=replace(comparands.weights, temporal=temporal),
@@ -145,22 +195,24 @@ def verify(
             dtype=compute,
             device=where,
             tolerance=tolerance,
-            seed=seed,
+            seed=options.seed,
             probes=(*thorough_probes_for(where), *extra),
             fold=fold,
             scope=Scope(
                 layers=True,
                 frames=True,
                 floor=True,
-                bisect=bisect,
-                self_test=self_test,
+                bisect=options.bisect,
+                self_test=options.self_test,
                 pictures=pictures,
             ),
-            fallback=fell_back(device, where),
-            keep=None if given.save_outputs is None else partial(keep_outputs, given.save_outputs),
+            fallback=fell_back(options.device, where),
+            keep=None
+            if options.save_outputs is None
+            else partial(keep_outputs, options.save_outputs),
             progress=progress,
         )
-        learned = measure(video, where) if trainability else None
+        learned = measure(video, where) if options.trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
 
 

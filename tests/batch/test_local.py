@@ -228,7 +228,7 @@ def test_a_bug_in_one_job_is_told_and_the_others_go_on(
     def broken(*arguments: object, **more: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("inflate.workflow.conversion.convert", broken)
+    monkeypatch.setattr("inflate.workflow.conversion.convert_with", broken)
     run_task(
         Task(0, str(source), str(tmp_path / "v.safetensors"), {}),
         lambda kind, content: told.append((kind, content)),

@@ -378,7 +378,6 @@ def test_a_disk_that_is_full_at_the_last_moment(
         (("--set", "temporal.alpa=1"), "(did you mean 'temporal.alpha'?)"),
         (("--set", "alpha"), "--set 'alpha': expected key=value"),
         (("--set", "alpha=[1"), "--set 'alpha=[1'"),
-        (("--alpha", "nan"), "temporal.alpha is nan"),
         (("--alpha", "1e39"), "overflows in float32"),
         (("--alpha", "2", "--merge-strategy", "fixed"), "temporal.alpha is 2.0; expected 0 to 1"),
         (("--attn-type", "none"), "attn_type: the configuration says 'none'"),
@@ -394,9 +393,6 @@ def test_options_of_convert(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--atol", "-1"), "--atol is -1.0"),
-        (("--rtol", "nan"), "--rtol is nan"),
-        (("--atol", "inf", "--json"), "--atol is inf"),
         (("--device", "gpu"), "--device is 'gpu'"),
     ],
 )

@@ -75,7 +75,7 @@ def test_without_a_check_there_is_no_report(
 ) -> None:
     ran = run("convert", source, option, "--report", tmp_path / "r.md", *CPU)
     assert (ran.code, ran.out) == (2, "")
-    assert f"{option} leaves it out" in ran.err
+    assert option in ran.err
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -22,7 +22,6 @@ from inflate.loading import load_video_autoencoder
 from inflate.parity.given import GivenProbe
 from inflate.parity.latents import read_latents
 from inflate.parity.media import fitting_size, image_pixels, video_pixels
-from inflate.workflow.given import Given
 
 from ..checkpoints import autoencoder, bare_decoder, write_torch
 from ..conversions import CPU
@@ -203,8 +202,13 @@ def test_a_missing_extra_is_told_with_the_command(
 def test_images_and_videos_become_probes(
     image: Path, videos: dict[str, Path], images: Path, tmp_path: Path
 ) -> None:
-    given = Given(images=images, video=clip(tmp_path / "clip.mkv"), max_side=32, max_frames=3)
-    report = inflate.verify(image, videos["all"], given=given, pictures=True, **CPU)
+    given: dict[str, Any] = {
+        "images": images,
+        "video": clip(tmp_path / "clip.mkv"),
+        "max_side": 32,
+        "max_frames": 3,
+    }
+    report = inflate.verify(image, videos["all"], **given, pictures=True, **CPU)
     assert report.passed
     shapes = {probe.name: (probe.shape, probe.frames, probe.verdict) for probe in report.probes}
     assert shapes["images"] == ((3, 4, 9, 16), 3, "bitwise")
@@ -233,8 +237,13 @@ def test_the_latents_are_those_of_the_checkpoints_own_encoder(
     expected = load_video_autoencoder(target).encode(pixels)
     for name, files in {"pair": (source, target), "alone": (target,)}.items():
         out = tmp_path / name
-        given = Given(images=images, max_side=16, max_frames=2, save_outputs=out)
-        inflate.verify(*files, given=given, **CPU)
+        given: dict[str, Any] = {
+            "images": images,
+            "max_side": 16,
+            "max_frames": 2,
+            "save_outputs": out,
+        }
+        inflate.verify(*files, **given, **CPU)
         kept = load_file(out / "images.safetensors")
         assert torch.allclose(kept["latents"], expected, atol=1e-5)
         assert torch.equal(kept["source"], pixels)
@@ -245,8 +254,8 @@ def test_a_bare_reference_leaves_encoding_to_the_candidate(
 ) -> None:
     weights = {k: v for k, v in autoencoder().items() if k.startswith("decoder.")}
     bare = write_torch(tmp_path / "bare.pt", {k.removeprefix("decoder."): v for k, v in weights.items()})  # fmt: skip  # noqa: E501
-    given = Given(images=images, max_side=16, max_frames=1)
-    assert inflate.verify(bare, videos["all"], given=given, **CPU).passed
+    given: dict[str, Any] = {"images": images, "max_side": 16, "max_frames": 1}
+    assert inflate.verify(bare, videos["all"], **given, **CPU).passed
 
 
 def test_without_an_encoder_there_are_no_latents(images: Path, tmp_path: Path) -> None:
@@ -254,7 +263,7 @@ def test_without_an_encoder_there_are_no_latents(images: Path, tmp_path: Path) -
     target = tmp_path / "video.safetensors"
     inflate.convert(source, target, **CPU)
     with pytest.raises(FamilyError, match=r"--images needs an encoder, and .* has none") as caught:
-        inflate.verify(source, target, given=Given(images=images), **CPU)
+        inflate.verify(source, target, images=images, **CPU)
     assert "or --latents" in str(caught.value)
 
 
@@ -333,14 +342,18 @@ def test_scaled_latents_are_unscaled_by_the_known_factor(tmp_path: Path) -> None
     settings = ["architecture.scaling_factor=0.5", "architecture.shift_factor=0.25"]
     inflate.convert(source, target, set_=settings, **CPU)
     z = torch.randn(2, 4, 3, 3)
-    given = Given(latents=stored(tmp_path / "z.pt", z), scaled_latents=True, save_outputs=out)
-    inflate.verify(source, target, given=given, **CPU)
+    given: dict[str, Any] = {
+        "latents": stored(tmp_path / "z.pt", z),
+        "scaled_latents": True,
+        "save_outputs": out,
+    }
+    inflate.verify(source, target, **given, **CPU)
     assert torch.equal(load_file(out / "latents.safetensors")["latents"], z / 0.5 + 0.25)
 
     inflate.convert(source, tmp_path / "other", **CPU)
-    given = Given(latents=tmp_path / "z.pt", scaled_latents=True)
+    given: dict[str, Any] = {"latents": tmp_path / "z.pt", "scaled_latents": True}
     with pytest.raises(ConfigError, match="--scaled-latents: the scaling factor is not known"):
-        inflate.verify(source, tmp_path / "other", given=given, **CPU)
+        inflate.verify(source, tmp_path / "other", **given, **CPU)
 
 
 # Outputs
@@ -348,7 +361,7 @@ def test_scaled_latents_are_unscaled_by_the_known_factor(tmp_path: Path) -> None
 
 def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
-    report = inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+    report = inflate.verify(image, videos["all"], save_outputs=out, **CPU)
     plain = tmp_path / "plain"
     plain.touch()
     assert {path.stat().st_mode for path in out.iterdir()} == {plain.stat().st_mode}
@@ -364,7 +377,7 @@ def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: P
             again = decoder.decode(tensors["latents"], timesteps=probes[name].frames)
         assert torch.allclose(again, tensors["candidate"], atol=1e-5)
     with pytest.raises(OutputError, match="is not empty; choose another folder"):
-        inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+        inflate.verify(image, videos["all"], save_outputs=out, **CPU)
     assert {path.stem: None for path in out.iterdir()}.keys() == saved.keys()
 
 
@@ -380,7 +393,7 @@ def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: P
 def test_options_that_mean_nothing(options: dict[str, Any], said: str) -> None:
     # Before any file is looked for.
     with pytest.raises(InflateError, match=said):
-        inflate.verify("gone.ckpt", "gone.safetensors", given=Given(**options), **CPU)
+        inflate.verify("gone.ckpt", "gone.safetensors", **options, **CPU)
 
 
 def test_other_channels_are_refused_where_a_probe_is_decoded() -> None:
@@ -401,5 +414,5 @@ def test_of_outputs_that_do_not_fit_on_the_disk_nothing_is_left(
     monkeypatch.setattr(Path, "write_bytes", full)
     out = tmp_path / "out"
     with pytest.raises(OutputError, match="cannot be written: No space left"):
-        inflate.verify(image, videos["all"], given=Given(save_outputs=out), **CPU)
+        inflate.verify(image, videos["all"], save_outputs=out, **CPU)
     assert list(out.iterdir()) == []
