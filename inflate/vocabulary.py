@@ -16,6 +16,10 @@ PostQuant = Literal["keep", "fold"]
 Weights = Literal["plain", "ema"]
 StoredType = Literal["float32", "float16", "bfloat16"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
+ComparedWith = Literal["reference", "folded-reference"]
+VERDICT_KEY = "inflate.parity.verdict"
+COMPARED_WITH_KEY = "inflate.parity.compared_with"
+"""Where the header of our files says what the check found, and with what it compared."""
 
 TIME_MODES: tuple[str, ...] = get_args(TimeMode)
 MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
