@@ -17,6 +17,10 @@ Weights = Literal["plain", "ema"]
 StoredType = Literal["float32", "float16", "bfloat16"]
 ComputeType = Literal["float32", "float16", "bfloat16", "float64"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
+ComparedWith = Literal["reference", "folded-reference"]
+VERDICT_KEY = "inflate.parity.verdict"
+COMPARED_WITH_KEY = "inflate.parity.compared_with"
+"""Where the header of our files says what the check found, and with what it compared."""
 
 TIME_MODES: tuple[str, ...] = get_args(TimeMode)
 MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
@@ -29,6 +33,18 @@ STORED_TYPES: tuple[str, ...] = get_args(StoredType)
 GROUPS = 32
 """Groups of every GroupNorm of this family; channel counts are multiples of it."""
 
+
+DDCONFIG_FIXED = {"use_linear_attn": False, "use_timestep": False}
+"""Keys of a ``ddconfig`` that this family knows at one value: at another it is another network."""
+
+DDCONFIG_KEYS = (
+    *("attn_resolutions", "attn_type", "ch", "ch_mult", "double_z", "dropout", "gather_norm"),
+    *("give_pre_end", "in_channels", "num_res_blocks", "out_ch", "resamp_with_conv", "resolution"),
+    *("tanh_out", "z_channels"),
+    *DDCONFIG_FIXED,
+)
+"""What the ``ddconfig`` of LDM, sgm and CogVideo carries. Encoder and decoder share it, so each
+module accepts those of the other and ignores them."""
 
 LARGEST_KERNEL = 999
 """Far beyond any use; numbers of much larger ones cannot be counted in 64 bits."""

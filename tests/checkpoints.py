@@ -107,8 +107,9 @@ def video_autoencoder(
         temporal: what ``VideoDecoder`` takes beside a ``Decoder``'s arguments.
         **changes: to :data:`DDCONFIG`.
     """
+    config = {k: v for k, v in {**DDCONFIG, **changes}.items() if k != "embed_dim"}
     with torch.device("meta"):
-        decoder = VideoDecoder(**{**DDCONFIG, **changes}, **(temporal or {}))
+        decoder = VideoDecoder(**config, **(temporal or {}))
     shapes = autoencoder_shapes(kind, **changes)
     shapes |= {f"decoder.{k}": s for k, s in shapes_of(decoder).items()}
     return _drawn(shapes, seed, dtype)

@@ -44,6 +44,16 @@ def metadata_of(path: Path) -> dict[str, str]:
     return found
 
 
+def at_offset(path: Path, offset: int) -> Path:
+    """The same safetensors file, its tensors moved: they begin ``offset`` bytes behind 64 n."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = content[8 : 8 + length].rstrip(), content[8 + length :]
+    header += b" " * ((offset - 8 - len(header)) % 64)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return path
+
+
 def rewritten(video: Path, out: Path, change: Change) -> Path:
     """A copy of a safetensors file with changed tensors, its metadata kept."""
     weights = load_file(video)

@@ -108,6 +108,7 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
         "inflate.layout": "autoencoder",
         "inflate.post_quant": "keep",
         "inflate.parity.verdict": "bitwise",
+        "inflate.parity.compared_with": "reference",
         "inflate.parity.device": "cpu",
     }
     whole = json.loads(config)

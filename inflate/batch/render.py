@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from inflate.report.summary import verdict_text
 from inflate.report.text import error_text
 from inflate.report.writing import require_pages
 
@@ -79,7 +80,7 @@ def to_markdown(document: Mapping[str, Any]) -> str:
     ]
     for job in jobs[:_LARGEST_TABLE]:
         seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
-        verdict = job["verdict"] or _WORDS[job["status"]]
+        verdict = verdict_text(job) or _WORDS[job["status"]]
         known = " (known)" if job["reused"] else ""
         cells = (_code(job["source"]), _code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
@@ -108,6 +109,7 @@ def to_html(document: Mapping[str, Any]) -> str:
         worst=_worst(document),
         words=_WORDS,
         error_of=_error,
+        verdict_text=verdict_text,
     )
 
 

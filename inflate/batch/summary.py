@@ -79,6 +79,7 @@ def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
         "status": outcome.status,
         "reused": outcome.reused,
         "verdict": verdict,
+        "compared_with": parity["compared_with"] if parity else None,
         "max_abs_error": parity["max_abs_error"] if parity else None,
         "device": parity["environment"]["device"] if parity else None,
         "source_sha256": outcome.source_sha256,

@@ -19,6 +19,7 @@ from inflate.batch.summary import parity_of
 from inflate.cli.console import bars_are_drawn, note, safe_console, say
 from inflate.errors import printable
 from inflate.remote import shown
+from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, error_text
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
@@ -118,7 +119,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
             table.add_row(
                 Text(job["status"] + (" (known)" if job["reused"] else ""),
                      style=_COLOURS[job["status"]]),
-                job["verdict"] or "",
+                verdict_text(job),
                 error_text(job["max_abs_error"]) if checked else "",
                 "" if job["seconds"] is None else f"{job['seconds']:.1f}",
                 Text(job["source"]),
@@ -188,7 +189,7 @@ def _line(outcome: Outcome) -> str:
     job, parity = outcome.job, parity_of(outcome)
     facts = []
     if outcome.status in ("held", "unequal"):
-        facts.append(parity["verdict"] if parity else "unverified")
+        facts.append(verdict_text(parity) if parity else "unverified")
     if outcome.reused:
         facts.append("known")
     elif "seconds" in outcome.document:

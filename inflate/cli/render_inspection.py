@@ -9,7 +9,9 @@ from rich.text import Text
 
 from inflate.cli.console import safe_console
 from inflate.cli.text import architecture_text, kernel_text
+from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text
+from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY
 from inflate.workflow.inspection import Inspection
 
 
@@ -62,6 +64,12 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "averages", "moving averages of the weights are beside them: --weights ema"
     if found.foreign:
         yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
-    for key in ("inflate.source.name", "inflate.parity.verdict"):
-        if key in found.metadata:
-            yield key.removeprefix("inflate.").removeprefix("parity."), found.metadata[key]
+    header = found.metadata
+    if "inflate.source.name" in header:
+        yield "source.name", header["inflate.source.name"]
+    if VERDICT_KEY in header:
+        compared_with = header.get(COMPARED_WITH_KEY)
+        yield (
+            "verdict",
+            verdict_text({"verdict": header[VERDICT_KEY], "compared_with": compared_with}),
+        )

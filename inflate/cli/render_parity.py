@@ -14,6 +14,7 @@ from inflate.report.summary import (
     advice,
     failing,
     floor_of,
+    fold_text,
     guilty_modules,
     learning_counts,
     learning_text,
@@ -22,6 +23,8 @@ from inflate.report.summary import (
     never_learning,
     place_text,
     reason,
+    tone,
+    verdict_text,
 )
 from inflate.report.text import error_text, one_line, shape_text
 
@@ -43,18 +46,20 @@ def print_parity(report: ParityReport) -> None:
 def print_document(document: Document) -> None:
     """The same of a document."""
     console = safe_console()
-    verdict, where = document["verdict"], document["environment"]
+    where, fold = document["environment"], fold_text(document)
     said = Text.assemble(
         "parity: ",
-        (verdict, f"bold {_COLOURS[verdict]}"),
-        f"  (largest error {error_text(document['max_abs_error'])}, {where['dtype']} on ",
+        (verdict_text(document), f"bold {_COLOURS[tone(document)]}"),
+        f"  (largest error {error_text(document['max_abs_error'])}, ",
+        (f"{fold}, " if fold else "", "bold yellow"),
+        f"{where['dtype']} on ",
     )
     said.append(
         one_line(where["device"]) + (", no GPU was found" if where["fallback"] else ""),
         "bold yellow" if where["fallback"] else "",
     )
     console.print(said.append(")"), soft_wrap=True)
-    if verdict != "bitwise":
+    if document["verdict"] != "bitwise":
         console.print(Text(one_line(reason(document))), soft_wrap=True)
     console.print(_probes(document["probes"]))
     for text, style in _facts(document):
@@ -107,8 +112,7 @@ def _facts(document: Document) -> Iterator[tuple[str, str]]:
         fold = {key: error_text(value) for key, value in document["fold"].items()}
         yield (
             "fold: post_quant_conv in conv_in changes its output by up to {border} on the border "
-            "and {inside} inside, the images by up to {output}; parity is that of the folded "
-            "decoder".format(**fold),
+            "and {inside} inside, the images by up to {output}".format(**fold),
             "",
         )
     if (cast := document["cast"]) is not None:

@@ -56,7 +56,10 @@ def verify(
 
         print_json(parity_document(report))
     elif quiet:
-        say(report.verdict)
+        from inflate.report.documents import parity_document
+        from inflate.report.summary import verdict_text
+
+        say(verdict_text(parity_document(report)))
     else:
         from inflate.cli.render_parity import print_parity
 

@@ -15,11 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inflate.config.schema import Architecture, Settings, Temporal
 from inflate.errors import ConfigError, nearest
+from inflate.vocabulary import DDCONFIG_FIXED
 
 SECTIONS = {"architecture": Architecture, "temporal": Temporal}
-
-_FIXED_KEYS = {"use_linear_attn": False, "use_timestep": False}
-"""Keys of the original's ``ddconfig`` that this family leaves at one value."""
 
 
 def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
@@ -67,10 +65,10 @@ def from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
     settings: Settings = {}
     problems = []
     for key, value in plain(params, path).items():
-        if key in _FIXED_KEYS:
-            if value != _FIXED_KEYS[key]:
+        if key in DDCONFIG_FIXED:
+            if value != DDCONFIG_FIXED[key]:
                 problems.append(f"{place}.{key} is {value!r}; this family leaves it at "
-                                f"{_FIXED_KEYS[key]!r}")  # fmt: skip
+                                f"{DDCONFIG_FIXED[key]!r}")  # fmt: skip
         elif key in keys:
             settings[f"{keys[key]}.{key}"] = value
         else:

@@ -6,15 +6,38 @@ video-major), ``C`` channels, ``H W`` height and width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inflate.errors import nearest
 from inflate.models.attention import attend
-from inflate.vocabulary import ATTN_TYPES, GROUPS
+from inflate.vocabulary import ATTN_TYPES, DDCONFIG_FIXED, DDCONFIG_KEYS, GROUPS
+
+
+def check_ignored(module: nn.Module, ignored: Mapping[str, object]) -> None:
+    """Refuse keywords that are neither a module's own nor those of a shared ``ddconfig``.
+
+    Raises:
+        TypeError: a keyword that no ``ddconfig`` carries.
+        ValueError: one that this family knows at another value only.
+    """
+    kind = type(module)
+    for name, value in ignored.items():
+        if name not in DDCONFIG_KEYS:
+            own = (key for base in kind.__mro__ for key in inspect.getfullargspec(base).kwonlyargs)
+            raise TypeError(
+                f"{kind.__name__}() got an unexpected keyword argument {name!r}"
+                + nearest(name, [*own, *DDCONFIG_KEYS])
+            )
+        if value != DDCONFIG_FIXED.get(name, value):
+            raise ValueError(
+                f"{name} is {value!r}; this family leaves it at {DDCONFIG_FIXED[name]!r}"
+            )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

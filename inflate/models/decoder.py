@@ -14,6 +14,7 @@ from inflate.models.blocks import (
     Middle,
     ResnetBlock,
     Upsample,
+    check_ignored,
     conv3x3,
     make_attn,
     silu,
@@ -56,7 +57,12 @@ class Decoder(nn.Module):
         give_pre_end: return the last features, before ``norm_out``.
         tanh_out: end in a tanh.
         attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
-        **ignored: other keys of a configuration that decoder and encoder share.
+        **ignored: keys of the ``ddconfig`` that decoder and encoder share, and this one does not
+            need: :data:`inflate.vocabulary.DDCONFIG_KEYS`.
+
+    Raises:
+        TypeError: a keyword that no ``ddconfig`` carries.
+        ValueError: an argument out of its range.
 
     Source:
         ``Decoder`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -81,6 +87,7 @@ class Decoder(nn.Module):
         **ignored: Any,
     ) -> None:
         super().__init__()
+        check_ignored(self, ignored)
         self.z_channels = z_channels
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out

@@ -14,6 +14,7 @@ from inflate.models.blocks import (
     Levels,
     Middle,
     ResnetBlock,
+    check_ignored,
     conv3x3,
     make_attn,
     spatial_norm,
@@ -35,7 +36,12 @@ class Encoder(nn.Module):
         resamp_with_conv: whether a convolution halves each level, or a mean.
         double_z: give mean and log-variance (``2 z_channels``); False for vector-quantised ones.
         attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
-        **ignored: other keys of a configuration that decoder and encoder share.
+        **ignored: keys of the ``ddconfig`` that decoder and encoder share, and this one does not
+            need: :data:`inflate.vocabulary.DDCONFIG_KEYS`.
+
+    Raises:
+        TypeError: a keyword that no ``ddconfig`` carries.
+        ValueError: an argument out of its range.
 
     Source:
         ``Encoder`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -58,6 +64,7 @@ class Encoder(nn.Module):
         **ignored: Any,
     ) -> None:
         super().__init__()
+        check_ignored(self, ignored)
         self.conv_in = conv3x3(in_channels, ch)
         levels: list[Level] = []
         channels = ch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ class FrameFile:
         return self._file.write(buffer)
 
     def _get(self, offset: int, shape: Iterable[int]) -> Tensor:
-        shape = torch.Size(shape)
-        buffer = bytearray(shape.numel() * self._kind.element_size())
+        # Memory of torch is aligned as its kernels expect, which that of a bytearray is not.
+        x = torch.empty(tuple(shape), dtype=self._kind.dtype)
+        buffer = (ctypes.c_char * x.nbytes).from_address(x.data_ptr())
         self._file.seek(offset)
-        assert self._file.readinto(buffer) == len(buffer)
-        return torch.frombuffer(buffer, dtype=self._kind.dtype).view(shape)
+        assert self._file.readinto(buffer) == x.nbytes
+        return x

@@ -45,6 +45,7 @@ class VideoDecoder(Decoder):
         **kwargs: what :class:`~inflate.models.decoder.Decoder` takes.
 
     Raises:
+        TypeError: an unknown keyword.
         ValueError: an argument out of its range.
 
     Source:

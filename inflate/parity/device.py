@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
 from inflate.checkpoint.reader import dtype_name
 from inflate.errors import DeviceError
+from inflate.parity.process import ProcessWide
 from inflate.parity.result import Environment
 
 
@@ -77,12 +78,16 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
     )
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Compute float32 in float32: TF32 and reduced bfloat16 passes off, one algorithm a shape.
+def exact_float32() -> AbstractContextManager[None]:
+    """Compute float32 in float32: TF32 and reduced bfloat16 passes off, one algorithm per shape.
 
-    The settings are the process's, so they are put back as they were.
+    The settings are the process's; after the last thread that needs them they are as before.
     """
+    return _EXACT_FLOAT32.on()
+
+
+@contextmanager
+def _switched() -> Iterator[None]:
     switches = [*_cuda_switches(), torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]  # type: ignore[attr-defined]
     before = [switch.fp32_precision for switch in switches]
     cudnn = torch.backends.cudnn
@@ -96,6 +101,9 @@ def exact_float32() -> Iterator[None]:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
         cudnn.benchmark, cudnn.deterministic = cudnn_before
+
+
+_EXACT_FLOAT32 = ProcessWide(_switched)
 
 
 def tf32_enabled(device: torch.device) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inflate.checkpoint.dialects import to_diffusers
+from inflate.checkpoint.reader import aligned
 from inflate.errors import ConfigError
 from inflate.loading import Source, load_video
 from inflate.parity.comparands import Comparands, Decode
@@ -22,16 +26,37 @@ def require_diffusers() -> Any:
         ConfigError: it is not installed.
     """
     try:
-        import diffusers
+        with _silent_xformers():
+            import diffusers
 
-        # Each class is imported where it is first named, and with it what it needs.
-        _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
+            # Each class is imported where it is first named, and with it what it needs.
+            _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "layout 'diffusers' is checked with diffusers' own classes, which are not installed: "
             "pip install 'inflate-video[diffusers]', or pass --skip-parity"
         ) from error
     return diffusers
+
+
+@contextmanager
+def _silent_xformers() -> Iterator[None]:
+    """Drop what xformers logs here.
+
+    diffusers imports xformers where it is installed. xformers then warns in six lines if it was
+    built for another torch. Both sides compute without it, and ``inflate.models.attention`` says
+    itself when it asks for xformers and cannot use it.
+    """
+
+    def drop(_record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("xformers")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def against_export(
@@ -51,8 +76,11 @@ def against_export(
     diffusers = require_diffusers()
     video = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
         folder, torch_dtype=torch.float32, local_files_only=True
-    ).to(device)
-    video.eval()
+    ).eval()
+    # The class maps its weights from the file, wherever they lie in it.
+    weights = {name: aligned(value) for name, value in video.state_dict().items()}
+    video.load_state_dict(weights, strict=True, assign=True)
+    video = video.to(device)
     decode: Decode
     sides = "the candidate was" if reference.inflated else "both sides were"
     if reference.inflated:

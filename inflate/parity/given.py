@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from inflate.checkpoint.reader import aligned
 from inflate.errors import ConfigError
 from inflate.parity.probes import Probe
 
@@ -24,7 +25,7 @@ class GivenProbe(Probe):
     @classmethod
     def of(cls, name: str, z: Tensor, frames: int, sources: Tensor | None = None) -> GivenProbe:
         """A probe of latents ``(B T) C h w``."""
-        return cls(name, z.shape[0] // frames, frames, z.shape[2], z.shape[3], z, sources)
+        return cls(name, z.shape[0] // frames, frames, z.shape[2], z.shape[3], aligned(z), sources)
 
     def latents(self, channels: int, seed: int) -> Tensor:
         """The latents themselves, whatever the seed.

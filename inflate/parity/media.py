@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inflate.errors import ConfigError
+from inflate.parity.process import ProcessWide
 
 COMMAND = "pip install 'inflate-video[media]'"
 
@@ -114,15 +115,25 @@ def fitting_size(size: tuple[int, int], multiple: int, side: int) -> tuple[int, 
     return width, height
 
 
+@contextmanager
+def _refusing_bombs() -> Iterator[None]:
+    """Make an error of Pillow's warning of too many pixels: a few bytes may claim any number."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+_REFUSING_BOMBS = ProcessWide(_refusing_bombs)
+
+
 def _opened(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
-            # A few bytes may claim any number of pixels.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
+        with _REFUSING_BOMBS.on(), Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
     # Whatever a damaged file makes the reader raise is a fact about the file.
     except Exception as error:
         raise ConfigError(f"--images: {path} cannot be read as an image: {error}") from error

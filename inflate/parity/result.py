@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from inflate.parity.metrics import Tolerance
-from inflate.vocabulary import Verdict
+from inflate.vocabulary import ComparedWith, Verdict
 
 Learns = Literal["now", "next-step", "never"]
 """From which optimiser step on a tensor learns."""
@@ -215,6 +215,11 @@ class FoldResult:
     output: float | None
 
 
+def compared_with(fold: FoldResult | None) -> ComparedWith:
+    """What a verdict is of, where this was measured of a fold of the reference."""
+    return "reference" if fold is None else "folded-reference"
+
+
 @dataclass(frozen=True)
 class Environment:
     """Where and how the outputs were computed.
@@ -277,6 +282,14 @@ class ParityReport:
     def of_candidate(self, path: str, sha256: str) -> ParityReport:
         """The same report of the candidate under the name and hash it was published with."""
         return replace(self, candidate=(path, sha256))
+
+    @property
+    def compared_with(self) -> ComparedWith:
+        """What the verdict is of: the reference as it is, or with its ``post_quant_conv`` folded.
+
+        A folded reference gives other images than the reference does; ``fold`` says by how much.
+        """
+        return compared_with(self.fold)
 
     @property
     def passed(self) -> bool:

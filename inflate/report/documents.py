@@ -27,6 +27,7 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
     return {
         "schema": PARITY_SCHEMA,
         "verdict": report.verdict,
+        "compared_with": report.compared_with,
         "reference": dict(zip(("path", "sha256"), report.reference, strict=True)),
         "candidate": dict(zip(("path", "sha256"), report.candidate, strict=True)),
         "weights": {

@@ -23,7 +23,13 @@ from inflate.report.tree import plan_tree
 if TYPE_CHECKING:
     from inflate.parity.result import Picture
 
-_TITLES = {"bitwise": "Bitwise equal", "within-tolerance": "Within tolerance", "fail": "Not equal"}
+_TITLES = {
+    "bitwise": "Bitwise equal",
+    "bitwise with the folded decoder": "Bitwise equal to the folded decoder",
+    "within-tolerance": "Within tolerance",
+    "within-tolerance with the folded decoder": "Within tolerance of the folded decoder",
+    "fail": "Not equal",
+}
 
 
 def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
@@ -42,6 +48,7 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
         script=_script(),
         document=document,
         title=_title(document),
+        tone=summary.tone(document),
         reason=summary.reason(document),
         advice=summary.advice(document),
         strips=strips,
@@ -117,7 +124,9 @@ def _breakable(value: str) -> Markup:
 
 def _title(document: Document) -> str:
     overflow = document["overflow"]
-    return f"Overflow in {overflow['dtype']}" if overflow else _TITLES[document["verdict"]]
+    if overflow:
+        return f"Overflow in {overflow['dtype']}"
+    return _TITLES[summary.verdict_text(document)]
 
 
 def _script() -> str:

@@ -48,8 +48,10 @@ def as_junit(document: Document) -> str:
 def _add_properties(suite: ET.Element, document: Document) -> None:
     values = {
         "verdict": document["verdict"],
+        "compared_with": document["compared_with"],
         "max_abs_error": error_text(document["max_abs_error"]),
         "tolerance": tolerance_text(document),
+        **{f"fold.{key}": error_text(value) for key, value in (document["fold"] or {}).items()},
         **{f"environment.{key}": value for key, value in document["environment"].items()},
         **{
             f"{side}.{key}": document[side][key]

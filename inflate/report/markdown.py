@@ -13,6 +13,8 @@ from inflate.report.summary import (
     place_text,
     reason,
     tolerance_text,
+    tone,
+    verdict_text,
 )
 from inflate.report.text import error_text, one_line, shape_text, sqnr_text
 
@@ -27,8 +29,7 @@ def as_markdown(document: Document) -> str:
 
 
 def _lines(document: Document) -> Iterator[str]:
-    verdict = document["verdict"]
-    yield f"## {SIGNS[verdict]} Parity: {verdict}"
+    yield f"## {SIGNS[tone(document)]} Parity: {verdict_text(document)}"
     yield ""
     yield _plain(reason(document))
     told = advice(document)

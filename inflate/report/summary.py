@@ -14,8 +14,39 @@ Document = dict[str, Any]
 """A parity report as ``inflate/parity-report/1``."""
 
 
+def verdict_text(document: Mapping[str, Any]) -> str:
+    """The verdict of a parity report or of a job of a batch, and what it is of if that was folded.
+
+    Empty for a job without one.
+    """
+    verdict: str = document["verdict"] or ""
+    return f"{verdict} with the folded decoder" if _passed_folded(document) else verdict
+
+
+def tone(document: Mapping[str, Any]) -> str:
+    """The verdict whose colour and sign are shown: equal to a folded decoder is only close."""
+    return "within-tolerance" if _passed_folded(document) else document["verdict"]
+
+
+def fold_text(document: Document) -> str | None:
+    """What the fold itself changes, in a clause; None where nothing was folded."""
+    if document["fold"] is None:
+        return None
+    return f"the fold itself changes the images by up to {error_text(document['fold']['output'])}"
+
+
+def _passed_folded(document: Mapping[str, Any]) -> bool:
+    passed = document["verdict"] in ("bitwise", "within-tolerance")
+    return passed and document["compared_with"] == "folded-reference"
+
+
 def reason(document: Document) -> str:
-    """The verdict's reason, in a sentence."""
+    """Why the verdict is what it is, in one sentence; in two where the reference was folded."""
+    fold = fold_text(document)
+    return _reason(document) + (f" {fold[0].upper()}{fold[1:]}." if fold else "")
+
+
+def _reason(document: Document) -> str:
     if document["overflow"] is not None:
         overflow = document["overflow"]
         return (
@@ -28,7 +59,11 @@ def reason(document: Document) -> str:
     if document["layers"]:
         checked += f" and {counted(len(document['layers']), 'layer')}"
     if document["verdict"] == "bitwise":
-        return f"The video decoder's outputs equal the image decoder's, bit for bit, on {checked}."
+        folded = "folded " if document["fold"] is not None else ""
+        return (
+            f"The video decoder's outputs equal the {folded}image decoder's, bit for bit, on "
+            f"{checked}."
+        )
     text = (
         f"The largest error on {checked} is {error_text(document['max_abs_error'])}, within the "
         f"tolerance of {tolerance_text(document)}"

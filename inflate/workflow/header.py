@@ -9,7 +9,7 @@ from dataclasses import asdict
 from inflate._version import __version__
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.loading import CONFIG_KEY
-from inflate.vocabulary import Target
+from inflate.vocabulary import VERDICT_KEY, Target
 
 POST_QUANT_KEY = "inflate.post_quant"
 LAYOUT_KEY = "inflate.layout"
@@ -29,7 +29,7 @@ def header_of(
         LAYOUT_KEY: target,
         POST_QUANT_KEY: "fold" if folded else "keep",
         "inflate.provenance": json.dumps(provenance(plan)),
-        "inflate.parity.verdict": "unverified",
+        VERDICT_KEY: "unverified",
         "inflate.parity.device": "none",
     }
 

@@ -28,11 +28,11 @@ from inflate.parity.comparands import against_source, against_video
 from inflate.parity.device import device_name
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.result import FoldResult, ParityReport, TrainabilityResult
+from inflate.parity.result import FoldResult, ParityReport, TrainabilityResult, compared_with
 from inflate.parity.trainability import predict_from_plan
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
-from inflate.vocabulary import Target
+from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY, Target
 from inflate.workflow.ahead import hash_source
 from inflate.workflow.folding import fold_as_asked
 from inflate.workflow.header import header_of
@@ -142,7 +142,7 @@ def produce(
         writer = SafetensorsWriter(staged.file)
 
         def head() -> bytes:
-            return writer.header(_verified(header, source_hash.result(), "bitwise", device))
+            return writer.header(_verified(job, header, source_hash.result(), "bitwise", device))
 
         weights = Path(staged.file.name)
         staged_hash = pool.submit(hash_behind, mark, weights, head)
@@ -161,7 +161,7 @@ def produce(
             return Made(parity, None, written, checked, source_hash.result())
         verdict = "unverified" if parity is None else parity.verdict
         with saying_why(destination):
-            writer.set_metadata(_verified(header, source_hash.result(), verdict, device))
+            writer.set_metadata(_verified(job, header, source_hash.result(), verdict, device))
             synced.result()
         known = {weights: staged_hash.result()} if verdict in ("unverified", "bitwise") else {}
         sha256 = hash_files(
@@ -174,12 +174,17 @@ def produce(
 
 
 def _verified(
-    header: Mapping[str, str], source_hash: str, verdict: str, device: torch.device | None
+    job: Job,
+    header: Mapping[str, str],
+    source_hash: str,
+    verdict: str,
+    device: torch.device | None,
 ) -> dict[str, str]:
     """A header with what is known after the check, if there is one."""
     known = {"inflate.source.sha256": source_hash}
     if device is not None:
-        known["inflate.parity.verdict"] = verdict
+        known[VERDICT_KEY] = verdict
+        known[COMPARED_WITH_KEY] = compared_with(job.fold)
         known["inflate.parity.device"] = device_name(device)
     return {**header, **known}
 

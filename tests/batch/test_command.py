@@ -18,7 +18,9 @@ from inflate.batch.render import headline, to_html, to_junit, to_markdown
 from inflate.batch.run import Outcome
 from inflate.batch.summary import batch_document, exit_code
 from inflate.cli.app import main
+from inflate.cli.batch_view import watching
 
+from ..report.building import document_of
 from .conftest import Sources, write_manifest
 from .fakes import FAILED, PARITY, FakeExecutor
 
@@ -195,6 +197,19 @@ def test_no_name_becomes_markup() -> None:
         "bitwise", None, None, "fail", "unverified",
     ]  # fmt: skip
     assert headline(document) == ("2 of 5 held, 1 did not hold, 1 could not run, 1 not run")
+
+
+def test_a_verdict_of_a_folded_decoder_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    parity = document_of("folded")
+    outcomes = [Outcome(Job("", "a", "b"), "held", document={"conversion": {"parity": parity}})]
+    document = batch_document(outcomes, ledger="l", executor="local", seconds=2.0)
+    (job,) = document["jobs"]
+    assert (job["verdict"], job["compared_with"]) == ("bitwise", "folded-reference")
+    for text in (to_markdown(document), to_html(document)):
+        assert "bitwise with the folded decoder" in text
+    with watching(1, lines=True, quiet=False) as watch:
+        watch.ended(outcomes[0])
+    assert "bitwise with the folded decoder" in capsys.readouterr().out
 
 
 def test_a_step_summary_stays_short() -> None:

@@ -25,6 +25,7 @@ from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import CheckpointError, FamilyError
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
+from ..conversions import at_offset
 from .opening import assert_same, read_all, refusal
 
 Writer = Callable[[Path, dict[str, Tensor]], Path]
@@ -99,6 +100,8 @@ def test_metadata_is_that_of_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", [write_torch, write_lightning, write_safetensors])
 def test_tensors_are_mapped_from_the_file(writer: Writer, tmp_path: Path) -> None:
     path = writer(tmp_path / "a", WEIGHTS)
+    if writer is write_safetensors:
+        at_offset(path, 0)  # The library puts them at any multiple of 8, where they are copied.
     with open_checkpoint(path) as checkpoint:
         tensor = checkpoint.read("a.weight")
         maps = [m.split() for m in Path("/proc/self/maps").read_text().splitlines()]

@@ -10,7 +10,7 @@ from inflate.cli.render_parity import print_document, print_parity
 from inflate.parity.result import WeightsResult
 from inflate.report.documents import parity_document
 
-from ..report.building import CLOSE, FAILED, FIRST, GUILTY, REPORTS, document_of
+from ..report.building import CLOSE, FAILED, FIRST, GUILTY, REPORTS, document_of, shown_verdict
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_verdict_first_then_the_table_then_what_to_do(printed, name: str) -> None:  # type: ignore[no-untyped-def]
     lines = printed(name)
-    assert lines[0].startswith(f"parity: {REPORTS[name].verdict}  (largest error ")
+    assert lines[0].startswith(f"parity: {shown_verdict(name)[0]}  (largest error ")
     table = next(n for n, line in enumerate(lines) if line.split()[:2] == ["probe", "latents"])
     assert table == (1 if REPORTS[name].verdict == "bitwise" else 2)
     told = [n for n, line in enumerate(lines) if line.startswith("to do: ")]
@@ -66,8 +66,14 @@ def test_within_tolerance_says_how_far(printed) -> None:  # type: ignore[no-unty
     text = "\n".join(printed("close"))
     assert "within the tolerance of atol 1e-05, rtol 1e-05; that is 1.26 times the noise" in text
     assert "cast: float32 to bfloat16 changes the image decoder's output by up to 0.0121" in text
-    assert "fold: post_quant_conv in conv_in changes its output by up to 0.4 on the border" in text
     assert "temporal: 64 compared, 1 changed" in text
+
+
+def test_what_a_fold_changes_is_beside_the_verdict(printed) -> None:  # type: ignore[no-untyped-def]
+    for name in ("folded", "close to folded"):
+        lines = printed(name)
+        assert "changes the images by up to 0.95" in lines[0]
+        assert any(line.startswith("fold: ") and "0.4 on the border" in line for line in lines)
 
 
 def test_an_overflow_names_the_type_to_use(printed) -> None:  # type: ignore[no-untyped-def]
@@ -100,3 +106,7 @@ def test_colours_are_those_of_the_verdict(
     out = capsys.readouterr().out
     assert "\x1b[1;33mwithin-tolerance" in out
     assert "\x1b[1;33mcpu, no GPU was found" in out, "the CPU stands out"
+    print_parity(REPORTS["equal"])
+    assert "\x1b[1;32mbitwise\x1b" in capsys.readouterr().out
+    print_parity(REPORTS["folded"])
+    assert "\x1b[1;33mbitwise with the folded decoder\x1b" in capsys.readouterr().out

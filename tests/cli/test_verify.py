@@ -56,7 +56,7 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
     assert (ran.code, ran.err) == (0, "")
     document = strict(ran.out)
     assert set(document) == {
-        *("schema", "verdict", "max_abs_error", "reference", "candidate"),
+        *("schema", "verdict", "compared_with", "max_abs_error", "reference", "candidate"),
         *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
         *("layers", "first_divergence", "floor", "bisect", "trainability", "self_test"),
         *("overflow", "plan"),

@@ -15,6 +15,7 @@ from inflate.config.loading import build_config, flatten, known_keys, read_confi
 from inflate.config.presets import load_presets, matching_presets
 from inflate.config.schema import Architecture, Config
 from inflate.models import Decoder, Encoder, VideoDecoder
+from inflate.vocabulary import DDCONFIG_KEYS
 
 from ..checkpoint.opening import architecture_of
 from ..checkpoints import autoencoder_shapes
@@ -73,8 +74,8 @@ def seen(name: str) -> Architecture:
     """What a checkpoint of a row of the table shows of itself."""
     row = expected(name)
     kind = "vq" if row["n_embed"] else "plain" if row["embed_dim"] is None else "kl"
-    ddconfig = {k: v for k, v in row.items() if k in (*COMMON, "ch_mult", "attn_resolutions")}
-    shapes = autoencoder_shapes(kind, **{**ddconfig, "z_channels": row["z_channels"]})
+    ddconfig = {k: v for k, v in row.items() if k in DDCONFIG_KEYS}
+    shapes = autoencoder_shapes(kind, **ddconfig, embed_dim=row["embed_dim"])
     if kind == "vq":
         shapes["quantize.embedding.weight"] = (row["n_embed"], row["embed_dim"])
     return architecture_of(shapes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -521,6 +523,39 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) 
 
 
 # Out: parity through its own classes
+
+
+def test_what_xformers_logs_while_the_package_is_imported_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("xformers")
+
+    class Importing(ModuleType):
+        """Imports a class, and xformers with it, where the class is first named."""
+
+        def __getattr__(self, name: str) -> object:
+            logger.warning("xFormers can't load C++/CUDA extensions")
+            return object()
+
+    monkeypatch.setitem(sys.modules, "diffusers", Importing("diffusers"))
+    parity.require_diffusers()
+    assert caplog.messages == []
+    logger.warning("later")
+    assert caplog.messages == ["later"]
+
+
+@pytest.mark.usefixtures("diffusers")
+def test_stderr_of_an_export_has_no_line_of_xformers(tmp_path: Path) -> None:
+    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
+    command = ["convert", image, "--layout", "diffusers", "--video-kernel-size", "3,1,1"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "inflate", *command, "--device", "cpu", "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "xformers" not in ran.stderr.lower()
 
 
 def test_without_the_package_one_line_says_how_to_get_it(

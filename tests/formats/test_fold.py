@@ -183,10 +183,14 @@ def test_it_is_shown_in_text_and_in_the_document(run: Run, tmp_path: Path) -> No
         f"fold: post_quant_conv in conv_in changes its output by up to {border:.3g} on the border "
         "and "
     ) in ran.out
-    assert "parity is that of the folded decoder" in ran.out
-    document = json.loads(run(*command, "--json").out)["parity"]["fold"]
-    assert set(document) == {"border", "inside", "output"}
-    assert document["border"] == pytest.approx(border, abs=NOTHING)
+    assert "parity: bitwise with the folded decoder" in ran.out
+    parity = json.loads(run(*command, "--json").out)["parity"]
+    assert (parity["verdict"], parity["compared_with"]) == ("bitwise", "folded-reference")
+    assert set(parity["fold"]) == {"border", "inside", "output"}
+    assert parity["fold"]["border"] == pytest.approx(border, abs=NOTHING)
+    assert f"changes the images by up to {parity['fold']['output']:.3g}" in ran.out
+    assert metadata_of(tmp_path / "out")["inflate.parity.compared_with"] == "folded-reference"
+    assert "bitwise with the folded decoder" in run("inspect", tmp_path / "out").out
 
 
 def test_verify_folds_the_reference_as_the_header_says(run: Run, tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ def test_verify_folds_the_reference_as_the_header_says(run: Run, tmp_path: Path)
         assert metadata_of(out)["inflate.post_quant"] == "fold"
         ran = run("verify", path, out, "--device", "cpu")
         assert ran.code == 0
-        assert "parity: bitwise" in ran.out
+        assert "parity: bitwise with the folded decoder" in ran.out
         assert "fold: post_quant_conv in conv_in changes its output by up to" in ran.out
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from inflate.models import AttnBlock, Decoder, ResnetBlock
+from inflate.models import AttnBlock, Decoder, Encoder, ResnetBlock, VideoDecoder
 from inflate.models.blocks import Upsample
 
 from .builders import ATTN_TYPES, KL_F8, SMALL, latents, noise, randomized
@@ -75,12 +76,43 @@ def test_images_do_not_meet() -> None:
         torch.testing.assert_close(decoder(z), alone, atol=1e-5, rtol=1e-5)
 
 
-def test_unknown_keywords_are_ignored() -> None:
+def test_keywords_of_a_shared_configuration_are_ignored() -> None:
     plain = image_decoder()
-    decoder = image_decoder(double_z=False, embed_dim=4, loss={"disc_start": 0})
+    shared = {"double_z": False, "use_linear_attn": False, "use_timestep": False}
+    decoder = image_decoder(**shared, gather_norm=True)
     assert set(decoder.state_dict()) == set(plain.state_dict())
     z = latents()
     assert torch.equal(decoder(z), plain(z))
+
+
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [("chmult", "ch_mult"), ("doublez", "double_z"), ("embed_dim", None), ("kwargs", None)],
+)
+def test_unknown_keywords_are_refused(
+    module: type[nn.Module], keyword: str, meant: str | None
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        module(**SMALL, **{keyword: 1})
+    named = [repr(keyword), *([repr(meant)] if meant else [])]
+    assert re.findall(r"'\w+'", str(caught.value)) == named
+
+
+@pytest.mark.parametrize("module", [Encoder, Decoder])
+def test_keywords_of_the_video_decoder_are_its_own(module: type[nn.Module]) -> None:
+    for keyword in ("alpha", "merge_strategy", "time_mode", "video_kernel_size"):
+        with pytest.raises(TypeError, match=f"'{keyword}'"):
+            module(**SMALL, **{keyword: 1})
+
+
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize("keyword", ["use_linear_attn", "use_timestep"])
+def test_keywords_that_make_another_network_are_refused(
+    module: type[nn.Module], keyword: str
+) -> None:
+    with pytest.raises(ValueError, match=keyword):
+        module(**SMALL, **{keyword: True})
 
 
 def test_tanh_out() -> None:

@@ -54,8 +54,8 @@ def test_resolution_decides_where_attention_sits(
     assert type(model.mid.attn_1) is AttnBlock
 
 
-def test_unknown_keywords_are_ignored() -> None:
-    assert shapes_of(encoder(out_ch=5, tanh_out=True, embed_dim=4)) == shapes_of(encoder())
+def test_keywords_of_a_shared_configuration_are_ignored() -> None:
+    assert shapes_of(encoder(out_ch=5, tanh_out=True, give_pre_end=True)) == shapes_of(encoder())
 
 
 def test_without_convolutions_between_levels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -219,12 +220,18 @@ def test_alpha_is_stored_by_the_meaning_of_each_block(
 
 
 @every_mode
-def test_unknown_keywords_are_ignored(time_mode: str) -> None:
+def test_keywords_of_a_shared_configuration_are_ignored(time_mode: str) -> None:
     plain = video_decoder(time_mode)
-    other = video_decoder(time_mode, double_z=False, embed_dim=4, loss=None)
+    other = video_decoder(time_mode, double_z=False, use_linear_attn=False)
     z = latents()
     assert shapes_of(other) == shapes_of(plain)
     assert torch.equal(other(z, timesteps=3), plain(z, timesteps=3))
+
+
+def test_a_keyword_that_is_spelt_wrong_names_the_right_one() -> None:
+    with pytest.raises(TypeError) as caught:
+        VideoDecoder(**SMALL, alhpa=0.5)
+    assert re.findall(r"'\w+'", str(caught.value)) == ["'alhpa'", "'alpha'"]
 
 
 @every_mode

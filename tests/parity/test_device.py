@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import inflate
 from inflate.errors import DeviceError
 from inflate.parity.device import exact_float32, resolve_device, tf32_enabled
+
+from ..checkpoints import autoencoder, write_torch
+from ..conversions import CPU
+from .overlap import overlapping
 
 
 @pytest.fixture
@@ -110,6 +116,37 @@ def test_float32_is_exact_inside_and_as_it_was_after() -> None:
 def test_settings_are_put_back_after_an_exception() -> None:
     with pytest.raises(KeyError, match="inside"), exact_float32():
         raise KeyError("inside")
+    assert settings() == REDUCED
+
+
+@pytest.mark.usefixtures("_reduced")
+def test_settings_stay_while_any_thread_needs_them_and_are_put_back_after_the_last() -> None:
+    seen = []
+
+    def work(meet: Callable[[], None]) -> None:
+        with exact_float32():
+            meet()
+
+    overlapping(work, lambda: seen.append(settings()))
+    assert seen == [EXACT]
+    assert settings() == REDUCED
+
+
+@pytest.mark.usefixtures("_reduced")
+def test_conversions_in_threads_leave_the_settings_of_their_process(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "img.pt", autoencoder(ch_mult=[1]))
+    names = iter(("first", "second"))
+    seen = []
+
+    def work(meet: Callable[[], None]) -> None:
+        def progress(phase: str, done: int, _total: int) -> None:
+            if phase == "checking parity" and done == 1:
+                meet()
+
+        assert inflate.convert(source, tmp_path / next(names), progress=progress, **CPU).passed
+
+    overlapping(work, lambda: seen.append(settings()))
+    assert seen == [EXACT]
     assert settings() == REDUCED
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import errno
 import re
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from inflate.parity.media import fitting_size, image_pixels, video_pixels
 from ..checkpoints import autoencoder, bare_decoder, write_torch
 from ..conversions import CPU
 from ..media import clip, picture
+from .overlap import overlapping
 
 SIZES: dict[str, Any] = {"multiple": 8, "side": 64, "most": 4}
 
@@ -136,6 +139,27 @@ def test_images_that_cannot_be_taken(
     make(tmp_path / "images")
     with pytest.raises(ConfigError, match=re.escape(said)):
         image_pixels(tmp_path / "images", **SIZES)
+
+
+def test_images_read_in_threads_leave_the_filters_of_their_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "a.png", 8, 8)
+    meeting = threading.local()
+    opened = Image.open
+
+    def meet_inside(path: Path) -> Any:
+        meeting.meet()
+        return opened(path)
+
+    def work(meet: Callable[[], None]) -> None:
+        meeting.meet = meet
+        image_pixels(path.parent, **SIZES)
+
+    monkeypatch.setattr(Image, "open", meet_inside)
+    before = list(warnings.filters)
+    overlapping(work, lambda: None)
+    assert warnings.filters == before
 
 
 def sound_alone(path: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_parity_report_in_full() -> None:
     assert strict(parity_document(REPORT)) == {
         "schema": "inflate/parity-report/1",
         "verdict": "within-tolerance",
+        "compared_with": "folded-reference",
         "max_abs_error": 0.5,
         "reference": {"path": "img.ckpt", "sha256": "aa"},
         "candidate": {"path": "img.video.safetensors", "sha256": "bb"},

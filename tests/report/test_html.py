@@ -16,6 +16,7 @@ from jinja2 import DictLoader
 
 from inflate.report import html
 from inflate.report.html import as_page, render_page
+from inflate.report.summary import reason
 
 from .building import (
     BARE,
@@ -25,6 +26,7 @@ from .building import (
     HOSTILE,
     REPORTS,
     document_of,
+    shown_verdict,
 )
 
 VOID = {"meta", "img", "input", "br", "wbr"}
@@ -154,7 +156,9 @@ def test_what_is_absent_is_absent() -> None:
     ("name", "title"),
     [
         ("equal", "Bitwise equal"),
+        ("folded", "Bitwise equal to the folded decoder"),
         ("close", "Within tolerance"),
+        ("close to folded", "Within tolerance of the folded decoder"),
         ("failed", "Not equal"),
         ("overflow", "Overflow in float16"),
     ],
@@ -164,6 +168,14 @@ def test_the_verdict_is_the_title(name: str, title: str) -> None:
     assert f"<title>{title}: img.video.safetensors</title>" in text
     (heading,) = re.findall(r'<h1 id="verdict">.*?</svg>(.*?)</h1>', text, flags=re.DOTALL)
     assert heading == title
+    assert f'<header class="card verdict {shown_verdict(name)[1]}">' in text
+
+
+def test_what_a_fold_changes_is_among_the_figures_and_the_reasons() -> None:
+    text = as_page(document_of("folded"))
+    assert reason(document_of("folded")) in Page(text).text
+    assert "<dt>Fold</dt><dd>0.95<small>" in text
+    assert "<dt>Fold</dt>" not in as_page(document_of("equal"))
 
 
 def test_names_are_names_whatever_they_hold() -> None:

@@ -75,11 +75,20 @@ def test_the_environment_is_in_the_properties() -> None:
     suite = suite_of(as_junit(document_of("close")))
     found = {p.get("name"): p.get("value") for p in suite.iterfind("properties/property")}
     assert found["verdict"] == "within-tolerance"
+    assert found["compared_with"] == "reference"
     assert found["environment.device"] == "cpu"
     assert found["environment.fallback"] == "true"
     assert found["environment.tf32"] == "false"
     assert found["environment.cudnn"] == ""
     assert found["candidate.sha256"] == "a7" * 32
+
+
+def test_a_verdict_of_a_folded_decoder_says_so() -> None:
+    suite = suite_of(as_junit(document_of("folded")))
+    found = {p.get("name"): p.get("value") for p in suite.iterfind("properties/property")}
+    assert (found["verdict"], found["compared_with"]) == ("bitwise", "folded-reference")
+    assert found["fold.output"] == "0.95"
+    assert "0.95" in (suite.findtext("system-out") or "")
 
 
 def test_what_is_not_finite_passes_with_no_tolerance() -> None:

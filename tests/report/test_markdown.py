@@ -11,21 +11,35 @@ from inflate.parity.result import WeightsResult
 from inflate.report.documents import parity_document
 from inflate.report.markdown import as_markdown
 
-from .building import FAILED, FIRST, GUILTY, HOSTILE, HOSTILE_NAME, REPORTS, document_of
+from .building import (
+    FAILED,
+    FIRST,
+    GUILTY,
+    HOSTILE,
+    HOSTILE_NAME,
+    REPORTS,
+    document_of,
+    shown_verdict,
+)
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_it_starts_with_the_verdict_and_its_tables_hold(name: str) -> None:
-    report = REPORTS[name]
     text = as_markdown(document_of(name))
-    assert text.startswith(f"## {SIGNS[report.verdict]} Parity: {report.verdict}\n\n")
+    verdict, tone = shown_verdict(name)
+    assert text.startswith(f"## {SIGNS[tone]} Parity: {verdict}\n\n")
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert len(tables) >= 2
     for table in tables:
         cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(cells) == 1, table
+
+
+def test_what_a_fold_changes_is_beside_the_verdict() -> None:
+    for text in (as_markdown(document_of("folded")), as_markdown(document_of("close to folded"))):
+        assert "0.95" in text.splitlines()[2]
 
 
 def test_what_fails_is_there_with_its_numbers() -> None:

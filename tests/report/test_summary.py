@@ -22,6 +22,8 @@ from .building import BARE, CLOSE, EQUAL, FAILED, FIRST, GUILTY, REPORTS, docume
 REASONS = {
     "equal": ["bit for bit", "8 probes and 69 layers"],
     "close": ["2.4e-06", "within the tolerance of atol 1e-05, rtol 1e-05", "1.26 times the noise"],
+    "folded": ["equal the folded image decoder's", "changes the images by up to 0.95"],
+    "close to folded": ["2.4e-06", "changes the images by up to 0.95"],
     "failed": ["0.0731", "atol 1e-05", "two-frames, odd-frames, two-videos and 3 more", FIRST],
     "not finite": ["not finite", "single-frame", FIRST],
     "overflow": ["image decoder itself overflows in float16", "decoder.up.1.block.2.conv2"],
