@@ -24,7 +24,7 @@ from inflate.remote import is_remote, local_path
 State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
 """``publishing`` comes before an output gets its name, so that its maker is known after a crash."""
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE jobs (
     output TEXT PRIMARY KEY,

@@ -44,7 +44,7 @@ def _silent_xformers() -> Iterator[None]:
     """Drop what xformers logs here.
 
     diffusers imports xformers where it is installed. xformers then warns in six lines if it was
-    built for another torch. Both sides compute without it, and ``inflate.models.attention`` says
+    built for another torch. Neither side computes with it, and ``inflate.models.attention`` says
     itself when it asks for xformers and cannot use it.
     """
 

@@ -69,7 +69,7 @@ def test_within_tolerance_says_how_far(printed) -> None:  # type: ignore[no-unty
     assert "temporal: 64 compared, 1 changed" in text
 
 
-def test_what_a_fold_changes_is_beside_the_verdict(printed) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_fold_changes_is_next_to_the_verdict(printed) -> None:  # type: ignore[no-untyped-def]
     for name in ("folded", "close to folded"):
         lines = printed(name)
         assert "changes the images by up to 0.95" in lines[0]

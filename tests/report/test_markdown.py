@@ -37,7 +37,7 @@ def test_it_starts_with_the_verdict_and_its_tables_hold(name: str) -> None:
         assert len(cells) == 1, table
 
 
-def test_what_a_fold_changes_is_beside_the_verdict() -> None:
+def test_what_a_fold_changes_is_next_to_the_verdict() -> None:
     for text in (as_markdown(document_of("folded")), as_markdown(document_of("close to folded"))):
         assert "0.95" in text.splitlines()[2]
 
