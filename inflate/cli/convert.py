@@ -30,7 +30,7 @@ from inflate.cli.options import (
     SourceLocation,
     kernel_from,
 )
-from inflate.cli.reporting import check_wanted, write_wanted
+from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.errors import ConfigError
 from inflate.vocabulary import (
     PostQuant,
@@ -95,7 +95,7 @@ def convert(
             f"--report and --github-summary tell what the check found, and "
             f"{'--dry-run' if dry_run else '--skip-parity'} leaves it out; leave one of them out"
         )
-    check_wanted(report_to or (), github_summary=github_summary)
+    reports = check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.ahead import hashing_ahead
 
@@ -123,10 +123,15 @@ def convert(
             skip_parity=skip_parity,
             dry_run=dry_run,
             overwrite=overwrite,
+            reports=reports,
             progress=progress,
         )
     if result.parity is not None:
-        write_wanted(result.parity, report_to or (), github_summary=github_summary)
+        done = f"parity did not hold; nothing was published at {result.destination}"
+        if result.output is not None:
+            done = f"{result.destination} was published"
+        with saying_done(done):
+            write_wanted(result.parity, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import conversion_document, plan_document
 

@@ -21,7 +21,7 @@ from inflate.cli.options import (
     number,
     whole_number,
 )
-from inflate.cli.reporting import check_wanted, write_wanted
+from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.vocabulary import MergeStrategy
 
 # Typer reads these annotations on Python 3.10 too.
@@ -154,7 +154,7 @@ def verify(
     frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
     the self-test found damage that is not caught; 2: it could not run.
     """
-    check_wanted(report_to or (), github_summary=github_summary)
+    reports = check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.given import Given
 
@@ -183,9 +183,11 @@ def verify(
             bisect=bisect,
             self_test=self_test,
             pictures=any(path.lower().endswith(".html") for path in report_to or ()),
+            reports=reports,
             progress=progress,
         )
-    write_wanted(report, report_to or (), github_summary=github_summary)
+    with saying_done(f"the verdict is {report.verdict}"):
+        write_wanted(report, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import parity_document
 

@@ -18,7 +18,7 @@ from inflate.loading import Source, load_encoder
 from inflate.parity.device import exact_float32
 from inflate.parity.given import GivenProbe
 from inflate.parity.latents import read_latents, unscaled
-from inflate.parity.media import image_pixels, video_pixels
+from inflate.parity.media import image_files, image_pixels, video_pixels
 from inflate.parity.memory import saying_memory
 from inflate.parity.probes import Probe
 from inflate.progress import Progress
@@ -72,6 +72,15 @@ class Given:
                 )
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+
+    def files(self) -> list[Path]:
+        """Every file that is read.
+
+        Raises:
+            ConfigError: the folder of images holds none.
+        """
+        images = [] if self.images is None else image_files(self.images)
+        return [*images, *(path for path in (self.video, self.latents) if path is not None)]
 
 
 def given_probes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from inflate.checkpoint.files import hash_files
+from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import CONFIG_KEY, Source, describe
@@ -30,7 +32,7 @@ from inflate.vocabulary import Target
 from inflate.workflow.folding import folded
 from inflate.workflow.given import Given, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
-from inflate.workflow.sources import local_source
+from inflate.workflow.sources import files_of, local_source
 
 COMPUTE_TYPES = ("float32", "float16", "bfloat16", "float64")
 """The types that verify can compute in."""
@@ -53,6 +55,7 @@ def verify(
     bisect: bool = False,
     self_test: bool = False,
     pictures: bool = False,
+    reports: Iterable[str | Path] = (),
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint it comes from.
@@ -75,6 +78,8 @@ def verify(
         bisect: set the temporal modules to an identity one at a time, and name the guilty.
         self_test: spoil the candidate in memory in known ways, each of which must be caught.
         pictures: keep frames of both decoders to be looked at.
+        reports: files that the caller will write later; refused now where that would lose a file
+            that is read.
         progress: told where the work stands.
 
     Raises:
@@ -94,10 +99,18 @@ def verify(
         default if atol is None else atol,
         default if rtol is None else rtol,
     )
-    video_path = local_source(reference if candidate is None else candidate, progress)
+    locations = [reference] if candidate is None else [candidate, reference]
+    paths = [local_source(location, progress) for location in locations]
+    video_path = paths[0]
     blend = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
-        opened = stack.enter_context(open_checkpoint(video_path))
+        checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        opened = checkpoints[0]
+        read: list[str | Path] = [*given.files()]
+        for location, checkpoint in zip(locations, checkpoints, strict=True):
+            read += files_of(location, checkpoint.files)
+        kept = [] if given.save_outputs is None else [given.save_outputs]
+        check_written([*kept, *reports], read)
         video = describe(opened, blend, prefix=prefix if candidate is None else None)
         video_hash = hasher.submit(hash_files, opened.files)
         if blend and CONFIG_KEY in opened.metadata:
@@ -117,7 +130,7 @@ def verify(
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
         else:
-            image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
+            image_file = checkpoints[1]
             image = describe(image_file, prefix=prefix, ema=weights == "ema")
             if image.inflated:
                 raise FamilyError(

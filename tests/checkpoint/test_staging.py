@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inflate.checkpoint import staging
+from inflate.checkpoint.protected import ReadFiles
 from inflate.checkpoint.staging import Staged, check_destination, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import OutputError
@@ -42,7 +43,7 @@ def write(
 
 def make(path: Path, *, overwrite: bool = False) -> Path:
     """A published file."""
-    with stage(path, overwrite=overwrite) as staged:
+    with stage(path, ReadFiles(), overwrite=overwrite) as staged:
         write(staged)
         staged.publish()
     return path
@@ -57,7 +58,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_staged_file_is_hidden_beside_its_destination(out: Path) -> None:
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         assert staged.path.parent == out.parent
         assert staged.path.name.startswith(f".{out.name}.")
         assert list(out.parent.iterdir()) == [staged.path]
@@ -79,7 +80,7 @@ def test_what_is_not_published_is_removed(error: BaseException, when: str, out: 
         raise error
 
     def run() -> None:
-        with stage(out, overwrite=False) as staged:
+        with stage(out, ReadFiles(), overwrite=False) as staged:
             if when == "before":
                 raise error
             write(staged, values=tensors() if when == "writing" else None)
@@ -91,13 +92,16 @@ def test_what_is_not_published_is_removed(error: BaseException, when: str, out: 
 
 
 def test_a_file_that_nobody_publishes_is_removed(out: Path) -> None:
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         write(staged)
     assert list(out.parent.iterdir()) == []
 
 
 def test_two_files_for_one_destination_do_not_meet(out: Path) -> None:
-    with stage(out, overwrite=True) as one, stage(out, overwrite=True) as two:
+    with (
+        stage(out, ReadFiles(), overwrite=True) as one,
+        stage(out, ReadFiles(), overwrite=True) as two,
+    ):
         assert one.path != two.path
         write(one, {"a": torch.zeros(2)})
         write(two, {"a": torch.ones(2)})
@@ -112,7 +116,7 @@ def test_two_files_for_one_destination_do_not_meet(out: Path) -> None:
 
 def test_an_existing_file_is_kept(out: Path) -> None:
     out.write_text("precious")
-    with pytest.raises(OutputError) as caught, stage(out, overwrite=False):
+    with pytest.raises(OutputError) as caught, stage(out, ReadFiles(), overwrite=False):
         pass
     assert str(caught.value) == (
         f"{out} exists; pass --overwrite to replace it, or choose another name with -o"
@@ -123,7 +127,7 @@ def test_an_existing_file_is_kept(out: Path) -> None:
 
 def test_overwrite_replaces_an_existing_file_only_when_published(out: Path) -> None:
     out.write_text("old")
-    with stage(out, overwrite=True) as staged:
+    with stage(out, ReadFiles(), overwrite=True) as staged:
         write(staged)
         assert out.read_text() == "old"
     assert out.read_text() == "old"
@@ -138,7 +142,7 @@ def test_a_name_taken_meanwhile_is_not_taken_over(
 ) -> None:
     if not links:
         without_links(monkeypatch)
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         write(staged)
         out.write_text("quicker")
         with pytest.raises(OutputError) as caught:
@@ -177,7 +181,10 @@ def test_a_directory_in_the_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(OutputError) as caught, stage(tmp_path / "no" / "a", overwrite=False):
+    with (
+        pytest.raises(OutputError) as caught,
+        stage(tmp_path / "no" / "a", ReadFiles(), overwrite=False),
+    ):
         pass
     assert str(caught.value) == (
         f"the folder {tmp_path / 'no'} does not exist; make it, or choose another with -o"
@@ -186,7 +193,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, *_: Path(path) != out.parent)
-    with pytest.raises(OutputError) as caught, stage(out, overwrite=False):
+    with pytest.raises(OutputError) as caught, stage(out, ReadFiles(), overwrite=False):
         pass
     assert str(caught.value) == (
         f"the folder {out.parent} cannot be written; choose another with -o"
@@ -218,7 +225,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 def test_a_full_disk_is_told_and_leaves_nothing(shape: tuple[int, ...], out: Path) -> None:
     tensors = {str(i): torch.ones(shape) for i in range(50)}
     with file_size_limit(100_000), pytest.raises(OutputError) as caught:  # noqa: SIM117
-        with stage(out, overwrite=False) as staged:
+        with stage(out, ReadFiles(), overwrite=False) as staged:
             write(staged, tensors)
     nbytes = 50 * 4 * shape[0]
     assert str(caught.value) == (
@@ -304,7 +311,7 @@ def test_a_staged_file_that_another_process_holds_is_kept(out: Path) -> None:
 
 
 def test_a_staged_file_that_this_process_holds_is_kept(out: Path) -> None:
-    with stage(out, overwrite=False) as first:
+    with stage(out, ReadFiles(), overwrite=False) as first:
         make(out)
         assert first.path.exists()
 
@@ -345,7 +352,7 @@ def test_without_file_locks_nothing_is_removed(out: Path, monkeypatch: pytest.Mo
 
 def test_a_staged_file_is_held_while_it_is_made(out: Path) -> None:
     with (
-        stage(out, overwrite=False) as staged,
+        stage(out, ReadFiles(), overwrite=False) as staged,
         staged.path.open("rb") as file,
         pytest.raises(BlockingIOError),
     ):
