@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inflate.checkpoint.leftovers import leftover_of
 from inflate.errors import CheckpointError, OutputError
 from inflate.remote import is_remote, local_path, shown
-
-_LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
-"""Names of hidden files that a run removes as leftovers of the file named in the middle."""
 
 _SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
 
@@ -112,15 +110,14 @@ def place_of(location: str | Path) -> tuple[object, ...]:
     A file that exists is its device and inode, after links are followed. Any other path is that of
     its nearest folder that exists, and the names below it.
     """
-    if isinstance(location, str):
-        if is_remote(location):
-            scheme, _, rest = location.partition("://")
-            scheme = scheme.lower()
-            return (_SAME_STORE.get(scheme, scheme), posixpath.normpath(f"/{rest}"))
-        location = local_path(location)
+    local = _local(location)
+    if local is None:
+        scheme, _, rest = str(location).partition("://")
+        scheme = scheme.lower()
+        return (_SAME_STORE.get(scheme, scheme), posixpath.normpath("/" + rest.lstrip("/")))
     below: list[str] = []
     try:
-        path = os.path.realpath(location)
+        path = os.path.realpath(local)
         while True:
             try:
                 found = os.stat(path)
@@ -135,28 +132,35 @@ def place_of(location: str | Path) -> tuple[object, ...]:
         return (str(location),)
 
 
-def _places(path: str | Path) -> Iterator[tuple[object, ...]]:
+def _places(location: str | Path) -> list[tuple[object, ...]]:
     """Where writing would lose a file: at its own place, and where it passes for a leftover."""
-    yield place_of(path)
-    if isinstance(path, str) and is_remote(path):
-        return
-    real = Path(os.path.realpath(path))
-    found = _LEFTOVER.fullmatch(real.name)
-    if found:
-        yield place_of(real.with_name(found[1]))
+    places, local = [place_of(location)], _local(location)
+    if local is not None:
+        with suppress(OSError, ValueError):
+            real = Path(os.path.realpath(local))
+            name = leftover_of(real.name)
+            if name is not None:
+                places.append(place_of(real.with_name(name)))
+    return places
 
 
 def _is_special(location: str | Path) -> bool:
     """Whether a path exists, after links, and is neither a regular file nor a folder."""
-    if isinstance(location, str):
-        if is_remote(location):
-            return False
-        location = local_path(location)
+    local = _local(location)
+    if local is None:
+        return False
     try:
-        mode = os.stat(location).st_mode
+        mode = os.stat(local).st_mode
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _local(location: str | Path) -> Path | None:
+    """The path of a location; None for a URL of a store."""
+    if isinstance(location, Path):
+        return location
+    return None if is_remote(location) else local_path(location)
 
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:

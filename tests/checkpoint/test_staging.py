@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.checkpoint import staging
+from inflate.checkpoint import leftovers, staging
 from inflate.checkpoint.protected import ReadFiles
 from inflate.checkpoint.staging import Staged, check_destination, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
@@ -89,6 +89,69 @@ def test_what_is_not_published_is_removed(error: BaseException, when: str, out: 
     with pytest.raises(type(error)):
         run()
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("config", [None, {}], ids=["file", "folder"])
+@pytest.mark.parametrize("published", [False, True])
+def test_ctrl_c_says_whether_it_was_published(
+    published: bool, config: dict[str, Any] | None, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(folder: Path) -> None:
+        if folder == out.parent:
+            raise KeyboardInterrupt
+
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=False, folder_config=config) as staged:
+            write(staged)
+            if published:
+                monkeypatch.setattr(staging, "_sync_folder", interrupt)
+                staged.publish()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run()
+    expected = f"{out} was published" if published else "nothing was left behind"
+    assert str(stopped.value) == expected
+    assert list(out.parent.iterdir()) == [out] * published
+
+
+def test_ctrl_c_promises_nothing_of_what_cannot_be_removed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=False):
+            monkeypatch.setattr(staging, "remove", str)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run()
+    assert str(stopped.value) == ""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_an_old_folder_comes_back_where_the_new_one_gets_no_name(
+    error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out.mkdir()
+    (out / "config.json").write_text("precious")
+    rename = os.rename
+
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=True, folder_config={}) as staged:
+            write(staged)
+
+            def failing(source: Path, destination: Path) -> None:
+                if source == staged.path and not out.exists():
+                    raise error
+                rename(source, destination)
+
+            monkeypatch.setattr(os, "rename", failing)
+            staged.publish()
+
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        run()
+    assert (out / "config.json").read_text() == "precious"
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_a_file_that_nobody_publishes_is_removed(out: Path) -> None:
@@ -342,7 +405,8 @@ def test_a_folder_of_such_a_name_is_left_alone(out: Path) -> None:
 
 
 def test_without_file_locks_nothing_is_removed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "fcntl", None)
+    for module in (staging, leftovers):
+        monkeypatch.setattr(module, "fcntl", None)
     abandoned = out.with_name(f".{out.name}.0123abcd.staged")
     abandoned.touch()
     make(out)
