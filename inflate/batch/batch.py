@@ -189,7 +189,7 @@ def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:
     """Every file that a batch reads, as far as that is known before downloads."""
     if manifest.path is not None:
         yield manifest.path
-    for config in {job.options.get("config") for job in jobs}:
+    for config in dict.fromkeys(job.options.get("config") for job in jobs):
         yield from config_files(config)
-    for source in {job.source for job in jobs}:
+    for source in dict.fromkeys(job.source for job in jobs):
         yield from [source] if is_remote(source) else read_files(local_path(source))
