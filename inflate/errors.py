@@ -6,7 +6,7 @@ InflateError                 what a user can cause and mend; commands end with e
 │   └── FamilyError          a sound file that holds no image autoencoder of this family
 ├── PlanError                tensors that do not fit the architecture: every one of them at once
 ├── DeviceError              a device that is not there, or cannot compute what is asked
-└── OutputError              a destination that cannot be written
+└── OutputError              destinations that cannot be written
 
 Bugs are not in it: they keep their own exceptions and their traceback.
 """
@@ -60,7 +60,7 @@ class DeviceError(InflateError):
     """A device is missing, or cannot compute what is asked."""
 
 
-class OutputError(InflateError):
+class OutputError(_ListError):
     """A destination cannot be written."""
 
 

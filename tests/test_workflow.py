@@ -361,7 +361,7 @@ def test_the_source_is_never_the_destination(tmp_path: Path, link: str, overwrit
     elif link == "hard":
         output.hardlink_to(source)
     before = snapshot(tmp_path)
-    with pytest.raises(OutputError, match="is the source itself"):
+    with pytest.raises(OutputError):
         inflate.convert(source, output, overwrite=overwrite, **CPU)
     assert snapshot(tmp_path) == before
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from inflate.batch.estimate import RUNTIME, Estimate, estimate, rough_memory
 from inflate.batch.executor import Executor
-from inflate.batch.jobs import Expanded, Job, expand
-from inflate.batch.ledger import Ledger
+from inflate.batch.jobs import Job, expand, output_folder
+from inflate.batch.ledger import Ledger, files_of_ledger
 from inflate.batch.local import LocalExecutor
+from inflate.batch.reports import files_of_job_report, files_of_reports
 from inflate.batch.run import Outcome, Watch, run_batch
 from inflate.batch.survey import survey
+from inflate.checkpoint.files import read_files
+from inflate.checkpoint.protected import conflicts, place_of
+from inflate.checkpoint.staging import outputs_of
+from inflate.config.loading import config_files
 from inflate.config.manifest import Entry, Manifest, read_manifest
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, OutputError
 from inflate.free_memory import free_memory
-from inflate.remote import is_remote
+from inflate.remote import is_remote, local_path
 
 LEDGER = "inflate-ledger.sqlite"
 """What a ledger is called that nobody named."""
@@ -50,19 +55,32 @@ class Batch:
     notes: tuple[str, ...] = ()
 
 
-def open_manifest(path: Path, options: dict[str, Any], ledger: Path | None = None) -> Batch:
+def open_manifest(
+    path: Path,
+    options: dict[str, Any],
+    ledger: Path | None = None,
+    *,
+    report_dir: Path | None = None,
+    summary: Path | None = None,
+) -> Batch:
     """The batch of a manifest; ``options`` win over what it says.
+
+    Args:
+        path: the manifest.
+        options: of ``convert``.
+        ledger: where the ledger lies, if not where the manifest says.
+        report_dir: the folder for reports, if they will be written.
+        summary: the file that the summary will be added to, likewise.
 
     Raises:
         ConfigError: everything that is wrong with it, at once.
+        OutputError: something that is written would replace a file that is read.
     """
     manifest = read_manifest(path)
     entries = tuple(entry.with_options(options) for entry in manifest.entries)
-    manifest = Manifest(manifest.folder, entries, manifest.ledger, manifest.problems)
-    found = expand(manifest)
     if ledger is None and manifest.ledger is not None:
         ledger = manifest.folder / manifest.ledger
-    return _batch(found, ledger)
+    return _batch(replace(manifest, entries=entries), ledger, report_dir, summary)
 
 
 def open_sources(
@@ -70,16 +88,22 @@ def open_sources(
     output: str | None,
     options: dict[str, Any],
     ledger: Path | None = None,
+    *,
+    report_dir: Path | None = None,
+    summary: Path | None = None,
 ) -> Batch:
     """The batch of sources and patterns, without a manifest; ``output`` is a folder or a template.
 
+    The rest is as for :func:`open_manifest`.
+
     Raises:
         ConfigError: everything that is wrong with it, at once.
+        OutputError: something that is written would replace a file that is read.
     """
     if output is not None and "{" not in output and not output.endswith(".safetensors"):
         output = output.rstrip("/") + "/"  # A folder, whether it is there yet or not.
     entries = tuple(Entry(source, source, output, options) for source in sources)
-    return _batch(expand(Manifest(Path(), entries)), ledger)
+    return _batch(Manifest(Path(), entries), ledger, report_dir, summary)
 
 
 def estimates(batch: Batch) -> list[Estimate | None]:
@@ -146,6 +170,30 @@ def _bound(settings: Settings, jobs: Sequence[Job], slots: int) -> int | None:
     return limit
 
 
-def _batch(found: Expanded, ledger: Path | None) -> Batch:
-    path = ledger or Path(os.path.normpath(found.folder / LEDGER))
-    return Batch(found.jobs, path, found.notes)
+def _batch(
+    manifest: Manifest, ledger: Path | None, report_dir: Path | None, summary: Path | None
+) -> Batch:
+    ledger = ledger or Path(os.path.normpath(output_folder(manifest) / LEDGER))
+    reports = [] if report_dir is None else files_of_reports(report_dir)
+    own = [*files_of_ledger(ledger), *reports]
+    found = expand(manifest, own)
+    outputs = {place_of(job.output): job for job in found.jobs}  # Collisions are found already.
+    written: list[str | Path] = [*own, *([] if summary is None else [summary])]
+    for job in outputs.values():
+        written += outputs_of(job.output, folder=job.options.get("layout") == "diffusers")
+        written += [] if report_dir is None else files_of_job_report(report_dir, job.output)
+    problems = [*found.problems, *conflicts(written, _read(found.jobs, manifest))]
+    if problems:
+        error = ConfigError if found.problems else OutputError
+        raise error("the batch has errors, and nothing was started:", list(dict.fromkeys(problems)))
+    return Batch(found.jobs, ledger, found.notes)
+
+
+def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:
+    """Every file that a batch reads, as far as that is known before downloads."""
+    if manifest.path is not None:
+        yield manifest.path
+    for config in dict.fromkeys(job.options.get("config") for job in jobs):
+        yield from config_files(config)
+    for source in dict.fromkeys(job.source for job in jobs):
+        yield from [source] if is_remote(source) else read_files(local_path(source))

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from inflate.batch.naming import name_output, static_folder
 from inflate.batch.settings import effective_settings, option_problems
+from inflate.checkpoint.protected import place_of
 from inflate.config.manifest import Entry, Manifest
 from inflate.errors import ConfigError, InflateError
 from inflate.options import SETTINGS
@@ -56,30 +57,32 @@ class Job:
 
 @dataclass(frozen=True)
 class Expanded:
-    """The jobs of a manifest in its order, and the folder that their outputs share."""
+    """The jobs of a manifest in its order.
+
+    ``problems`` says everything that is wrong with them at once: keys, values, sources that are not
+    there, outputs that collide.
+    """
 
     jobs: tuple[Job, ...]
-    folder: Path
+    problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def expand(manifest: Manifest) -> Expanded:
+def expand(manifest: Manifest, own: Iterable[Path] = ()) -> Expanded:
     """The jobs that a manifest asks for.
 
-    Raises:
-        ConfigError: every problem of the manifest at once: keys, values, sources that are not
-            there, outputs that collide.
+    Args:
+        manifest: what asks for them.
+        own: files that the batch writes beside the outputs, which no pattern stands for.
     """
     problems = list(manifest.problems)
     found: list[tuple[Job, bool]] = []
-    folders = []
     for entry in manifest.entries:
         try:
             sources, globbed = _sources(entry.source, manifest.folder)
         except InflateError as error:
             problems.append(f"{entry.place}.source: {error}")
             sources, globbed = [], False
-        folders.append(static_folder(_template(entry, manifest.folder), entry.source))
         for source in sources:
             for options in _combinations(entry, manifest.folder):
                 wrong = option_problems(options)
@@ -93,11 +96,18 @@ def expand(manifest: Manifest) -> Expanded:
                         found.append((job, globbed))
                 except ConfigError as error:
                     problems.append(f"{entry.place}.output: {error}")
-    jobs, notes = _without_own_outputs(found)
+    jobs, notes = _without_own_outputs(found, own)
     problems += _collisions(jobs)
-    if problems:
-        raise ConfigError("the batch has errors, and nothing was started:", _unique(problems))
-    return Expanded(tuple(jobs), _common(folders), tuple(notes))
+    return Expanded(tuple(jobs), tuple(problems), tuple(notes))
+
+
+def output_folder(manifest: Manifest) -> Path:
+    """The folder that all local outputs share."""
+    folders = [
+        static_folder(_template(entry, manifest.folder), entry.source) for entry in manifest.entries
+    ]
+    local = {os.path.abspath(folder) for folder in folders if folder is not None}
+    return Path(os.path.relpath(os.path.commonpath(local))) if local else Path()
 
 
 def identity(location: str) -> str:
@@ -146,10 +156,20 @@ def _template(entry: Entry, folder: Path) -> str | None:
     return os.path.normpath(os.path.join(folder, local_path(entry.output))) + end
 
 
-def _without_own_outputs(found: list[tuple[Job, bool]]) -> tuple[list[Job], list[str]]:
-    """The jobs less those whose source is what another of them makes, where a glob found it."""
-    made = {identity(job.output) for job, _ in found}
-    kept = [job for job, globbed in found if not (globbed and identity(job.source) in made)]
+def _without_own_outputs(
+    found: list[tuple[Job, bool]], own: Iterable[Path]
+) -> tuple[list[Job], list[str]]:
+    """The jobs less those whose source the batch writes, where a glob found it.
+
+    A job that would replace its own source stays, and is refused.
+    """
+    made = dict.fromkeys(map(place_of, own))
+    made.update((place_of(job.output), place_of(job.source)) for job, _ in found)
+    kept = []
+    for job, globbed in found:
+        place = place_of(job.source)
+        if not globbed or made.get(place, place) == place:
+            kept.append(job)
     left = len(found) - len(kept)
     note = f"{left} jobs left out: a pattern matches what this batch makes as well"
     return kept, [note] if left else []
@@ -158,7 +178,7 @@ def _without_own_outputs(found: list[tuple[Job, bool]]) -> tuple[list[Job], list
 def _collisions(jobs: list[Job]) -> list[str]:
     by_output = defaultdict(list)
     for job in jobs:
-        by_output[identity(job.output)].append(job)
+        by_output[place_of(job.output)].append(job)
     problems = []
     for same in by_output.values():
         if len(same) > 1:
@@ -168,21 +188,7 @@ def _collisions(jobs: list[Job]) -> list[str]:
                 f"{same[0].output} would be the output of {len(same)} jobs: {makers}{more}; tell "
                 "them apart with {stem}, {parent}, {time_mode} and the like"
             )
-    sources = {identity(job.source): job for job in jobs}
-    for job in jobs:
-        if identity(job.output) in sources:
-            other = sources[identity(job.output)]
-            problems.append(f"{job.output} is an output ({job.place}) and a source ({other.place})")
     return problems
-
-
-def _common(folders: list[str | None]) -> Path:
-    local = {os.path.abspath(folder) for folder in folders if folder is not None}
-    return Path(os.path.relpath(os.path.commonpath(local))) if local else Path()
-
-
-def _unique(problems: list[str]) -> list[str]:
-    return list(dict.fromkeys(problems))
 
 
 def label_of(job: Job) -> str:

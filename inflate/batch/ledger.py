@@ -11,13 +11,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from inflate.batch.marks import Mark, parse_mark
 from inflate.batch.owners import Owner, become_owner, is_alive, remove_stale
+from inflate.checkpoint.protected import check_written
 from inflate.errors import OutputError
 from inflate.remote import is_remote, local_path
 
@@ -25,7 +26,8 @@ State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
 """``publishing`` comes before an output gets its name, so that its maker is known after a crash."""
 
 _VERSION = 2
-_SCHEMA = """
+_SCHEMA = (
+    """\
 CREATE TABLE jobs (
     output TEXT PRIMARY KEY,
     revision INTEGER NOT NULL,
@@ -40,9 +42,9 @@ CREATE TABLE jobs (
     attempts INTEGER NOT NULL DEFAULT 0,
     document TEXT,
     changed REAL NOT NULL
-);
-CREATE TABLE sources (source TEXT PRIMARY KEY, mark TEXT NOT NULL, sha256 TEXT NOT NULL);
-"""
+)""",
+    "CREATE TABLE sources (source TEXT PRIMARY KEY, mark TEXT NOT NULL, sha256 TEXT NOT NULL)",
+)
 _COLUMNS = (
     "output", "revision", "state", "owner", "source_sha256", "settings", "output_mark",
     "output_sha256", "previous_mark", "previous_sha256", "attempts", "document",
@@ -81,6 +83,8 @@ class Ledger:
             OutputError: it cannot be opened or is no ledger of this version.
         """
         self.path = path
+        check_written([path], ())
+        _check_ours(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,16 +101,10 @@ class Ledger:
             # Another batch may hold the file for a moment.
             self._db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
             with self._transaction():
-                version = self._db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    for statement in _SCHEMA.split(";"):
+                if _is_new(self._db, self.path):
+                    for statement in _SCHEMA:
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        if version not in (0, _VERSION):
-            raise OutputError(
-                f"{self.path} is a ledger of version {version}; expected {_VERSION}. Choose "
-                "another with --ledger"
-            )
 
     def __enter__(self) -> Ledger:
         return self
@@ -215,6 +213,55 @@ class Ledger:
             raise OutputError(
                 f"{self.path} cannot be used as a ledger: {error}. Choose another with --ledger"
             ) from error
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse a file of another program, without a lock and without a change.
+
+    SQLite may repair a file that it opens for writing, so this opens it as one that never changes.
+
+    Raises:
+        OutputError: it is a folder, or a database of another program.
+    """
+    if path.is_dir():
+        raise _foreign(path, "it is a folder")
+    if Path(f"{path}-wal").exists():
+        raise _foreign(path, "it has a write-ahead log")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    location = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    # Not a database, or another batch writes it now: the ledger looks again when it is opened.
+    with suppress(sqlite3.Error), closing(sqlite3.connect(location, uri=True)) as db:
+        _is_new(db, path)
+
+
+def _is_new(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether a database is empty; if not, it is a ledger of this version.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    version, program = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
+    )
+    found = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    if not (found or version or program):
+        return True
+    if {sql for _, sql in found} != set(_SCHEMA) or version != _VERSION or program:
+        names = ", ".join(sorted(name for name, _ in found)[:5]) or "nothing"
+        raise _foreign(path, f"it holds {names}, in version {version}")
+    return False
+
+
+def _foreign(path: Path, why: str) -> OutputError:
+    return OutputError(
+        f"{path} is not a ledger of version {_VERSION} ({why}); choose another with --ledger"
+    )
+
+
+def files_of_ledger(path: Path) -> list[Path]:
+    """The ledger, and the file that SQLite keeps next to it while it writes."""
+    return [path, Path(f"{path}-journal")]
 
 
 def _row(values: tuple[Any, ...]) -> Row:

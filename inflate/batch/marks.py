@@ -88,7 +88,7 @@ def mark_of_source(location: str) -> Mark | None:
     path = local_path(location)
     try:
         files = find_files(path)
-        names = [os.path.relpath(file, path) for file in files.all if file != path]
+        names = [os.path.relpath(file, path) for file in files.read.marks if file != path]
     except CheckpointError:
         names = []
     return _marked(path, ["", *sorted(names)])

@@ -27,15 +27,16 @@ SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 _JOBS = "jobs"
 
 
-def write_job_report(parity: Mapping[str, Any], folder: Path, stem: str) -> str:
-    """Write the parity report of one job, for programs and people.
+def files_of_reports(folder: Path) -> list[Path]:
+    """What the summary is written to, and the folder of the jobs' reports."""
+    return [folder / name for name in (*SUMMARIES, _JOBS)]
 
-    Returns:
-        The name of the page, which the summary links to.
-    """
-    for ending in ("json", "html"):
-        write_report(dict(parity), folder / f"{stem}.{ending}")
-    return f"{stem}.html"
+
+def files_of_job_report(folder: Path, output: str) -> tuple[Path, Path]:
+    """What the parity report of one job is written to: for programs, and for people."""
+    name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
+    stem = f"{name}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"  # No other output's.
+    return folder / _JOBS / f"{stem}.json", folder / _JOBS / f"{stem}.html"
 
 
 def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, str]:
@@ -49,8 +50,10 @@ def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, st
     for outcome in outcomes:
         parity = parity_of(outcome)
         if parity is not None:
-            output = outcome.job.output
-            written[output] = f"{_JOBS}/{write_job_report(parity, folder / _JOBS, _stem(output))}"
+            for path in files_of_job_report(folder, outcome.job.output):
+                write_report(dict(parity), path)
+            # The summary links to the page, which comes last.
+            written[outcome.job.output] = f"{_JOBS}/{path.name}"
     return written
 
 
@@ -99,9 +102,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
-
-
-def _stem(output: str) -> str:
-    """A name of an output's report, which no other output has."""
-    name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
-    return f"{name}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"

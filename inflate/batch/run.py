@@ -86,22 +86,37 @@ class Run:
         self._elsewhere: dict[int, Seen] = {}
         self._running: dict[int, _Running] = {}
         self._needs: dict[int, int] = {}
+        self._total = len(seen)
         for number, one in enumerate(seen):
             self._sort(number, one)
 
     def outcomes(self) -> list[Outcome]:
-        """Run to the end; what became of each job, in their order."""
-        while self._waiting or self._running or self._elsewhere:
-            self._start()
-            if self._running:
-                for event in self._executor.wait(_PATIENCE):
-                    if event.number in self._running:
-                        self._handle(event, self._running[event.number])
-            elif self._elsewhere:
-                time.sleep(_PATIENCE)
-            if not self._waiting:
-                self._look_elsewhere()
+        """Run to the end; what became of each job, in their order.
+
+        Raises:
+            KeyboardInterrupt: as it came, with how many jobs are finished in words.
+        """
+        try:
+            while self._waiting or self._running or self._elsewhere:
+                self._advance()
+        except KeyboardInterrupt as stop:
+            finished = sum(outcome.status != "not-run" for outcome in self._outcomes.values())
+            raise KeyboardInterrupt(
+                f"{finished} of {self._total} jobs are finished; run the same command again for "
+                "the others"
+            ) from stop
         return [self._outcomes[number] for number in sorted(self._outcomes)]
+
+    def _advance(self) -> None:
+        self._start()
+        if self._running:
+            for event in self._executor.wait(_PATIENCE):
+                if event.number in self._running:
+                    self._handle(event, self._running[event.number])
+        elif self._elsewhere:
+            time.sleep(_PATIENCE)
+        if not self._waiting:
+            self._look_elsewhere()
 
     def _sort(self, number: int, seen: Seen) -> None:
         if seen.standing == "settled":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +79,10 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
     except StoppedError:
         return
     except InflateError as error:
-        tell("end", _failure(task, str(error), None, started))
+        tell("end", _failure(task, str(error), None, started, before))
     except Exception as error:  # noqa: BLE001 - a bug in one job is told, and the others go on.
         said = f"a bug: {type(error).__name__}: {error}"
-        tell("end", _failure(task, said, traceback.format_exc(), started))
+        tell("end", _failure(task, said, traceback.format_exc(), started, before))
     else:
         record = _record(result, started)
         # A source that changed meanwhile is not known by how it looks now.
@@ -104,17 +105,20 @@ def _record(result: ConversionResult, started: float) -> dict[str, Any]:
     }
 
 
-def _failure(task: Task, error: str, trace: str | None, started: float) -> dict[str, Any]:
+def _failure(
+    task: Task, error: str, trace: str | None, started: float, before: Mark | None
+) -> dict[str, Any]:
     document = {"error": error, "seconds": round(time.perf_counter() - started, 3)}
     if trace is not None:
         document["traceback"] = trace
-    record: dict[str, Any] = {"state": "failed", "document": document}
-    try:
-        record["source_mark"] = _text(mark_of_source(task.source))
-        record["source_sha256"] = hash_of_source(task.source)
-    except (InflateError, OSError):
-        # What cannot be looked at is not known again: the next batch will look anew.
-        record["source_mark"] = record["source_sha256"] = None
+    # A source that cannot be looked at, or that changed meanwhile, is not known: the next batch
+    # tries again.
+    unknown = {"source_mark": None, "source_sha256": None}
+    record: dict[str, Any] = {"state": "failed", "document": document, **unknown}
+    with suppress(InflateError, OSError):
+        sha256 = hash_of_source(task.source)
+        if before is not None and before == mark_of_source(task.source):
+            record |= {"source_mark": _text(before), "source_sha256": sha256}
     return record
 
 

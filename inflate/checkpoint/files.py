@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inflate.checkpoint.others import FIRST_BYTES, known_as
+from inflate.checkpoint.protected import ReadFiles
 from inflate.errors import CheckpointError, FamilyError
 from inflate.vocabulary import FOLDER_FILES, without_index_ending
 
@@ -31,7 +32,8 @@ _CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder", "VQModel")
 class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
-    ``shards`` says which of the files holds a tensor, where an index stood beside them.
+    ``shards`` says which of the files holds a tensor, where an index stood beside them; ``read`` is
+    every file that is read, the folder's config too.
     """
 
     path: Path
@@ -39,10 +41,11 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
     folder_config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
+    read: ReadFiles = field(default_factory=ReadFiles)
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file that is read."""
+        """Every file that is hashed: the weights, and the index that was given."""
         index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()
         return (*index, *self.weights)
 
@@ -54,21 +57,41 @@ def find_files(path: Path) -> CheckpointFiles:
         CheckpointError: it is missing, empty, damaged or of another format.
         FamilyError: a diffusers folder of another class.
     """
+    return _find(path, ReadFiles())
+
+
+def read_files(path: Path) -> tuple[Path, ...]:
+    """Every file that reading a checkpoint opens, of a broken one those that are there.
+
+    A path that names one file is not opened to find out.
+    """
+    read = ReadFiles()
+    if _is_dir(path) or without_index_ending(path.name) is not None:
+        with suppress(CheckpointError):
+            _find(path, read)
+    return (path, *read.marks)
+
+
+def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     if _is_dir(path):
-        return _folder(path)
+        return _folder(path, read)
     if without_index_ending(path.name) is not None:
-        return _sharded(path)
-    return CheckpointFiles(path, detect_format(path), (path,))
+        return _sharded(path, read)
+    return CheckpointFiles(path, detect_format(path, read), (path,), read=read)
 
 
-def detect_format(path: Path) -> Format:
+def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
     """``safetensors`` or ``torch``, by the first bytes of the file and not by its name.
+
+    Args:
+        path: the file.
+        read: where to note that it is read.
 
     Raises:
         CheckpointError: the file is missing, a directory, empty, unreadable or of another format.
     """
     try:
-        kind = path.stat().st_mode
+        kind = (read or ReadFiles()).look(path).st_mode
         if stat.S_ISDIR(kind):
             raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
         if not stat.S_ISREG(kind):  # To open a pipe is to wait for who writes into it.
@@ -131,7 +154,7 @@ def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_fi
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _folder(path: Path) -> CheckpointFiles:
+def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
     if not _is_file(path / "config.json") and _is_file(path / "vae" / "config.json"):
         path = path / "vae"  # The folder of a whole pipeline.
     config_path = path / "config.json"
@@ -140,7 +163,7 @@ def _folder(path: Path) -> CheckpointFiles:
             f"{path} is a directory without config.json; expected a checkpoint file, or a folder "
             "of diffusers"
         )
-    config = _json(config_path)
+    config = _json(config_path, read)
     kind = config.get("_class_name")
     if kind not in _CLASSES:
         raise FamilyError(
@@ -154,12 +177,12 @@ def _folder(path: Path) -> CheckpointFiles:
         raise CheckpointError(
             f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
         )
-    inner = find_files(weights)
-    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards)
+    inner = _find(weights, read)
+    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards, read)
 
 
-def _sharded(path: Path) -> CheckpointFiles:
-    weight_map = _json(path).get("weight_map")
+def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
+    weight_map = _json(path, read).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no 'weight_map'; expected an index of shards")
     problems = []
@@ -172,7 +195,10 @@ def _sharded(path: Path) -> CheckpointFiles:
             )
         shards[name] = path.parent / shard
     for shard_path in sorted(set(shards.values())):
-        if not _is_file(shard_path):
+        if _is_file(shard_path):
+            with suppress(OSError):  # It has just gone: opening it says so.
+                read.look(shard_path)
+        else:
             problems.append(shown(shard_path.name))
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -180,14 +206,14 @@ def _sharded(path: Path) -> CheckpointFiles:
             f"{path} names shards that are missing: {', '.join(problems[:5])}{more}"
         )
     files = tuple(sorted(set(shards.values())))
-    formats = {file: detect_format(file) for file in files}
+    formats = {file: detect_format(file, read) for file in files}
     for file in files:
         if formats[file] != formats[files[0]]:
             raise CheckpointError(
                 f"{path} names shards of two formats: {files[0].name} is one of "
                 f"{formats[files[0]]}, {file.name} of {formats[file]}; expected one format"
             )
-    return CheckpointFiles(path, formats[files[0]], files, {}, shards)
+    return CheckpointFiles(path, formats[files[0]], files, {}, shards, read)
 
 
 def _is_dir(path: Path) -> bool:
@@ -202,9 +228,9 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, read: ReadFiles) -> dict[str, Any]:
     try:
-        found = path.stat()
+        found = read.look(path)
         if not stat.S_ISREG(found.st_mode):
             raise CheckpointError(f"{path} is no regular file; expected JSON")
         if found.st_size > _LARGEST_JSON:

@@ -57,10 +57,16 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     """Open a file of safetensors or of torch, an index of shards, or a diffusers folder.
 
     Raises:
-        CheckpointError: a file is missing, empty, damaged or of another format.
+        CheckpointError: a file is missing, empty, damaged or of another format; or, at the end, a
+            file has changed while it was read.
         FamilyError: the files are sound, and hold no named tensors.
     """
     files = find_files(path)
+    yield _open(path, files)
+    files.read.check_unchanged()
+
+
+def _open(path: Path, files: CheckpointFiles) -> Checkpoint:
     if files.format == "torch":
         held: dict[str, MappedTensors] = {}
         index: dict[str, TensorInfo] = {}
@@ -77,15 +83,14 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
         def read_mapped(name: str) -> Tensor:
             return held[name].fresh(name)
 
-        yield Checkpoint(path, files, index, {}, tuple(sorted(foreign)), read_mapped)
-        return
+        return Checkpoint(path, files, index, {}, tuple(sorted(foreign)), read_mapped)
     index, metadata = read_index(files)
     opened = {file: _Mapped(file) for file in files.weights}
 
     def read(name: str) -> Tensor:
         return opened[files.shards.get(name, files.weights[0])].read(name)
 
-    yield Checkpoint(path, files, index, metadata, (), read)
+    return Checkpoint(path, files, index, metadata, (), read)
 
 
 class _Mapped:

@@ -9,23 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from inflate.checkpoint.leftovers import fcntl, hidden_name, remove, remove_abandoned
+from inflate.checkpoint.protected import ReadFiles, check_written
 from inflate.errors import OutputError
 
-try:
-    import fcntl
-except ImportError:  # Windows: an abandoned staged file is left for its user to remove.
-    fcntl = None  # type: ignore[assignment]
-
-_ENDING = ".staged"
 FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 FOLDER_CONFIG = "config.json"
 
@@ -38,14 +31,21 @@ class Staged:
     destination: Path
     overwrite: bool
     file: BinaryIO
+    read: ReadFiles
     published: bool = False
+    _aside: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._inode = self.path.stat().st_ino
 
     def publish(self) -> None:
         """Give it its name, atomically, once its bytes are on the disk.
 
         Raises:
+            CheckpointError: a file that it was made from has changed meanwhile.
             OutputError: another took the name meanwhile, or the disk refuses.
         """
+        self.read.check_unchanged()
         with saying_why(self.destination):
             os.fsync(self.file.fileno())
             if self.path.is_dir():
@@ -59,7 +59,6 @@ class Staged:
 
     def _publish_folder(self) -> None:
         _sync_folder(self.path)
-        aside = []
         while True:
             try:
                 os.rename(self.path, self.destination)
@@ -70,40 +69,77 @@ class Staged:
                 if not self.overwrite:
                     raise FileExistsError(self.destination) from error
             # No system call replaces a folder that has content: the old one steps aside first.
-            aside.append(_hidden(self.destination))
+            self._aside.append(hidden_name(self.destination))
             with suppress(FileNotFoundError):  # Another run made room for its own.
-                os.rename(self.destination, aside[-1])
-        for path in aside:
-            _remove(path)
+                os.rename(self.destination, self._aside[-1])
+        for path in self._aside:
+            remove(path)
+
+    def discard(self) -> None:
+        """Remove it if it was not published, and put back what stepped aside for it."""
+        if self.published:
+            return
+        remove(self.path)
+        for path in reversed(self._aside):
+            try:
+                os.rename(path, self.destination)
+            except OSError:
+                if self.destination.exists():  # The new folder has the name, or another run's.
+                    remove(path)
+        with suppress(OSError):  # What a full disk left in the buffer has no place to go.
+            self.file.close()
+
+    def left(self) -> str:
+        """What an interruption left, in words; nothing where that is not known."""
+        if any(os.path.lexists(path) for path in (self.path, *self._aside)):
+            return ""
+        with suppress(OSError):
+            if self.destination.lstat().st_ino == self._inode:
+                return f"{self.destination} was published"
+        return "nothing was left behind"
 
 
 @contextmanager
 def stage(
-    destination: Path, *, overwrite: bool, folder_config: Mapping[str, Any] | None = None
+    destination: Path,
+    read: ReadFiles,
+    *,
+    overwrite: bool,
+    folder_config: Mapping[str, Any] | None = None,
 ) -> Iterator[Staged]:
     """Open a hidden file beside ``destination``; whatever was not published in it is removed.
 
     Args:
         destination: the name that it will get.
+        read: the files that it is made from: they are not replaced, and may not change meanwhile.
         overwrite: replace what has that name.
         folder_config: make a folder of diffusers, with this ``config.json`` beside the weights.
 
     Raises:
         OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
+        KeyboardInterrupt: as it came, with what it left in words.
     """
+    check_written(outputs_of(destination, folder=folder_config is not None), read.marks)
     check_destination(destination, overwrite=overwrite, folder=folder_config is not None)
-    _remove_abandoned(destination, folder=folder_config is not None)
+    remove_abandoned(destination, folder=folder_config is not None)
     with ExitStack() as held:
         with saying_why(destination):
             path, file = _open_locked(destination, folder_config, held)
-        staged = Staged(path, destination, overwrite, file)
+        staged = Staged(path, destination, overwrite, file, read)
         try:
             yield staged
+        except KeyboardInterrupt as stop:
+            staged.discard()
+            raise KeyboardInterrupt(staged.left()) from stop
         finally:
-            if not staged.published:
-                _remove(path)
-                with suppress(OSError):  # What a full disk left in the buffer has no place to go.
-                    file.close()
+            staged.discard()
+
+
+def outputs_of(destination: str | Path, *, folder: bool) -> list[str | Path]:
+    """Every path or URL that publishing replaces: of a folder, its files too."""
+    names = (FOLDER_WEIGHTS, FOLDER_CONFIG) if folder else ()
+    base = str(destination).rstrip("/")
+    return [destination, *(f"{base}/{name}" for name in names)]
 
 
 def check_destination(destination: Path, *, overwrite: bool, folder: bool = False) -> None:
@@ -121,10 +157,11 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
         # A run that was killed while it published has left the other name of what is there.
-        _remove_abandoned(destination, folder=folder)
+        remove_abandoned(destination, folder=folder)
         raise OutputError(_exists(destination))
     if destination.is_dir():
-        others = {p.name for p in destination.iterdir()} - {FOLDER_WEIGHTS, FOLDER_CONFIG}
+        known = (FOLDER_WEIGHTS, FOLDER_CONFIG)
+        others = {p.name for p in destination.iterdir() if p.name not in known or p.is_dir()}
         if others:
             raise OutputError(
                 f"{destination} holds more than an exported model ({min(others)}), and --overwrite "
@@ -154,7 +191,7 @@ def _open_locked(
 ) -> tuple[Path, BinaryIO]:
     """A hidden file, alone or in a hidden folder; open, and locked, until it is let go."""
     while True:
-        path = _hidden(destination)
+        path = hidden_name(destination)
         if folder_config is None:
             file = held.enter_context(path.open("x+b"))
         else:
@@ -170,7 +207,7 @@ def _open_locked(
                 os.fsync(config.fileno())
             return path, held.enter_context((path / FOLDER_WEIGHTS).open("x+b"))
         except BaseException:
-            _remove(path)
+            remove(path)
             raise
 
 
@@ -186,10 +223,6 @@ def _locked(path: Path, held: ExitStack) -> bool:
     with suppress(OSError):  # What no run can lock, no run takes for abandoned.
         fcntl.flock(handle, fcntl.LOCK_EX)
     return path.exists()
-
-
-def _hidden(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}{_ENDING}")
 
 
 def _exists(destination: Path) -> str:
@@ -208,39 +241,6 @@ def _rename_new(path: Path, destination: Path) -> None:
         os.rename(path, destination)
     else:
         path.unlink()
-
-
-def _remove_abandoned(destination: Path, *, folder: bool) -> None:
-    """Remove what an earlier run that was killed left staged for this destination."""
-    if not fcntl:
-        return
-    start = f".{destination.name}."
-    try:
-        entries = list(os.scandir(destination.parent))
-    except OSError:  # A folder that may be written and not be listed: nothing is found in it.
-        return
-    for entry in entries:
-        token = entry.name.removeprefix(start).removesuffix(_ENDING)
-        if entry.name != f"{start}{token}{_ENDING}" or not re.fullmatch("[0-9a-f]{8}", token):
-            continue
-        ours = entry.is_dir if folder else entry.is_file
-        if not ours(follow_symlinks=False):
-            continue
-        with suppress(OSError):
-            handle = os.open(entry.path, os.O_RDONLY if folder else os.O_RDWR)
-            try:
-                # Refused where a run that is alive holds it.
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(Path(entry.path))
-            finally:
-                os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -44,7 +44,9 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except KeyboardInterrupt as error:
-            say("interrupted: nothing was left behind", err=True)
+            # Whoever knows what was left says so in the exception.
+            said = ": ".join(filter(None, ("interrupted", *map(str, error.args))))
+            say(said, err=True)
             raise typer.Exit(130) from error
 
 

@@ -10,6 +10,7 @@ import typer
 
 from inflate.cli.console import note, print_json, say
 from inflate.cli.options import Json, Quiet, number, takes, whole_number
+from inflate.cli.reporting import saying_done
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
@@ -109,16 +110,15 @@ def batch(
     from inflate.cli.batch_view import print_summary, watching
     from inflate.report.writing import require_pages
 
-    found = _open(manifest, output, options, ledger)
+    # What cannot be written is better known before the work.
+    summary = reports.step_summary_path() if github_summary and not dry_run else None
+    found = _open(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
     if not quiet:
         for text in found.notes:
             note(text)
     if dry_run:
         _print_dry_run(found, as_json=as_json, quiet=quiet)
         return
-    # What cannot be written is better known before the work.
-    if github_summary:
-        reports.step_summary_path()
     if report_dir is not None:
         require_pages()
         reports.make_folder(report_dir)
@@ -126,14 +126,15 @@ def batch(
     settings = Settings(jobs, executor, ray_address, bound, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
         outcomes, seconds = run(found, settings, watch)
-    links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
-    document = batch_document(
-        outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
-    )
-    if report_dir is not None:
-        reports.write_summaries(document, report_dir)
-    if github_summary:
-        reports.append_step_summary(document)
+    with saying_done("the jobs are finished; the same command writes their reports"):
+        links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
+        document = batch_document(
+            outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
+        )
+        if report_dir is not None:
+            reports.write_summaries(document, report_dir)
+        if github_summary:
+            reports.append_step_summary(document)
     if as_json:
         print_json(document)
     elif quiet:
@@ -145,19 +146,23 @@ def batch(
 
 
 def _open(
-    arguments: list[str], output: str | None, options: dict[str, Any], ledger: Path | None
+    arguments: list[str],
+    output: str | None,
+    options: dict[str, Any],
+    ledger: Path | None,
+    **written: Path | None,
 ) -> Batch:
     from inflate.batch.batch import open_manifest, open_sources
     from inflate.errors import ConfigError
 
     manifests = [text for text in arguments if text.lower().endswith((".yaml", ".yml"))]
     if not manifests:
-        return open_sources(arguments, output, options, ledger)
+        return open_sources(arguments, output, options, ledger, **written)
     if len(arguments) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
     if output is not None:
         raise ConfigError("-o goes with sources and patterns; a manifest names its own outputs")
-    return open_manifest(Path(manifests[0]), options, ledger)
+    return open_manifest(Path(manifests[0]), options, ledger, **written)
 
 
 def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:

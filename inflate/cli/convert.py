@@ -9,7 +9,7 @@ import typer
 
 from inflate.cli.console import note, print_json, progress_bar, say
 from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, takes
-from inflate.cli.reporting import check_wanted, write_wanted
+from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.errors import ConfigError
 from inflate.options import ConvertOptions
 
@@ -46,15 +46,19 @@ def convert(
             "--report and --github-summary write what the check found, and "
             f"{'--dry-run' if options.dry_run else '--skip-parity'} leaves the check out; drop one"
         )
-    check_wanted(report_to or (), github_summary=github_summary)
+    reports = check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
     from inflate.workflow.ahead import hashing_ahead
 
     ahead = nullcontext() if options.dry_run else hashing_ahead(source)
     with ahead, progress_bar(quiet) as progress:
-        result = workflow.convert_with(source, output, options, progress=progress)
+        result = workflow.convert_with(source, output, options, reports=reports, progress=progress)
     if result.parity is not None:
-        write_wanted(result.parity, report_to or (), github_summary=github_summary)
+        done = f"parity did not hold; nothing was published at {result.destination}"
+        if result.output is not None:
+            done = f"{result.destination} was published"
+        with saying_done(done):
+            write_wanted(result.parity, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import conversion_document, plan_document
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -10,6 +9,7 @@ import typer
 
 from inflate.cli.console import progress_bar, say
 from inflate.cli.options import Quiet
+from inflate.cli.reporting import on_ctrl_c
 from inflate.errors import OutputError
 from inflate.vocabulary import TimeMode
 
@@ -29,15 +29,26 @@ def demo(
 
     It was trained on photographs and video clips; the files are kept in DIR to play with.
     """
+    with on_ctrl_c(lambda: f"what was finished is in {folder}"):
+        _run(folder, device, quiet=quiet)
+
+
+def _run(folder: Path, device: str, *, quiet: bool) -> None:
     from inflate import workflow
+    from inflate.checkpoint.files import find_files
+    from inflate.checkpoint.staging import saying_why, stage
     from inflate.cli.render_parity import print_parity
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        source = folder / "demo.ckpt"
-        shutil.copyfile(DEMO_CHECKPOINT, source)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    source = folder / "demo.ckpt"
+    with stage(source, find_files(DEMO_CHECKPOINT).read, overwrite=True) as staged:
+        with saying_why(source):
+            staged.file.write(DEMO_CHECKPOINT.read_bytes())
+            staged.file.flush()
+        staged.publish()
     passed = True
     for mode in get_args(TimeMode):
         target = folder / f"demo.{mode}.safetensors"

@@ -63,9 +63,11 @@ def report(
 
         typer.echo(render(found, kind), nl=False)
     else:
+        from inflate.checkpoint.protected import check_written
         from inflate.report.writing import write_report
 
         path = document.with_suffix(f".{kind}") if output is None else Path(output)
+        check_written([path], [document])
         write_report(found, path)
         say(path)
 

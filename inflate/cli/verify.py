@@ -8,7 +8,7 @@ import typer
 
 from inflate.cli.console import note, print_json, progress_bar, say
 from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, takes
-from inflate.cli.reporting import check_wanted, write_wanted
+from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.options import VerifyOptions
 
 # Typer reads these annotations on Python 3.10 too.
@@ -39,7 +39,7 @@ def verify(
     frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
     the self-test found damage that is not caught; 2: it could not run.
     """
-    check_wanted(report_to or (), github_summary=github_summary)
+    reports = check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
 
     with progress_bar(quiet) as progress:
@@ -48,9 +48,11 @@ def verify(
             candidate,
             options,
             pictures=any(path.lower().endswith(".html") for path in report_to or ()),
+            reports=reports,
             progress=progress,
         )
-    write_wanted(report, report_to or (), github_summary=github_summary)
+    with saying_done(f"the verdict is {report.verdict}"):
+        write_wanted(report, report_to or (), github_summary=github_summary)
     if as_json:
         from inflate.report.documents import parity_document
 

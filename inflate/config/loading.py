@@ -33,6 +33,14 @@ def known_keys() -> list[str]:
     return keys
 
 
+def config_files(name_or_path: str | None) -> tuple[Path, ...]:
+    """The file that :func:`read_config` reads."""
+    if name_or_path is None:
+        return ()
+    preset = load_presets().get(name_or_path)
+    return (preset.path if preset else Path(name_or_path),)
+
+
 def read_config(name_or_path: str) -> Settings:
     """The settings of a preset or of a YAML file, ours or one that sgm or LDM wrote.
 

@@ -51,13 +51,14 @@ class Entry:
 class Manifest:
     """The entries of a batch, and everything that is wrong with how they are written.
 
-    Relative paths are meant from ``folder``.
+    Relative paths are meant from ``folder``; ``path`` is the file itself, if there is one.
     """
 
     folder: Path
     entries: tuple[Entry, ...]
     ledger: str | None = None
     problems: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -101,7 +102,7 @@ def read_manifest(path: Path) -> Manifest:
         options = {k: v for k, v in defaults.options.items() if k not in own.matrix} | own.options
         output = own.output if own.output is not None else defaults.output
         entries.append(Entry(place, own.source, output, options, matrix))
-    return Manifest(path.parent, tuple(entries), ledger, tuple(reading.problems))
+    return Manifest(path.parent, tuple(entries), ledger, tuple(reading.problems), path)
 
 
 @dataclass

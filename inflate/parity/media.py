@@ -33,23 +33,11 @@ def needed(option: str) -> Iterator[None]:
         ) from error
 
 
-def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """The images of a folder, in the order of their names.
-
-    All take the size of the first one: as large as ``side`` and ``multiple`` allow; the others are
-    scaled to cover it, and cropped around their centres.
-
-    Args:
-        folder: where they lie; other files in it are left alone.
-        multiple: of which height and width are to be multiples.
-        side: pixels that the longer side has at most.
-        most: how many images are taken.
-
-    Returns:
-        ``T 3 H W`` in -1..1, and in words what was taken.
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, in the order of their names; other files in it are left alone.
 
     Raises:
-        ConfigError: Pillow is missing; the folder is, or holds no image; an image cannot be read.
+        ConfigError: Pillow is missing; the folder is missing, or holds no image.
     """
     with needed("--images"):
         from PIL import Image
@@ -65,6 +53,28 @@ def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[
         raise ConfigError(
             f"--images {folder} holds no images; expected files such as .png, .jpg or .webp"
         )
+    return names
+
+
+def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
+    """The images of a folder.
+
+    All take the size of the first one: as large as ``side`` and ``multiple`` allow; the others are
+    scaled to cover it, and cropped around their centres.
+
+    Args:
+        folder: where they lie.
+        multiple: of which height and width are to be multiples.
+        side: pixels that the longer side has at most.
+        most: how many images are taken.
+
+    Returns:
+        ``T 3 H W`` in -1..1, and in words what was taken.
+
+    Raises:
+        ConfigError: Pillow is missing; the folder is, or holds no image; an image cannot be read.
+    """
+    names = image_files(folder)
     pixels = _fitted([_opened(path) for path in names[:most]], multiple, side)
     count, _, height, width = pixels.shape
     taken = f"the first {count} of {len(names)}" if count < len(names) else f"{count}"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inflate.checkpoint.protected import check_written
 from inflate.errors import ConfigError, InflateError, OutputError
 from inflate.report.compact import as_json
 from inflate.report.junit import as_junit
@@ -75,10 +76,10 @@ def check_reports(paths: Iterable[str | Path]) -> None:
 
     Raises:
         OutputError: an ending that no report has, a folder that is missing or may not be written,
-            or two reports of one name.
+            two reports in one file, or a report that is a device, pipe or socket.
         InflateError: a page without the extra ``report``.
     """
-    seen = set()
+    paths = list(paths)
     for given in paths:
         path = Path(given)
         if "://" in str(given):  # Not shown: it may hold a password.
@@ -98,11 +99,9 @@ def check_reports(paths: Iterable[str | Path]) -> None:
             raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
             raise OutputError(f"the report {path} cannot be written: {folder} is read-only")
-        if (folder, path.name) in seen:
-            raise OutputError(f"the report {path} is asked for twice; give each its own name")
-        seen.add((folder, path.name))
         if _ending(path) == "html":
             require_pages()
+    check_written(paths, ())
 
 
 def github_summary() -> Path:
@@ -110,6 +109,7 @@ def github_summary() -> Path:
 
     Raises:
         ConfigError: this is no step of a GitHub workflow.
+        OutputError: it is a device, pipe or socket.
     """
     named = os.environ.get(SUMMARY)
     if not named:
@@ -117,6 +117,7 @@ def github_summary() -> Path:
             f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
             "workflows; elsewhere, --report summary.md writes the same"
         )
+    check_written([Path(named)], ())
     return Path(named)
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.staging import check_destination
-from inflate.config.loading import parse_set, read_config
+from inflate.checkpoint.staging import check_destination, outputs_of
+from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import OutputError
 from inflate.inflation.plan import InflationPlan
@@ -33,7 +34,7 @@ from inflate.vocabulary import (
 )
 from inflate.workflow.copying import as_copied
 from inflate.workflow.production import Made, prepare, produce
-from inflate.workflow.sources import default_output, local_source, name_of
+from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def convert(
     skip_parity: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
+    reports: Iterable[str | Path] = (),
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
@@ -118,6 +120,8 @@ def convert(
         skip_parity: publish without a check, and say so in the file.
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
+        reports: files that the caller will write later; refused now where that would lose a file
+            of the source, or the output.
         progress: told where the work stands.
         before_publish: told of a result that passed, before it gets its name; a record made then
             says after a crash whose work the file is. What it raises keeps the file unpublished.
@@ -146,7 +150,9 @@ def convert(
         dry_run=dry_run,
         overwrite=overwrite,
     )
-    return convert_with(source, output, options, progress=progress, before_publish=before_publish)
+    return convert_with(
+        source, output, options, reports=reports, progress=progress, before_publish=before_publish
+    )
 
 
 def convert_with(
@@ -154,6 +160,7 @@ def convert_with(
     output: str | Path | None,
     options: ConvertOptions,
     *,
+    reports: Iterable[str | Path] = (),
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
@@ -177,6 +184,7 @@ def convert_with(
         require_diffusers()
     if is_remote(str(output)) and not dry_run:
         # Before a download: what cannot be written is better known first.
+        check_written([str(output)], [source])
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
@@ -186,12 +194,19 @@ def convert_with(
         copying = original.inflated and options.layout is not None
         if copying:
             original = as_copied(original, describe(checkpoint, prefix=options.prefix))
-        job = prepare(original, target, where, options, copying=copying)
-        planned = time.perf_counter()
-        seconds = {"plan": planned - started}
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
+        if not dry_run:
+            check_written(
+                [*outputs_of(destination, folder=target == "diffusers"), *reports],
+                [*files_of(source, checkpoint.files), *config_files(options.config)],
+            )
+            if not is_remote(str(destination)):
+                _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
+        job = prepare(original, target, where, options, copying=copying)
+        planned = time.perf_counter()
+        seconds = {"plan": planned - started}
         told = shown(str(destination))
         if dry_run:
             return ConversionResult(
@@ -227,7 +242,7 @@ def convert_with(
             if before_publish is not None:
                 before_publish(result_of(made), staged)
 
-        with _local_destination(path, destination, target, overwrite=overwrite) as local:
+        with _local_destination(destination) as local:
             made = produce(
                 job,
                 name_of(source),
@@ -243,20 +258,21 @@ def convert_with(
         return result_of(made)
 
 
-@contextmanager
-def _local_destination(
-    source: Path, destination: str | Path, target: Target, *, overwrite: bool
-) -> Iterator[Path]:
-    """Where the result is made: in its place, or in a temporary folder before it is sent off."""
-    if is_remote(str(destination)):
-        with scratch_folder() as folder:
-            yield folder / Path(str(destination).rstrip("/")).name
-        return
-    local = Path(destination)
+def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:
     try:
-        if local.exists() and source.exists() and local.samefile(source):
-            raise OutputError(f"{local} is the source itself; choose another name with -o")
-        check_destination(local, overwrite=overwrite, folder=target == "diffusers")
+        check_destination(destination, overwrite=overwrite, folder=folder)
     except OSError as error:  # A name that is too long, or a folder that may not be looked into.
-        raise OutputError(f"{local} cannot be written: {error.strerror}") from error
-    yield local
+        raise OutputError(f"{destination} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _local_destination(destination: str | Path) -> Iterator[Path]:
+    """Where the result is made: in its place, or in a temporary folder before it is sent off."""
+    if not is_remote(str(destination)):
+        yield Path(destination)
+        return
+    with scratch_folder() as folder:
+        try:
+            yield folder / Path(str(destination).rstrip("/")).name
+        except KeyboardInterrupt as stop:  # What it says of the temporary folder helps nobody.
+            raise KeyboardInterrupt from stop

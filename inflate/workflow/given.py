@@ -18,7 +18,7 @@ from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
 from inflate.parity.given import GivenProbe
 from inflate.parity.latents import read_latents, unscaled
-from inflate.parity.media import image_pixels, video_pixels
+from inflate.parity.media import image_files, image_pixels, video_pixels
 from inflate.parity.memory import saying_memory
 from inflate.parity.probes import Probe
 from inflate.progress import Progress
@@ -49,6 +49,17 @@ def check_given(options: VerifyOptions) -> None:
             raise OutputError(f"{folder} is not empty; choose another folder for --save-outputs")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def given_files(options: VerifyOptions) -> list[Path]:
+    """The images, the video and the latents that ``verify`` reads.
+
+    Raises:
+        ConfigError: the folder of images holds none.
+    """
+    images = [] if options.images is None else image_files(options.images)
+    given = (options.video, options.latents)
+    return [*images, *(path for path in given if path is not None)]
 
 
 def given_probes(

@@ -128,13 +128,14 @@ def produce(
     ``fallback`` says that the CPU checks for want of a GPU.
 
     Raises:
-        InflateError: the source cannot be read, or the destination not written.
+        InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
+            written.
     """
     config = job.fitted.folder_config
     header = header_of(job.plan, source_name, job.target, folded=job.folded)
     files = job.source.checkpoint.files
     with (
-        stage(destination, overwrite=overwrite, folder_config=config) as staged,
+        stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
         closing(Mark()) as mark,
     ):

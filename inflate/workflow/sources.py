@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inflate.checkpoint.files import CheckpointFiles
 from inflate.progress import Progress
 from inflate.remote import fetch, is_remote, local_path
 from inflate.vocabulary import Target, without_index_ending
@@ -19,6 +20,17 @@ def local_source(location: str | Path, progress: Progress) -> Path:
     if isinstance(location, str) and is_remote(text):
         return fetch(text, progress)
     return local_path(text) if isinstance(location, str) else location
+
+
+def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
+    """Every file that a source consists of: those that are read, and the URLs of remote ones."""
+    text = str(location).rstrip("/")
+    if not (isinstance(location, str) and is_remote(text)):
+        return [files.path, *files.read.marks]
+    # The copies in the cache have the names that the files have in their folder.
+    folders = (text.rpartition("/")[0], text, f"{text}/vae")
+    urls = [f"{folder}/{path.name}" for folder in folders for path in files.read.marks]
+    return [text, *urls, *files.read.marks]
 
 
 def name_of(location: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from inflate.checkpoint.files import hash_files
+from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import CONFIG_KEY, Source, describe
@@ -29,9 +31,9 @@ from inflate.progress import Progress, silent
 from inflate.remote import shown
 from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
-from inflate.workflow.given import check_given, given_probes, keep_outputs
+from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
-from inflate.workflow.sources import local_source
+from inflate.workflow.sources import files_of, local_source
 
 
 def verify(
@@ -57,6 +59,7 @@ def verify(
     bisect: bool = False,
     self_test: bool = False,
     pictures: bool = False,
+    reports: Iterable[str | Path] = (),
     progress: Progress = silent,
 ) -> ParityReport:
     """Compare a video checkpoint with the image checkpoint that it was made from.
@@ -86,6 +89,8 @@ def verify(
         bisect: disable the temporal modules one at a time to find the faulty one.
         self_test: inject known faults in memory, each of which must be detected.
         pictures: keep frames of both decoders for the report's page.
+        reports: files that the caller will write later; refused now where that would lose a file
+            that is read.
         progress: called with the phase, the steps done and their number.
 
     Raises:
@@ -111,7 +116,9 @@ def verify(
         bisect=bisect,
         self_test=self_test,
     )
-    return verify_with(reference, candidate, options, pictures=pictures, progress=progress)
+    return verify_with(
+        reference, candidate, options, pictures=pictures, reports=reports, progress=progress
+    )
 
 
 def verify_with(
@@ -120,6 +127,7 @@ def verify_with(
     options: VerifyOptions,
     *,
     pictures: bool = False,
+    reports: Iterable[str | Path] = (),
     progress: Progress = silent,
 ) -> ParityReport:
     """:func:`verify` with its options in one value.
@@ -140,14 +148,22 @@ def verify_with(
         default if options.atol is None else options.atol,
         default if options.rtol is None else options.rtol,
     )
-    video_path = local_source(reference if candidate is None else candidate, progress)
+    locations = [reference] if candidate is None else [candidate, reference]
+    paths = [local_source(location, progress) for location in locations]
+    video_path = paths[0]
     blend = (
         {}
         if options.merge_strategy is None
         else {"temporal.merge_strategy": options.merge_strategy}
     )
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
-        opened = stack.enter_context(open_checkpoint(video_path))
+        checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
+        opened = checkpoints[0]
+        read: list[str | Path] = [*given_files(options)]
+        for location, checkpoint in zip(locations, checkpoints, strict=True):
+            read += files_of(location, checkpoint.files)
+        kept = [] if options.save_outputs is None else [options.save_outputs]
+        check_written([*kept, *reports], read)
         video = describe(opened, blend, prefix=options.prefix if candidate is None else None)
         video_hash = hasher.submit(hash_files, opened.files)
         if blend and CONFIG_KEY in opened.metadata:
@@ -167,7 +183,7 @@ def verify_with(
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
         else:
-            image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
+            image_file = checkpoints[1]
             image = describe(image_file, prefix=options.prefix, ema=options.weights == "ema")
             if image.inflated:
                 raise FamilyError(

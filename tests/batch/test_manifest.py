@@ -164,7 +164,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path, sources: Sources) -> None
         "same.safetensors would be the output of 2 jobs",
         "jobs[8] has no source",
         "jobs[9] is 7; expected keys",
-        "m02.safetensors is an output (jobs[10]) and a source (jobs[15])",
+        "m02.safetensors cannot be written: this run reads",
         "expected key=value",
         "temporal.alhpa: unknown key (did you mean 'temporal.alpha'?)",
         "neither a preset (did you mean 'sdxl'?) nor a file",

@@ -343,7 +343,7 @@ def test_what_is_no_ledger(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(OutputError, match="is a ledger of version 99; expected 2"):
+    with pytest.raises(OutputError, match="version 99"):
         Ledger(path)
     assert list(tmp_path.glob(".*.lock")) == []
 

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.checkpoint import staging
+from inflate.checkpoint import leftovers, staging
+from inflate.checkpoint.protected import ReadFiles
 from inflate.checkpoint.staging import Staged, check_destination, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import OutputError
@@ -42,7 +43,7 @@ def write(
 
 def make(path: Path, *, overwrite: bool = False) -> Path:
     """A published file."""
-    with stage(path, overwrite=overwrite) as staged:
+    with stage(path, ReadFiles(), overwrite=overwrite) as staged:
         write(staged)
         staged.publish()
     return path
@@ -57,7 +58,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_staged_file_is_hidden_beside_its_destination(out: Path) -> None:
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         assert staged.path.parent == out.parent
         assert staged.path.name.startswith(f".{out.name}.")
         assert list(out.parent.iterdir()) == [staged.path]
@@ -79,7 +80,7 @@ def test_what_is_not_published_is_removed(error: BaseException, when: str, out: 
         raise error
 
     def run() -> None:
-        with stage(out, overwrite=False) as staged:
+        with stage(out, ReadFiles(), overwrite=False) as staged:
             if when == "before":
                 raise error
             write(staged, values=tensors() if when == "writing" else None)
@@ -90,14 +91,80 @@ def test_what_is_not_published_is_removed(error: BaseException, when: str, out: 
     assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("config", [None, {}], ids=["file", "folder"])
+@pytest.mark.parametrize("published", [False, True])
+def test_ctrl_c_says_whether_it_was_published(
+    published: bool, config: dict[str, Any] | None, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(folder: Path) -> None:
+        if folder == out.parent:
+            raise KeyboardInterrupt
+
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=False, folder_config=config) as staged:
+            write(staged)
+            if published:
+                monkeypatch.setattr(staging, "_sync_folder", interrupt)
+                staged.publish()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run()
+    expected = f"{out} was published" if published else "nothing was left behind"
+    assert str(stopped.value) == expected
+    assert list(out.parent.iterdir()) == [out] * published
+
+
+def test_ctrl_c_promises_nothing_of_what_cannot_be_removed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=False):
+            monkeypatch.setattr(staging, "remove", str)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run()
+    assert str(stopped.value) == ""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_an_old_folder_comes_back_where_the_new_one_gets_no_name(
+    error: BaseException, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out.mkdir()
+    (out / "config.json").write_text("precious")
+    rename = os.rename
+
+    def run() -> None:
+        with stage(out, ReadFiles(), overwrite=True, folder_config={}) as staged:
+            write(staged)
+
+            def failing(source: Path, destination: Path) -> None:
+                if source == staged.path and not out.exists():
+                    raise error
+                rename(source, destination)
+
+            monkeypatch.setattr(os, "rename", failing)
+            staged.publish()
+
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        run()
+    assert (out / "config.json").read_text() == "precious"
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_a_file_that_nobody_publishes_is_removed(out: Path) -> None:
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         write(staged)
     assert list(out.parent.iterdir()) == []
 
 
 def test_two_files_for_one_destination_do_not_meet(out: Path) -> None:
-    with stage(out, overwrite=True) as one, stage(out, overwrite=True) as two:
+    with (
+        stage(out, ReadFiles(), overwrite=True) as one,
+        stage(out, ReadFiles(), overwrite=True) as two,
+    ):
         assert one.path != two.path
         write(one, {"a": torch.zeros(2)})
         write(two, {"a": torch.ones(2)})
@@ -112,7 +179,7 @@ def test_two_files_for_one_destination_do_not_meet(out: Path) -> None:
 
 def test_an_existing_file_is_kept(out: Path) -> None:
     out.write_text("precious")
-    with pytest.raises(OutputError) as caught, stage(out, overwrite=False):
+    with pytest.raises(OutputError) as caught, stage(out, ReadFiles(), overwrite=False):
         pass
     assert str(caught.value) == (
         f"{out} exists; pass --overwrite to replace it, or choose another name with -o"
@@ -123,7 +190,7 @@ def test_an_existing_file_is_kept(out: Path) -> None:
 
 def test_overwrite_replaces_an_existing_file_only_when_published(out: Path) -> None:
     out.write_text("old")
-    with stage(out, overwrite=True) as staged:
+    with stage(out, ReadFiles(), overwrite=True) as staged:
         write(staged)
         assert out.read_text() == "old"
     assert out.read_text() == "old"
@@ -138,7 +205,7 @@ def test_a_name_taken_meanwhile_is_not_taken_over(
 ) -> None:
     if not links:
         without_links(monkeypatch)
-    with stage(out, overwrite=False) as staged:
+    with stage(out, ReadFiles(), overwrite=False) as staged:
         write(staged)
         out.write_text("quicker")
         with pytest.raises(OutputError) as caught:
@@ -177,7 +244,10 @@ def test_a_directory_in_the_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(OutputError) as caught, stage(tmp_path / "no" / "a", overwrite=False):
+    with (
+        pytest.raises(OutputError) as caught,
+        stage(tmp_path / "no" / "a", ReadFiles(), overwrite=False),
+    ):
         pass
     assert str(caught.value) == (
         f"the folder {tmp_path / 'no'} does not exist; make it, or choose another with -o"
@@ -186,7 +256,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, *_: Path(path) != out.parent)
-    with pytest.raises(OutputError) as caught, stage(out, overwrite=False):
+    with pytest.raises(OutputError) as caught, stage(out, ReadFiles(), overwrite=False):
         pass
     assert str(caught.value) == (
         f"the folder {out.parent} cannot be written; choose another with -o"
@@ -218,7 +288,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 def test_a_full_disk_is_told_and_leaves_nothing(shape: tuple[int, ...], out: Path) -> None:
     tensors = {str(i): torch.ones(shape) for i in range(50)}
     with file_size_limit(100_000), pytest.raises(OutputError) as caught:  # noqa: SIM117
-        with stage(out, overwrite=False) as staged:
+        with stage(out, ReadFiles(), overwrite=False) as staged:
             write(staged, tensors)
     nbytes = 50 * 4 * shape[0]
     assert str(caught.value) == (
@@ -304,7 +374,7 @@ def test_a_staged_file_that_another_process_holds_is_kept(out: Path) -> None:
 
 
 def test_a_staged_file_that_this_process_holds_is_kept(out: Path) -> None:
-    with stage(out, overwrite=False) as first:
+    with stage(out, ReadFiles(), overwrite=False) as first:
         make(out)
         assert first.path.exists()
 
@@ -335,7 +405,8 @@ def test_a_folder_of_such_a_name_is_left_alone(out: Path) -> None:
 
 
 def test_without_file_locks_nothing_is_removed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "fcntl", None)
+    for module in (staging, leftovers):
+        monkeypatch.setattr(module, "fcntl", None)
     abandoned = out.with_name(f".{out.name}.0123abcd.staged")
     abandoned.touch()
     make(out)
@@ -345,7 +416,7 @@ def test_without_file_locks_nothing_is_removed(out: Path, monkeypatch: pytest.Mo
 
 def test_a_staged_file_is_held_while_it_is_made(out: Path) -> None:
     with (
-        stage(out, overwrite=False) as staged,
+        stage(out, ReadFiles(), overwrite=False) as staged,
         staged.path.open("rb") as file,
         pytest.raises(BlockingIOError),
     ):

@@ -327,8 +327,7 @@ def test_a_name_that_is_too_long(run: Run, source: Path, tmp_path: Path, length:
 def test_the_source_as_the_destination(
     run: Run, source: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    ran = refused(run, tmp_path, "convert", source, "-o", source, *options, named=source)
-    assert "is the source itself; choose another name with -o" in ran.err
+    refused(run, tmp_path, "convert", source, "-o", source, *options, named=source)
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from inflate import workflow
 from inflate.inflation import apply
 
 from ..conversions import nudged
@@ -86,7 +88,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_done(
     for options, said in (
         (("--report", tmp_path / "r.pdf"), "expected .html, .json, .md, .xml"),
         (("--report", tmp_path / "no" / "r.md"), "make it first"),
-        (("--report", "r.md", "--report", "r.md"), "asked for twice"),
+        (("--report", "r.md", "--report", "r.md"), "written twice"),
         (("--github-summary",), f"${SUMMARY}, which is not set"),
     ):
         ran = run(command, source, *options, *CPU)
@@ -94,6 +96,45 @@ def test_what_cannot_be_written_is_told_before_anything_is_done(
         assert said in ran.err
         assert ran.err.count("\n") == 1
         assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_a_folder_that_goes_meanwhile_does_not_hide_what_was_done(
+    run: Run,
+    image: Path,
+    videos: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    folder, output = tmp_path / "reports", tmp_path / "v.safetensors"
+    folder.mkdir()
+    done = getattr(workflow, command)
+
+    def going(*arguments: Any, **options: Any) -> Any:
+        result = done(*arguments, **options)
+        folder.rmdir()
+        return result
+
+    monkeypatch.setattr(f"inflate.workflow.{command}", going)
+    pair = (image, "-o", output) if command == "convert" else (image, videos["all"])
+    ran = run(command, *pair, "--report", folder / "r.json", *CPU)
+    assert (ran.code, ran.out) == (2, "")
+    assert str(folder / "r.json") in ran.err
+    assert (f"{output} was published" if command == "convert" else "bitwise") in ran.err
+    assert output.exists() == (command == "convert")
+
+
+def test_ctrl_c_after_the_output_has_its_name_says_so(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inflate.report.writing.write_report", interrupted)
+    ran = run("convert", source, "--report", tmp_path / "r.json", *CPU)
+    assert ran.code == 130
+    assert f"{tmp_path / 'img.video.safetensors'} was published" in ran.err
 
 
 @pytest.fixture(autouse=True)

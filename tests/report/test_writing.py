@@ -86,7 +86,7 @@ def written(names: list[str]) -> None:
         (["report"], "has no ending that is known"),
         (["folder.html"], "is a folder"),
         (["missing/report.json"], "needs the folder"),
-        (["a.md", "b.md", "./a.md"], "asked for twice"),
+        (["a.md", "b.md", "./a.md"], "written twice"),
         (["s3://bucket/report.json"], "at a URL; expected a local file"),
         ([f"{'x' * 300}.md"], "cannot be written"),
     ],

@@ -253,8 +253,7 @@ def test_the_link_is_replaced_and_not_what_it_leads_to(source: Path, out: Path) 
 def test_a_link_to_the_source_is_no_destination(source: Path, out: Path) -> None:
     out.symlink_to(source)
     for more in ((), ("--overwrite",)):
-        said = refused(out.parent, "convert", source, "-o", out, *QUICK, *more)
-        assert "is the source itself" in said
+        refused(out.parent, "convert", source, "-o", out, *QUICK, *more)
     assert out.is_symlink()
 
 

@@ -1,0 +1,279 @@
+"""No output, report or ledger of a batch is a file that the batch reads, or a foreign one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inflate.batch import task as module
+from inflate.batch.batch import open_manifest, open_sources
+from inflate.batch.executor import Task
+from inflate.batch.ledger import Ledger
+from inflate.batch.reports import files_of_job_report
+from inflate.batch.run import run_batch
+from inflate.batch.survey import survey
+from inflate.cli.app import main
+from inflate.errors import InflateError, OutputError
+
+from ..conversions import snapshot
+from .conftest import Sources, write_manifest
+from .fakes import FakeExecutor, Watcher
+
+M0, M1 = "ckpts/m00.safetensors", "ckpts/m01.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sources, ``ckpts`` under another name, and jobs that are copies."""
+    sources(2)
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("ckpts")
+    monkeypatch.setattr("inflate.batch.batch.LocalExecutor", lambda slots, _: FakeExecutor(slots))
+
+
+def refused(manifest: Mapping[str, Any], *more: str) -> None:
+    """The command ends with 2, and nothing is changed, with and without ``overwrite``."""
+    for options in ((), ("--overwrite",), ("--dry-run",)):
+        write_manifest(Path("m.yaml"), manifest)
+        before = snapshot(Path())
+        assert main(["batch", "m.yaml", *more, *options]) == 2
+        assert snapshot(Path()) == before
+
+
+def index_of(name: str) -> str:
+    """An index of one shard beside the sources."""
+    path = Path("ckpts/model.safetensors.index.json")
+    path.write_text(json.dumps({"weight_map": {"a": name}}))
+    return str(path)
+
+
+def folder_of(name: str) -> str:
+    """A diffusers folder whose weights are a link to a source."""
+    folder = Path(name)
+    folder.mkdir()
+    (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (folder / "diffusion_pytorch_model.safetensors").symlink_to(Path(M0).resolve())
+    return name
+
+
+def test_no_output_is_a_file_that_any_job_reads() -> None:
+    one = {"source": M0, "output": "out/a.safetensors"}
+    index, folder = index_of("m01.safetensors"), folder_of("vae")
+    Path("c.yaml").write_text("temporal: {alpha: 0.25}")
+    for source, output in (
+        (M1, M1),
+        (M1, "link/m00.safetensors"),
+        (index, M1),
+        (index, index),
+        (folder, "vae/config.json"),
+        (folder, "link/m00.safetensors"),
+        (M1, "c.yaml"),
+        (M1, "m.yaml"),
+    ):
+        job = {"source": source, "output": output, "config": "c.yaml"}
+        refused({"jobs": [one, job]})
+    export = {"source": M1, "layout": "diffusers", "output": "{prefix}vae"}
+    refused({"jobs": [{"source": f"{folder}/config.json", "output": "out/"}, export]})
+
+
+def test_a_broken_source_is_kept_too() -> None:
+    index = index_of("m01.safetensors")
+    content = json.loads(Path(index).read_text())
+    Path(index).write_text(json.dumps({"weight_map": {**content["weight_map"], "b": "missing"}}))
+    refused({"jobs": [{"source": index, "output": "out/"}, {"source": M0, "output": M1}]})
+
+
+def test_two_outputs_are_not_one_file() -> None:
+    for one, other in (
+        ("ckpts/new.safetensors", "link/new.safetensors"),
+        ("out/../ckpts/new.safetensors", "link/new.safetensors"),
+        ("real", "alias"),
+        ("export", "export/config.json"),
+    ):
+        Path("real").touch()
+        Path("alias").unlink(missing_ok=True)
+        Path("alias").symlink_to("real")
+        layout = {"layout": "diffusers"} if one == "export" else {}
+        jobs = [{"source": M0, "output": one, **layout}, {"source": M1, "output": other}]
+        refused({"jobs": jobs})
+
+
+def test_the_ledger_is_not_a_file_of_the_batch() -> None:
+    job = {"source": M0, "output": "out/a.safetensors"}
+    for ledger in (M0, "link/m00.safetensors", "m.yaml", "out/a.safetensors"):
+        refused({"jobs": [job], "ledger": ledger})
+        refused({"jobs": [job]}, "--ledger", ledger)
+    refused({"jobs": [{**job, "output": "l.db"}], "ledger": "l.db"})
+    Path(M0).rename("ckpts/l.db-journal")  # SQLite would take it for its own, and remove it.
+    refused({"jobs": [{**job, "source": "ckpts/l.db-journal"}], "ledger": "ckpts/l.db"})
+    Path("ckpts/l.db-journal").rename("ckpts/.l.db.0123456789abcdef.lock")
+    job = {**job, "source": "ckpts/.l.db.0123456789abcdef.lock"}
+    refused({"jobs": [job], "ledger": "ckpts/l.db"})
+
+
+def test_no_report_is_a_file_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"source": M0, "output": "out/a.safetensors"}
+    Path("r/jobs").mkdir(parents=True)
+    page, _ = files_of_job_report(Path("r"), job["output"])
+    for path in (Path("r/batch.json"), page):
+        path.symlink_to(Path(M0).resolve())
+        refused({"jobs": [job]}, "--report-dir", "r")
+        path.unlink()
+    refused({"jobs": [{**job, "output": "r/index.html"}]}, "--report-dir", "r")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", M0)
+    write_manifest(Path("m.yaml"), {"jobs": [job]})
+    before = snapshot(Path())
+    assert main(["batch", "m.yaml", "--github-summary"]) == 2
+    assert snapshot(Path()) == before
+
+
+def test_a_pattern_does_not_find_what_the_batch_writes_beside_its_outputs() -> None:
+    for _ in range(2):
+        assert main(["batch", "ckpts/*", "-q", "--report-dir", "ckpts"]) == 0
+    with pytest.raises(OutputError):  # Its own source is no leftover of an earlier run.
+        open_sources(["ckpts/*.safetensors"], "ckpts/{stem}.safetensors", {})
+
+
+# Sources that change
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_job_whose_source_changed_fails_and_is_tried_again(
+    changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inflate.workflow import production
+
+    planned = production.planned_tensors
+
+    def changing(*arguments: Any) -> Any:
+        yield from planned(*arguments)
+        if changed:
+            os.utime(M0, ns=(1, 1))
+
+    monkeypatch.setattr(production, "planned_tensors", changing)
+    said = []
+    given = Task(0, str(tmp_path / M0), str(tmp_path / "out/a"), {"skip_parity": True})
+    module.run_task(
+        given,
+        lambda kind, content: said.append((kind, content)),
+        lambda _kind, _content: {"go": True},
+    )
+    kind, record = said[-1]
+    assert (kind, record["state"]) == ("end", "failed" if changed else "held")
+    assert (record["source_sha256"] is None) == changed
+    assert Path("out/a").exists() != changed
+
+
+# Foreign ledgers
+
+
+def foreign(path: Path, *statements: str) -> Path:
+    """A database of another program."""
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+    return path
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("CREATE TABLE users (name TEXT)",),
+        ("CREATE TABLE users (name TEXT)", "PRAGMA user_version = 1"),
+        ("CREATE TABLE jobs (output TEXT)", "PRAGMA user_version = 1"),
+        ("CREATE VIEW v AS SELECT 1",),
+        ("PRAGMA application_id = 7",),
+        ("PRAGMA user_version = 99",),
+        ("PRAGMA journal_mode = WAL", "CREATE TABLE users (name TEXT)"),
+    ],
+)
+def test_a_database_of_another_program_is_refused(statements: tuple[str, ...]) -> None:
+    path = foreign(Path("other.db"), *statements)
+    looked = path.stat()
+    write_manifest(Path("m.yaml"), {"jobs": [{"source": M0, "output": "out/"}]})
+    before = snapshot(Path())
+    assert main(["batch", "m.yaml", "--ledger", "other.db"]) == 2
+    assert snapshot(Path()) == before
+    assert path.stat().st_mtime_ns == looked.st_mtime_ns
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_nothing_is_repaired_that_another_program_left(ending: str) -> None:
+    path = Path("other.db")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA journal_mode = {'WAL' if ending == '-wal' else 'DELETE'}")
+        db.execute("CREATE TABLE users (name TEXT)")
+        db.commit()
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN")
+        db.execute("INSERT INTO users SELECT hex(randomblob(500000))")
+        # As the program leaves it when it is killed.
+        files = {p.name: p.read_bytes() for p in Path().glob("other.db*") if p.suffix != ".db-shm"}
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    assert Path(f"other.db{ending}").exists()
+    before = snapshot(Path())
+    with pytest.raises(OutputError):
+        Ledger(path)
+    assert snapshot(Path()) == before
+
+
+def test_a_ledger_that_is_a_folder_is_refused() -> None:
+    with pytest.raises(OutputError):
+        Ledger(Path("ckpts"))
+    with pytest.raises(OutputError):
+        Ledger(Path())
+
+
+# What is said in the end
+
+
+def test_ctrl_c_says_what_is_finished() -> None:
+    class Interrupted(FakeExecutor):
+        """Ctrl-C while the second job runs."""
+
+        def submit(self, task: Task) -> None:
+            if self.ran:
+                raise KeyboardInterrupt
+            super().submit(task)
+
+    batch = open_sources(["ckpts/*"], "out", {})
+    with Ledger(batch.ledger) as ledger:
+        seen = survey(batch.jobs, ledger, retry_failed=False)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run_batch(seen, ledger, Interrupted(), Watcher())
+    assert "1 of 2 jobs" in str(stopped.value)
+
+
+def test_reports_that_cannot_be_written_leave_the_jobs_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_arguments: Any) -> None:
+        raise OutputError("r has gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("inflate.batch.reports.write_summaries", gone)
+        assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
+    said = capsys.readouterr()
+    assert "the jobs are finished" in said.err
+    assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r", "-q"]) == 0
+    assert "2 known" in capsys.readouterr().out
+    assert Path("r/index.html").exists()
+
+
+def test_every_conflict_is_reported_at_once() -> None:
+    write_manifest(
+        Path("m.yaml"),
+        {"jobs": [{"source": M0, "output": M1}, {"source": M1, "output": M0}], "ledger": "m.yaml"},
+    )
+    with pytest.raises(InflateError) as raised:
+        open_manifest(Path("m.yaml"), {})
+    assert len(getattr(raised.value, "problems", ())) == 3
