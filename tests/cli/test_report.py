@@ -109,14 +109,14 @@ def test_a_folder_that_goes_meanwhile_does_not_hide_what_was_done(
 ) -> None:
     folder, output = tmp_path / "reports", tmp_path / "v.safetensors"
     folder.mkdir()
-    done = getattr(workflow, command)
+    done = getattr(workflow, f"{command}_with")
 
     def going(*arguments: Any, **options: Any) -> Any:
         result = done(*arguments, **options)
         folder.rmdir()
         return result
 
-    monkeypatch.setattr(f"inflate.workflow.{command}", going)
+    monkeypatch.setattr(f"inflate.workflow.{command}_with", going)
     pair = (image, "-o", output) if command == "convert" else (image, videos["all"])
     ran = run(command, *pair, "--report", folder / "r.json", *CPU)
     assert (ran.code, ran.out) == (2, "")
