@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,9 @@ _LARGEST_JSON = 100_000_000
 LONGEST_NAME = 1000
 """Characters that the name of a tensor may have."""
 
-_CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder", "VQModel")
+VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
+CLASSES = ("AutoencoderKL", VIDEO_CLASS, "VQModel")
+"""The classes of diffusers whose autoencoders are of this family."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
     ``shards`` says which of the files holds a tensor, where an index stood beside them.
+    ``config_beside`` is a ``config.json`` in the folder of a file that is given directly, if it is
+    one of these classes.
     """
 
     path: Path
@@ -39,6 +43,7 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
     folder_config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
+    config_beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -54,8 +59,10 @@ def find_files(path: Path) -> CheckpointFiles:
         CheckpointError: it is missing, empty, damaged or of another format.
         FamilyError: a diffusers folder of another class.
     """
-    if _is_dir(path):
-        return _folder(path)
+    return _folder(path) if _is_dir(path) else replace(_weights(path), config_beside=_beside(path))
+
+
+def _weights(path: Path) -> CheckpointFiles:
     if without_index_ending(path.name) is not None:
         return _sharded(path)
     return CheckpointFiles(path, detect_format(path), (path,))
@@ -142,20 +149,31 @@ def _folder(path: Path) -> CheckpointFiles:
         )
     config = _json(config_path)
     kind = config.get("_class_name")
-    if kind not in _CLASSES:
+    if kind not in CLASSES:
         raise FamilyError(
-            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(_CLASSES)}"
+            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(CLASSES)}"
         )
-    groups = config.get("norm_num_groups", 32)
-    if groups != 32:
-        raise FamilyError(f"{path} has norms of {groups!r} groups; expected 32, as this family has")
     weights = next((path / name for name in FOLDER_FILES if _is_file(path / name)), None)
     if weights is None:
         raise CheckpointError(
             f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
         )
-    inner = find_files(weights)
+    inner = _weights(weights)
     return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards)
+
+
+def _beside(path: Path) -> Mapping[str, Any]:
+    """The ``config.json`` in the folder of a file, if it is one of the classes; else nothing."""
+    config_path = path.parent / "config.json"
+    if not _is_file(config_path):
+        return {}
+    try:
+        config = _json(config_path)
+    except CheckpointError:
+        if path.name in FOLDER_FILES:  # As diffusers names it: the file is of this folder.
+            raise
+        return {}
+    return config if config.get("_class_name") in CLASSES else {}
 
 
 def _sharded(path: Path) -> CheckpointFiles:

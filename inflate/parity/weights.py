@@ -11,10 +11,11 @@ import torch
 
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
+from inflate.checkpoint.recorded import CONFIG_KEY
 from inflate.config.schema import Config
 from inflate.inflation.initializers import Rule, make_tensor, start_rules
 from inflate.inflation.plan import build_video_decoder
-from inflate.loading import CONFIG_KEY, Source
+from inflate.loading import Source
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.staging import check_destination
@@ -14,7 +15,7 @@ from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
-from inflate.loading import describe
+from inflate.loading import Source, describe, given_blend
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport, TrainabilityResult
@@ -22,7 +23,6 @@ from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, scratch_folder, shown
 from inflate.vocabulary import POST_QUANTS, TARGETS, WEIGHTS, Target
-from inflate.workflow.copying import as_copied
 from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, local_source, name_of
 
@@ -143,10 +143,12 @@ def convert(
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
-        original = describe(checkpoint, *layers, prefix=prefix, ema=weights == "ema")
+        which: dict[str, Any] = {"prefix": prefix, "ema": weights == "ema", "image": layout is None}
+        original = describe(checkpoint, *layers, **which)
         copying = original.inflated and layout is not None
         if copying:
-            original = as_copied(original, describe(checkpoint, prefix=prefix))
+            blend = given_blend(original.config.temporal.merge_strategy)
+            _check_unchanged(original, describe(checkpoint, blend, **which))
         job = prepare(original, target, post_quant, where, copying=copying, inexact=allow_inexact)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
@@ -202,6 +204,15 @@ def convert(
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
+
+
+def _check_unchanged(asked: Source, own: Source) -> None:
+    """See that a copy keeps the temporal layers of a video checkpoint."""
+    if asked.config.temporal != own.config.temporal:
+        raise ConfigError(
+            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
+            "layers cannot be changed by copying. Convert the image checkpoint instead"
+        )
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Target:

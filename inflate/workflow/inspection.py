@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.blending import Blend, check_known, find_blend
+from inflate.checkpoint.class_config import class_settings
 from inflate.checkpoint.files import CheckpointFiles, find_files
 from inflate.checkpoint.header import read_index
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import EMA, Located, locate
+from inflate.checkpoint.recorded import recorded_settings
 from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import CheckpointError, ConfigError, PlanError
 from inflate.progress import Progress, silent
 from inflate.workflow.sources import default_output, local_source
+
+if TYPE_CHECKING:
+    from inflate.checkpoint.reader import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Inspection:
 
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
     ``obstacles`` says in words what stands in the way of a conversion, nothing if nothing does.
+    ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
     """
 
     path: Path
@@ -47,6 +57,7 @@ class Inspection:
     has_ema: bool
     architecture: Architecture | None
     temporal: Temporal | None
+    blend: Blend | None
     presets: tuple[str, ...]
     dtypes: Mapping[str, int]
     parts: tuple[Group, ...]
@@ -88,19 +99,24 @@ def inspect(
     path = local_source(source, progress)
     files = find_files(path)
     index, metadata, foreign = _read(path, files)
-    obstacles: tuple[str, ...] = ()
+    obstacles: list[str] = []
     located: Located | None = None
     architecture: Architecture | None = None
     temporal: Temporal | None = None
-    try:
+    blend: Blend | None = None
+    with _listing(obstacles):
         located = locate(index, path, prefix=prefix, ema=weights == "ema")
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)
+        obstacles += _obstacles(located, architecture)
+    if located is not None and architecture is not None:
+        with _listing(obstacles):
+            class_settings(files, metadata, located, architecture)
         if located.inflated:
             temporal = infer_temporal(shapes)
-        obstacles = tuple(_obstacles(located, architecture))
-    except (FamilyError, PlanError) as error:
-        obstacles = (*getattr(error, "problems", ()),) or (str(error),)
+            with _listing(obstacles):
+                blend = _blend(path, located, metadata)
+                check_known(blend, path)
     return Inspection(
         path=path,
         files=files,
@@ -110,6 +126,7 @@ def inspect(
         has_ema=any(name.startswith(EMA) and "decoder" in name for name in index),
         architecture=architecture,
         temporal=temporal,
+        blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
         dtypes=Counter(info.dtype for info in index.values()),
         parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
@@ -117,8 +134,30 @@ def inspect(
         foreign=foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
-        obstacles=obstacles,
+        obstacles=tuple(obstacles),
     )
+
+
+@contextmanager
+def _listing(obstacles: list[str]) -> Iterator[None]:
+    """Add what is wrong to a list."""
+    try:
+        yield
+    except (CheckpointError, ConfigError, PlanError) as error:
+        obstacles += getattr(error, "problems", ()) or [str(error)]
+
+
+def _blend(path: Path, located: Located, metadata: Mapping[str, str]) -> Blend:
+    with ExitStack() as stack:
+
+        @cache
+        def opened() -> Checkpoint:
+            from inflate.checkpoint.reader import open_checkpoint
+
+            return stack.enter_context(open_checkpoint(path))
+
+        recorded = recorded_settings(metadata, path)
+        return find_blend(located, recorded, lambda name: opened().read(name), path)
 
 
 def _read(

@@ -16,6 +16,7 @@ import torch
 from inflate.checkpoint.files import find_files, hash_file, hash_files
 from inflate.checkpoint.following import Mark, hash_behind, sync_behind
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.recorded import SOURCE_HASH_KEY
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation.apply import planned_tensors
@@ -58,6 +59,7 @@ class Job:
         """What whoever uses the result should know, in words."""
         return (
             *self.source.located.notes,
+            *self.source.blend_notes,
             *learning.notes(self.trainability),
             *self.fitted.notes,
         )
@@ -131,7 +133,8 @@ def produce(
         InflateError: the source cannot be read, or the destination not written.
     """
     config = job.fitted.folder_config
-    header = header_of(job.plan, source_name, job.target, folded=job.folded)
+    blend = job.source.blend
+    header = header_of(job.plan, source_name, job.target, folded=job.folded, blend=blend)
     files = job.source.checkpoint.files
     with (
         stage(destination, overwrite=overwrite, folder_config=config) as staged,
@@ -177,7 +180,7 @@ def _verified(
     header: Mapping[str, str], source_hash: str, verdict: str, device: torch.device | None
 ) -> dict[str, str]:
     """A header with what is known after the check, if there is one."""
-    known = {"inflate.source.sha256": source_hash}
+    known = {SOURCE_HASH_KEY: source_hash}
     if device is not None:
         known["inflate.parity.verdict"] = verdict
         known["inflate.parity.device"] = device_name(device)

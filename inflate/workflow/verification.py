@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,15 +13,18 @@ from pathlib import Path
 import torch
 
 from inflate.checkpoint.files import hash_files
+from inflate.checkpoint.files import shown as shown_name
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.recorded import SOURCE_HASH_KEY, SOURCE_NAME_KEY, recorded_settings
+from inflate.config.schema import Settings
 from inflate.errors import ConfigError, FamilyError
-from inflate.loading import CONFIG_KEY, Source, describe
+from inflate.loading import Source, describe, given_blend
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.probes import thorough_probes_for
-from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.result import FoldResult, ParityReport, RecordedSource
 from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
@@ -31,6 +35,11 @@ from inflate.workflow.folding import folded
 from inflate.workflow.given import Given, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import local_source
+
+_COMPUTED = ("tanh_out", "attn_type")
+_FACTORS = ("scaling_factor", "shift_factor")
+"""Settings of an architecture that no tensor shows: what outputs depend on, and what they do not,
+unless latents are scaled."""
 
 COMPUTE_TYPES = ("float32", "float16", "bfloat16", "float64")
 """The types that verify can compute in."""
@@ -95,36 +104,36 @@ def verify(
         default if rtol is None else rtol,
     )
     video_path = local_source(reference if candidate is None else candidate, progress)
-    blend = {} if merge_strategy is None else {"temporal.merge_strategy": merge_strategy}
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
         opened = stack.enter_context(open_checkpoint(video_path))
-        video = describe(opened, blend, prefix=prefix if candidate is None else None)
+        own_prefix = prefix if candidate is None else None
+        video = describe(opened, given_blend(merge_strategy), prefix=own_prefix)
         video_hash = hasher.submit(hash_files, opened.files)
-        if blend and CONFIG_KEY in opened.metadata:
-            raise ConfigError(
-                f"--merge-strategy is {merge_strategy!r}, and the header of {video_path} says how "
-                "it blends; leave the option out"
-            )
         if not video.inflated:
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
-        fold = None
+        fold = recorded_source = None
         sources = [video]
+        notes: tuple[str, ...] = ()
         if candidate is None:
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
         else:
             image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
-            image = describe(image_file, prefix=prefix, ema=weights == "ema")
+            held = _recorded_architecture(video)
+            image = describe(
+                image_file, prefix=prefix, ema=weights == "ema", image=True, beneath=held
+            )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
+            notes = _disagreements(image, held, factors_count=given.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
@@ -133,8 +142,10 @@ def verify(
         comparands = replace(
             comparands,
             weights=replace(comparands.weights, temporal=temporal),
-            notes=(*comparands.notes, *told),
+            notes=(*comparands.notes, *notes, *told),
         )
+        if candidate is not None:
+            recorded_source = _recorded_source(opened.metadata, reference_hash.result())
         report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
@@ -148,6 +159,7 @@ def verify(
             seed=seed,
             probes=(*thorough_probes_for(where), *extra),
             fold=fold,
+            recorded_source=recorded_source,
             scope=Scope(
                 layers=True,
                 frames=True,
@@ -162,6 +174,52 @@ def verify(
         )
         learned = measure(video, where) if trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
+
+
+def _recorded_architecture(video: Source) -> Settings:
+    """What the header of a candidate records of the architecture, and no tensor shows."""
+    recorded = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    values = {key: getattr(video.config.architecture, key) for key in (*_COMPUTED, *_FACTORS)}
+    return {
+        f"architecture.{key}": value
+        for key, value in values.items()
+        # Whether there is attention at all is what tensors show.
+        if f"architecture.{key}" in recorded and value not in (None, "none")
+    }
+
+
+def _disagreements(
+    image: Source, held: Mapping[str, object], *, factors_count: bool
+) -> tuple[str, ...]:
+    """Where a reference says otherwise than the header of its candidate, in words.
+
+    Raises:
+        ConfigError: it does of what the outputs depend on.
+    """
+    found = {}
+    for key, value in held.items():
+        name = key.removeprefix("architecture.")
+        own = getattr(image.config.architecture, name)
+        if own != value and "none" not in (own, value):
+            found[name] = (
+                f"{key}: the reference says {own!r}, the header of the candidate {value!r}"
+            )
+    counting = (*_COMPUTED, *(_FACTORS if factors_count else ()))
+    problems = [text for name, text in found.items() if name in counting]
+    if problems:
+        raise ConfigError(
+            f"{image.checkpoint.path} and the candidate record different architectures:", problems
+        )
+    return tuple(f"{text}; neither is applied here" for text in found.values())
+
+
+def _recorded_source(metadata: Mapping[str, str], reference_hash: str) -> RecordedSource | None:
+    """The source that the header of a candidate names, set against the reference."""
+    sha256 = metadata.get(SOURCE_HASH_KEY, "")
+    if not sha256:
+        return None
+    name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
+    return RecordedSource(name, shown_name(sha256), sha256 == reference_hash)
 
 
 def _folded_alike(

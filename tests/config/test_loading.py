@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from inflate.config.loading import build_config, flatten, known_keys, parse_set, read_config
-from inflate.config.schema import Architecture, Config, Temporal
+from inflate.config.loading import build_config, known_keys, parse_set, read_config
+from inflate.config.schema import Architecture, Config, Temporal, flatten
 from inflate.errors import ConfigError
 
 SEEN = Architecture(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4)
