@@ -91,7 +91,6 @@ def describe(
     prefix: str | None = None,
     ema: bool = False,
     image: bool = False,
-    beneath: Mapping[str, object] = {},
 ) -> Source:
     """Find the autoencoder in a checkpoint, and its configuration.
 
@@ -104,7 +103,6 @@ def describe(
         prefix: which autoencoder to take where the file holds several.
         ema: take the moving averages of its weights.
         image: the caller refuses a video decoder, so that how one blends need not be known.
-        beneath: settings that hold where the file itself says nothing.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
@@ -132,7 +130,7 @@ def describe(
         if recorded:
             build_config(seen, recorded, decoder_only=not around)
         which = "for it"
-        config = build_config(seen, beneath, known, recorded, asked, decoder_only=not around)
+        config = build_config(seen, known, recorded, asked, decoder_only=not around)
     except ConfigError as error:
         raise ConfigError(
             f"{path}: the configuration {which} has errors:", error.problems

@@ -17,7 +17,7 @@ from typing import Any
 from inflate.batch.naming import name_output, static_folder
 from inflate.batch.settings import KEYS, effective_settings, option_problems
 from inflate.config.manifest import Entry, Manifest
-from inflate.errors import ConfigError, InflateError
+from inflate.errors import ConfigError, InflateError, OutputError, printable
 from inflate.remote import is_remote, local_path, matches
 from inflate.workflow.sources import stem_of
 
@@ -100,6 +100,15 @@ def expand(manifest: Manifest) -> Expanded:
 def identity(location: str) -> str:
     """A location as one that two ways to write it share."""
     return location if is_remote(location) else os.path.abspath(local_path(location))
+
+
+def check_names(job: Job) -> None:
+    """Raise OutputError where a name is not text, so that no ledger and no report can hold it."""
+    for name in (job.source, job.output):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise OutputError(f"{printable(name)} is not a name in UTF-8; rename it") from error
 
 
 def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:

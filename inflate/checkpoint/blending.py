@@ -43,8 +43,8 @@ class Blend:
         if self.origin == "recorded":
             return None
         return (
-            f"the file does not record how it blends: merge_strategy {self.strategy!r} was taken "
-            f"({self.reason})"
+            f"the video file does not say how it blends: merge_strategy {self.strategy!r} was "
+            f"taken ({self.reason})"
         )
 
 
@@ -120,7 +120,7 @@ def check_known(blend: Blend, path: object) -> None:
     """Raise ConfigError where nothing shows how a video decoder blends."""
     if blend.strategy is None:
         raise ConfigError(
-            f"{path} does not record how it blends, and {blend.reason}; give --merge-strategy "
+            f"{path} does not say how it blends, and {blend.reason}; give --merge-strategy "
             "learned or --merge-strategy fixed"
         )
 

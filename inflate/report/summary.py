@@ -69,7 +69,7 @@ def _about_the_outputs(document: Document) -> list[str]:
     if document["verdict"] != "fail":
         return []
     told = []
-    # Reports of earlier versions do not have it.
+    # The ledgers of earlier versions hold documents without it.
     source = document.get("recorded_source")
     if source is not None and not source["given"]:
         told.append(

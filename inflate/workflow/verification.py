@@ -16,7 +16,6 @@ from inflate.checkpoint.files import hash_files
 from inflate.checkpoint.files import shown as shown_name
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.recorded import SOURCE_HASH_KEY, SOURCE_NAME_KEY, recorded_settings
-from inflate.config.schema import Settings
 from inflate.errors import ConfigError, FamilyError
 from inflate.loading import Source, describe, given_blend
 from inflate.parity.comparands import against_itself, against_source
@@ -123,17 +122,14 @@ def verify(
             reference_hash = video_hash
         else:
             image_file = stack.enter_context(open_checkpoint(local_source(reference, progress)))
-            held = _recorded_architecture(video)
-            image = describe(
-                image_file, prefix=prefix, ema=weights == "ema", image=True, beneath=held
-            )
+            image = describe(image_file, prefix=prefix, ema=weights == "ema", image=True)
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
-            notes = _disagreements(image, held, factors_count=given.scaled_latents)
+            image, notes = _as_recorded(image, video, scaled=given.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, seed)
             comparands = against_source(image, video, compute, where)
@@ -176,41 +172,34 @@ def verify(
         return replace(report, plan=plan_rows(video), trainability=learned)
 
 
-def _recorded_architecture(video: Source) -> Settings:
-    """What the header of a candidate records of the architecture, and no tensor shows."""
-    recorded = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
-    values = {key: getattr(video.config.architecture, key) for key in (*_COMPUTED, *_FACTORS)}
-    return {
-        f"architecture.{key}": value
-        for key, value in values.items()
-        # Whether there is attention at all is what tensors show.
-        if f"architecture.{key}" in recorded and value not in (None, "none")
-    }
-
-
-def _disagreements(
-    image: Source, held: Mapping[str, object], *, factors_count: bool
-) -> tuple[str, ...]:
-    """Where a reference says otherwise than the header of its candidate, in words.
+def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:
+    """The reference with what the candidate's header records and no tensor shows, and notes.
 
     Raises:
-        ConfigError: it does of what the outputs depend on.
+        ConfigError: the reference itself records otherwise what the outputs depend on.
     """
-    found = {}
-    for key, value in held.items():
-        name = key.removeprefix("architecture.")
-        own = getattr(image.config.architecture, name)
-        if own != value and "none" not in (own, value):
-            found[name] = (
-                f"{key}: the reference says {own!r}, the header of the candidate {value!r}"
-            )
-    counting = (*_COMPUTED, *(_FACTORS if factors_count else ()))
-    problems = [text for name, text in found.items() if name in counting]
+    theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
+    architecture, taken, differ = image.config.architecture, {}, {}
+    for name in (*_COMPUTED, *_FACTORS):
+        key = f"architecture.{name}"
+        own, value = getattr(architecture, name), getattr(video.config.architecture, name)
+        # Whether there is attention at all is what tensors show.
+        if key not in theirs or value is None or "none" in (own, value):
+            continue
+        if key not in ours and (name in _COMPUTED or own is None):
+            taken[name] = value
+        elif own != value:
+            differ[name] = f"{key}: the reference says {own!r}, the candidate's header {value!r}"
+    counting = (*_COMPUTED, *(_FACTORS if scaled else ()))
+    problems = [text for name, text in differ.items() if name in counting]
     if problems:
         raise ConfigError(
             f"{image.checkpoint.path} and the candidate record different architectures:", problems
         )
-    return tuple(f"{text}; neither is applied here" for text in found.values())
+    config = replace(image.config, architecture=replace(architecture, **taken))
+    notes = tuple(f"{text}; neither is applied here" for text in differ.values())
+    return replace(image, config=config), notes
 
 
 def _recorded_source(metadata: Mapping[str, str], reference_hash: str) -> RecordedSource | None:
