@@ -238,14 +238,16 @@ class Run:
         running.seen = replace(running.seen, row=row)
 
     def _finish(self, running: _Running, **changes: Any) -> None:
-        row = running.seen.row
-        if changes["state"] != "held" and row.state == "publishing":
+        job, row = running.seen.job, running.seen.row
+        announced = row.state == "publishing"
+        if changes["state"] != "held" and announced and not published(job, row):
             # It never got its name: what stands there is still what stood there before.
             changes["output_mark"] = row.previous_mark
             changes["output_sha256"] = row.previous_sha256
         self._write(running, owner=None, previous_mark=None, previous_sha256=None, **changes)
+        outcome = _outcome_of(job, running.seen.row)
         del self._running[running.number]
-        self._end(running.number, _outcome_of(running.seen.job, running.seen.row))
+        self._end(running.number, outcome)
 
     def _end(self, number: int, outcome: Outcome) -> None:
         try:

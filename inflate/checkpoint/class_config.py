@@ -75,13 +75,13 @@ def _configs(
     # Other models may share the folder of a file: a configuration of other sizes is theirs, and
     # a file that records its own needs no other.
     if beside and CONFIG_KEY not in metadata and not any(_sizes(beside, located, seen)):
-        yield str(files.weights[0].parent / "config.json"), beside
+        yield str(files.config_path), beside
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:
             yield from ((f"{files.path}, header {key!r}", found) for found in _in_header(text))
     if files.folder_config:
-        yield str(files.path / "config.json"), files.folder_config
+        yield str(files.config_path), files.folder_config
 
 
 def _in_header(text: str) -> Iterator[ClassConfig]:

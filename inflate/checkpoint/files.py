@@ -46,6 +46,13 @@ class CheckpointFiles:
     config_beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def config_path(self) -> Path | None:
+        """The ``config.json`` that is read, if one is."""
+        if self.config_beside:
+            return self.weights[0].parent / "config.json"
+        return self.path / "config.json" if self.folder_config else None
+
+    @property
     def all(self) -> tuple[Path, ...]:
         """Every file that is read."""
         index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()

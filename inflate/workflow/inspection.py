@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from inflate.checkpoint.reader import Checkpoint
 
 
+ALREADY_VIDEO = (
+    "it is a video decoder already: convert copies it into another layout with --layout, and "
+    "verify checks it"
+)
+"""The obstacle to a conversion that is none to a copy."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Tensors that share a fate: how many, and their bytes."""
@@ -83,6 +90,7 @@ def inspect(
     *,
     prefix: str | None = None,
     weights: str = "plain",
+    merge_strategy: str | None = None,
     progress: Progress = silent,
 ) -> Inspection:
     """Look at a checkpoint without converting it.
@@ -91,6 +99,7 @@ def inspect(
         source: a file, an index of shards, a folder of diffusers, or a URL.
         prefix: which autoencoder to look at where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages beside them.
+        merge_strategy: how a video decoder blends, where its file does not say.
         progress: told of a download.
 
     Raises:
@@ -115,7 +124,7 @@ def inspect(
         if located.inflated:
             temporal = infer_temporal(shapes)
             with _listing(obstacles):
-                blend = _blend(path, located, metadata)
+                blend = _blend(path, located, metadata, merge_strategy)
                 check_known(blend, path)
     return Inspection(
         path=path,
@@ -147,7 +156,7 @@ def _listing(obstacles: list[str]) -> Iterator[None]:
         obstacles += getattr(error, "problems", ()) or [str(error)]
 
 
-def _blend(path: Path, located: Located, metadata: Mapping[str, str]) -> Blend:
+def _blend(path: Path, located: Located, metadata: Mapping[str, str], given: str | None) -> Blend:
     with ExitStack() as stack:
 
         @cache
@@ -157,7 +166,7 @@ def _blend(path: Path, located: Located, metadata: Mapping[str, str]) -> Blend:
             return stack.enter_context(open_checkpoint(path))
 
         recorded = recorded_settings(metadata, path)
-        return find_blend(located, recorded, lambda name: opened().read(name), path)
+        return find_blend(located, recorded, lambda name: opened().read(name), path, given)
 
 
 def _read(
@@ -175,10 +184,7 @@ def _obstacles(located: Located, architecture: Architecture) -> list[str]:
     temporal = frozenset(key for key in located.part(DECODER) if is_inflated([key]))
     problems = [*architecture.problems(), *image_problems(located, architecture, temporal)]
     if located.inflated:
-        problems.append(
-            "it is a video decoder already: convert copies it into another layout with --layout, "
-            "and verify checks it"
-        )
+        problems.append(ALREADY_VIDEO)
     return problems
 
 
