@@ -6,7 +6,6 @@ made first, nothing can be missed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.blending import MERGE_STRATEGY, Blend, check_known, find_blend
+from inflate.checkpoint.class_config import class_settings
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.checkpoint.recorded import recorded_settings
 from inflate.checkpoint.shapes import mismatches
 from inflate.checkpoint.spec import quant_shapes
 from inflate.checkpoint.views import autoencoder_view, with_learned_blend
-from inflate.config.loading import build_config, flatten
-from inflate.config.schema import Config, Settings
-from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
+from inflate.config.loading import build_config
+from inflate.config.schema import Config, Settings, Temporal
+from inflate.errors import ConfigError, FamilyError, PlanError
 from inflate.inflation.initializers import Rule, make_array
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
-
-CONFIG_KEY = "inflate.config"
-"""Where the header of our files holds the configuration, as JSON."""
 
 _CODEBOOK = "quantize.embedding.weight"
 
@@ -41,16 +40,26 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Source:
-    """The autoencoder of an opened file, under LDM's keys, and what is known of it."""
+    """The autoencoder of an opened file, under LDM's keys, and what is known of it.
+
+    ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
+    """
 
     checkpoint: Checkpoint
     located: Located
     config: Config
+    blend: Blend | None = None
 
     @property
     def inflated(self) -> bool:
         """Whether its decoder is a video decoder."""
         return self.located.inflated
+
+    @property
+    def blend_notes(self) -> tuple[str, ...]:
+        """What a user needs to know of a blend that the file does not record, in words."""
+        note = None if self.blend is None else self.blend.note
+        return () if note is None else (note,)
 
     def info(self, key: str) -> TensorInfo | None:
         """What the file says of a key, such as ``decoder.conv_in.weight``."""
@@ -64,7 +73,7 @@ class Source:
         """The same video autoencoder with its fixed blend as a learned one, and what says so."""
         checkpoint = with_learned_blend(self.checkpoint)
         located = replace(self.located, tensors=checkpoint.tensors)
-        return Source(checkpoint, located, config)
+        return replace(self, checkpoint=checkpoint, located=located, config=config)
 
     def seen_as(self, checkpoint: Checkpoint) -> Source:
         """The same autoencoder with other tensors, those of a view of its checkpoint."""
@@ -73,7 +82,8 @@ class Source:
         if "post_quant_conv.weight" not in checkpoint.tensors:
             z_channels = checkpoint.tensors["decoder.conv_in.weight"].shape[1]
             architecture = replace(architecture, z_channels=z_channels)
-        return Source(checkpoint, located, replace(self.config, architecture=architecture))
+        config = replace(self.config, architecture=architecture)
+        return replace(self, checkpoint=checkpoint, located=located, config=config)
 
 
 def describe(
@@ -81,45 +91,65 @@ def describe(
     *layers: Mapping[str, object],
     prefix: str | None = None,
     ema: bool = False,
+    image: bool = False,
 ) -> Source:
     """Find the autoencoder in a checkpoint, and its configuration.
 
-    The architecture is read off the tensors; what they cannot show comes from the header of a file
-    of ours or the ``config.json`` of a diffusers folder, then from the layers of settings.
+    The architecture is read off the tensors; what they cannot show comes from a ``config.json`` of
+    diffusers, from the header of a file of ours, then from the layers of settings.
 
     Args:
         checkpoint: an opened file.
         *layers: settings, the later winning.
         prefix: which autoencoder to take where the file holds several.
         ema: take the moving averages of its weights.
+        image: the caller refuses a video decoder, so that how one blends need not be known.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
         PlanError: its tensors fit no architecture.
-        ConfigError: the header or the settings contradict the tensors.
+        ConfigError: the header or the settings contradict the tensors; or nothing shows how a video
+            decoder blends.
     """
-    located = locate(checkpoint.tensors, checkpoint.path, prefix=prefix, ema=ema)
+    path, metadata = checkpoint.path, checkpoint.metadata
+    located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema)
     shapes = {key: info.shape for key, info in located.tensors.items()}
-    seen = infer_architecture(shapes, checkpoint.path)
-    told = _settings_of(checkpoint)
-    if located.inflated and not told:
-        temporal = infer_temporal(shapes)
-        told = {f"temporal.{k}": v for k, v in temporal.module_arguments().items()}
-    folder = checkpoint.files.folder_config
-    known = {f"architecture.{key}": folder[key] for key in ("scaling_factor", "shift_factor")
-             if folder.get(key) is not None}  # fmt: skip
+    seen = infer_architecture(shapes, path)
+    recorded = recorded_settings(metadata, path)
+    known = class_settings(checkpoint.files, metadata, located, seen)
+    asked: Settings = {}
+    for layer in layers:
+        asked.update(layer)
+    blend = None
+    if located.inflated and not image:
+        blend = find_blend(located, recorded, checkpoint.read, path, asked.get(MERGE_STRATEGY))
+        check_known(blend, path)
+        known |= _temporal_settings(infer_temporal(shapes), blend)
     around = any(located.part(part) for part in PASSED_THROUGH)
     which = "in its header"
     try:
-        if CONFIG_KEY in checkpoint.metadata:
-            build_config(seen, told, decoder_only=not around)
+        if recorded:
+            build_config(seen, recorded, decoder_only=not around)
         which = "for it"
-        config = build_config(seen, known, told, *layers, decoder_only=not around)
+        config = build_config(seen, known, recorded, asked, decoder_only=not around)
     except ConfigError as error:
         raise ConfigError(
-            f"{checkpoint.path}: the configuration {which} has errors:", error.problems
+            f"{path}: the configuration {which} has errors:", error.problems
         ) from error
-    return Source(autoencoder_view(checkpoint, located), located, config)
+    if blend is not None and config.temporal.merge_strategy != blend.strategy:
+        raise ConfigError(
+            f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "
+            f"{blend.strategy!r}: {blend.reason}. Leave --merge-strategy out"
+        )
+    return Source(autoencoder_view(checkpoint, located), located, config, blend)
+
+
+def _temporal_settings(seen: Temporal, blend: Blend) -> Settings:
+    """The temporal layers of a video decoder, as its shapes and its numbers show them."""
+    shown = {**seen.module_arguments(), "merge_strategy": blend.strategy}
+    if blend.alpha is not None:
+        shown["alpha"] = blend.alpha
+    return {f"temporal.{key}": value for key, value in shown.items()}
 
 
 def build_video_decoder(config: Config) -> VideoDecoder:
@@ -204,7 +234,9 @@ def load_encoder(source: Source, dtype: torch.dtype) -> ImageEncoder:
     return whole.eval()
 
 
-def load_video_decoder(path: str | Path, device: str | torch.device = "cpu") -> VideoDecoder:
+def load_video_decoder(
+    path: str | Path, device: str | torch.device = "cpu", *, merge_strategy: str | None = None
+) -> VideoDecoder:
     """Rebuild the bare video decoder from a file alone, in its stored type, ready to decode.
 
     It takes latents after ``post_quant_conv``, as sgm's does; :func:`load_video_autoencoder` gives
@@ -213,29 +245,33 @@ def load_video_decoder(path: str | Path, device: str | torch.device = "cpu") -> 
     Args:
         path: a video checkpoint, ours or one in sgm's names.
         device: where its tensors go.
+        merge_strategy: ``learned`` or ``fixed``, for a file that does not record how it blends.
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
+        ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
     """
     with open_checkpoint(Path(path)) as checkpoint:
-        return load_video(describe(checkpoint)).to(device).eval()
+        return load_video(describe(checkpoint, given_blend(merge_strategy))).to(device).eval()
 
 
 def load_video_autoencoder(
-    path: str | Path, device: str | torch.device = "cpu"
+    path: str | Path, device: str | torch.device = "cpu", *, merge_strategy: str | None = None
 ) -> VideoAutoencoder:
     """Rebuild encoder, quant convs, codebook and video decoder from a file alone.
 
     Args:
         path: a video checkpoint, ours or one in sgm's names.
         device: where its tensors go.
+        merge_strategy: ``learned`` or ``fixed``, for a file that does not record how it blends.
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
+        ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
         PlanError: parts of it do not fit its configuration.
     """
     with open_checkpoint(Path(path)) as checkpoint:
-        source = describe(checkpoint)
+        source = describe(checkpoint, given_blend(merge_strategy))
         config = source.config
         decoder = load_video(source)
         if source.located.part("quantize.") and config.architecture.n_embed is None:
@@ -255,19 +291,9 @@ def load_video_autoencoder(
         return whole.to(device).eval()
 
 
-def _settings_of(checkpoint: Checkpoint) -> Settings:
-    text = checkpoint.metadata.get(CONFIG_KEY)
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: its header's {CONFIG_KEY!r} is not JSON: {error}"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{checkpoint.path}: its header's {CONFIG_KEY!r} is no JSON object")
-    return flatten(content)
+def given_blend(merge_strategy: str | None) -> Settings:
+    """The settings of a merge strategy that the user gives, or does not."""
+    return {} if merge_strategy is None else {MERGE_STRATEGY: merge_strategy}
 
 
 def _encoding(source: Source) -> dict[str, Any]:

@@ -112,7 +112,11 @@ def video_autoencoder(
         decoder = VideoDecoder(**config, **(temporal or {}))
     shapes = autoencoder_shapes(kind, **changes)
     shapes |= {f"decoder.{k}": s for k, s in shapes_of(decoder).items()}
-    return _drawn(shapes, seed, dtype)
+    weights = _drawn(shapes, seed, dtype)
+    for key, value in weights.items():
+        if key.endswith(".mix_factor"):
+            value.copy_(-value.abs())  # As only a learned blend has it.
+    return weights
 
 
 def prefixed(weights: Mapping[str, Tensor], prefix: str = FIRST_STAGE) -> dict[str, Tensor]:

@@ -162,9 +162,9 @@ def test_the_header_tells_what_tensors_cannot_show(tmp_path: Path) -> None:
 def test_settings_win_over_the_header(tmp_path: Path) -> None:
     path = written(tmp_path, asdict(config(seed=7)))
     with open_checkpoint(path) as checkpoint:
-        layers = ({"temporal.merge_strategy": "fixed", "seed": 8}, {"seed": 9})
+        layers = ({"temporal.alpha": 0.5, "seed": 8}, {"seed": 9})
         described = describe(checkpoint, *layers).config
-    assert described == config(temporal=Temporal(merge_strategy="fixed"), seed=9)
+    assert described == config(temporal=Temporal(alpha=0.5), seed=9)
 
 
 def test_a_header_that_is_not_json_is_told(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_header_that_is_no_object_is_told(header: str, tmp_path: Path) -> None
     path = written(tmp_path, header)
     with pytest.raises(CheckpointError) as caught:
         load_video_decoder(path)
-    assert str(caught.value) == f"{path}: its header's 'inflate.config' is no JSON object"
+    assert str(caught.value) == f"{path}: its header's 'inflate.config' is not a JSON object"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from typing import Any
 
 from inflate.batch.jobs import Job
 from inflate.batch.settings import effective_settings, temporal_of
+from inflate.checkpoint.blending import MERGE_STRATEGY
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.spec import decoder_spec
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import InflateError
 from inflate.remote import is_remote, local_path
-from inflate.workflow.inspection import Inspection, inspect
+from inflate.workflow.inspection import ALREADY_VIDEO, Inspection, inspect
 
 RUNTIME = 500_000_000
 """Bytes that a process takes with torch loaded, before its first job."""
@@ -41,15 +42,19 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Estimate a job from the names and shapes in its source, which has to be local."""
     try:
-        found = inspect(job.source, prefix=job.options.get("prefix"),
-                        weights=job.options.get("weights") or "plain")  # fmt: skip
+        found = inspect(
+            job.source,
+            prefix=job.options.get("prefix"),
+            weights=job.options.get("weights") or "plain",
+            merge_strategy=effective_settings(job.options).get(MERGE_STRATEGY),
+        )
     except InflateError as error:
         size = source_size(job)
         return Estimate(size, None, size + _ACTIVATIONS, (str(error),))
     size = sum(path.stat().st_size for path in found.files.all)
     copied = found.inflated and bool(job.options.get("layout"))
-    obstacles = tuple(found.obstacles)
-    if found.architecture is None or (obstacles and not copied):
+    obstacles = tuple(o for o in found.obstacles if not (copied and o == ALREADY_VIDEO))
+    if found.architecture is None or obstacles:
         return Estimate(size, None, size + _ACTIVATIONS, obstacles)
     return _of(job.options, found, found.architecture, size, copied=copied)
 

@@ -6,9 +6,12 @@ gets its name before the ledger knows whose it is.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from inflate.errors import InflateError
 
 Kind = Literal["begin", "progress", "publish", "end", "lost"]
 
@@ -46,6 +49,14 @@ class Event:
     def wants_answer(self) -> bool:
         """Whether its worker waits."""
         return self.kind in ("begin", "publish")
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """What ends a job, as its document: a message, and for a bug its traceback too."""
+    if isinstance(error, InflateError):
+        return {"error": str(error)}
+    trace = "".join(traceback.format_exception(error))
+    return {"error": f"a bug: {type(error).__name__}: {error}", "traceback": trace}
 
 
 class Executor(Protocol):

@@ -18,7 +18,7 @@ from inflate.batch.naming import name_output, static_folder
 from inflate.batch.settings import effective_settings, option_problems
 from inflate.checkpoint.protected import place_of
 from inflate.config.manifest import Entry, Manifest
-from inflate.errors import ConfigError, InflateError
+from inflate.errors import ConfigError, InflateError, OutputError, printable
 from inflate.options import SETTINGS
 from inflate.remote import is_remote, local_path, matches
 from inflate.workflow.sources import stem_of
@@ -113,6 +113,15 @@ def output_folder(manifest: Manifest) -> Path:
 def identity(location: str) -> str:
     """A location as one that two ways to write it share."""
     return location if is_remote(location) else os.path.abspath(local_path(location))
+
+
+def check_names(job: Job) -> None:
+    """Raise OutputError where a name is not text, so that no ledger and no report can hold it."""
+    for name in (job.source, job.output):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise OutputError(f"{printable(name)} is not a name in UTF-8; rename it") from error
 
 
 def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:

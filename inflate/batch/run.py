@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from inflate.batch.estimate import estimate
-from inflate.batch.executor import Event, Executor, Task
-from inflate.batch.jobs import Job, identity
+from inflate.batch.executor import Event, Executor, Task, failure
+from inflate.batch.jobs import Job, check_names, identity
 from inflate.batch.ledger import Ledger, Row
 from inflate.batch.marks import parse_mark
 from inflate.batch.survey import Seen, look_again, may_overwrite, published
@@ -111,12 +111,34 @@ class Run:
         self._start()
         if self._running:
             for event in self._executor.wait(_PATIENCE):
-                if event.number in self._running:
-                    self._handle(event, self._running[event.number])
+                self._take(event)
         elif self._elsewhere:
             time.sleep(_PATIENCE)
         if not self._waiting:
             self._look_elsewhere()
+
+    def _take(self, event: Event) -> None:
+        """Handle an event; whatever is raised ends its job, and not the batch."""
+        running = self._running.get(event.number)
+        try:
+            if running is not None:
+                self._handle(event, running)
+            elif event.wants_answer:  # Its job has failed here already.
+                self._executor.answer(event, {"go": False})
+        except Exception as error:
+            if running is None or event.number not in self._running:
+                raise
+            self._fail(running, error)
+            if event.wants_answer:
+                self._executor.answer(event, {"go": False})
+
+    def _fail(self, running: _Running, error: Exception) -> None:
+        # What stands in the output's place stays known as it is: it may have got its name.
+        document, row = failure(error), running.seen.row
+        self._ledger.write(row, state="failed", owner=None, document=document)
+        del self._running[running.number]
+        outcome = Outcome(running.seen.job, "failed", attempts=row.attempts, document=document)
+        self._end(running.number, outcome)
 
     def _sort(self, number: int, seen: Seen) -> None:
         if seen.standing == "settled":
@@ -138,7 +160,13 @@ class Run:
         for number, seen in list(self._waiting):
             if len(self._running) >= self._executor.slots:
                 return
-            needed = self._need(number, seen.job)
+            try:
+                needed, settings = self._need(number, seen.job), seen.job.settings
+                check_names(seen.job)
+            except Exception as error:  # noqa: BLE001 - it ends this job, and not the batch.
+                self._waiting.remove((number, seen))
+                self._end(number, Outcome(seen.job, "failed", document=failure(error)))
+                return  # As below.
             used = sum(running.memory for running in self._running.values())
             if self._memory is not None and self._running and used + needed > self._memory:
                 continue  # A smaller one may still fit beside those that run.
@@ -147,7 +175,7 @@ class Run:
                 seen.row,
                 state="running",
                 owner=self._ledger.owner.token,
-                settings=seen.job.settings,
+                settings=settings,
                 source_sha256=None,
                 attempts=0,
                 document=None,
@@ -174,8 +202,8 @@ class Run:
         elif event.kind == "begin":
             running.begun += 1
             if row.state == "publishing" and published(job, row):
-                self._executor.answer(event, {"go": False})
                 self._finish(running, state="held")
+                self._executor.answer(event, {"go": False})
                 return
             self._write(running, state="running", attempts=running.begun)
             self._watch.began(job, event.worker)
@@ -225,18 +253,26 @@ class Run:
         running.seen = replace(running.seen, row=row)
 
     def _finish(self, running: _Running, **changes: Any) -> None:
-        row = running.seen.row
-        if changes["state"] != "held" and row.state == "publishing":
+        job, row = running.seen.job, running.seen.row
+        announced = row.state == "publishing"
+        if changes["state"] != "held" and announced and not published(job, row):
             # It never got its name: what stands there is still what stood there before.
             changes["output_mark"] = row.previous_mark
             changes["output_sha256"] = row.previous_sha256
         self._write(running, owner=None, previous_mark=None, previous_sha256=None, **changes)
+        outcome = _outcome_of(job, running.seen.row)
         del self._running[running.number]
-        self._end(running.number, _outcome_of(running.seen.job, running.seen.row))
+        self._end(running.number, outcome)
 
     def _end(self, number: int, outcome: Outcome) -> None:
+        try:
+            self._watch.ended(outcome)
+        except OSError:
+            raise  # Whoever watches is gone, for every job alike.
+        except Exception as error:  # noqa: BLE001 - it ends this job, and not the batch.
+            document = {**outcome.document, **failure(error)}
+            outcome = replace(outcome, status="failed", document=document)
         self._outcomes[number] = outcome
-        self._watch.ended(outcome)
         if self._fail_fast and not outcome.reused and outcome.status in ("unequal", "failed"):
             left = [*self._waiting, *self._elsewhere.items()]
             self._waiting.clear()

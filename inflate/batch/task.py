@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inflate.batch.executor import Task
+from inflate.batch.executor import Task, failure
 from inflate.batch.marks import Mark, hash_of_source, mark_of_output, mark_of_source
-from inflate.errors import InflateError, OutputError
+from inflate.errors import OutputError
 from inflate.options import ConvertOptions
 from inflate.remote import is_remote
 
@@ -76,19 +75,15 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
             progress=progress,
             before_publish=publishing,
         )
-    except StoppedError:
-        return
-    except InflateError as error:
-        tell("end", _failure(task, str(error), None, started, before))
-    except Exception as error:  # noqa: BLE001 - a bug in one job is told, and the others go on.
-        said = f"a bug: {type(error).__name__}: {error}"
-        tell("end", _failure(task, said, traceback.format_exc(), started, before))
-    else:
         record = _record(result, started)
         # A source that changed meanwhile is not known by how it looks now.
         record["source_mark"] = _text(before) if before == mark_of_source(task.source) else None
         record["output_mark"] = _text(mark_of_output(task.output)) if result.passed else None
-        tell("end", record)
+    except StoppedError:
+        return
+    except Exception as error:  # noqa: BLE001 - whatever ends one job, the others go on.
+        record = _failure(task, error, started, before)
+    tell("end", record)
 
 
 def _record(result: ConversionResult, started: float) -> dict[str, Any]:
@@ -105,17 +100,13 @@ def _record(result: ConversionResult, started: float) -> dict[str, Any]:
     }
 
 
-def _failure(
-    task: Task, error: str, trace: str | None, started: float, before: Mark | None
-) -> dict[str, Any]:
-    document = {"error": error, "seconds": round(time.perf_counter() - started, 3)}
-    if trace is not None:
-        document["traceback"] = trace
+def _failure(task: Task, error: Exception, started: float, before: Mark | None) -> dict[str, Any]:
+    document = {**failure(error), "seconds": round(time.perf_counter() - started, 3)}
     # A source that cannot be looked at, or that changed meanwhile, is not known: the next batch
     # tries again.
     unknown = {"source_mark": None, "source_sha256": None}
     record: dict[str, Any] = {"state": "failed", "document": document, **unknown}
-    with suppress(InflateError, OSError):
+    with suppress(Exception):  # What cannot be looked at may be what ended the job.
         sha256 = hash_of_source(task.source)
         if before is not None and before == mark_of_source(task.source):
             record |= {"source_mark": _text(before), "source_sha256": sha256}

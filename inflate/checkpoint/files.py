@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,15 +25,18 @@ _LARGEST_JSON = 100_000_000
 LONGEST_NAME = 1000
 """Characters that the name of a tensor may have."""
 
-_CLASSES = ("AutoencoderKL", "AutoencoderKLTemporalDecoder", "VQModel")
+VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
+CLASSES = ("AutoencoderKL", VIDEO_CLASS, "VQModel")
+"""The classes of diffusers whose autoencoders are of this family."""
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
-    ``shards`` says which of the files holds a tensor, where an index stood beside them; ``read`` is
-    every file that is read, the folder's config too.
+    ``shards`` says which of the files holds a tensor, where an index stood beside them.
+    ``config_beside`` is a ``config.json`` in the folder of a file that is given directly, if it is
+    one of these classes. ``read`` is every file that is read, the config too.
     """
 
     path: Path
@@ -41,7 +44,15 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
     folder_config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
+    config_beside: Mapping[str, Any] = field(default_factory=dict)
     read: ReadFiles = field(default_factory=ReadFiles)
+
+    @property
+    def config_path(self) -> Path | None:
+        """The ``config.json`` that is read, if one is."""
+        if self.config_beside:
+            return self.weights[0].parent / "config.json"
+        return self.path / "config.json" if self.folder_config else None
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -75,6 +86,10 @@ def read_files(path: Path) -> tuple[Path, ...]:
 def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     if _is_dir(path):
         return _folder(path, read)
+    return replace(_weights(path, read), config_beside=_beside(path, read))
+
+
+def _weights(path: Path, read: ReadFiles) -> CheckpointFiles:
     if without_index_ending(path.name) is not None:
         return _sharded(path, read)
     return CheckpointFiles(path, detect_format(path, read), (path,), read=read)
@@ -165,20 +180,31 @@ def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
         )
     config = _json(config_path, read)
     kind = config.get("_class_name")
-    if kind not in _CLASSES:
+    if kind not in CLASSES:
         raise FamilyError(
-            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(_CLASSES)}"
+            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(CLASSES)}"
         )
-    groups = config.get("norm_num_groups", 32)
-    if groups != 32:
-        raise FamilyError(f"{path} has norms of {groups!r} groups; expected 32, as this family has")
     weights = next((path / name for name in FOLDER_FILES if _is_file(path / name)), None)
     if weights is None:
         raise CheckpointError(
             f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
         )
-    inner = _find(weights, read)
-    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards, read)
+    inner = _weights(weights, read)
+    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards, read=read)
+
+
+def _beside(path: Path, read: ReadFiles) -> Mapping[str, Any]:
+    """The ``config.json`` in the folder of a file, if it is one of the classes; else nothing."""
+    config_path = path.parent / "config.json"
+    if not _is_file(config_path):
+        return {}
+    try:
+        config = _json(config_path, read)
+    except CheckpointError:
+        if path.name in FOLDER_FILES:  # As diffusers names it: the file is of this folder.
+            raise
+        return {}
+    return config if config.get("_class_name") in CLASSES else {}
 
 
 def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
@@ -213,7 +239,7 @@ def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
                 f"{path} names shards of two formats: {files[0].name} is one of "
                 f"{formats[files[0]]}, {file.name} of {formats[file]}; expected one format"
             )
-    return CheckpointFiles(path, formats[files[0]], files, {}, shards, read)
+    return CheckpointFiles(path, formats[files[0]], files, {}, shards, read=read)
 
 
 def _is_dir(path: Path) -> bool:

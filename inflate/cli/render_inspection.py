@@ -60,6 +60,8 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
         mode = found.temporal.time_mode
         kernel = "" if mode == "attn-only" else f", kernel {kernel_text(found.temporal.kernel)}"
         yield "temporal", mode + kernel
+    if found.blend is not None:
+        yield "blend", f"{found.blend.strategy or 'unknown'}: {found.blend.reason}"
     if found.has_ema:
         yield "averages", "moving averages of the weights are beside them: --weights ema"
     if found.foreign:

@@ -8,16 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from inflate.config.schema import Architecture, Settings, Temporal
+from inflate.config.schema import SECTIONS, Settings
+from inflate.config.yaml_files import plain
 from inflate.errors import ConfigError, nearest
 from inflate.vocabulary import DDCONFIG_FIXED
-
-SECTIONS = {"architecture": Architecture, "temporal": Temporal}
 
 
 def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
@@ -80,22 +77,3 @@ def from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
         if place.endswith("ddconfig") and isinstance(owner, DictConfig) and key in owner:
             settings[f"architecture.{key}"] = owner[key]
     return settings
-
-
-def plain(content: DictConfig, path: Path) -> dict[str, Any]:
-    """A mapping as plain values, its interpolations resolved.
-
-    Raises:
-        ConfigError: an interpolation leads nowhere.
-    """
-    try:
-        values = OmegaConf.to_container(content, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def one_line(error: Exception) -> str:
-    """What an error of OmegaConf or YAML says, in a line."""
-    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")

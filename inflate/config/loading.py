@@ -17,9 +17,10 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from inflate.config.ldm import SECTIONS, find_ldm, from_ldm, one_line, plain
+from inflate.config.ldm import find_ldm, from_ldm
 from inflate.config.presets import load_presets
-from inflate.config.schema import Architecture, Config, Settings
+from inflate.config.schema import SECTIONS, Architecture, Config, Settings, flatten
+from inflate.config.yaml_files import load_yaml, one_line, plain
 from inflate.errors import ConfigError, nearest
 
 
@@ -45,7 +46,8 @@ def read_config(name_or_path: str) -> Settings:
     """The settings of a preset or of a YAML file, ours or one that sgm or LDM wrote.
 
     Raises:
-        ConfigError: no such preset or file, or not YAML, or nothing of an autoencoder in it.
+        ConfigError: no such preset or file, or not YAML, or nothing of an autoencoder in it, or a
+            value that calls a resolver.
     """
     presets = load_presets()
     if name_or_path in presets:
@@ -60,10 +62,7 @@ def read_config(name_or_path: str) -> Settings:
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
             "nor a file; 'inflate presets' lists the presets"
         )
-    try:
-        content = OmegaConf.load(path)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
+    content = load_yaml(path)
     if not isinstance(content, DictConfig):
         raise ConfigError(
             f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
@@ -208,17 +207,6 @@ def _with_tuples(config: Config) -> Config:
             temporal, video_kernel_size=tuple(temporal.video_kernel_size)
         )
     return dataclasses.replace(config, architecture=architecture, temporal=temporal)
-
-
-def flatten(content: Mapping[str, Any]) -> Settings:
-    """The settings of a nested mapping, as a YAML file or a header holds them."""
-    settings: Settings = {}
-    for key, value in content.items():
-        if key in SECTIONS and (value is None or isinstance(value, Mapping)):
-            settings.update({f"{key}.{inner}": v for inner, v in (value or {}).items()})
-        else:
-            settings[str(key)] = value
-    return settings
 
 
 def _by_leaf() -> dict[str, str]:

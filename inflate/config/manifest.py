@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from inflate.config.ldm import one_line, plain
+from inflate.config.schema import is_finite_number
+from inflate.config.yaml_files import load_yaml, one_line, plain
 from inflate.errors import ConfigError, nearest
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
@@ -65,12 +65,10 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest: ``defaults``, ``jobs``, and perhaps ``ledger``.
 
     Raises:
-        ConfigError: it is no readable YAML, or no mapping; all else is in ``problems``.
+        ConfigError: it is not readable YAML, not a mapping, or a value calls a resolver; all else
+            is in ``problems``.
     """
-    try:
-        content = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
+    content = load_yaml(path)
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} is no manifest; expected 'jobs:' with a list under it")
     values = plain(content, path)
@@ -200,6 +198,8 @@ def _typed(key: str, encoded: str) -> Any:
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     found = getattr(OmegaConf.to_object(draft), key)
+    if isinstance(found, float) and not is_finite_number(found):
+        raise ConfigError("expected a finite number")
     return tuple(found) if isinstance(found, list) else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional, Union
 
@@ -20,6 +21,14 @@ from inflate.vocabulary import (
 
 Settings = dict[str, Any]
 """Dotted keys of a configuration and their values, not yet checked."""
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that float64 holds."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,11 @@ class Architecture:
             )
         if not 0.0 <= self.dropout < 1.0:
             found.append(f"architecture.dropout is {self.dropout}; expected 0 or more, below 1")
+        for name in ("scaling_factor", "shift_factor"):
+            if getattr(self, name) is not None and not is_finite_number(getattr(self, name)):
+                found.append(
+                    f"architecture.{name} is {getattr(self, name)}; expected a finite number"
+                )
         if self.give_pre_end:
             found.append(
                 "architecture.give_pre_end is true: such a decoder gives features, no pictures, "
@@ -162,3 +176,17 @@ class Config:
                 "no attention to make temporal; choose 'conv-only' or 'all'"
             )
         return found
+
+
+SECTIONS = {"architecture": Architecture, "temporal": Temporal}
+
+
+def flatten(content: Mapping[str, Any]) -> Settings:
+    """The settings of a nested mapping, as a YAML file or a header holds them."""
+    settings: Settings = {}
+    for key, value in content.items():
+        if key in SECTIONS and (value is None or isinstance(value, Mapping)):
+            settings.update({f"{key}.{inner}": v for inner, v in (value or {}).items()})
+        else:
+            settings[str(key)] = value
+    return settings

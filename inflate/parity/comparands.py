@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 from inflate.config.schema import Architecture
 from inflate.errors import PlanError
-from inflate.loading import (
-    CONFIG_KEY,
-    Source,
-    load_image_decoder,
-    load_post_quant_conv,
-    load_video,
-)
+from inflate.loading import Source, load_image_decoder, load_post_quant_conv, load_video
 from inflate.models import Decoder, VideoDecoder
 from inflate.parity.result import WeightsResult
 from inflate.parity.weights import compare_weights, narrowed
@@ -72,7 +66,7 @@ def against_source(
         PlanError: their decoders are not of one architecture.
     """
     _check_same_architecture(reference, candidate)
-    notes = list(_notes(candidate))
+    notes = list(candidate.blend_notes)
     image = load_image_decoder(reference, dtype, stored_as=candidate).to(device)
     video = load_video(candidate, dtype).to(device)
     before_image = _to(load_post_quant_conv(reference, dtype, stored_as=candidate), device)
@@ -134,7 +128,7 @@ def against_video(
         channels=_latent_channels(before_reference, reference),
         weights=compare_weights(reference, candidate),
         cast_types=None,
-        notes=_notes(candidate),
+        notes=candidate.blend_notes,
         modules=Modules(first, second, before_reference, before_candidate, remake),
         architecture=reference.config.architecture,
     )
@@ -159,7 +153,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
         weights=WeightsResult(0, ()),
         cast_types=None,
         notes=(
-            *_notes(candidate),
+            *candidate.blend_notes,
             "no reference was given: the candidate was compared with its own image layers",
         ),
         modules=Modules(video, video, before, before, remake),
@@ -206,15 +200,6 @@ def _check_same_architecture(reference: Source, candidate: Source) -> None:
             "their decoders differ:",
             problems,
         )
-
-
-def _notes(candidate: Source) -> tuple[str, ...]:
-    if CONFIG_KEY in candidate.checkpoint.metadata:
-        return ()
-    strategy = candidate.config.temporal.merge_strategy
-    return (
-        f"the candidate's file does not say how it blends: merge_strategy {strategy!r} was taken",
-    )
 
 
 def _to(module: nn.Module | None, device: torch.device) -> nn.Module | None:

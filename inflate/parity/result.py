@@ -221,6 +221,15 @@ def compared_with(fold: FoldResult | None) -> ComparedWith:
 
 
 @dataclass(frozen=True)
+class RecordedSource:
+    """The source that the candidate's header names; ``given`` if the reference is that file."""
+
+    name: str
+    sha256: str
+    given: bool
+
+
+@dataclass(frozen=True)
 class Environment:
     """Where and how the outputs were computed.
 
@@ -267,6 +276,7 @@ class ParityReport:
     cast: CastResult | None
     notes: tuple[str, ...]
     fold: FoldResult | None = None
+    recorded_source: RecordedSource | None = None
     layers: tuple[LayerResult, ...] = ()
     first_divergence: str | None = None
     """The first layer whose outputs are out of tolerance."""

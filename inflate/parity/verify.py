@@ -33,6 +33,7 @@ from inflate.parity.result import (
     OverflowResult,
     ParityReport,
     Picture,
+    RecordedSource,
     SelfTestResult,
 )
 from inflate.parity.running import Ran, pictures_of, run_frames, run_probe
@@ -70,6 +71,7 @@ def run_check(
     seed: int = 0,
     probes: Sequence[Probe] | None = None,
     fold: FoldResult | None = None,
+    recorded_source: RecordedSource | None = None,
     scope: Scope = Scope(),
     fallback: bool = False,
     keep: Keep | None = None,
@@ -87,6 +89,7 @@ def run_check(
         seed: of the probes' latents.
         probes: which; those of the device by default.
         fold: what a fold changed before, for the report.
+        recorded_source: the source that the candidate's header names, for the report.
         scope: what else to find out.
         fallback: whether the CPU computes for want of a GPU, for the report.
         keep: given every probe, its latents, and what both decoders made of them.
@@ -149,6 +152,7 @@ def run_check(
         probes=results,
         cast=cast,
         fold=fold,
+        recorded_source=recorded_source,
         notes=comparands.notes,
         layers=() if lockstep is None else lockstep.layers,
         first_divergence=_culprit(lockstep, overflow),
@@ -238,6 +242,12 @@ def _words(report: ParityReport) -> tuple[str, ...]:
     overflow, culprit, environment = report.overflow, report.first_divergence, report.environment
     if environment.fallback:
         words.append("no GPU was found: the CPU computed (--device cpu says that it should)")
+    source = report.recorded_source
+    if source is not None and not source.given:
+        words.append(
+            f"the candidate's header names another source than the reference: {source.name} "
+            f"(SHA-256 {source.sha256})"
+        )
     if overflow is not None:
         words.append(
             f"the image decoder itself overflows in {overflow.dtype}, first at {overflow.layer}: "

@@ -8,8 +8,9 @@ import torch
 
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.checkpoint.recorded import CONFIG_KEY
 from inflate.inflation.initializers import start_rules
-from inflate.loading import CONFIG_KEY, Source, make_tensor
+from inflate.loading import Source, make_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 

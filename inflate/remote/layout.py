@@ -45,9 +45,12 @@ def fetch_named(source: Source, name: str, progress: Progress) -> Path:
     """
     file = source.stat(name)
     if file is not None:
+        # A file named as diffusers names it belongs to the configuration in its folder.
+        config = source.stat(CONFIG) if name in FOLDER_FILES else None
+        beside = () if config is None else (config,)
         if without_index_ending(name) is not None:
-            return _fetch_sharded(source, file, (), progress) / name
-        return source.fetch([file], progress) / name
+            return _fetch_sharded(source, file, beside, progress) / name
+        return source.fetch([*beside, file], progress) / name
     if PurePosixPath(name).suffix in _FILE_ENDINGS:
         raise CheckpointError(
             f"{source.shown()} does not exist{source.near(name)}; expected a checkpoint file there"

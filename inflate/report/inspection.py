@@ -22,7 +22,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         "inflated": found.inflated,
         "ema": found.has_ema,
         "architecture": None if found.architecture is None else asdict(found.architecture),
-        "temporal": None if found.temporal is None else asdict(found.temporal),
+        "temporal": _temporal(found),
         "presets": list(found.presets),
         "dtypes": dict(found.dtypes),
         "parts": [asdict(group) for group in found.parts],
@@ -37,3 +37,16 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         },
         "obstacles": list(found.obstacles),
     }
+
+
+def _temporal(found: Inspection) -> dict[str, Any] | None:
+    """The temporal layers; ``merge_strategy`` and ``alpha`` are null where nothing shows them."""
+    if found.temporal is None:
+        return None
+    blend = found.blend
+    known = {
+        "merge_strategy": blend and blend.strategy,
+        "alpha": blend and blend.alpha,
+        "blend": blend and blend.reason,
+    }
+    return {**asdict(found.temporal), **known}

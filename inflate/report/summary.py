@@ -104,6 +104,13 @@ def _about_the_outputs(document: Document) -> list[str]:
     if document["verdict"] != "fail":
         return []
     told = []
+    # The ledgers of earlier versions hold documents without it.
+    source = document.get("recorded_source")
+    if source is not None and not source["given"]:
+        told.append(
+            f"Verify against the source that the candidate's header names, {source['name']} "
+            f"(SHA-256 {source['sha256']}): the reference is another file."
+        )
     weights, bisect = document["weights"], document["bisect"]
     if weights["different"]:
         names = _listed(weights["names"])

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.staging import check_destination, outputs_of
 from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
-from inflate.errors import OutputError
+from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
-from inflate.loading import describe
+from inflate.loading import Source, describe, given_blend
 from inflate.options import SETTINGS, ConvertOptions, check_choices
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
@@ -32,7 +33,6 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.copying import as_copied
 from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
@@ -188,12 +188,16 @@ def convert_with(
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
-        original = describe(
-            checkpoint, *layers, prefix=options.prefix, ema=options.weights == "ema"
-        )
+        which: dict[str, Any] = {
+            "prefix": options.prefix,
+            "ema": options.weights == "ema",
+            "image": options.layout is None,
+        }
+        original = describe(checkpoint, *layers, **which)
         copying = original.inflated and options.layout is not None
         if copying:
-            original = as_copied(original, describe(checkpoint, prefix=options.prefix))
+            blend = given_blend(original.config.temporal.merge_strategy)
+            _check_unchanged(original, describe(checkpoint, blend, **which))
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
@@ -256,6 +260,15 @@ def convert_with(
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
+
+
+def _check_unchanged(asked: Source, own: Source) -> None:
+    """See that a copy keeps the temporal layers of a video checkpoint."""
+    if asked.config.temporal != own.config.temporal:
+        raise ConfigError(
+            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
+            "layers cannot be changed by copying. Convert the image checkpoint instead"
+        )
 
 
 def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:

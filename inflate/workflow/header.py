@@ -7,23 +7,34 @@ from collections import Counter
 from dataclasses import asdict
 
 from inflate._version import __version__
+from inflate.checkpoint.blending import Blend
+from inflate.checkpoint.recorded import CONFIG_KEY, SOURCE_HASH_KEY, SOURCE_NAME_KEY
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
-from inflate.loading import CONFIG_KEY
 from inflate.vocabulary import VERDICT_KEY, Target
 
 POST_QUANT_KEY = "inflate.post_quant"
 LAYOUT_KEY = "inflate.layout"
+SOURCE_BLEND_KEY = "inflate.source.blend"
+"""How the source of a copy blends, and how that is known."""
 
 
 def header_of(
-    plan: InflationPlan, source_name: str, target: Target, *, folded: bool
+    plan: InflationPlan, source_name: str, target: Target, *, folded: bool, blend: Blend | None
 ) -> dict[str, str]:
-    """The header of a file that is not verified yet."""
-    return {
+    """The header of a file that is not verified yet.
+
+    Args:
+        plan: what the file holds.
+        source_name: the name of its source.
+        target: its layout.
+        folded: whether ``post_quant_conv`` is folded in.
+        blend: how its source blends, where that is a video checkpoint.
+    """
+    header = {
         "format": "pt",
         "inflate.version": __version__,
-        "inflate.source.name": source_name,
-        "inflate.source.sha256": "",
+        SOURCE_NAME_KEY: source_name,
+        SOURCE_HASH_KEY: "",
         CONFIG_KEY: json.dumps(asdict(plan.config), sort_keys=True),
         "inflate.seed": str(plan.config.seed),
         LAYOUT_KEY: target,
@@ -32,6 +43,9 @@ def header_of(
         VERDICT_KEY: "unverified",
         "inflate.parity.device": "none",
     }
+    if blend is not None:
+        header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
+    return header
 
 
 def provenance(plan: InflationPlan) -> list[dict[str, object]]:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.blending import Blend, check_known, find_blend
+from inflate.checkpoint.class_config import class_settings
 from inflate.checkpoint.files import CheckpointFiles, find_files
 from inflate.checkpoint.header import read_index
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import EMA, Located, locate
+from inflate.checkpoint.recorded import recorded_settings
 from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import CheckpointError, ConfigError, PlanError
 from inflate.progress import Progress, silent
 from inflate.workflow.sources import default_output, local_source
+
+if TYPE_CHECKING:
+    from inflate.checkpoint.reader import Checkpoint
+
+
+ALREADY_VIDEO = (
+    "it is a video decoder already: convert copies it into another layout with --layout, and "
+    "verify checks it"
+)
+"""The obstacle to a conversion that is none to a copy."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,7 @@ class Inspection:
 
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
     ``obstacles`` says in words what stands in the way of a conversion, nothing if nothing does.
+    ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
     """
 
     path: Path
@@ -47,6 +64,7 @@ class Inspection:
     has_ema: bool
     architecture: Architecture | None
     temporal: Temporal | None
+    blend: Blend | None
     presets: tuple[str, ...]
     dtypes: Mapping[str, int]
     parts: tuple[Group, ...]
@@ -72,6 +90,7 @@ def inspect(
     *,
     prefix: str | None = None,
     weights: str = "plain",
+    merge_strategy: str | None = None,
     progress: Progress = silent,
 ) -> Inspection:
     """Look at a checkpoint without converting it.
@@ -80,6 +99,7 @@ def inspect(
         source: a file, an index of shards, a folder of diffusers, or a URL.
         prefix: which autoencoder to look at where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages beside them.
+        merge_strategy: how a video decoder blends, where its file does not say.
         progress: told of a download.
 
     Raises:
@@ -88,19 +108,24 @@ def inspect(
     path = local_source(source, progress)
     files = find_files(path)
     index, metadata, foreign = _read(path, files)
-    obstacles: tuple[str, ...] = ()
+    obstacles: list[str] = []
     located: Located | None = None
     architecture: Architecture | None = None
     temporal: Temporal | None = None
-    try:
+    blend: Blend | None = None
+    with _listing(obstacles):
         located = locate(index, path, prefix=prefix, ema=weights == "ema")
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)
+        obstacles += _obstacles(located, architecture)
+    if located is not None and architecture is not None:
+        with _listing(obstacles):
+            class_settings(files, metadata, located, architecture)
         if located.inflated:
             temporal = infer_temporal(shapes)
-        obstacles = tuple(_obstacles(located, architecture))
-    except (FamilyError, PlanError) as error:
-        obstacles = (*getattr(error, "problems", ()),) or (str(error),)
+            with _listing(obstacles):
+                blend = _blend(path, located, metadata, merge_strategy)
+                check_known(blend, path)
     return Inspection(
         path=path,
         files=files,
@@ -110,6 +135,7 @@ def inspect(
         has_ema=any(name.startswith(EMA) and "decoder" in name for name in index),
         architecture=architecture,
         temporal=temporal,
+        blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
         dtypes=Counter(info.dtype for info in index.values()),
         parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
@@ -117,8 +143,30 @@ def inspect(
         foreign=foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
-        obstacles=obstacles,
+        obstacles=tuple(obstacles),
     )
+
+
+@contextmanager
+def _listing(obstacles: list[str]) -> Iterator[None]:
+    """Add what is wrong to a list."""
+    try:
+        yield
+    except (CheckpointError, ConfigError, PlanError) as error:
+        obstacles += getattr(error, "problems", ()) or [str(error)]
+
+
+def _blend(path: Path, located: Located, metadata: Mapping[str, str], given: str | None) -> Blend:
+    with ExitStack() as stack:
+
+        @cache
+        def opened() -> Checkpoint:
+            from inflate.checkpoint.reader import open_checkpoint
+
+            return stack.enter_context(open_checkpoint(path))
+
+        recorded = recorded_settings(metadata, path)
+        return find_blend(located, recorded, lambda name: opened().read(name), path, given)
 
 
 def _read(
@@ -136,10 +184,7 @@ def _obstacles(located: Located, architecture: Architecture) -> list[str]:
     temporal = frozenset(key for key in located.part(DECODER) if is_inflated([key]))
     problems = [*architecture.problems(), *image_problems(located, architecture, temporal)]
     if located.inflated:
-        problems.append(
-            "it is a video decoder already: convert copies it into another layout with --layout, "
-            "and verify checks it"
-        )
+        problems.append(ALREADY_VIDEO)
     return problems
 
 

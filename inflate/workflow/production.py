@@ -16,6 +16,7 @@ import torch
 from inflate.checkpoint.files import find_files, hash_file, hash_files
 from inflate.checkpoint.following import Mark, hash_behind, sync_behind
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.recorded import SOURCE_HASH_KEY
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation.apply import planned_tensors
@@ -59,6 +60,7 @@ class Job:
         """What whoever uses the result should know, in words."""
         return (
             *self.source.located.notes,
+            *self.source.blend_notes,
             *learning.notes(self.trainability),
             *self.fitted.notes,
         )
@@ -132,7 +134,8 @@ def produce(
             written.
     """
     config = job.fitted.folder_config
-    header = header_of(job.plan, source_name, job.target, folded=job.folded)
+    blend = job.source.blend
+    header = header_of(job.plan, source_name, job.target, folded=job.folded, blend=blend)
     files = job.source.checkpoint.files
     with (
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
@@ -182,7 +185,7 @@ def _verified(
     device: torch.device | None,
 ) -> dict[str, str]:
     """A header with what is known after the check, if there is one."""
-    known = {"inflate.source.sha256": source_hash}
+    known = {SOURCE_HASH_KEY: source_hash}
     if device is not None:
         known[VERDICT_KEY] = verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)

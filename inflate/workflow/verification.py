@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,17 +13,19 @@ from pathlib import Path
 import torch
 
 from inflate.checkpoint.files import hash_files
+from inflate.checkpoint.files import shown as shown_name
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.recorded import SOURCE_HASH_KEY, SOURCE_NAME_KEY, recorded_settings
 from inflate.errors import ConfigError, FamilyError
-from inflate.loading import CONFIG_KEY, Source, describe
+from inflate.loading import Source, describe, given_blend
 from inflate.options import VerifyOptions, check_choices
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.probes import thorough_probes_for
-from inflate.parity.result import FoldResult, ParityReport
+from inflate.parity.result import FoldResult, ParityReport, RecordedSource
 from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
@@ -34,6 +36,11 @@ from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import files_of, local_source
+
+_COMPUTED = ("tanh_out", "attn_type")
+_FACTORS = ("scaling_factor", "shift_factor")
+"""Settings of an architecture that no tensor shows: what outputs depend on, and what they do not,
+unless latents are scaled."""
 
 
 def verify(
@@ -151,11 +158,6 @@ def verify_with(
     locations = [reference] if candidate is None else [candidate, reference]
     paths = [local_source(location, progress) for location in locations]
     video_path = paths[0]
-    blend = (
-        {}
-        if options.merge_strategy is None
-        else {"temporal.merge_strategy": options.merge_strategy}
-    )
     with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
         checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
         opened = checkpoints[0]
@@ -164,33 +166,32 @@ def verify_with(
             read += files_of(location, checkpoint.files)
         kept = [] if options.save_outputs is None else [options.save_outputs]
         check_written([*kept, *reports], read)
-        video = describe(opened, blend, prefix=options.prefix if candidate is None else None)
+        own_prefix = options.prefix if candidate is None else None
+        video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
         video_hash = hasher.submit(hash_files, opened.files)
-        if blend and CONFIG_KEY in opened.metadata:
-            raise ConfigError(
-                f"--merge-strategy is {options.merge_strategy!r}, and the header of {video_path} "
-                "records how it blends; leave the option out"
-            )
         if not video.inflated:
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
-        fold = None
+        fold = recorded_source = None
         sources = [video]
+        notes: tuple[str, ...] = ()
         if candidate is None:
             comparands = against_itself(video, compute, where)
             reference_hash = video_hash
         else:
             image_file = checkpoints[1]
-            image = describe(image_file, prefix=options.prefix, ema=options.weights == "ema")
+            ema = options.weights == "ema"
+            image = describe(image_file, prefix=options.prefix, ema=ema, image=True)
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
+            image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, options.seed)
             comparands = against_source(image, video, compute, where)
@@ -199,8 +200,10 @@ def verify_with(
         comparands = replace(
             comparands,
             weights=replace(comparands.weights, temporal=temporal),
-            notes=(*comparands.notes, *told),
+            notes=(*comparands.notes, *notes, *told),
         )
+        if candidate is not None:
+            recorded_source = _recorded_source(opened.metadata, reference_hash.result())
         report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
@@ -214,6 +217,7 @@ def verify_with(
             seed=options.seed,
             probes=(*thorough_probes_for(where), *extra),
             fold=fold,
+            recorded_source=recorded_source,
             scope=Scope(
                 layers=True,
                 frames=True,
@@ -230,6 +234,45 @@ def verify_with(
         )
         learned = measure(video, where) if options.trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
+
+
+def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:
+    """The reference with what the candidate's header records and no tensor shows, and notes.
+
+    Raises:
+        ConfigError: the reference itself records otherwise what the outputs depend on.
+    """
+    theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
+    architecture, taken, differ = image.config.architecture, {}, {}
+    for name in (*_COMPUTED, *_FACTORS):
+        key = f"architecture.{name}"
+        own, value = getattr(architecture, name), getattr(video.config.architecture, name)
+        # Whether there is attention at all is what tensors show.
+        if key not in theirs or value is None or "none" in (own, value):
+            continue
+        if key not in ours and (name in _COMPUTED or own is None):
+            taken[name] = value
+        elif own != value:
+            differ[name] = f"{key}: the reference says {own!r}, the candidate's header {value!r}"
+    counting = (*_COMPUTED, *(_FACTORS if scaled else ()))
+    problems = [text for name, text in differ.items() if name in counting]
+    if problems:
+        raise ConfigError(
+            f"{image.checkpoint.path} and the candidate record different architectures:", problems
+        )
+    config = replace(image.config, architecture=replace(architecture, **taken))
+    notes = tuple(f"{text}; neither is applied here" for text in differ.values())
+    return replace(image, config=config), notes
+
+
+def _recorded_source(metadata: Mapping[str, str], reference_hash: str) -> RecordedSource | None:
+    """The source that the header of a candidate names, set against the reference."""
+    sha256 = metadata.get(SOURCE_HASH_KEY, "")
+    if not sha256:
+        return None
+    name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
+    return RecordedSource(name, shown_name(sha256), sha256 == reference_hash)
 
 
 def _folded_alike(

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inflate.batch.estimate import RUNTIME, estimate, rough_memory
 from inflate.batch.jobs import Job
 from inflate.workflow import convert
 
-from ..checkpoints import ATTENTION_IN_UP, NO_ATTENTION, autoencoder, write_safetensors
+from ..checkpoints import (
+    ATTENTION_IN_UP,
+    NO_ATTENTION,
+    autoencoder,
+    video_autoencoder,
+    write_safetensors,
+)
 from .conftest import environment
 
 
@@ -48,6 +55,21 @@ def test_without_attention(tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "img.safetensors", weights)
     found = estimate(Job("", str(source), "out", {"time_mode": "all"}))
     assert found.output == convert(source, dry_run=True, time_mode="all").plan.nbytes
+
+
+def test_a_copy_whose_blend_is_unknown_is_an_obstacle(tmp_path: Path) -> None:
+    weights = video_autoencoder("plain", ch_mult=[1])
+    for key in weights:
+        if key.endswith("mix_factor"):
+            weights[key] = torch.tensor([0.25])
+    source = write_safetensors(tmp_path / "video.safetensors", weights)
+    options: dict[str, Any] = {"layout": "sgm"}
+    found = estimate(Job("", str(source), "out", options))
+    assert (found.output, len(found.obstacles)) == (None, 1)
+    options["merge_strategy"] = "fixed"
+    found = estimate(Job("", str(source), "out", options))
+    assert found.obstacles == ()
+    assert found.output == convert(source, dry_run=True, **options).plan.nbytes
 
 
 def test_a_dry_run_of_safetensors_needs_no_torch(tmp_path: Path) -> None:

@@ -49,6 +49,33 @@ def test_defaults_and_options(tmp_path: Path, sources: Sources) -> None:
     assert second.options == {"time_mode": "conv-only", "alpha": 1.0}
 
 
+@pytest.mark.parametrize("place", ["output", "ledger", "set", "source"])
+def test_resolvers_are_refused(
+    place: str, tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFLATE_SECRET", "s3cret")
+    sources(1)
+    secret = "${oc.env:INFLATE_SECRET}"
+    content: dict[str, Any] = {
+        "source": {"jobs": [f"http://x/{secret}"]},
+        "output": {"jobs": [{"source": "ckpts/*", "output": f"http://x/{secret}"}]},
+        "set": {"jobs": [{"source": "ckpts/*", "set": [f"description={secret}"]}]},
+        "ledger": {"jobs": ["ckpts/*"], "ledger": secret},
+    }[place]
+    told = problems_of(tmp_path, content)
+    assert "INFLATE_SECRET" in told
+    assert "s3cret" not in told
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1e999"])
+def test_numbers_that_are_not_finite_are_refused(
+    value: Any, tmp_path: Path, sources: Sources
+) -> None:
+    sources(1)
+    for job in ({"alpha": value}, {"matrix": {"alpha": [0, value]}}):
+        assert "alpha" in problems_of(tmp_path, {"jobs": [{"source": "ckpts/*", **job}]})
+
+
 def test_the_command_wins(tmp_path: Path, sources: Sources) -> None:
     sources(1)
     job = {"source": "ckpts/*", "matrix": {"time_mode": ["all", "conv-only"]}, "seed": 1}

@@ -210,7 +210,7 @@ def test_a_worker_lost_after_its_file_got_its_name_does_nothing_twice(sources: S
     assert statuses(ran(opened())[0]) == ["held*"]
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """The batch dies here."""
 
 

@@ -59,7 +59,7 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
         *("schema", "verdict", "compared_with", "max_abs_error", "reference", "candidate"),
         *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
         *("layers", "first_divergence", "floor", "bisect", "trainability", "self_test"),
-        *("overflow", "plan"),
+        *("overflow", "plan", "recorded_source"),
     }
     assert document["schema"] == "inflate/parity-report/1"
     assert (document["verdict"], document["max_abs_error"]) == ("bitwise", 0.0)
@@ -97,10 +97,10 @@ def test_a_foreign_file_is_welcome(
     ran = run("verify", image, foreign, *CPU)
     assert ran.code == 0
     assert ran.out.startswith("parity: bitwise")
-    assert "note: the candidate's file does not say how it blends" in ran.err
-    ran = run("verify", image, foreign, "--merge-strategy", "fixed", "--json", *CPU)
+    assert "note: the video file does not say how it blends" in ran.err
+    ran = run("verify", image, foreign, "--merge-strategy", "learned", "--json", *CPU)
     assert (ran.code, ran.err) == (0, "")
-    assert "'fixed' was taken" in strict(ran.out)["notes"][0]
+    assert "'learned' was taken" in strict(ran.out)["notes"][0]
 
 
 @pytest.mark.parametrize("alone", [False, True])

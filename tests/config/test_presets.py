@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from inflate.config import presets
-from inflate.config.loading import build_config, flatten, known_keys, read_config
+from inflate.config.loading import build_config, known_keys, read_config
 from inflate.config.presets import load_presets, matching_presets
-from inflate.config.schema import Architecture, Config
+from inflate.config.schema import Architecture, Config, flatten
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.vocabulary import DDCONFIG_KEYS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
@@ -113,6 +114,24 @@ def test_attention_over_time_needs_attention() -> None:
         "attention to make temporal; choose 'conv-only' or 'all'"
     ]
     assert Config(bare, Temporal(time_mode="all")).problems() == []
+
+
+FLOATS = [
+    (section, entry.name)
+    for section in (Architecture, Temporal)
+    for entry in dataclasses.fields(section)
+    if "float" in str(entry.type)
+]
+
+
+@pytest.mark.parametrize(("section", "name"), FLOATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_in_every_float(
+    section: type, name: str, value: float
+) -> None:
+    start: Any = SMALL if section is Architecture else Temporal()
+    (problem,) = replace(start, **{name: value}).problems()
+    assert name in problem
 
 
 def test_every_problem_of_every_part_is_told_at_once() -> None:

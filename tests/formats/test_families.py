@@ -166,4 +166,4 @@ def test_folders_of_other_groups_are_refused(
     model.save_pretrained(tmp_path / "model")
     ran = run("convert", tmp_path / "model", "--device", "cpu")
     assert ran.code == 2
-    assert "has norms of 16 groups; expected 32, as this family has" in ran.err
+    assert "norm_num_groups is 16; expected 32" in ran.err

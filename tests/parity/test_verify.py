@@ -85,12 +85,14 @@ def test_a_foreign_file_in_sgms_names(
     image: Path, videos: dict[str, Path], tmp_path: Path, mode: str, prefix: str, write: Any
 ) -> None:
     candidate = write(tmp_path / "foreign", prefixed(load_file(videos[mode]), prefix))
-    report = inflate.verify(image, candidate, **CPU)
+    # 0.3 in every residual block could be either.
+    options = {**CPU, "merge_strategy": "learned"} if mode == "conv-only" else CPU
+    report = inflate.verify(image, candidate, **options)
     assert report.verdict == "bitwise"
     assert report.weights.compared == len(autoencoder())
     (note,) = report.notes
     assert "does not say how it blends: merge_strategy 'learned' was taken" in note
-    assert inflate.verify(candidate, **CPU).verdict == "bitwise"
+    assert inflate.verify(candidate, **options).verdict == "bitwise"
 
 
 def test_a_foreign_kernel_is_read_off_its_tensors(tmp_path: Path) -> None:
@@ -111,10 +113,11 @@ def test_how_a_foreign_file_blends_can_be_said(tmp_path: Path) -> None:
     torch.nn.init.dirac_(convolution)
     weights["decoder.conv_out.time_mix_conv.bias"].zero_()
     candidate = write_safetensors(tmp_path / "fixed.safetensors", weights)
-    assert inflate.verify(candidate, **CPU).verdict == "fail"
-    report = inflate.verify(candidate, merge_strategy="fixed", **CPU)
-    assert report.verdict == "bitwise"
-    assert "'fixed' was taken" in report.notes[0]
+    assert inflate.verify(candidate, merge_strategy="learned", **CPU).verdict == "fail"
+    for options in ({"merge_strategy": "fixed"}, {}):
+        report = inflate.verify(candidate, **options, **CPU)
+        assert report.verdict == "bitwise"
+        assert "'fixed' was taken" in report.notes[0]
 
 
 def decoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -118,6 +118,18 @@ def test_a_folder_is_fetched_as_the_reader_wants_it(
     assert not (found.path / "unrelated.safetensors").exists()
 
 
+@pytest.mark.parametrize("weights", FOLDER_FILES)
+def test_a_file_of_a_folder_brings_its_configuration_along(memory: Any, weights: str) -> None:
+    memory.pipe("/vae/config.json", CONFIG)
+    if weights.endswith(".json"):
+        put_sharded(memory, "/vae", weights)
+    else:
+        memory.pipe(f"/vae/{weights}", SHARD if weights.endswith("s") else b"\x80pickle")
+    path = fetch(f"memory://vae/{weights}")
+    assert path.name == weights
+    assert find_files(path).config_beside == json.loads(CONFIG)
+
+
 def test_the_best_weights_of_a_folder_are_taken(memory: Any) -> None:
     memory.pipe("/vae/config.json", CONFIG)
     for name in FOLDER_FILES[:1] + FOLDER_FILES[2:3]:

@@ -17,6 +17,7 @@ from inflate.parity.result import (
     FoldResult,
     ParityReport,
     ProbeResult,
+    RecordedSource,
     WeightsResult,
 )
 from inflate.report.documents import conversion_document, parity_document, plan_document
@@ -36,6 +37,7 @@ REPORT = ParityReport(
     probes=(ProbeResult("odd-frames", (3, 4, 3, 5), 3, "within-tolerance", 0.5),),
     cast=CastResult("float32", "float16", 0.125),
     fold=FoldResult(0.5, 0.0, 0.25),
+    recorded_source=RecordedSource("r", "0", given=True),
     notes=("a note",),
 )
 
@@ -86,6 +88,7 @@ def test_a_parity_report_in_full() -> None:
         "plan": [],
         "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
         "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
+        "recorded_source": {"name": "r", "sha256": "0", "given": True},
         "notes": ["a note"],
     }
 

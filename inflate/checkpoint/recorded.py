@@ -1,0 +1,35 @@
+"""What the header of a file of ours records: its configuration, and the source it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from inflate.config.schema import Settings, flatten
+from inflate.errors import CheckpointError
+
+CONFIG_KEY = "inflate.config"
+"""Where a header holds the configuration, as JSON."""
+
+SOURCE_NAME_KEY = "inflate.source.name"
+SOURCE_HASH_KEY = "inflate.source.sha256"
+
+
+def recorded_settings(metadata: Mapping[str, str], path: object) -> Settings:
+    """The settings that a header records, not yet checked; nothing where it records none.
+
+    Raises:
+        CheckpointError: they are not a JSON object.
+    """
+    text = metadata.get(CONFIG_KEY)
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its header's {CONFIG_KEY!r} is not JSON: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: its header's {CONFIG_KEY!r} is not a JSON object")
+    return flatten(content)

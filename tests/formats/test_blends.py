@@ -1,0 +1,217 @@
+"""Video files that do not record whether their blend is learned or fixed: never guessed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import inflate
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.errors import ConfigError, FamilyError
+from inflate.loading import describe
+from inflate.models import VideoDecoder
+from inflate.workflow import convert, inspect
+
+from ..checkpoints import DDCONFIG, write_safetensors, write_torch
+from ..cli.conftest import Run
+from ..conversions import CPU, metadata_of
+from ..models.builders import drawn_weights, noise, shapes_of
+
+LATENTS = noise(2, 4, 3, 5)
+
+
+def saved(path: Path, *, dtype: torch.dtype = torch.float32, **temporal: Any) -> VideoDecoder:
+    """A module that is saved as people do, ``save_file(module.state_dict())``; nothing is recorded.
+
+    Its temporal layers are trained, but for the blend.
+    """
+    module = VideoDecoder(**DDCONFIG, **temporal).to(dtype).eval()
+    drawn = drawn_weights(shapes_of(module), 3)
+    state = module.state_dict()
+    for key, value in state.items():
+        if not key.endswith("mix_factor"):
+            value.copy_(drawn[key])
+    write_safetensors(path, state)
+    return module
+
+
+def with_numbers(path: Path, residual: list[float], attention: list[float]) -> Path:
+    """A file whose blocks blend by these numbers in turn; no ``attention`` means none over time."""
+    mode = "all" if residual and attention else "conv-only" if residual else "attn-only"
+    saved(path, time_mode=mode)
+    weights = load_file(path)
+    counts = {True: 0, False: 0}
+    for key in weights:
+        if key.endswith("mix_factor"):
+            inside = ".attn" in key
+            numbers = attention if inside else residual
+            weights[key] = torch.tensor([numbers[counts[inside] % len(numbers)]])
+            counts[inside] += 1
+    return write_safetensors(path, weights)
+
+
+FIXED = {"merge_strategy": "fixed"}
+KNOWN: dict[str, dict[str, Any]] = {
+    "fixed": {**FIXED, "alpha": 0.3, "time_mode": "all"},
+    "fixed, spatial alone": {**FIXED, "alpha": 0.0, "time_mode": "all"},
+    "fixed, bfloat16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.bfloat16},
+    "fixed, float16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.float16},
+    "learned": {"alpha": 0.3, "time_mode": "all"},
+    "learned from 0": {"time_mode": "all"},
+    "learned, convolutions": {"alpha": -0.5, "time_mode": "conv-only"},
+    "learned, attention": {"alpha": 0.5, "time_mode": "attn-only"},
+}
+"""Starts that the numbers of a file show."""
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_what_the_numbers_show_is_taken(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "video.safetensors"
+    module = saved(path, **KNOWN[case])
+    loaded = inflate.load_video_decoder(path)
+    assert loaded.merge_strategy == module.merge_strategy
+    with torch.inference_mode():
+        z = LATENTS.to(next(module.parameters()).dtype)
+        assert torch.equal(loaded(z, timesteps=2), module(z, timesteps=2))
+    result = convert(path, tmp_path / "copy.safetensors", layout="autoencoder", **CPU)
+    assert result.plan.config.temporal.merge_strategy == module.merge_strategy
+    assert result.notes
+    header = metadata_of(tmp_path / "copy.safetensors")
+    recorded = json.loads(header["inflate.config"])["temporal"]
+    assert recorded["merge_strategy"] == module.merge_strategy
+    if module.merge_strategy == "fixed":
+        assert recorded["alpha"] == pytest.approx(module.alpha, abs=2e-3)
+    assert header["inflate.source.blend"].startswith(f"{module.merge_strategy}: ")
+    # From then on it is recorded.
+    again = convert(tmp_path / "copy.safetensors", tmp_path / "b", layout="decoder", **CPU)
+    assert again.plan.config.temporal == result.plan.config.temporal
+    assert again.notes == ()
+
+
+AMBIGUOUS: dict[str, tuple[list[float], list[float]]] = {
+    "convolutions, 0": ([0.0], []),
+    "convolutions, 0.25": ([0.25], []),
+    "convolutions, several": ([0.0, 0.5, 1.0], []),
+    "attention alone": ([], [0.75]),
+    "attention alone, 0": ([], [0.0]),
+    "no start of either": ([0.25], [0.25]),
+    "blocks of several shares": ([0.25, 0.5], [0.75, 0.5]),
+    "nearly a fixed start": ([0.25], [0.751]),
+}
+
+
+@pytest.fixture(params=AMBIGUOUS)
+def ambiguous(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file whose numbers can be read either way."""
+    return with_numbers(tmp_path / "video.safetensors", *AMBIGUOUS[request.param])
+
+
+def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> None:
+    for attempt in (
+        lambda: convert(ambiguous, tmp_path / "out", layout="sgm", **CPU),
+        lambda: convert(ambiguous, tmp_path / "out", layout="sgm", dry_run=True, **CPU),
+        lambda: inflate.verify(ambiguous, **CPU),
+        lambda: inflate.load_video_decoder(ambiguous),
+        lambda: inflate.load_video_autoencoder(ambiguous),
+    ):
+        with pytest.raises(ConfigError, match="--merge-strategy"):
+            attempt()
+    assert list(tmp_path.iterdir()) == [ambiguous]
+    for strategy in ("learned", "fixed"):
+        loaded = inflate.load_video_decoder(ambiguous, merge_strategy=strategy)
+        whole = inflate.load_video_autoencoder(ambiguous, merge_strategy=strategy)
+        assert loaded.merge_strategy == whole.decoder.merge_strategy == strategy
+    result = convert(ambiguous, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
+    assert result.plan.config.temporal.merge_strategy == "fixed"
+    assert metadata_of(tmp_path / "out")["inflate.source.blend"].startswith("fixed: ")
+
+
+def test_what_is_said_is_what_is_checked(image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "video.safetensors"
+    convert(image, output, merge_strategy="fixed", alpha=0.25, **CPU)
+    candidate = write_torch(tmp_path / "video.pt", load_file(output))
+    with pytest.raises(ConfigError, match="--merge-strategy"):
+        inflate.verify(image, candidate, **CPU)
+    for strategy in ("fixed", "learned"):
+        # Fresh temporal branches are identities, whatever the blend.
+        assert inflate.verify(image, candidate, merge_strategy=strategy, **CPU).passed
+
+
+def test_it_is_asked_for_on_the_command_line_too(run: Run, tmp_path: Path) -> None:
+    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
+    for command in (("convert", path, "--layout", "decoder"), ("verify", path)):
+        ran = run(*command, "--device", "cpu")
+        assert (ran.code, ran.out) == (2, "")
+        assert "--merge-strategy" in ran.err
+        assert run(*command, "--merge-strategy", "fixed", "--device", "cpu").code in (0, 1)
+
+
+@pytest.mark.parametrize("outside", [-0.25, 1.25])
+def test_numbers_that_are_not_shares_are_never_fixed(outside: float, tmp_path: Path) -> None:
+    path = with_numbers(tmp_path / "video.safetensors", [0.25, outside], [0.75])
+    assert inflate.load_video_decoder(path).merge_strategy == "learned"
+    for attempt in (
+        lambda: inflate.load_video_decoder(path, merge_strategy="fixed"),
+        lambda: inflate.verify(path, merge_strategy="fixed", **CPU),
+        lambda: convert(path, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU),
+    ):
+        with pytest.raises(ConfigError):
+            attempt()
+
+
+def test_what_a_file_records_cannot_be_said_otherwise(videos: dict[str, Path]) -> None:
+    path = videos["conv-only"]
+    assert inflate.load_video_decoder(path, merge_strategy="learned").merge_strategy == "learned"
+    for attempt in (
+        lambda: inflate.load_video_decoder(path, merge_strategy="fixed"),
+        lambda: inflate.load_video_autoencoder(path, merge_strategy="fixed"),
+        lambda: inflate.verify(path, merge_strategy="fixed", **CPU),
+    ):
+        with pytest.raises(ConfigError):
+            attempt()
+
+
+def test_a_header_that_leaves_the_blend_out_does_not_record_it(tmp_path: Path) -> None:
+    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
+    header = {"inflate.config": json.dumps({"seed": 3, "temporal": {"alpha": 0.5}})}
+    write_safetensors(path, load_file(path), header)
+    with pytest.raises(ConfigError, match="--merge-strategy"):
+        inflate.load_video_decoder(path)
+    with open_checkpoint(path) as checkpoint:
+        config = describe(checkpoint, {"temporal.merge_strategy": "fixed"}).config
+    assert (config.seed, config.temporal.time_mode, config.temporal.alpha) == (3, "conv-only", 0.5)
+
+
+def test_a_video_decoder_where_an_image_is_expected_is_refused_as_that(
+    image: Path, tmp_path: Path
+) -> None:
+    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
+    with pytest.raises(FamilyError):
+        convert(path, tmp_path / "out", **CPU)
+    with pytest.raises(FamilyError):
+        inflate.verify(path, image, **CPU)
+    with pytest.raises(FamilyError):
+        inflate.verify(path, path, merge_strategy="fixed", **CPU)
+
+
+def test_inspect_says_what_is_unknown(run: Run, tmp_path: Path, videos: dict[str, Path]) -> None:
+    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
+    found = inspect(path)
+    assert found.blend is not None
+    assert found.blend.strategy is None
+    assert any("--merge-strategy" in obstacle for obstacle in found.obstacles)
+    ran = run("inspect", path)
+    assert ran.code == 0
+    assert "unknown" in ran.out
+    temporal = json.loads(run("inspect", path, "--json").out)["temporal"]
+    assert (temporal["merge_strategy"], temporal["alpha"]) == (None, None)
+    temporal = json.loads(run("inspect", videos["all"], "--json").out)["temporal"]
+    assert (temporal["merge_strategy"], temporal["alpha"]) == ("learned", 0.3)
+    saved(path, time_mode="all", merge_strategy="fixed", alpha=0.25)
+    temporal = json.loads(run("inspect", path, "--json").out)["temporal"]
+    assert (temporal["merge_strategy"], temporal["alpha"]) == ("fixed", 0.25)

@@ -1,0 +1,181 @@
+"""Settings of diffusers' classes that no tensor shows: in a folder, beside a file, in a header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.errors import CheckpointError, ConfigError, FamilyError, InflateError
+from inflate.loading import describe
+from inflate.vocabulary import FOLDER_FILES
+from inflate.workflow import convert, inspect
+
+from ..checkpoints import ATTENTION_IN_UP, NO_ATTENTION, autoencoder, write_safetensors
+from ..conversions import CPU, metadata_of
+
+CONFIG: dict[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "scaling_factor": 0.5,
+    "shift_factor": None,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+"""What describes the autoencoder of these tests."""
+
+Place = Callable[[Path, Mapping[str, Any]], Path]
+"""Puts weights and a configuration somewhere; gives what is converted."""
+
+
+def _folder(folder: Path, config: Mapping[str, Any], name: str = FOLDER_FILES[0]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return write_safetensors(folder / name, autoencoder())
+
+
+def _in_header(folder: Path, header: Mapping[str, str]) -> Path:
+    return write_safetensors(folder / "a.safetensors", autoencoder(), dict(header))
+
+
+PLACES: dict[str, Place] = {
+    "folder": lambda folder, config: _folder(folder, config).parent,
+    "pipeline": lambda folder, config: _folder(_made(folder / "vae"), config).parent.parent,
+    "file in it": _folder,
+    "file of another name": lambda folder, config: _folder(folder, config, "vae.safetensors"),
+    "header": lambda folder, config: _in_header(folder, {"config": json.dumps(config)}),
+    "header of a pipeline": lambda folder, config: _in_header(
+        folder, {"config": json.dumps({"vae": config, "transformer": {"act_fn": "gelu"}})}
+    ),
+}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each place that a configuration may be in."""
+    return PLACES[request.param]
+
+
+def test_a_configuration_that_fits_is_taken(place: Place, tmp_path: Path) -> None:
+    source = place(_made(tmp_path / "source"), {**CONFIG, "act_fn": "swish"})
+    assert inspect(source).obstacles == ()
+    result = convert(source, tmp_path / "out", **CPU)
+    assert result.plan.config.architecture.scaling_factor == 0.5
+    assert result.passed
+
+
+OTHERS: dict[str, Any] = {
+    "act_fn": "relu",
+    "norm_num_groups": 16,
+    "norm_type": "spatial",
+    "up_block_types": ["UpDecoderBlock2D", "SkipUpBlock2D"],
+    "down_block_types": ["DownEncoderBlock2D", ["x"]],
+}
+CONTRADICTIONS: dict[str, Any] = {
+    "mid_block_add_attention": False,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    "scaling_factor": float("nan"),
+    "shift_factor": float("-inf"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        *((FamilyError, *item) for item in OTHERS.items()),
+        *((ConfigError, *item) for item in CONTRADICTIONS.items()),
+        (ConfigError, "scaling_factor", 10**400),
+        (FamilyError, "act_fn", None),
+        (FamilyError, "norm_num_groups", "32"),
+    ],
+)
+def test_what_it_asks_for_and_this_family_lacks_is_refused(
+    place: Place, kind: type[InflateError], key: str, value: Any, tmp_path: Path
+) -> None:
+    source = place(_made(tmp_path / "source"), {**CONFIG, key: value})
+    with pytest.raises(kind, match=key):
+        convert(source, tmp_path / "out", **CPU)
+    assert any(key in obstacle for obstacle in inspect(source).obstacles)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_refused_as_json_has_them(
+    number: str, tmp_path: Path
+) -> None:
+    text = json.dumps(CONFIG).replace("0.5", number)
+    path = _folder(tmp_path, {})
+    (tmp_path / "config.json").write_text(text)
+    for source in (tmp_path, path):
+        with pytest.raises(ConfigError, match="scaling_factor"):
+            convert(source, dry_run=True, **CPU)
+
+
+@pytest.mark.parametrize(
+    "other", [{"block_out_channels": [128, 256]}, {"_class_name": "UNet2DConditionModel"}]
+)
+def test_of_another_model_beside_a_file_nothing_is_taken(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**CONFIG, "act_fn": "relu", **other}
+    path = _folder(tmp_path, config)
+    result = convert(path, dry_run=True, **CPU)
+    assert result.plan.config.architecture.scaling_factor is None
+    with pytest.raises(InflateError):  # The folder says that it is what its weights are of.
+        convert(tmp_path, dry_run=True, **CPU)
+
+
+def test_one_that_cannot_be_read_is_told_where_diffusers_reads_it(tmp_path: Path) -> None:
+    path = _folder(tmp_path, {})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        convert(path, dry_run=True, **CPU)
+    convert(path.rename(tmp_path / "vae.safetensors"), dry_run=True, **CPU)
+
+
+def test_what_a_file_of_ours_records_wins_over_what_lies_beside_it(tmp_path: Path) -> None:
+    source = _folder(tmp_path, CONFIG)
+    output = tmp_path / "out.safetensors"
+    convert(source, output, layout="decoder", post_quant="fold", allow_inexact=True, **CPU)
+    assert metadata_of(output)["inflate.parity.verdict"] == "bitwise"
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "act_fn": "relu"}))
+    with open_checkpoint(output) as checkpoint:
+        assert describe(checkpoint).config.architecture.scaling_factor == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "types"),
+    [
+        (ATTENTION_IN_UP, {"up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+                           "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}),
+        (NO_ATTENTION, {"mid_block_add_attention": False}),
+    ],
+)  # fmt: skip
+def test_attention_is_where_a_configuration_says(
+    changes: dict[str, Any], types: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write_safetensors(tmp_path / "a.safetensors", autoencoder(**changes))
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **types}))
+    assert inspect(path).obstacles == ()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert inspect(path).obstacles != ()
