@@ -118,7 +118,7 @@ def commands(asked: argparse.Namespace) -> int:
                 show(case, found)
             elif found.problems:
                 print(f"\n{' '.join(ascii(word) for word in case.arguments)[:400]}")
-                print("\n".join(f"  - {problem!a}" for problem in found.problems))
+                print("\n".join(f"  - {problem!a:.400}" for problem in found.problems))
                 print(f"  python scripts/fuzz.py commands --seed {asked.seed} --kind {kind} "
                       f"--case {number}", flush=True)  # fmt: skip
     codes = sorted({code for counts in ends.values() for code in counts}, key=str)

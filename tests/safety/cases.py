@@ -15,6 +15,7 @@ import typer
 
 from inflate import vocabulary
 from inflate.cli.app import app
+from inflate.config.loading import known_keys
 
 from .mutating import BYTE_WORDS, LONG, TEXTS, as_json, as_yaml, garbled, mutated
 from .spoiling import spoiled_video
@@ -89,7 +90,7 @@ _QUICK = {
     "batch": ("--dry-run",),
     "verify": ("--device=cpu",),
 }
-_WRITES = ("output", "report_to", "ledger")
+_WRITES = ("output", "report_to", "ledger", "report_dir", "save_outputs")
 
 
 def line(random: Random, stock: Stock) -> Case:
@@ -102,18 +103,23 @@ def line(random: Random, stock: Stock) -> Case:
     own = [place for one in read for place in OWN.get(one, (one,))]
     arguments, harm = list(read), False
     known = [option for option in COMMANDS[name].params if option.opts[0].startswith("-")]
-    for option in random.choices(known, k=random.choice((0, 1, 1, 2, 3, 4))):
+    weights = [6 if option.name in _WRITES else 1 for option in known]
+    for option in random.choices(known, weights, k=random.choice((0, 1, 1, 2, 3, 4))):
         flag = random.choice(option.opts)
         if option.is_flag:
             arguments.append(flag)
             continue
-        if option.name in _WRITES and own and random.random() < 0.3:
+        writes = option.name in _WRITES
+        if writes and name in ("convert", "batch"):
+            arguments += random.choice(([], ["--overwrite"]))
+        if writes and own and random.random() < 0.3:
             value, harm = random.choice(own), True
-            arguments += ["--overwrite"] if name in ("convert", "batch") else []
         elif random.random() < 0.7:
             value = random.choice(VALID.get(option.name, _NUMBERS))
         else:
-            value = random.choice((*TEXTS, *PLACES))
+            value = random.choice(random.choice((TEXTS, NEW if writes else PLACES)))
+            if option.name == "set_" and random.random() < 0.8:
+                value = f"{random.choice(known_keys())}={value}"
         arguments += random.choice(([flag, value], [f"{flag}={value}"]))
     # What is read must stay what is written, or another file would be lost, and rightly so.
     if not harm:
@@ -207,7 +213,7 @@ MANIFESTS: tuple[Any, ...] = (
      "jobs": [{"source": "img.ckpt", "merge_strategy": "fixed", "alpha": "${defaults.alpha}"},
               "\u202egpj.safetensors"]},
 )  # fmt: skip
-_REAL = 0.02
+_REAL = 0.03
 
 
 def manifest(random: Random, stock: Stock) -> Case:

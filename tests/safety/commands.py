@@ -36,8 +36,8 @@ Main = Callable[[Sequence[str]], tuple[int, str, str]]
 """What runs a command: its exit code, what it said on stdout, and on stderr."""
 
 _SECRET = "known-to-the-environment-alone"
-_SPARE = "spare/"
-"""What lies in this folder may be overwritten."""
+_SPARE = ("spare/", "broken", "loop")
+"""What may be overwritten: this folder, and links to nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Ground:
     def _left_wrong(
         self, case: Case, code: int | None, before: Mapping[str, str], after: Mapping[str, str]
     ) -> Iterator[str]:
-        here = f"{self.folder.relative_to(self.root)}/"
+        spare = tuple(str(self.folder.relative_to(self.root) / name) for name in _SPARE)
         for name, content in before.items():
-            if after.get(name) != content and not name.startswith(here + _SPARE):
+            if after.get(name) != content and not name.startswith(spare):
                 yield f"{name!r} is {'changed' if name in after else 'gone'}"
         made = sorted(after.keys() - before.keys())
         if made and code == 2 and case.arguments[0] != "batch":

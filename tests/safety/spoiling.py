@@ -61,7 +61,10 @@ def _damage(tensors: Tensors, random: Random) -> None:
     """Change one tensor so that the file stays sound, or swap two."""
     if len(tensors) < 2:
         return
-    name, other = random.sample(list(tensors), 2)
+    # Those that stand alone are few, and each is looked at for itself.
+    alone = [name for name in tensors if name.count(".") < 3]
+    names = alone if len(alone) > 1 and random.random() < 0.5 else list(tensors)
+    name, other = random.sample(names, 2)
     dtype, shape, data = tensors[name]
     kind = random.choice(("drop", "rename", "swap", "numbers", "numbers", "rows", "axes", "type"))
     if kind == "drop":
