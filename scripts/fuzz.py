@@ -1,31 +1,47 @@
-"""Mutate valid checkpoints, led by coverage, and convert what becomes of them.
+"""Feed the command what nobody meant: mutated checkpoints, and command lines of all kinds.
 
-Each run must end in a valid result, or in exit code 2 with one message; whatever else happens is a
-finding. It is reported with the input that led to it, and the exit code is 1.
+``commands`` draws command lines, YAML configurations, manifests of batches, candidates of
+``verify`` and stored reports, from a seed. ``files`` mutates checkpoints, led by coverage, and
+converts what becomes of them. Each run must end in a valid result, or in exit code 2 with one
+message, and leave everything else as it was; whatever else happens is a finding. It is reported
+with what led to it, and the exit code is 1.
 
+    python scripts/fuzz.py commands --cases 5000 --seed 1
+    python scripts/fuzz.py commands --seed 1 --kind manifests --case 17     # one again, in full
     pip install atheris
-    python scripts/fuzz.py --seconds 60                # each format for a minute
-    python scripts/fuzz.py --format zip --runs 10000
-    python scripts/fuzz.py --format zip --replay crash-1f2e...
+    python scripts/fuzz.py files --seconds 60                               # each format
+    python scripts/fuzz.py files --format zip --runs 10000
+    python scripts/fuzz.py files --format zip --replay crash-1f2e...
 
-Nothing is written outside a temporary folder, which is kept if there is a finding.
+Nothing is written outside a temporary folder, which files keeps if there is a finding.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.safety.cases import Case
+    from tests.safety.commands import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("zip", "legacy", "safetensors", "sharded", "diffusers")
+KINDS = ("lines", "configurations", "manifests", "candidates", "reports")
+PATIENCE = 120
+"""Seconds after which a command counts as one that does not end."""
 
 WORDS = (
     r"\x80\x02", r"PK\x01\x02", r"PK\x03\x04", r"PK\x05\x06", r"ccollections\x0aOrderedDict\x0a",
@@ -43,9 +59,16 @@ WORDS = (
 def options() -> argparse.Namespace:
     """What was asked for."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(
+    top = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    modes = top.add_subparsers(dest="mode", required=True)
+    lines = modes.add_parser("commands", help="draw commands of each kind, and run them here")
+    lines.add_argument("--cases", type=int, default=5000, help="of all kinds together (5000)")
+    lines.add_argument("--seed", type=int, default=1)
+    lines.add_argument("--kind", choices=KINDS, action="append", help="all by default")
+    lines.add_argument("--case", type=int, help="run one case of one kind, and show all of it")
+    parser = modes.add_parser("files", help="mutate checkpoints, led by coverage (atheris)")
     parser.add_argument("--format", choices=FORMATS, action="append", help="all by default")
     parser.add_argument("--runs", type=int, default=-1, help="of each format; no limit by default")
     parser.add_argument("--seconds", type=int, default=60, help="for each format (60)")
@@ -55,12 +78,81 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--replay", type=Path, help="run one input of one format, and stop")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return top.parse_args()
 
 
 def main() -> int:
-    """Fuzz each format in a process of its own, so that one may crash."""
+    """Do what was asked for; the exit code."""
     asked = options()
+    return commands(asked) if asked.mode == "commands" else files(asked)
+
+
+def commands(asked: argparse.Namespace) -> int:
+    """Draw commands, run each in this process, and report what must not be."""
+    sys.path.insert(0, str(ROOT))
+    os.environ["PYTHONPATH"] = str(ROOT)  # For the workers of batches.
+    import torch
+
+    from tests.safety.cases import draw
+    from tests.safety.commands import Ground
+
+    kinds = asked.kind or list(KINDS)
+    if asked.case is not None and len(kinds) != 1:
+        print("error: --case needs one --kind", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, still_running)
+    numbers = range(-(-asked.cases // len(kinds))) if asked.case is None else [asked.case]
+    ends: dict[str, Counter[object]] = {kind: Counter() for kind in kinds}
+    findings = 0
+    with tempfile.TemporaryDirectory(prefix="inflate-fuzz-") as name:
+        ground = Ground(Path(name) / "root")
+        for number, kind in itertools.product(numbers, kinds):
+            case = draw(kind, asked.seed, number, ground.stock)
+            signal.alarm(PATIENCE)
+            found = ground.run(case)
+            signal.alarm(0)
+            ends[kind][found.code] += 1
+            findings += bool(found.problems)
+            if asked.case is not None:
+                show(case, found)
+            elif found.problems:
+                print(f"\n{' '.join(ascii(word) for word in case.arguments)[:400]}")
+                print("\n".join(f"  - {problem!a:.400}" for problem in found.problems))
+                print(f"  python scripts/fuzz.py commands --seed {asked.seed} --kind {kind} "
+                      f"--case {number}", flush=True)  # fmt: skip
+    codes = sorted({code for counts in ends.values() for code in counts}, key=str)
+    print("\nexit code     " + "".join(f"{code!s:>8}" for code in codes) + "   cases")
+    for kind, counts in ends.items():
+        print(f"{kind:14}" + "".join(f"{counts[code]:8,}" for code in codes)
+              + f"{counts.total():8,}")  # fmt: skip
+    print(f"{sum(counts.total() for counts in ends.values()):,} cases, {findings} findings")
+    return 1 if findings else 0
+
+
+def show(case: Case, found: Outcome) -> None:
+    """A case, and all that came of it."""
+    print("arguments", ascii(case.arguments))
+    for name, content in case.files.items():
+        print(f"{name}: {len(content):,} bytes")
+        print(ascii(content[:3000]) if name.endswith("safetensors") else
+              content.decode("utf-8", "backslashreplace")[:20_000])  # fmt: skip
+    for stream, text in (("stdout", found.out), ("stderr", found.err)):
+        print(f"{stream}: {text!a}")
+    print(f"exit code {found.code}; problems: {found.problems!a}")
+
+
+class StillRunningError(Exception):
+    """A command that does not end."""
+
+
+def still_running(_number: int, _frame: object) -> None:
+    """End a command."""
+    raise StillRunningError(f"after {PATIENCE} s")
+
+
+def files(asked: argparse.Namespace) -> int:
+    """Fuzz each format in a process of its own, so that one may crash."""
     formats = asked.format or list(FORMATS)
     if asked.child:
         fuzz(formats[0], asked)
@@ -88,7 +180,7 @@ def run_child(format: str, folder: Path, asked: argparse.Namespace) -> tuple[int
     """Fuzz one format: the count of runs, and the inputs that are findings."""
     folder.mkdir()
     (folder / "tmp").mkdir()
-    command = [sys.executable, __file__, "--format", format, "--child", folder]
+    command = [sys.executable, __file__, "files", "--format", format, "--child", folder]
     command += ["--runs", asked.runs, "--seconds", asked.seconds, "--seed", asked.seed]
     if asked.corpus:
         command += ["--corpus", asked.corpus]

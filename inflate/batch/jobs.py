@@ -148,7 +148,7 @@ def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
         chosen = {**entry.options, **dict(zip(entry.matrix, values, strict=True))}
         chosen = {key: value for key, value in chosen.items() if value is not None}
         config = chosen.get("config")
-        if config is not None and (folder / config).is_file():
+        if config is not None and os.path.isfile(folder / config):
             chosen["config"] = os.path.normpath(folder / config)
         yield chosen
 

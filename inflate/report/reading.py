@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from inflate.errors import InflateError
 from inflate.report.summary import PARITY_SCHEMA, Document
 from inflate.report.text import one_line
 from inflate.report.writing import EXTRA
 
+_Number = TypeVar("_Number", int, float)
 _LARGEST = 64 * 2**20
 
 
@@ -36,7 +39,12 @@ def read_document(path: str | Path) -> Document:
         if path.stat().st_size > _LARGEST:
             raise InflateError(f"{path} has more than {_LARGEST:,} bytes; no parity report has")
         text = path.read_bytes().decode("utf-8")
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite(float),
+            parse_int=_finite(int),
+        )
     except OSError as error:
         raise InflateError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -74,6 +82,17 @@ def _newer(found: object) -> str:
     if f"{name}/1" == PARITY_SCHEMA and number.isdecimal():
         return "; a newer inflate wrote it, and can render it"
     return ""
+
+
+def _finite(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    """A reader of numbers that refuses those that are larger than any float."""
+
+    def read(text: str) -> _Number:
+        if math.isinf(float(text)):
+            raise ValueError(f"it holds the number {text[:80]}, larger than any float")
+        return kind(text)
+
+    return read
 
 
 def _refuse_constant(name: str) -> NoReturn:

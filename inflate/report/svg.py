@@ -79,7 +79,11 @@ class _Scale:
 
     def y(self, error: float) -> float:
         """The height of an error above 0."""
-        share = (math.log10(error) - self.low) / (self.high - self.low)
+        return self.at(math.log10(error))
+
+    def at(self, exponent: float) -> float:
+        """The height of a power of 10, which may be larger than any float."""
+        share = (exponent - self.low) / (self.high - self.low)
         return round(self.bottom - share * (self.bottom - self.top), 2)
 
 
@@ -117,7 +121,7 @@ def error_plot(document: Document) -> Plot | None:
         right=width - RIGHT,
         marks=tuple(marks),
         ticks=tuple(
-            Line(scale.y(10.0**decade), f"1e{decade:+03d}" if decade else "1")
+            Line(scale.at(decade), f"1e{decade:+03d}" if decade else "1")
             for decade in range(scale.low, scale.high + 1, every)
         ),
         lanes=tuple(lanes),

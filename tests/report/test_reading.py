@@ -109,6 +109,11 @@ def test_what_does_not_keep_to_it_is_refused(damage: str, tmp_path: Path) -> Non
         ('{"schema": ["inflate/parity-report/1"]}', "has the schema"),
         ('{"schema": "inflate/parity-report/1"}', "is a required property"),
         ('{"schema": "inflate/parity-report/1", "verdict": NaN}', "it holds NaN"),
+        ('{"schema": "inflate/parity-report/1", "max_abs_error": 1e999}', "it holds the number"),
+        (
+            '{"schema": "inflate/parity-report/1", "seed": 1' + "0" * 400 + "}",
+            "it holds the number",
+        ),
         ("[" * 100_000, "is no JSON"),
         ("\xff", "is no JSON"),
     ],

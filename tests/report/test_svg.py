@@ -76,6 +76,15 @@ def test_the_first_layer_out_of_tolerance_is_where_it_runs() -> None:
     assert plot_of("close").first_x is None
 
 
+@pytest.mark.parametrize("error", [5e-324, 1.7e308])
+def test_the_smallest_and_the_largest_errors_have_their_height(error: float) -> None:
+    document = document_of("failed")
+    document["layers"][0]["errors"]["max_abs"] = error
+    plot = error_plot(document)
+    assert plot is not None
+    assert all(plot.top <= line.y <= plot.bottom for line in plot.ticks)
+
+
 def test_parts_are_named_where_there_is_room() -> None:
     named = [band.name for band in plot_of("equal").bands]
     assert named == ["", "mid", "up.3", "up.2", "up.1", "up.0", "", ""]

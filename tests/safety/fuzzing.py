@@ -68,7 +68,8 @@ def _safetensors(folder: Path) -> Path:
     return write_safetensors(folder / "img.safetensors", _weights(), {"format": "pt"})
 
 
-def _sharded(folder: Path) -> Path:
+def sharded(folder: Path) -> Path:
+    """A checkpoint of two shards, and the path of its index."""
     weights = _weights()
     names = list(weights)
     placed = {}
@@ -81,7 +82,8 @@ def _sharded(folder: Path) -> Path:
     return path
 
 
-def _diffusers(folder: Path) -> Path:
+def diffusers_folder(folder: Path) -> Path:
+    """A folder as diffusers writes it."""
     config = {"_class_name": "AutoencoderKL", "scaling_factor": 0.18215, "norm_num_groups": 32}
     (folder / "config.json").write_text(json.dumps(config))
     weights = bare_decoder(ch_mult=[1], dtype=torch.float16)
@@ -95,8 +97,8 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
     "zip": _zip,
     "legacy": _legacy,
     "safetensors": _safetensors,
-    "sharded": _sharded,
-    "diffusers": _diffusers,
+    "sharded": sharded,
+    "diffusers": diffusers_folder,
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .fuzzing import FORMATS, MARK, Subject, check, clear, make_subject
+from .mutating import EDITS, Edit, edited
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,6 @@ WORDS = [
     b"t", b"(", b".", b"0", b"q\x00", b"h\x00", b"decoder.", b"up.9.", b".weight", b"F64", b"I8",
     b"../", b"/", MARK,
 ]  # fmt: skip
-Edit = tuple[str, float, float, bytes]
 
 WHERE = st.floats(0, 1, exclude_max=True)
 INSERTED = st.one_of(
@@ -33,9 +33,9 @@ INSERTED = st.one_of(
     st.sampled_from(NUMBERS).map(lambda n: n.to_bytes(9, "little", signed=True)[:4]),
     st.sampled_from(NUMBERS).map(lambda n: str(n).encode()),
 )
-EDITS = st.lists(
+EDITED = st.lists(
     st.tuples(
-        st.sampled_from(["flip", "write", "insert", "remove", "truncate", "copy", "swap"]),
+        st.sampled_from(EDITS),
         WHERE,
         WHERE,
         INSERTED,
@@ -43,34 +43,6 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-
-
-def edited(content: bytes, edits: list[Edit]) -> bytes:
-    """A skeleton after edits; places are shares of its length."""
-    for kind, first, second, inserted in edits:
-        at, other = int(first * len(content)), int(second * len(content))
-        length = min(40, abs(other - at))
-        if kind == "flip" and content:
-            flipped = content[at] ^ (1 << int(second * 8))
-            content = content[:at] + bytes([flipped]) + content[at + 1 :]
-        elif kind == "write":
-            content = content[:at] + inserted + content[at + len(inserted) :]
-        elif kind == "insert":
-            content = content[:at] + inserted + content[at:]
-        elif kind == "remove":
-            content = content[:at] + content[at + length :]
-        elif kind == "truncate":
-            content = content[:at]
-        elif kind == "copy":
-            content = content[:at] + content[other : other + length] + content[at:]
-        elif kind == "swap":
-            at, other = sorted((at, other))
-            middle = content[at + length : other]
-            content = (
-                content[:at] + content[other : other + length] + middle
-                + content[at : at + length] + content[other + length :]
-            )  # fmt: skip
-    return content
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -92,7 +64,7 @@ def test_whatever_becomes_of_a_file(subject: Subject, tmp_path: Path) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(which=st.integers(0, len(subject.files) - 1), edits=EDITS, full=st.booleans())
+    @given(which=st.integers(0, len(subject.files) - 1), edits=EDITED, full=st.booleans())
     def mutate(which: int, edits: list[Edit], full: bool) -> None:
         subject.put(which, edited(subject.skeletons()[which], edits))
         ends[check(subject, output, full=full)] += 1
