@@ -268,7 +268,7 @@ class Run:
         try:
             self._watch.ended(outcome)
         except OSError:
-            raise  # Whoever watches is gone, for every job alike.
+            raise  # The output itself is gone, for every job alike.
         except Exception as error:  # noqa: BLE001 - it ends this job, and not the batch.
             document = {**outcome.document, **failure(error)}
             outcome = replace(outcome, status="failed", document=document)

@@ -94,7 +94,7 @@ def find_blend(
         alpha = fixed_alpha if given == "fixed" else None
         return Blend(str(given), "given", "the user says so", alpha)
     if not stored:
-        # Every temporal block has one: whoever loads or plans this lists what is missing.
+        # Every temporal block has one: loading and planning list what is missing.
         return Blend("learned", "numbers", "it has no mix_factor")
     if outside:
         return Blend("learned", "numbers", f"a mix_factor of {outside[0]:g} is not a share")

@@ -71,11 +71,11 @@ def _configs(
     files: CheckpointFiles, metadata: Mapping[str, str], located: Located, seen: Architecture
 ) -> Iterator[tuple[str, ClassConfig]]:
     """Every class configuration of a checkpoint, and where it is from."""
-    beside = files.config_beside
+    nearby = files.config_nearby
     # Other models may share the folder of a file: a configuration of other sizes is theirs, and
     # a file that records its own needs no other.
-    if beside and CONFIG_KEY not in metadata and not any(_sizes(beside, located, seen)):
-        yield str(files.config_path), beside
+    if nearby and CONFIG_KEY not in metadata and not any(_sizes(nearby, located, seen)):
+        yield str(files.config_path), nearby
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:

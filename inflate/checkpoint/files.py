@@ -35,7 +35,7 @@ class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
     ``shards`` says which of the files holds a tensor, where an index stood beside them.
-    ``config_beside`` is a ``config.json`` in the folder of a file that is given directly, if it is
+    ``config_nearby`` is a ``config.json`` in the folder of a file that is given directly, if it is
     one of these classes. ``read`` is every file that is read, the config too.
     """
 
@@ -44,13 +44,13 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
     folder_config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
-    config_beside: Mapping[str, Any] = field(default_factory=dict)
+    config_nearby: Mapping[str, Any] = field(default_factory=dict)
     read: ReadFiles = field(default_factory=ReadFiles)
 
     @property
     def config_path(self) -> Path | None:
         """The ``config.json`` that is read, if one is."""
-        if self.config_beside:
+        if self.config_nearby:
             return self.weights[0].parent / "config.json"
         return self.path / "config.json" if self.folder_config else None
 
@@ -86,7 +86,7 @@ def read_files(path: Path) -> tuple[Path, ...]:
 def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     if _is_dir(path):
         return _folder(path, read)
-    return replace(_weights(path, read), config_beside=_beside(path, read))
+    return replace(_weights(path, read), config_nearby=_beside(path, read))
 
 
 def _weights(path: Path, read: ReadFiles) -> CheckpointFiles:

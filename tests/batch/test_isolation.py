@@ -46,7 +46,7 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
 
 
 class _Spoiling(FakeExecutor):
-    """Its first job tells of one event with a content that cannot be written down."""
+    """Its first job sends one event with a content that cannot be written down."""
 
     def __init__(self, kind: str, content: Mapping[str, Any]) -> None:
         super().__init__()
@@ -197,10 +197,10 @@ def test_what_a_worker_cannot_describe_is_its_jobs_error(
 
     monkeypatch.setattr(module, "mark_of_output", fails)
     (path,) = sources(1)
-    told: list[tuple[str, Mapping[str, Any]]] = []
+    events: list[tuple[str, Mapping[str, Any]]] = []
     task = Task(0, str(path), "out.safetensors", {"skip_parity": True, "device": "cpu"})
-    run_task(task, lambda *event: told.append(event), lambda *_: {"go": True})
-    kind, record = told[-1]
+    run_task(task, lambda *event: events.append(event), lambda *_: {"go": True})
+    kind, record = events[-1]
     assert (kind, record["state"]) == ("end", "failed")
     assert "KeyError" in record["document"]["error"]
 

@@ -62,9 +62,9 @@ def test_resolvers_are_refused(
         "set": {"jobs": [{"source": "ckpts/*", "set": [f"description={secret}"]}]},
         "ledger": {"jobs": ["ckpts/*"], "ledger": secret},
     }[place]
-    told = problems_of(tmp_path, content)
-    assert "INFLATE_SECRET" in told
-    assert "s3cret" not in told
+    problems = problems_of(tmp_path, content)
+    assert "INFLATE_SECRET" in problems
+    assert "s3cret" not in problems
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1e999"])

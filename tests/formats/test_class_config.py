@@ -1,4 +1,4 @@
-"""Settings of diffusers' classes that no tensor shows: in a folder, beside a file, in a header."""
+"""Settings of diffusers' classes that no tensor shows: of folders, of files in them, of headers."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_of_another_model_beside_a_file_nothing_is_taken(
         convert(tmp_path, dry_run=True, **CPU)
 
 
-def test_one_that_cannot_be_read_is_told_where_diffusers_reads_it(tmp_path: Path) -> None:
+def test_one_that_cannot_be_read_is_reported_where_diffusers_reads_it(tmp_path: Path) -> None:
     path = _folder(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -55,7 +55,7 @@ def test_a_reference_that_says_otherwise_is_a_conflict(tmp_path: Path) -> None:
     assert inflate.verify(image_file(tmp_path / "b", tanh_out=True), output, **CPU).passed
 
 
-def test_a_conflict_that_changes_no_output_is_told(tmp_path: Path) -> None:
+def test_a_conflict_that_changes_no_output_is_reported(tmp_path: Path) -> None:
     image, output = image_file(tmp_path / "a", scaling_factor=0.25), tmp_path / "video.safetensors"
     inflate.convert(image, output, set_=["scaling_factor=0.5"], **CPU)
     report = inflate.verify(image, output, **CPU)
@@ -85,7 +85,7 @@ def test_the_recorded_source_is_the_reference(image: Path, videos: dict[str, Pat
     assert inflate.verify(videos["all"], **CPU).recorded_source is None
 
 
-def test_another_reference_is_told_and_fails_nothing(
+def test_another_reference_is_reported_and_fails_nothing(
     run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     same = write_safetensors(tmp_path / "same.safetensors", autoencoder())

@@ -127,7 +127,7 @@ def test_a_file_of_a_folder_brings_its_configuration_along(memory: Any, weights:
         memory.pipe(f"/vae/{weights}", SHARD if weights.endswith("s") else b"\x80pickle")
     path = fetch(f"memory://vae/{weights}")
     assert path.name == weights
-    assert find_files(path).config_beside == json.loads(CONFIG)
+    assert find_files(path).config_nearby == json.loads(CONFIG)
 
 
 def test_the_best_weights_of_a_folder_are_taken(memory: Any) -> None:
