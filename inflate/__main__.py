@@ -1,7 +1,24 @@
-"""``python -m inflate``."""
+"""The command ``inflate``, also as ``python -m inflate``."""
 
+import os
 import sys
 
-from inflate.cli.app import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command; Ctrl-C while it loads ends it like Ctrl-C later."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # Closed: else the next file that is opened would get what is printed.
+            os.open(os.devnull, os.O_RDWR)
+    try:
+        from inflate.cli.app import main
+
+        return main()
+    except KeyboardInterrupt:
+        os.write(2, b"interrupted\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

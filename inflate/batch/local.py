@@ -181,7 +181,12 @@ class _Worker:
     def _listen(self, happened: queue.Queue[tuple[_Worker, Mapping[str, Any] | None]]) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            happened.put((self, json.loads(line)))
+            try:
+                said = json.loads(line)
+            except ValueError:  # It died in the middle of a line, or will not make sense again.
+                self._process.kill()
+                break
+            happened.put((self, said))
         happened.put((self, None))
 
     def _keep_errors(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from io import StringIO
 from types import FrameType
 from typing import Annotated, Any
 
@@ -21,15 +22,23 @@ from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
 from inflate.cli.presets import presets
 from inflate.cli.report import report
+from inflate.cli.streams import guarded_streams
 from inflate.cli.verify import verify
 from inflate.errors import InflateError
+
+ClickException: Any = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
+"""The base of all usage errors: click's own, or that of the copy which newer Typers carry."""
+
+CANNOT_RUN = 2
+BUG = 70
+"""The exit code of a bug: EX_SOFTWARE of sysexits.h."""
 
 
 class Commands(TyperGroup):
     """The one place where exceptions become messages and exit codes.
 
-    0: done, and parity held. 1: it ran, and parity did not hold. 2: it could not run. 130:
-    interrupted. Bugs keep their traceback.
+    0: done, and parity held. 1: it ran, and parity did not hold. 2: it could not run. 70: a bug,
+    with its traceback. 128 + N: ended by signal N, as 130 by Ctrl-C.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -38,11 +47,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except InflateError as error:
             say(f"error: {error}", err=True)
-            raise typer.Exit(2) from error
-        except BrokenPipeError as error:
-            # Whoever read the output has gone; nothing more can be said to them.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from error
+            raise typer.Exit(CANNOT_RUN) from error
         except KeyboardInterrupt as error:
             # Whoever knows what was left says so in the exception.
             said = ": ".join(filter(None, ("interrupted", *map(str, error.args))))
@@ -80,15 +85,49 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    # Libraries make a great many objects that stay while they load: looking through them for
-    # cycles as often as Python does takes a twentieth of a short command.
-    gc.set_threshold(20_000, *gc.get_threshold()[1:])
+    with guarded_streams():
+        _clean_up_on_signals()
+        # Libraries make a great many objects that stay while they load: looking through them for
+        # cycles as often as Python does takes a twentieth of a short command.
+        gc.set_threshold(20_000, *gc.get_threshold()[1:])
+        try:
+            code = _run(arguments)
+            if code != CANNOT_RUN:
+                sys.stdout.flush()
+        except InflateError as error:  # A result did not fit where it was written.
+            say(f"error: {error}", err=True)
+            return CANNOT_RUN
+        return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
-        app(list(arguments) if arguments is not None else None, prog_name="inflate")
+        code = app(
+            list(arguments) if arguments is not None else None,
+            prog_name="inflate",
+            standalone_mode=False,
+        )
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    except InflateError:
+        raise
+    except ClickException as error:
+        shown = StringIO()
+        error.show(shown)  # Quotes arguments, which may be names of files.
+        say(shown.getvalue().rstrip("\n"), err=True)
+        return int(error.exit_code)
+    except Exception:  # noqa: BLE001 - a bug of ours, which must not read as "parity did not hold".
+        traceback.print_exc()
+        return BUG
+    return code if isinstance(code, int) else 0
+
+
+def _clean_up_on_signals() -> None:
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU"):
+        number = getattr(signal, name, None)
+        # Whoever started this may want a signal ignored, as nohup does.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

@@ -135,12 +135,13 @@ def batch(
             reports.write_summaries(document, report_dir)
         if github_summary:
             reports.append_step_summary(document)
-    if as_json:
-        print_json(document)
-    elif quiet:
-        say(headline(document))
-    else:
-        print_summary(document)
+    with saying_done("the jobs are finished"):
+        if as_json:
+            print_json(document)
+        elif quiet:
+            say(headline(document))
+        else:
+            print_summary(document)
     if document["exit_code"]:
         raise typer.Exit(document["exit_code"])
 

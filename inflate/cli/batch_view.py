@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -17,7 +17,7 @@ from inflate.batch.render import headline
 from inflate.batch.run import Outcome, Watch
 from inflate.batch.summary import parity_of
 from inflate.cli.console import bars_are_drawn, note, safe_console, say
-from inflate.errors import printable
+from inflate.errors import OutputError, printable
 from inflate.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, error_text
@@ -53,9 +53,10 @@ class _Lines:
             note(f"{shown(job.source)} begins anew: {printable(why.splitlines()[0])}")
 
     def ended(self, outcome: Outcome) -> None:
-        """Say what became of a job."""
+        """Say what became of a job; where it cannot be written, the jobs go on."""
         if self._wanted:
-            say(_line(outcome).replace("\n", " "))
+            with suppress(OutputError):  # Raised again at the end, by the last flush.
+                say(_line(outcome).replace("\n", " "))
 
 
 class _Bars:

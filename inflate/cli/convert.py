@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -12,6 +12,9 @@ from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocat
 from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.errors import ConfigError
 from inflate.options import ConvertOptions
+
+if TYPE_CHECKING:
+    from inflate.workflow import ConversionResult
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
@@ -53,21 +56,32 @@ def convert(
     ahead = nullcontext() if options.dry_run else hashing_ahead(source)
     with ahead, progress_bar(quiet) as progress:
         result = workflow.convert_with(source, output, options, reports=reports, progress=progress)
-    if result.parity is not None:
+    if options.dry_run:
+        done = "nothing was written"
+    elif result.output is None:
         done = f"parity did not hold; nothing was published at {result.destination}"
-        if result.output is not None:
-            done = f"{result.destination} was published"
-        with saying_done(done):
+    else:
+        done = f"{result.destination} was published"
+    with saying_done(done):
+        if result.parity is not None:
             write_wanted(result.parity, report_to or (), github_summary=github_summary)
+        _print(result, source, dry_run=options.dry_run, as_json=as_json, quiet=quiet)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _print(
+    result: ConversionResult, source: str, *, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
     if as_json:
         from inflate.report.documents import conversion_document, plan_document
 
         document = conversion_document(result)
-        if options.dry_run:
+        if dry_run:
             document["dry_run"] = plan_document(result.plan)
         print_json(document)
     elif quiet:
-        if options.dry_run:
+        if dry_run:
             say(result.destination)
         elif result.output is not None:
             say(result.output)
@@ -75,7 +89,7 @@ def convert(
         from inflate.cli.render import print_conversion, print_plan
         from inflate.cli.render_learning import print_summary
 
-        if options.dry_run:
+        if dry_run:
             print_plan(result.plan)
         else:
             print_conversion(result, source)
@@ -83,5 +97,3 @@ def convert(
     if not quiet:
         for text in result.notes:
             note(text)
-    if not result.passed:
-        raise typer.Exit(1)

@@ -53,21 +53,21 @@ def verify(
         )
     with saying_done(f"the verdict is {report.verdict}"):
         write_wanted(report, report_to or (), github_summary=github_summary)
-    if as_json:
-        from inflate.report.documents import parity_document
+        if as_json:
+            from inflate.report.documents import parity_document
 
-        print_json(parity_document(report))
-    elif quiet:
-        from inflate.report.documents import parity_document
-        from inflate.report.summary import verdict_text
+            print_json(parity_document(report))
+        elif quiet:
+            from inflate.report.documents import parity_document
+            from inflate.report.summary import verdict_text
 
-        say(verdict_text(parity_document(report)))
-    else:
-        from inflate.cli.render_parity import print_parity
+            say(verdict_text(parity_document(report)))
+        else:
+            from inflate.cli.render_parity import print_parity
 
-        print_parity(report)
-        for text in report.notes:
-            note(text)
+            print_parity(report)
+            for text in report.notes:
+                note(text)
     # A check that lets damage through has proven nothing, whatever it says of this candidate.
     if not report.passed or (report.self_test is not None and not report.self_test.passed):
         raise typer.Exit(1)
