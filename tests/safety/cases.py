@@ -164,8 +164,7 @@ def _form(random: Random, *, help: float = 0.0) -> list[str]:
 
 
 def _case(arguments: Sequence[str], name: str = "", content: bytes = b"") -> Case:
-    # No process can be given NUL.
-    return Case(tuple(one.replace("\0", "") for one in arguments), {name: content} if name else {})
+    return Case(tuple(arguments), {name: content} if name else {})
 
 
 _TEMPORAL = {"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25,

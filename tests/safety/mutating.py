@@ -26,7 +26,7 @@ NUMBERS = (
 TEXTS = (
     "", " ", "x", LONG, "-", "--", ".", "..", "../x", "x/../y", "gone/x", "gone", "empty",
     "img.safetensors/x", "\x1b[2J\x1b]0;x\x07", "\u202egpj.\u2066x", "a\nerror: b\r", "\u2028\x85",
-    "\udcff", "\ud800", "é中\U0001f600", f"${{oc.env:{SECRET}}}", "${oc.env:NOT_THERE,x}",
+    "\udcff", "é中\U0001f600", f"${{oc.env:{SECRET}}}", "${oc.env:NOT_THERE,x}",
     f"${{oc.decode:'${{oc.env:{SECRET}}}'}}", "${temporal.alpha}", "${.x}", "${", "???",
     "{stem}", "{x!r:>9}", "{", "}", "*", "**/*", "[a", "[1", "2024-02-30", "0x10", "1_000", "007",
     "-5", "0.25", "true", "null", "NaN", "nan", "-inf", "1e999", "1" + "0" * 400, "9" * 5000,
@@ -34,10 +34,13 @@ TEXTS = (
     "x=*a", "'", '"', "|",
     "<b>&amp;]]>", "`|*_", "http://", "https://[x", "hf://", "s3://", "file:///gone", "://",
 )  # fmt: skip
-"""Texts without NUL, as the arguments of a process are."""
+"""Texts as the arguments of a process may be."""
+
+INSIDE = ("a\0b", "\ud800")
+"""Texts that a file can hold, and no argument."""
 
 VALUES = (
-    *NUMBERS, *TEXTS, "a\0b", None, True, False, [], {}, [[]], [0, "x"], {"x": 1}, {"": None},
+    *NUMBERS, *TEXTS, *INSIDE, None, True, False, [], {}, [[]], [0, "x"], {"x": 1}, {"": None},
     [1, [2, [3]]], RAW + "1e999", RAW + "-" + "9" * 5000, RAW + "[" * 3000, RAW + "NaN",
     RAW + "{a:", RAW + "2024-02-29", RAW + "1:2:3", RAW + ".inf",
 )  # fmt: skip
@@ -152,7 +155,7 @@ def _alike(value: Any, random: Random) -> Any:
     if isinstance(value, float):
         return random.choice([n for n in NUMBERS if isinstance(n, float) and math.isfinite(n)])
     if isinstance(value, str):
-        return random.choice((*TEXTS, "a\0b", value + value, value[:-1]))
+        return random.choice((*TEXTS, *INSIDE, value + value, value[:-1]))
     if isinstance(value, list):
         return random.choice((value * 2, value[1:], value[::-1], []))
     return None if isinstance(value, dict) else random.choice(VALUES)
