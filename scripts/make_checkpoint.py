@@ -50,7 +50,11 @@ def main() -> int:
     options = parser.parse_args()
     settings = read_config(options.preset)
     kept = {k: v for k, v in settings.items() if k.startswith("architecture.")}
-    architecture = Architecture(**{k.removeprefix("architecture."): v for k, v in kept.items()})
+    arguments = {
+        key.removeprefix("architecture."): tuple(value) if isinstance(value, list) else value
+        for key, value in kept.items()
+    }
+    architecture = Architecture(**arguments)
     architecture = build_config(architecture, kept).architecture
     tensors = make_state_dict(architecture, options.seed)
     if options.around:
