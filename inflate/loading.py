@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.arrays import Array
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH
 from inflate.checkpoint.locate import Located, locate
@@ -38,6 +39,20 @@ _CODEBOOK = "quantize.embedding.weight"
 M = TypeVar("M", bound=nn.Module)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A tensor over the memory of an array, in the type of the same name."""
+    if array.dtype.isbuiltin == 1:
+        return torch.from_numpy(array)
+    # torch does not know the half types of ml_dtypes: it gets whole numbers, and reads them anew.
+    dtype: torch.dtype = getattr(torch, array.dtype.name)
+    return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
+
+
 @dataclass(frozen=True)
 class Source:
     """The autoencoder of an opened file, under LDM's keys, and what is known of it."""
@@ -57,7 +72,7 @@ class Source:
 
     def read(self, key: str) -> Tensor:
         """The tensor of a key, which must be there."""
-        return self.checkpoint.read(key)
+        return as_tensor(self.checkpoint.read(key))
 
     def with_learned_blend(self, config: Config) -> Source:
         """The same video autoencoder with its fixed blend as a learned one, and what says so."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.checkpoint.others import FIRST_BYTES, known_as
+from inflate.checkpoint.file_signatures import FIRST_BYTES, known_as
 from inflate.errors import CheckpointError, FamilyError
 from inflate.vocabulary import FOLDER_FILES, without_index_ending
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.files import detect_format
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.unpickling import BARE, load_pickled
+from inflate.checkpoint.unpickling import BARE
 from inflate.errors import ConfigError, InflateError
+from inflate.loading import as_tensor
 from inflate.parity.given import GivenProbe
 from inflate.parity.media import needed
 
@@ -68,11 +68,8 @@ def _read(path: Path) -> Tensor:
             numpy = file.read(len(_NUMPY)) == _NUMPY
         if numpy:
             return _read_numpy(path)
-    if detect_format(path) == "torch":
-        tensors, _ = load_pickled(path, bare=True)
-        return tensors[_chosen(list(tensors), path)].contiguous()
-    with open_checkpoint(path) as checkpoint:
-        return checkpoint.read(_chosen(list(checkpoint.tensors), path)).clone()
+    with open_checkpoint(path, bare=True) as checkpoint:
+        return as_tensor(checkpoint.read(_chosen(list(checkpoint.tensors), path)))
 
 
 def _chosen(names: list[str], path: Path) -> str:
@@ -91,8 +88,7 @@ def _read_numpy(path: Path) -> Tensor:
     with needed("--latents with a .npy file"):
         import numpy as np
     try:
-        # Mapped first: a header may claim any size.
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(np.array(mapped, dtype=mapped.dtype.newbyteorder("=")))
-    except (OSError, ValueError, TypeError) as error:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         raise ConfigError(f"{path} cannot be read as a .npy file: {error}") from error

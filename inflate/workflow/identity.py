@@ -19,4 +19,4 @@ def temporal_attention_is_identity(source: Source) -> bool:
         and not set(parts).isdisjoint(key.split("."))
         and not any(part.startswith("norm") for part in key.split("."))
     ]
-    return not any(source.read(key).any() for key in keys)
+    return not any(source.checkpoint.read(key).any() for key in keys)

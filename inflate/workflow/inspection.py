@@ -1,4 +1,4 @@
-"""``inspect``: what a file holds, from names and shapes; torch only where the format needs it."""
+"""``inspect``: what a file holds, from names and shapes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
-from inflate.checkpoint.files import CheckpointFiles, find_files
-from inflate.checkpoint.header import read_index
+from inflate.checkpoint.files import CheckpointFiles
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import EMA, Located, locate
+from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
@@ -86,8 +86,8 @@ def inspect(
         CheckpointError: the source cannot be read at all.
     """
     path = local_source(source, progress)
-    files = find_files(path)
-    index, metadata, foreign = _read(path, files)
+    with open_checkpoint(path) as checkpoint:
+        index = checkpoint.tensors
     obstacles: tuple[str, ...] = ()
     located: Located | None = None
     architecture: Architecture | None = None
@@ -103,7 +103,7 @@ def inspect(
         obstacles = (*getattr(error, "problems", ()),) or (str(error),)
     return Inspection(
         path=path,
-        files=files,
+        files=checkpoint.files,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
         inflated=bool(located and located.inflated),
@@ -114,22 +114,11 @@ def inspect(
         dtypes=Counter(info.dtype for info in index.values()),
         parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
         dropped=tuple(_dropped(located)) if located else (),
-        foreign=foreign,
-        metadata=metadata,
+        foreign=checkpoint.foreign,
+        metadata=checkpoint.metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
         obstacles=obstacles,
     )
-
-
-def _read(
-    path: Path, files: CheckpointFiles
-) -> tuple[Mapping[str, TensorInfo], Mapping[str, str], tuple[str, ...]]:
-    if files.format == "safetensors":
-        return (*read_index(files), ())
-    from inflate.checkpoint.reader import open_checkpoint
-
-    with open_checkpoint(path) as checkpoint:
-        return checkpoint.tensors, checkpoint.metadata, checkpoint.foreign
 
 
 def _obstacles(located: Located, architecture: Architecture) -> list[str]:

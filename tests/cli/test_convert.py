@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 import inflate
-from inflate.inflation import apply
-from inflate.inflation.initializers import ZEROS, Rule
+from inflate.inflation.initializers import ZEROS
+from inflate.inflation.plan import Make
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import metadata_of, sha256, snapshot
+from ..conversions import metadata_of, sha256, snapshot, spoil_start
 from .conftest import Run
 
 CPU = ("--device", "cpu")
@@ -31,13 +30,7 @@ def strict(text: str) -> Any:
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    make_tensor = apply.make_tensor
-
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
-        tensor = make_tensor(rule, shape, key, seed)
-        return tensor + 0.1 if rule == ZEROS else tensor
-
-    monkeypatch.setattr(apply, "make_tensor", spoilt)
+    spoil_start(monkeypatch, lambda planned: planned.origin == Make(ZEROS))
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])

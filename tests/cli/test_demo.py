@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from inflate.cli import demo
-from inflate.inflation import apply
-from inflate.inflation.initializers import Rule
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import sha256, snapshot
+from ..conversions import sha256, snapshot, spoil_start
 from .conftest import Run
 
 MODES = ("all", "conv-only", "attn-only")
@@ -70,13 +67,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
 def test_where_parity_does_not_hold(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_tensor = apply.make_tensor
-
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
-        tensor = make_tensor(rule, shape, key, seed)
-        return tensor + 0.1 if key.endswith("time_mix_conv.bias") else tensor
-
-    monkeypatch.setattr(apply, "make_tensor", spoilt)
+    spoil_start(monkeypatch, lambda planned: planned.key.endswith("time_mix_conv.bias"))
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"
