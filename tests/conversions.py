@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation import apply
-from inflate.inflation.plan import Make, PlannedTensor
+from inflate.inflation.initializers import Rule
 from inflate.models import Decoder
 from inflate.workflow import production
 
@@ -69,16 +69,16 @@ def nudged(video: Path, out: Path, key: str, by: float = 0.1) -> Path:
 
 
 def spoil_start(
-    monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[PlannedTensor], bool], by: float = 0.1
+    monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[str, Rule], bool], by: float = 0.1
 ) -> None:
     """Add a number to tensors that a plan makes, as a bug in their rules would."""
-    real = apply.made_pieces
+    real = apply.draw_chunks
 
-    def pieces(planned: PlannedTensor, origin: Make, *more: Any) -> Iterator[Any]:
-        for piece in real(planned, origin, *more):
-            yield piece + np.float32(by) if spoilt(planned) else piece
+    def chunks(rule: Rule, shape: Any, key: str, *more: Any) -> Iterator[Any]:
+        for piece in real(rule, shape, key, *more):
+            yield piece + np.float32(by) if spoilt(key, rule) else piece
 
-    monkeypatch.setattr(apply, "made_pieces", pieces)
+    monkeypatch.setattr(apply, "draw_chunks", chunks)
 
 
 def spoil_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:

@@ -215,7 +215,7 @@ def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) ->
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    spoil_start(monkeypatch, lambda planned: planned.origin == Make(ZEROS))
+    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
 
 
 @pytest.mark.usefixtures("no_identity")

@@ -12,8 +12,8 @@ Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
 ALIGNMENT = 64
-"""Bytes of a cache line and of the widest vector registers: numbers that begin at a multiple of it
-are read fastest, and by the same code path every time."""
+"""Bytes of a cache line, and of the widest vector registers: numbers that begin at a multiple are
+read fastest, and by the same code path every time."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -43,7 +43,7 @@ _BLOCKED = ("os", "posix", "nt", "sys")
 
 _OWN_ROOTS = ("torch", "collections")
 _OWN_NAMES = ("_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set")
-"""What torch itself writes into its files, beside the names in its own modules."""
+"""What torch itself writes into its files, apart from the names in its own modules."""
 
 _CONSTANTS: dict[bytes, Any] = {
     pickle.NONE: None,
@@ -181,7 +181,7 @@ class PickleInterpreter:
 
     def _storage(self, claim: Any) -> Storage:
         kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
-        if kind == "module":  # Before 1.6 a whole module stood here, beside its source code.
+        if kind == "module":  # Before 1.6: a whole module, with its source code.
             raise RefusedError(described(named))
         part = view[0][1:] if view and isinstance(view[0], tuple) else ()
         sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)

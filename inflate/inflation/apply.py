@@ -14,12 +14,13 @@ from inflate.checkpoint.arrays import Array, Bytes, aligned_empty, bytes_of, cas
 from inflate.checkpoint.reader import Checkpoint
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
+from inflate.inflation.initializers import Rule, make_tensor
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.progress import Progress
 
 _WORKERS = 2
-_PIECE = 4 << 20
-"""Bytes that each worker reads, makes and writes at once."""
+_PIECE = 1 << 20
+"""Bytes that a worker handles at once, so that they are in its cache for each of its steps."""
 
 _SYNCED = 64 << 20
 """Bytes after which the disk is asked to write, so that little is left to wait for at the end."""
@@ -144,12 +145,12 @@ def _copy(
 
 
 def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _Written:
-    for piece in made_pieces(planned, origin, seed, _PIECE // 4):
+    for piece in draw_chunks(origin.rule, planned.shape, planned.key, seed, _PIECE // 4):
         if piece.strides == (0,):
             output.repeat(cast(piece[:1], planned.dtype), piece.size)
         else:
             output.add(cast(piece, planned.dtype))
-    # What is drawn lies between the bounds: if they are finite, so is all of it.
+    # All numbers lie between the bounds: if the bounds are finite, so are they.
     bound = cast(np.array([origin.rule.value]), planned.dtype)
     if is_finite(bound):
         return _Written(output.digest)
@@ -157,18 +158,12 @@ def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _
     return _Written(output.digest, problem=problem)
 
 
-def made_pieces(planned: PlannedTensor, origin: Make, seed: int, count: int) -> Iterator[Array]:
-    """The numbers of a tensor that a rule makes, in float32, in flat pieces of ``count`` at most.
-
-    A piece of one number throughout may have any size, and then has a stride of 0.
-    """
-    from inflate.inflation.initializers import make_tensor
-
-    made = make_tensor(origin.rule, planned.shape, planned.key, seed).numpy().reshape(-1)
-    if made.strides == (0,):
-        yield made
-    else:
-        yield from (made[start : start + count] for start in range(0, made.size, count))
+def draw_chunks(
+    rule: Rule, shape: tuple[int, ...], key: str, seed: int, buffer_elements: int
+) -> Iterator[Array]:
+    """The numbers that a rule makes, in float32, flat, in pieces; constants have a stride of 0."""
+    made = make_tensor(rule, shape, key, seed).numpy().reshape(-1)
+    yield from (made[i : i + buffer_elements] for i in range(0, made.size, buffer_elements))
 
 
 def _not_finite(planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint) -> str:

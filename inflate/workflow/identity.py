@@ -1,4 +1,4 @@
-"""Whether the temporal attention of a video checkpoint changes nothing, told by its numbers."""
+"""Whether the temporal attention of a video checkpoint changes nothing, judged by its numbers."""
 
 from __future__ import annotations
 

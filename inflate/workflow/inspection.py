@@ -36,7 +36,7 @@ class Inspection:
     """What a file holds, and what ``convert`` would do with it.
 
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
-    ``obstacles`` says in words what stands in the way of a conversion, nothing if nothing does.
+    ``obstacles`` are the reasons why it cannot be converted, empty if it can be.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Inspection:
 
     @property
     def passed_through(self) -> int:
-        """How many tensors beside the decoder ``convert`` would keep as they are."""
+        """How many tensors outside the decoder ``convert`` would keep as they are."""
         return sum(group.tensors for group in self.parts if not group.name.startswith("decoder"))
 
 
@@ -79,8 +79,8 @@ def inspect(
     Args:
         source: a file, an index of shards, a folder of diffusers, or a URL.
         prefix: which autoencoder to look at where the source holds several.
-        weights: ``plain``, or ``ema`` for the moving averages beside them.
-        progress: told of a download.
+        weights: ``plain``, or ``ema`` for their moving averages.
+        progress: called during a download.
 
     Raises:
         CheckpointError: the source cannot be read at all.

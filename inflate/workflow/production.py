@@ -59,7 +59,7 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What whoever uses the result should know, in words."""
+        """Notes for the user of the result."""
         return (
             *self.source.located.notes,
             *learning.notes(self.trainability),
@@ -204,7 +204,7 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     if target != "diffusers" or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
-        return seen  # No sigmoid reaches it, which is told with whatever else is in the way.
+        return seen  # No sigmoid reaches it: fit() reports that with the other problems.
     learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
     config = replace(seen.config, temporal=learned)
     if copying:

@@ -1,4 +1,4 @@
-"""Checkpoints of every format, told apart by their content and read when asked."""
+"""Checkpoints of every format, recognised by their content and read when asked."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_reports_of_a_conversion(run: Run, source: Path, tmp_path: Path) -> None
 def test_a_conversion_that_fails_tells_why(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil_start(monkeypatch, lambda _: True)
+    spoil_start(monkeypatch, lambda *_: True)
     ran = run("convert", source, "-q", "--report", tmp_path / "r.json", *CPU)
     assert (ran.code, ran.out) == (1, "")
     document = json.loads((tmp_path / "r.json").read_text())

@@ -20,8 +20,9 @@ from torch import Tensor
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
 from inflate.inflation import apply
-from inflate.inflation.apply import Digests, carry_out, made_pieces
-from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
+from inflate.inflation.apply import Digests, carry_out, draw_chunks
+from inflate.inflation.initializers import Rule
+from inflate.inflation.plan import Copy, InflationPlan, Make
 from inflate.loading import Source
 from inflate.progress import Progress, silent
 
@@ -82,7 +83,7 @@ def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
         if isinstance(target.origin, Copy):
             assert torch.equal(tensor, weights[target.origin.source])
         else:
-            made = made_pieces(target, target.origin, 5, 100)
+            made = draw_chunks(target.origin.rule, target.shape, target.key, 5, 100)
             assert tensor.flatten().tolist() == [value for piece in made for value in piece]
 
 
@@ -157,10 +158,10 @@ def test_a_start_that_the_stored_type_cannot_hold_is_told(
 
 
 def test_progress_counts_tensor_by_tensor(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    tensors = carried_out(autoencoder(**SMALLEST), tmp_path, lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    tensors = carried_out(autoencoder(**SMALLEST), tmp_path, lambda *step: steps.append(step))
     total = len(tensors)
-    assert told == [("writing", done, total) for done in range(total + 1)]
+    assert steps == [("writing", done, total) for done in range(total + 1)]
 
 
 def test_an_interruption_leaves_the_rest_unwritten(
@@ -220,10 +221,10 @@ def test_tensors_larger_than_a_piece_are_the_same(
 def test_one_number_throughout_is_written_as_any_other(
     value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def constant(planned: PlannedTensor, *_: Any) -> Iterator[Any]:
-        yield np.broadcast_to(np.float32(value), math.prod(planned.shape))
+    def constant(rule: Rule, shape: tuple[int, ...], *_: Any) -> Iterator[Any]:
+        yield np.broadcast_to(np.float32(value), math.prod(shape))
 
-    monkeypatch.setattr(apply, "made_pieces", constant)
+    monkeypatch.setattr(apply, "draw_chunks", constant)
     with planned(autoencoder(**SMALLEST), tmp_path) as (plan, source):
         written(plan, source, tmp_path / "out")
     tensors = load_file(tmp_path / "out")

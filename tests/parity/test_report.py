@@ -193,7 +193,7 @@ def test_a_conversion_that_fails_names_the_layer(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = "up.1.block.0.time_stack.out_layers.3"
-    spoil_start(monkeypatch, lambda planned: layer in planned.key, by=1.0)
+    spoil_start(monkeypatch, lambda key, _: layer in key, by=1.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", time_mode="all", **CPU)
     assert not result.passed
     assert result.parity is not None
