@@ -145,7 +145,7 @@ def produce(
     files = job.source.checkpoint.files
     with (
         stage(destination, overwrite=overwrite, folder_config=config) as staged,
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(2) as pool,
     ):
         source_hash = pool.submit(copy_context().run, hash_source, files)
         with saying_why(destination, job.plan.nbytes):
