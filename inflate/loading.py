@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
+from inflate.checkpoint.arrays import ALIGNMENT, Array
 from inflate.checkpoint.blending import MERGE_STRATEGY, Blend, check_known, find_blend
 from inflate.checkpoint.class_config import class_settings
 from inflate.checkpoint.index import TensorInfo
@@ -36,6 +37,29 @@ from inflate.models.blocks import conv1x1
 _CODEBOOK = "quantize.embedding.weight"
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A tensor over the memory of an array, in the type of the same name."""
+    if array.dtype.isbuiltin == 1:
+        return torch.from_numpy(array)
+    # torch does not know the half types of ml_dtypes: it gets whole numbers, and reads them anew.
+    dtype: torch.dtype = getattr(torch, array.dtype.name)
+    return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """A tensor at a multiple of 64 bytes: at other addresses kernels may round differently."""
+    if tensor.device.type != "cpu" or not tensor.data_ptr() % ALIGNMENT:
+        return tensor
+    room = torch.empty(tensor.nbytes + ALIGNMENT, dtype=torch.uint8)
+    room = room[-room.data_ptr() % ALIGNMENT :][: tensor.nbytes]
+    return room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,7 @@ class Source:
 
     def read(self, key: str) -> Tensor:
         """The tensor of a key, which must be there."""
-        return self.checkpoint.read(key)
+        return as_tensor(self.checkpoint.read(key))
 
     def with_learned_blend(self, config: Config) -> Source:
         """The same video autoencoder with its fixed blend as a learned one, and what says so."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inflate.checkpoint.writer import SafetensorsWriter
+from inflate.inflation import apply
+from inflate.inflation.initializers import Rule
 from inflate.models import Decoder
+from inflate.workflow import production
 
 from .checkpoints import DDCONFIG
 
@@ -69,6 +76,32 @@ def nudged(video: Path, out: Path, key: str, by: float = 0.1) -> Path:
         weights[key].view(-1)[0] += by
 
     return rewritten(video, out, change)
+
+
+def spoil_start(
+    monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[str, Rule], bool], by: float = 0.1
+) -> None:
+    """Add a number to tensors that a plan makes, as a bug in their rules would."""
+    real = apply.draw_chunks
+
+    def chunks(rule: Rule, shape: Any, key: str, *more: Any) -> Iterator[Any]:
+        for piece in real(rule, shape, key, *more):
+            yield piece + np.float32(by) if spoilt(key, rule) else piece
+
+    monkeypatch.setattr(apply, "draw_chunks", chunks)
+
+
+def spoil_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
+    """Add a number to the first one of a tensor in the staged file, once it is written."""
+    real = production.carry_out
+
+    def carry_out(plan: Any, checkpoint: Any, writer: SafetensorsWriter, progress: Any) -> Any:
+        digests = real(plan, checkpoint, writer, progress)
+        (number,) = struct.unpack("<f", os.pread(writer._handle, 4, writer.position(name)))
+        writer.write(memoryview(struct.pack("<f", number + by)), writer.position(name))
+        return digests
+
+    monkeypatch.setattr(production, "carry_out", carry_out)
 
 
 def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Tensor:

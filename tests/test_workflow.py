@@ -13,18 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate.checkpoint import writer
-from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
-from inflate.inflation import apply
-from inflate.inflation.initializers import ZEROS, Floats, Rule
+from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import production
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
-from .conversions import CPU, image_decode, metadata_of, sha256, snapshot
+from .conversions import CPU, image_decode, metadata_of, sha256, snapshot, spoil_file, spoil_start
 from .models.builders import noise
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -219,13 +216,7 @@ def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) ->
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    make_array = apply.make_array
-
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
-        array = make_array(rule, shape, key, seed)
-        return array + 0.1 if rule == ZEROS else array
-
-    monkeypatch.setattr(apply, "make_array", spoilt)
+    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
 
 
 @pytest.mark.usefixtures("no_identity")
@@ -252,18 +243,7 @@ def test_what_fails_replaces_nothing(image: Path, tmp_path: Path) -> None:
 def test_what_is_judged_is_read_back_from_the_file(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    write = SafetensorsWriter.write
-
-    def damaging(self: SafetensorsWriter, *args: Any) -> None:
-        write(self, *args)
-        weight = autoencoder()[damaged].numpy().tobytes()
-        content = Path(self.file.name).read_bytes()
-        at = content.index(weight)
-        self.file.seek(at)
-        self.file.write(torch.tensor([7.0]).numpy().tobytes())
-        self.file.flush()
-
-    monkeypatch.setattr(SafetensorsWriter, "write", damaging)
+    spoil_file(monkeypatch, damaged, 7.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert result.parity is not None
     assert result.parity.weights.different == (damaged,)
@@ -295,21 +275,6 @@ def test_the_file_is_hidden_until_parity_holds(
     ((staged,),) = seen
     assert staged.startswith(".video.safetensors.")
     assert list(snapshot(tmp_path)) == ["video.safetensors"]
-
-
-def test_a_header_that_begins_like_a_pickle_is_read_back(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A safetensors file begins with the length of its header, a pickle with the byte 128.
-    output = tmp_path / "video.safetensors"
-    inflate.convert(image, output, skip_parity=True, **CPU)
-    length = output.read_bytes()[0]
-    monkeypatch.setattr(writer, "_SPARE", writer._SPARE + (0x80 - length) % 256)
-    result = inflate.convert(image, output, overwrite=True, **CPU)
-    assert output.read_bytes()[0] == 0x80
-    assert result.parity is not None
-    assert result.parity.verdict == "bitwise"
-    assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
 def test_a_name_taken_meanwhile_is_not_taken_over(

@@ -1,7 +1,7 @@
-"""What the pickle of a torch file claims, as data: nothing here is imported, called or allocated.
+"""What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
 
-Of all the calls that a pickle asks for, those that lay a tensor over numbers of the file are
-understood; any other is an inert stand-in.
+Of all the calls that a pickle asks for, those that make containers, and tensors over numbers of the
+file, are understood. Any other stays an unresolved call.
 
 Source:
     The names and their arguments: ``torch/_utils.py`` and ``torch/_tensor.py``.
@@ -13,11 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from inflate.checkpoint.index import WIDTHS
 
-_TYPES = {f"torch.{name}": getattr(torch, name) for name in (*WIDTHS, "complex128")}
+_TYPES = {f"torch.{name}": name for name in WIDTHS}
 
 
 class DamagedError(ValueError):
@@ -25,7 +23,7 @@ class DamagedError(ValueError):
 
 
 class RefusedError(Exception):
-    """A name that has no business in a checkpoint."""
+    """A checkpoint has no need of what this names."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +37,8 @@ class Name:
 
 
 @dataclass(eq=False, repr=False)
-class Asked:
-    """A call that a file asks for, and that nobody makes."""
+class UnresolvedCall:
+    """A call that a file asks for, and that is never made."""
 
     name: str
     arguments: Any = ()
@@ -53,59 +51,63 @@ class Asked:
 class Storage:
     """A row of numbers in the file, as a pickle claims it.
 
-    ``view`` is the part of it that is meant, where it begins and how many numbers it has.
+    ``view`` is the part that is meant: where it begins, and how many numbers it has. ``dtype`` is
+    None where the type is not known here.
     """
 
     key: str
-    dtype: torch.dtype | None
+    dtype: str | None
     count: int
     view: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Laid:
-    """A tensor as a pickle claims it: laid over a storage, or over none that the file has."""
+class TensorRef:
+    """A tensor as a pickle claims it: a part of a storage.
+
+    ``storage`` is None for any other kind of tensor, of which the shape alone is known.
+    """
 
     storage: Storage | None
-    dtype: torch.dtype | None
+    dtype: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Region:
-    """Where the bytes of a storage lie."""
-
-    start: int
-    length: int
-
-
 def extend(target: Any, items: list[Any]) -> None:
-    """Append to a list; anything else that is appended to is refused."""
+    """Append to a list.
+
+    Raises:
+        RefusedError: the target is anything else.
+    """
     if not isinstance(target, list):
-        raise RefusedError(called(target))
+        raise RefusedError(described(target))
     target.extend(items)
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-    """Set the items of a mapping; anything else is refused."""
+    """Set the items of a mapping.
+
+    Raises:
+        RefusedError: the target is anything else.
+    """
     if not isinstance(target, dict):
-        raise RefusedError(called(target))
+        raise RefusedError(described(target))
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Only text is looked up; what else there is may be costly to hash.
-        plain = key is None or isinstance(key, (str, Name, Asked))
-        target[key if plain else Asked(called(key))] = value
+        # Only text is looked up; anything else may be costly to hash.
+        plain = key is None or isinstance(key, (str, Name, UnresolvedCall))
+        target[key if plain else UnresolvedCall(described(key))] = value
 
 
-def called(value: Any) -> str:
-    """A value as messages call it."""
-    if isinstance(value, (Storage, Laid)):
+def described(value: Any) -> str:
+    """A value as messages name it."""
+    if isinstance(value, (Storage, TensorRef)):
         return "a tensor"
-    return repr(value) if isinstance(value, (Asked, Name)) else type(value).__name__
+    return repr(value) if isinstance(value, (UnresolvedCall, Name)) else type(value).__name__
 
 
-_REBUILT_FROM_NUMBERS = (
+_OVER_STORAGE = (
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
@@ -118,9 +120,9 @@ _WRAPPED = (
 
 
 def call(function: Any, arguments: Any) -> Any:
-    """What a call would give, where that is a container or a tensor over numbers of the file."""
+    """The result of a call where that is a container or a tensor; else the call, unresolved."""
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise RefusedError(called(function))
+        raise RefusedError(described(function))
     name = function.dotted
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
         maker, _type, arguments, _state = arguments
@@ -131,48 +133,51 @@ def call(function: Any, arguments: Any) -> Any:
         for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
             set_items(made, list(pair))
         return made
-    if name in _WRAPPED and arguments and isinstance(arguments[0], Laid):
+    if name in _WRAPPED and arguments and isinstance(arguments[0], TensorRef):
         return arguments[0]
-    if name in _REBUILT_FROM_NUMBERS:
-        found = laid(arguments)
+    if name in _OVER_STORAGE:
+        found = _tensor_ref(arguments)
         if found is not None:
             return found
     if re.fullmatch(r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(\w+\.)?\w*Tensor)", name):
-        return Laid(None, None, 0, _shape_among(arguments), ())
-    return Asked(name, arguments)
+        return TensorRef(None, "", 0, _shape_among(arguments), ())
+    return UnresolvedCall(name, arguments)
 
 
-def laid(arguments: tuple[Any, ...]) -> Laid | None:
+def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
     """A tensor over numbers of the file; None where it is of another kind."""
     storage, offset, shape, strides = (*arguments, None, None, None, None)[:4]
     dtype, metadata = getattr(storage, "dtype", None), arguments[6:7]
     if metadata and isinstance(metadata[0], Name):  # The third version names its type.
         dtype, metadata = _TYPES.get(metadata[0].dotted), arguments[7:8]
-    shape = shape.arguments[0] if isinstance(shape, Asked) and shape.arguments else shape
+    if isinstance(shape, UnresolvedCall) and shape.arguments:
+        shape = shape.arguments[0]
     sound = (
         isinstance(storage, Storage)
         and isinstance(shape, tuple)
         and isinstance(strides, tuple)
-        and whole((offset, *shape, *strides))
+        and are_counts((offset, *shape, *strides))
         and len(shape) == len(strides) <= 64
     )
     if not sound:
         raise DamagedError("its pickle describes a tensor as torch never does")
     # A tensor that is conjugated or negated when it is read is not what its numbers say.
-    return None if dtype is None or any(metadata) else Laid(storage, dtype, offset, shape, strides)
+    if dtype is None or storage.dtype is None or any(metadata):
+        return None
+    return TensorRef(storage, dtype, offset, shape, strides)
 
 
 def _shape_among(arguments: Any) -> tuple[int, ...]:
     """The shape that a tensor of another kind claims: its arguments nest one level at most."""
     for argument in arguments:
         for inner in argument if isinstance(argument, tuple) else (argument,):
-            if isinstance(inner, Asked) and inner.name == "torch.Size" and inner.arguments:
+            if isinstance(inner, UnresolvedCall) and inner.name == "torch.Size" and inner.arguments:
                 (argument,) = inner.arguments
-        if isinstance(argument, tuple) and argument and whole(argument):
+        if isinstance(argument, tuple) and argument and are_counts(argument):
             return argument
     return ()
 
 
-def whole(numbers: Any) -> bool:
+def are_counts(numbers: Any) -> bool:
     """Whether these are whole numbers that a file could have, 0 or more."""
     return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)

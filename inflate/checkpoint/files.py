@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.checkpoint.others import FIRST_BYTES, known_as
+from inflate.checkpoint.file_signatures import FIRST_BYTES, known_as
 from inflate.checkpoint.protected import ReadFiles
 from inflate.errors import CheckpointError, FamilyError
 from inflate.vocabulary import FOLDER_FILES, without_index_ending
@@ -110,7 +110,7 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         if stat.S_ISDIR(kind):
             raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
         if not stat.S_ISREG(kind):  # To open a pipe is to wait for who writes into it.
-            raise CheckpointError(f"{path} is no regular file; expected a checkpoint file")
+            raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
             head = file.read(FIRST_BYTES)
         size = path.stat().st_size
@@ -141,7 +141,7 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
 
 
 def shown(name: str) -> str:
-    """A name that a file gives, as it may be told: quoted and cut where a terminal would choke."""
+    """A name from a file, as it may be printed: quoted and cut where it would garble a terminal."""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
 
 
@@ -214,10 +214,10 @@ def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
     problems = []
     shards = {}
     for name, shard in weight_map.items():
-        # An index may name files beside it, and nothing else.
+        # An index may name files in its own folder, and nothing else.
         if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
             raise CheckpointError(
-                f"{path} places {shown(name)} in {shard!r}; expected the name of a file beside it"
+                f"{path} places {shown(name)} in {shard!r}; expected the name of a file next to it"
             )
         shards[name] = path.parent / shard
     for shard_path in sorted(set(shards.values())):
@@ -243,7 +243,7 @@ def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
 
 
 def _is_dir(path: Path) -> bool:
-    with suppress(OSError):  # What may not be looked at is told by whoever opens it.
+    with suppress(OSError):  # Opening it gives a better error.
         return path.is_dir()
     return False
 
@@ -258,7 +258,7 @@ def _json(path: Path, read: ReadFiles) -> dict[str, Any]:
     try:
         found = read.look(path)
         if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path} is no regular file; expected JSON")
+            raise CheckpointError(f"{path} is not a regular file; expected JSON")
         if found.st_size > _LARGEST_JSON:
             raise CheckpointError(
                 f"{path} has {found.st_size} bytes; expected {_LARGEST_JSON} of JSON at most"
@@ -267,5 +267,5 @@ def _json(path: Path, read: ReadFiles) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no JSON object; expected keys and values")
+        raise CheckpointError(f"{path} is not a JSON object; expected keys and values")
     return content

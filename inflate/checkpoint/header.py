@@ -1,16 +1,16 @@
-"""The header of a safetensors file, read without torch and believed only where it adds up."""
+"""The header of a safetensors file, believed only where it adds up."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Container
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inflate.checkpoint.files import CheckpointFiles, shown
 from inflate.checkpoint.index import WIDTHS, TensorInfo
+from inflate.checkpoint.stored import Contents, Extent, SourceFile
 from inflate.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000
@@ -27,33 +27,20 @@ STORED_NAMES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of itself: its tensors by name, and its metadata."""
-
-    tensors: dict[str, TensorInfo]
-    metadata: dict[str, str]
-
-
-def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file, and check that it fits the file.
+def read_header(file: SourceFile) -> Contents:
+    """What the header of a safetensors file says, once it is seen to fit the file.
 
     Raises:
         CheckpointError: it is cut short, too large, not UTF-8 or JSON, names a key twice, or its
-            tensors overlap, leave gaps or lie outside the file, or have names that nobody can read.
+            tensors overlap, leave gaps or lie outside the file, or have names that do not print.
     """
+    path, size = file.path, file.size
+    length = int.from_bytes(file.read(8, 0), "little")
+    if length > min(size - 8, LARGEST_HEADER):
+        raise _lie(path, f"its header claims {length} bytes, and the file has {size}", cut=True)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size - 8, LARGEST_HEADER):
-                raise _lie(
-                    path, f"its header claims {length} bytes, and the file has {size}", cut=True
-                )
-            text = file.read(length).decode("utf-8")
+        text = file.read(length, 8).decode("utf-8")
         content = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise _lie(path, f"its header cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -61,12 +48,13 @@ def read_header(path: Path) -> Header:
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _lie(path, "its metadata is not a mapping of text to text")
-    tensors = {}
+    found = Contents(metadata=metadata)
     spans = []
     for name, entry in content.items():
-        info, start, end = _entry(path, name, entry)
-        tensors[name] = info
-        spans.append((start, end, name))
+        info, start = _entry(path, name, entry)
+        found.tensors[name] = info
+        found.places[name] = Extent(file, 8 + length + start, info.nbytes)
+        spans.append((start, start + info.nbytes, name))
     at = 0
     for start, end, name in sorted(spans):
         if start != at:
@@ -76,25 +64,7 @@ def read_header(path: Path) -> Header:
         raise _lie(
             path, f"its tensors take {at} bytes, and the file holds {size - 8 - length}", cut=True
         )
-    return Header(tensors, metadata)
-
-
-def read_index(files: CheckpointFiles) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors and the metadata of safetensors files, from their headers alone.
-
-    Raises:
-        CheckpointError: a header lies, or the shards are not what their index says.
-    """
-    index: dict[str, TensorInfo] = {}
-    metadata: dict[str, str] = {}
-    for file in files.weights:
-        header = read_header(file)
-        metadata.update(header.metadata)
-        for name, info in header.tensors.items():
-            if not files.shards or files.shards.get(name) == file:
-                index[name] = info
-    check_shards(files, index)
-    return index, metadata
+    return found
 
 
 def check_shards(files: CheckpointFiles, found: Container[str]) -> None:
@@ -111,7 +81,8 @@ def check_shards(files: CheckpointFiles, found: Container[str]) -> None:
         )
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
+    """A tensor, and where it begins behind the header."""
     if shown(name) != name:
         raise _lie(path, f"a tensor has the name {shown(name)}")
     fields = entry if isinstance(entry, dict) else {}
@@ -129,7 +100,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     nbytes = math.prod(shape) * WIDTHS[known]
     if end - start != nbytes:
         raise _lie(path, f"{name} has {end - start} bytes, and its shape {shape} takes {nbytes}")
-    return TensorInfo(name, tuple(shape), known, nbytes), start, end
+    return TensorInfo(name, tuple(shape), known, nbytes), start
 
 
 def _counts(value: Any) -> list[int] | None:
@@ -157,7 +128,7 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _lie(path: Path, what: str, *, cut: bool = False) -> CheckpointError:

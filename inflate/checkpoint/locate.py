@@ -104,8 +104,7 @@ def locate(
             tensors[key] = index[name]
     if ema:
         tensors = _averaged(tensors, index, found, path)
-    for key in attention_matrices({key: info.shape for key, info in tensors.items()}):
-        tensors[key] = replace(tensors[key], shape=(*tensors[key].shape, 1, 1))
+    tensors = in_ldm_shapes(tensors)
     taken = {info.name for info in tensors.values()}
     dropped = []
     for name, info in index.items():
@@ -116,6 +115,15 @@ def locate(
     weights = "ema" if ema else "plain"
     notes = _of_two_kinds(tensors, found) if ema else ()
     return Located(found, bare, dialect, weights, tensors, tuple(dropped), notes)
+
+
+def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Tensors by LDM's keys, with attention matrices as the convolutions that LDM has."""
+    matrices = attention_matrices({key: info.shape for key, info in tensors.items()})
+    return {
+        key: replace(info, shape=(*info.shape, 1, 1)) if key in matrices else info
+        for key, info in tensors.items()
+    }
 
 
 def _prefix(

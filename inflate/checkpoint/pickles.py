@@ -1,7 +1,7 @@
-"""The instructions of a pickle, carried out without any call.
+"""The instructions of a pickle, interpreted without any call.
 
 A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made, and names and calls stay what they are: data that says what was asked for.
+Here containers are made; names and calls stay data that says what was asked for.
 
 Source:
     The instructions that torch writes: ``torch/_weights_only_unpickler.py``.
@@ -9,45 +9,41 @@ Source:
 
 from __future__ import annotations
 
-import mmap
 import pickle
 import struct
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
+from typing import Any, BinaryIO
 
 from inflate.checkpoint.claims import (
-    Asked,
     DamagedError,
     Name,
     RefusedError,
-    Region,
     Storage,
+    UnresolvedCall,
+    are_counts,
     call,
-    called,
+    described,
     extend,
     set_items,
-    whole,
 )
 
 _STORED_TYPES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
 }  # fmt: skip
 
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""Modules that files call as Python 2 did, whatever wrote them."""
+"""Modules that files name as Python 2 did, whatever wrote them."""
 
 _BLOCKED = ("os", "posix", "nt", "sys")
 """Modules whose names have no business in a checkpoint."""
 
 _OWN_ROOTS = ("torch", "collections")
 _OWN_NAMES = ("_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set")
-"""What torch itself writes into its files, beside the names in its own modules."""
+"""What torch itself writes into its files, apart from the names in its own modules."""
 
 _CONSTANTS: dict[bytes, Any] = {
     pickle.NONE: None,
@@ -66,35 +62,38 @@ _GETS = {pickle.BINGET: struct.Struct("<B"), pickle.LONG_BINGET: struct.Struct("
 _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 
-@dataclass
-class Machine:
-    """What carries out the instructions that torch's own files consist of, without any call."""
+_LONGEST_LINE = 4096
+"""Bytes that the name of a module or class may have."""
 
-    data: mmap.mmap
-    region: Region
+
+@dataclass
+class PickleInterpreter:
+    """Interprets the instructions that torch's own files consist of, without any call.
+
+    Args:
+        stream: the pickles, one behind the other.
+        size: bytes that the stream holds at most.
+    """
+
+    stream: BinaryIO
+    size: int
     storages: list[Storage] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self._at = self.region.start
-        self._end = self.region.start + self.region.length
-
     def take(self, count: int) -> bytes:
-        """The next bytes."""
-        start, self._at = self._at, self._at + count
-        if not start <= self._at <= self._end:
-            raise DamagedError("it is cut short")
-        return self.data[start : self._at]
+        """The next bytes.
 
-    def skip(self, count: int) -> Region:
-        """Where the next bytes lie, which are passed over."""
-        start, self._at = self._at, self._at + count
-        if not start <= self._at <= self._end:
+        Raises:
+            DamagedError: the stream has fewer.
+        """
+        # Compared first: room is made for as many bytes as are asked for.
+        taken = self.stream.read(count) if count <= self.size else b""
+        if len(taken) < count:
             raise DamagedError("it is cut short")
-        return Region(start, count)
+        return taken
 
     def run(self) -> Any:
-        """What the next pickle makes."""
+        """The value of the next pickle."""
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
@@ -126,7 +125,7 @@ class Machine:
             elif code in (pickle.EMPTY_DICT, pickle.EMPTY_LIST):
                 stack.append({} if code == pickle.EMPTY_DICT else [])
             elif code == pickle.EMPTY_SET:
-                stack.append(Asked("builtins.set"))
+                stack.append(UnresolvedCall("builtins.set"))
             elif code == pickle.GLOBAL:
                 stack.append(self._name())
             elif code in (pickle.REDUCE, pickle.NEWOBJ):
@@ -175,18 +174,18 @@ class Machine:
         return Name(dotted)
 
     def _line(self) -> str:
-        end = self.data.find(b"\n", self._at, self._end)
-        line = self.take(end - self._at)
-        self.take(1)
-        return line.decode("utf-8")
+        line = self.stream.readline(_LONGEST_LINE)
+        if not line.endswith(b"\n"):
+            raise DamagedError("it is cut short")
+        return line[:-1].decode("utf-8")
 
     def _storage(self, claim: Any) -> Storage:
         kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
-        if kind == "module":  # Before 1.6 a whole module stood here, beside its source code.
-            raise RefusedError(called(named))
+        if kind == "module":  # Before 1.6: a whole module, with its source code.
+            raise RefusedError(described(named))
         part = view[0][1:] if view and isinstance(view[0], tuple) else ()
         sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)
-        if not sound or len(part) not in (0, 2) or not whole((count, *part)):
+        if not sound or len(part) not in (0, 2) or not are_counts((count, *part)):
             raise DamagedError("its pickle describes a storage as torch never does")
         dtype = _STORED_TYPES.get(named.dotted.rpartition(".")[2])
         self.storages.append(Storage(key, dtype, count, part or (0, count)))

@@ -1,123 +1,172 @@
-"""A plan carried out: its tensors, one at a time, in the order of the file."""
+"""A plan carried out: each tensor is copied or made, hashed, and written to its place."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from inflate.checkpoint.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
 from inflate.checkpoint.reader import Checkpoint
-from inflate.checkpoint.writer import is_repeated, one_of
+from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
-from inflate.inflation.initializers import make_array
+from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.progress import Progress
 
-_SERIAL = 32_000
-"""So few numbers torch looks through on one thread: more would wait for each other, beside the
-threads that hash and write, longer than they help."""
+_WORKERS = 2
+_PIECE = 1 << 20
+"""Bytes that a worker handles at once, so that they are in its cache for each of its steps."""
 
-_TOGETHER = 1 << 20
-"""Bytes that are read or made at once, at least, where there are as many."""
-
-Carried = tuple[Tensor, "str | None"]
-"""A tensor of a plan, and what is wrong with it."""
+_SYNCED = 64 << 20
+"""Bytes after which the disk is asked to write, so that little is left to wait for at the end."""
 
 
-def planned_tensors(
-    plan: InflationPlan, checkpoint: Checkpoint, progress: Progress
-) -> Iterator[Tensor]:
-    """Read or make each tensor of a plan, in its stored type, some ahead on another thread.
+@dataclass(frozen=True)
+class Digests:
+    """The SHA-256 of the bytes of tensors, by key: as the source stores them, and as written."""
+
+    source: Mapping[str, str]
+    written: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The digests of one tensor, and what is wrong with it."""
+
+    digest: str
+    source_digest: str | None = None
+    problem: str | None = None
+
+
+def carry_out(
+    plan: InflationPlan, checkpoint: Checkpoint, writer: SafetensorsWriter, progress: Progress
+) -> Digests:
+    """Write every tensor of a plan, in its stored type.
 
     Raises:
         CheckpointError: a tensor of the source cannot be read.
+        OSError: the file cannot be written.
         PlanError: weights that are not finite, or that the cast makes so, all of them at once,
             after the last tensor.
     """
-    problems = []
-    done = 0
-    carried: deque[Carried] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for batch in (*_batches(plan.tensors), ()):  # Behind the last one nothing is ahead.
-            ahead = pool.submit(_carry_out_all, batch, plan, checkpoint)
-            while carried:
-                progress("writing", done, len(plan.tensors))
-                tensor, problem = carried.popleft()
-                if problem is not None:
-                    problems.append(problem)
-                yield tensor
-                del tensor  # Else it would live until the next is there.
-                done += 1
-            carried = ahead.result()
-    progress("writing", len(plan.tensors), len(plan.tensors))
+    buffers: SimpleQueue[Bytes] = SimpleQueue()
+    for _ in range(_WORKERS):
+        buffers.put(aligned_empty(_PIECE))
+
+    def write(planned: PlannedTensor) -> _Written:
+        buffer = buffers.get()
+        try:
+            output = _Output(writer, planned, buffer)
+            if isinstance(planned.origin, Copy):
+                return _copy(planned, planned.origin, checkpoint, output)
+            return _make(planned, planned.origin, plan.config.seed, output)
+        finally:
+            buffers.put(buffer)
+
+    total = len(plan.tensors)
+    progress("writing", 0, total)
+    found: dict[str, _Written] = {}
+    unsynced = 0
+    pool = ThreadPoolExecutor(_WORKERS)
+    try:
+        for planned, written in zip(plan.tensors, pool.map(write, plan.tensors), strict=True):
+            found[planned.key] = written
+            progress("writing", len(found), total)
+            unsynced += planned.info.nbytes
+            if unsynced >= _SYNCED:
+                writer.sync()
+                unsynced = 0
+    finally:
+        pool.shutdown(cancel_futures=True)
+    problems = [written.problem for written in found.values() if written.problem]
     if problems:
         raise PlanError("weights that are not finite cannot be converted:", problems)
+    return Digests(
+        {key: written.source_digest for key, written in found.items() if written.source_digest},
+        {key: written.digest for key, written in found.items()},
+    )
 
 
-def _batches(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
-    """Tensors in their order, small ones together: handing each over takes longer than it does."""
-    batch: list[PlannedTensor] = []
-    nbytes = 0
-    for tensor in tensors:
-        batch.append(tensor)
-        nbytes += tensor.info.nbytes
-        if nbytes >= _TOGETHER:
-            yield batch
-            batch, nbytes = [], 0
-    if batch:
-        yield batch
+class _Output:
+    """One tensor on its way into the file, hashed and written piece by piece."""
+
+    def __init__(self, writer: SafetensorsWriter, planned: PlannedTensor, buffer: Bytes) -> None:
+        self.buffer = buffer
+        self._writer = writer
+        self._position = writer.position(planned.info.name)
+        self._digest = hashlib.sha256()
+
+    def add(self, numbers: Array) -> None:
+        """Write the next numbers."""
+        content = bytes_of(numbers)
+        self._digest.update(content)
+        self._writer.write(content, self._position)
+        self._position += content.nbytes
+
+    def repeat(self, number: Array, count: int) -> None:
+        """Write one number so many times; zeros are what the reserved room reads as already."""
+        piece = self.buffer.view(number.dtype)[:count]
+        piece[...] = number
+        blank = not any(bytes_of(number))
+        for start in range(0, count, len(piece)):
+            part = piece[: count - start]
+            if blank:
+                self._digest.update(bytes_of(part))
+                self._position += part.nbytes
+            else:
+                self.add(part)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what was written."""
+        return self._digest.hexdigest()
 
 
-def _carry_out_all(
-    batch: Sequence[PlannedTensor], plan: InflationPlan, checkpoint: Checkpoint
-) -> deque[Carried]:
-    return deque(_carry_out(planned, plan, checkpoint) for planned in batch)
+def _copy(
+    planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint, output: _Output
+) -> _Written:
+    same = checkpoint.tensors[origin.key].dtype == planned.dtype
+    read = hashlib.sha256()
+    finite = True
+    for piece in checkpoint.pieces(origin.key, output.buffer):
+        if not same:
+            read.update(bytes_of(piece))
+        stored = cast(piece, planned.dtype)
+        finite = finite and is_finite(stored)
+        output.add(stored)
+    source_digest = output.digest if same else read.hexdigest()
+    problem = None if finite else _not_finite(planned, origin, checkpoint)
+    return _Written(output.digest, source_digest, problem)
 
 
-def _carry_out(planned: PlannedTensor, plan: InflationPlan, checkpoint: Checkpoint) -> Carried:
-    dtype = getattr(torch, planned.dtype)
-    if isinstance(planned.origin, Make):
-        rule = planned.origin.rule
-        array = make_array(rule, planned.shape, planned.key, plan.config.seed)
-        one = torch.tensor(array.flat[0])
-        made = torch.from_numpy(array) if any(array.strides) else one.expand(planned.shape)
-        # One number throughout stays stored once.
-        made = one_of(made).to(dtype).expand_as(made) if is_repeated(made) else made.to(dtype)
-        # What is drawn lies between the bounds: if they are finite, so is all of it.
-        if is_finite(torch.tensor(rule.value).to(dtype) if rule.name == "uniform" else made):
-            return made, None
-        return made, f"{planned.key}, made as {rule}, overflows in {planned.dtype}"
-    source = checkpoint.read(planned.origin.key).view(planned.shape)
-    tensor = source.to(dtype)
-    return tensor, None if is_finite(tensor) else _not_finite(planned, source, tensor)
+def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _Written:
+    for piece in draw_chunks(origin.rule, planned.shape, planned.key, seed, _PIECE // 4):
+        if piece.strides == (0,):
+            output.repeat(cast(piece[:1], planned.dtype), piece.size)
+        else:
+            output.add(cast(piece, planned.dtype))
+    # All numbers lie between the bounds: if the bounds are finite, so are they.
+    bound = cast(np.array([origin.rule.value]), planned.dtype)
+    if is_finite(bound):
+        return _Written(output.digest)
+    problem = f"{planned.key}, made as {origin.rule}, overflows in {planned.dtype}"
+    return _Written(output.digest, problem=problem)
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity, found without a copy of it."""
-    if not tensor.numel():
-        return True
-    if is_repeated(tensor):
-        tensor = one_of(tensor)
-    for part in tensor.reshape(-1).split(_SERIAL):  # type: ignore[no-untyped-call]
-        low, high = torch.aminmax(part)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return False
-    return True
-
-
-def _not_finite(planned: PlannedTensor, source: Tensor, stored: Tensor) -> str:
-    """What is wrong with a tensor, with the number of values it concerns."""
-    name = planned.origin.source if isinstance(planned.origin, Copy) else planned.key
-    bad = int((~torch.isfinite(source)).sum())
+def _not_finite(planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint) -> str:
+    """What is wrong with a tensor, with the number of values that it concerns."""
+    numbers = checkpoint.read(origin.key).astype(np.float64)
+    bad = int((~np.isfinite(numbers)).sum())
     if bad:
-        return f"{name} holds NaN or infinity ({bad} of {source.numel()} values)"
-    lost = int((~torch.isfinite(stored)).sum())
-    largest = source.abs().max().item()
+        return f"{origin.source} holds NaN or infinity ({bad} of {numbers.size} values)"
+    stored = cast(numbers, planned.dtype).astype(np.float64)
+    lost = int((~np.isfinite(stored)).sum())
     return (
-        f"{name} overflows in {planned.dtype} ({lost} of {source.numel()} values, the largest "
-        f"{largest:.4g}); store it in bfloat16 or float32"
+        f"{origin.source} overflows in {planned.dtype} ({lost} of {numbers.size} values, the "
+        f"largest {abs(numbers).max():.4g}); store it in bfloat16 or float32"
     )

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inflate.inflation.apply import is_finite
 from inflate.models import VideoDecoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.parity.comparands import Comparands, Modules
-from inflate.parity.metrics import Tolerance
+from inflate.parity.metrics import Tolerance, is_finite
 from inflate.parity.result import BisectResult, Suspect
 from inflate.parity.statistics import measure
 from inflate.progress import Progress

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from inflate.checkpoint.reader import dtype_name
 from inflate.errors import DeviceError
+from inflate.loading import dtype_name
 from inflate.parity.process import ProcessWide
 from inflate.parity.result import Environment
 

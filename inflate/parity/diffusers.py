@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from inflate.checkpoint.dialects import to_diffusers
-from inflate.checkpoint.reader import aligned
 from inflate.errors import ConfigError
-from inflate.loading import Source, load_video
+from inflate.loading import Source, aligned, load_video
 from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed
 

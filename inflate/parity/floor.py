@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.reader import dtype_name
-from inflate.inflation.apply import is_finite
+from inflate.loading import dtype_name
 from inflate.parity.comparands import Comparands
-from inflate.parity.metrics import max_abs_error
+from inflate.parity.metrics import is_finite, max_abs_error
 from inflate.parity.result import FloorResult, OverflowResult
 
 _WIDER: dict[torch.dtype, Sequence[torch.dtype]] = {

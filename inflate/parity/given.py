@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.reader import aligned
 from inflate.errors import ConfigError
+from inflate.loading import aligned
 from inflate.parity.probes import Probe
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.files import detect_format
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.unpickling import BARE, load_pickled
+from inflate.checkpoint.unpickling import BARE
 from inflate.errors import ConfigError, InflateError
+from inflate.loading import as_tensor
 from inflate.parity.given import GivenProbe
 
 _NUMPY = b"\x93NUMPY"
@@ -68,11 +68,8 @@ def _read(path: Path) -> Tensor:
             numpy = file.read(len(_NUMPY)) == _NUMPY
         if numpy:
             return _read_numpy(path)
-    if detect_format(path) == "torch":
-        tensors, _ = load_pickled(path, bare=True)
-        return tensors[_chosen(list(tensors), path)].contiguous()
-    with open_checkpoint(path) as checkpoint:
-        return checkpoint.read(_chosen(list(checkpoint.tensors), path)).clone()
+    with open_checkpoint(path, bare=True) as checkpoint:
+        return as_tensor(checkpoint.read(_chosen(list(checkpoint.tensors), path)))
 
 
 def _chosen(names: list[str], path: Path) -> str:
@@ -89,8 +86,7 @@ def _chosen(names: list[str], path: Path) -> str:
 
 def _read_numpy(path: Path) -> Tensor:
     try:
-        # Mapped first: a header may claim any size.
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(np.array(mapped, dtype=mapped.dtype.newbyteorder("=")))
-    except (OSError, ValueError, TypeError) as error:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    except (OSError, ValueError, TypeError, MemoryError) as error:
         raise ConfigError(f"{path} cannot be read as a .npy file: {error}") from error

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.layouts import is_inflated
-from inflate.inflation.apply import is_finite
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock
 from inflate.parity.comparands import Modules
-from inflate.parity.metrics import Tolerance, worst_verdict
+from inflate.parity.metrics import Tolerance, is_finite, worst_verdict
 from inflate.parity.result import Errors, LayerResult
 from inflate.parity.statistics import measure, worst_of
 from inflate.vocabulary import Verdict

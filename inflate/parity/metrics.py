@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,11 @@ def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> Compa
 def max_abs_error(reference: Tensor, candidate: Tensor) -> float | None:
     """The largest absolute error of two outputs, or None where either side is not finite."""
     return compare(reference, candidate, Tolerance(0.0, 0.0)).max_abs_error
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity, found without a copy."""
+    return not tensor.numel() or all(math.isfinite(bound) for bound in torch.aminmax(tensor))
 
 
 def worst_verdict(verdicts: Sequence[Verdict]) -> Verdict:

@@ -99,7 +99,7 @@ def _swapping(decode: Decode) -> Decode:
 def _spoilt(decoder: VideoDecoder, key: str, tensor: Tensor) -> Iterator[None]:
     """A decoder with another tensor, put back after.
 
-    The tensor is replaced and never written to, since it may lie in a mapped file.
+    The tensor is replaced, and never written to: the reference may share it.
     """
     path, _, name = key.rpartition(".")
     owner = decoder.get_submodule(path)

@@ -10,8 +10,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from inflate.inflation.apply import is_finite
-from inflate.parity.metrics import Tolerance, compare, worst_error
+from inflate.parity.metrics import Tolerance, compare, is_finite, worst_error
 from inflate.parity.result import Errors, PartResult, ProbeResult, Worst
 from inflate.vocabulary import Verdict
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from inflate.inflation.apply import is_finite
 from inflate.parity.bisect import bisect
 from inflate.parity.comparands import Comparands
 from inflate.parity.device import environment, exact_float32
@@ -23,7 +22,13 @@ from inflate.parity.memory import (
     sparing,
     within_memory,
 )
-from inflate.parity.metrics import Tolerance, max_abs_error, worst_error, worst_verdict
+from inflate.parity.metrics import (
+    Tolerance,
+    is_finite,
+    max_abs_error,
+    worst_error,
+    worst_verdict,
+)
 from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.result import (
     BisectResult,

@@ -1,4 +1,4 @@
-"""Whether the temporal attention of a video checkpoint is an identity, by its numbers."""
+"""Whether the temporal attention of a video checkpoint changes nothing, judged by its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def temporal_attention_is_identity(source: Source) -> bool:
     """Whether every tensor whose zeros make temporal attention an identity is still zero."""
     config = source.config
     return not any(
-        source.read(tensor.key).any()
+        source.checkpoint.read(tensor.key).any()
         for tensor in decoder_spec(config.architecture, config.temporal)
         if tensor.part in ("time_mix_block", "video_time_embed")
         and tensor.layer in IDENTITY_LAYERS[tensor.part]

@@ -1,23 +1,22 @@
-"""``inspect``: what a file holds, from names and shapes; torch only where the format needs it."""
+"""``inspect``: what a file holds, from names and shapes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.blending import Blend, check_known, find_blend
 from inflate.checkpoint.class_config import class_settings
-from inflate.checkpoint.files import CheckpointFiles, find_files
-from inflate.checkpoint.header import read_index
+from inflate.checkpoint.files import CheckpointFiles
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.locate import EMA, Located, locate
+from inflate.checkpoint.reader import Checkpoint, open_checkpoint
 from inflate.checkpoint.recorded import recorded_settings
 from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
@@ -52,7 +51,7 @@ class Inspection:
     """What a file holds, and what ``convert`` would do with it.
 
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
-    ``obstacles`` says in words what stands in the way of a conversion, nothing if nothing does.
+    ``obstacles`` are the reasons why it cannot be converted, empty if it can be.
     ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
     """
 
@@ -81,7 +80,7 @@ class Inspection:
 
     @property
     def passed_through(self) -> int:
-        """How many tensors beside the decoder ``convert`` would keep as they are."""
+        """How many tensors outside the decoder ``convert`` would keep as they are."""
         return sum(group.tensors for group in self.parts if not group.name.startswith("decoder"))
 
 
@@ -98,16 +97,27 @@ def inspect(
     Args:
         source: a file, an index of shards, a folder of diffusers, or a URL.
         prefix: which autoencoder to look at where the source holds several.
-        weights: ``plain``, or ``ema`` for the moving averages beside them.
+        weights: ``plain``, or ``ema`` for their moving averages.
         merge_strategy: how a video decoder blends, where its file does not say.
-        progress: told of a download.
+        progress: called during a download.
 
     Raises:
         CheckpointError: the source cannot be read at all.
     """
     path = local_source(source, progress)
-    files = find_files(path)
-    index, metadata, foreign = _read(path, files)
+    with open_checkpoint(path) as checkpoint:
+        return _inspect(source, checkpoint, prefix, weights, merge_strategy)
+
+
+def _inspect(
+    source: str | Path,
+    checkpoint: Checkpoint,
+    prefix: str | None,
+    weights: str,
+    merge_strategy: str | None,
+) -> Inspection:
+    path, files, index = checkpoint.path, checkpoint.files, checkpoint.tensors
+    metadata = checkpoint.metadata
     obstacles: list[str] = []
     located: Located | None = None
     architecture: Architecture | None = None
@@ -124,11 +134,12 @@ def inspect(
         if located.inflated:
             temporal = infer_temporal(shapes)
             with _listing(obstacles):
-                blend = _blend(path, located, metadata, merge_strategy)
+                recorded = recorded_settings(metadata, path)
+                blend = find_blend(located, recorded, checkpoint.read, path, merge_strategy)
                 check_known(blend, path)
     return Inspection(
         path=path,
-        files=files,
+        files=checkpoint.files,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
         inflated=bool(located and located.inflated),
@@ -140,8 +151,8 @@ def inspect(
         dtypes=Counter(info.dtype for info in index.values()),
         parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
         dropped=tuple(_dropped(located)) if located else (),
-        foreign=foreign,
-        metadata=metadata,
+        foreign=checkpoint.foreign,
+        metadata=checkpoint.metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
         obstacles=tuple(obstacles),
     )
@@ -154,30 +165,6 @@ def _listing(obstacles: list[str]) -> Iterator[None]:
         yield
     except (CheckpointError, ConfigError, PlanError) as error:
         obstacles += getattr(error, "problems", ()) or [str(error)]
-
-
-def _blend(path: Path, located: Located, metadata: Mapping[str, str], given: str | None) -> Blend:
-    with ExitStack() as stack:
-
-        @cache
-        def opened() -> Checkpoint:
-            from inflate.checkpoint.reader import open_checkpoint
-
-            return stack.enter_context(open_checkpoint(path))
-
-        recorded = recorded_settings(metadata, path)
-        return find_blend(located, recorded, lambda name: opened().read(name), path, given)
-
-
-def _read(
-    path: Path, files: CheckpointFiles
-) -> tuple[Mapping[str, TensorInfo], Mapping[str, str], tuple[str, ...]]:
-    if files.format == "safetensors":
-        return (*read_index(files), ())
-    from inflate.checkpoint.reader import open_checkpoint
-
-    with open_checkpoint(path) as checkpoint:
-        return checkpoint.tensors, checkpoint.metadata, checkpoint.foreign
 
 
 def _obstacles(located: Located, architecture: Architecture) -> list[str]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
-from inflate.checkpoint.files import find_files, hash_file, hash_files
-from inflate.checkpoint.following import Mark, hash_behind, sync_behind
+from inflate.checkpoint.files import find_files, hash_files
+from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.recorded import SOURCE_HASH_KEY
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
-from inflate.inflation.apply import planned_tensors
+from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.loading import Source, describe
@@ -42,8 +42,12 @@ from inflate.workflow.identity import temporal_attention_is_identity
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made of what: the source as it is seen, and its plan in the target's layout."""
+    """What is to be made of what: the source as it is seen, and its plan in the target's layout.
 
+    ``original`` is the source as its file holds it, ``source`` as it is converted: folded, say.
+    """
+
+    original: Source
     source: Source
     target: Target
     fitted: Fitted
@@ -57,7 +61,7 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What whoever uses the result should know, in words."""
+        """Notes for the user of the result."""
         return (
             *self.source.located.notes,
             *self.source.blend_notes,
@@ -73,13 +77,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a job; the hash is None where parity did not hold and nothing was published."""
+    """The outcome of a job.
+
+    ``sha256`` is None where parity did not hold and nothing was published; the fingerprints are
+    those of the output and of the source.
+    """
 
     parity: ParityReport | None
     sha256: str | None
     written: float
     checked: float
     source_sha256: str
+    fingerprint: str
+    source_fingerprint: str
 
 
 def prepare(
@@ -111,7 +121,7 @@ def prepare(
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
     identity = not copying or temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity)
-    return Job(seen, target, fitted, folded, fold)
+    return Job(original, seen, target, fitted, folded, fold)
 
 
 def produce(
@@ -139,42 +149,46 @@ def produce(
     files = job.source.checkpoint.files
     with (
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
-        ThreadPoolExecutor(3) as pool,
-        closing(Mark()) as mark,
+        ThreadPoolExecutor(2) as pool,
     ):
         source_hash = pool.submit(copy_context().run, hash_source, files)
-        writer = SafetensorsWriter(staged.file)
-
-        def head() -> bytes:
-            return writer.header(_verified(job, header, source_hash.result(), "bitwise", device))
-
-        weights = Path(staged.file.name)
-        staged_hash = pool.submit(hash_behind, mark, weights, head)
-        synced = pool.submit(sync_behind, mark, staged.file.fileno())
         with saying_why(destination, job.plan.nbytes):
-            tensors = planned_tensors(job.plan, job.source.checkpoint, progress)
             infos = [tensor.info for tensor in job.plan.tensors]
-            writer.write(infos, tensors, header, mark.reach)
-            mark.end()
+            writer = SafetensorsWriter(staged.file, infos, header)
+            digests = carry_out(job.plan, job.source.checkpoint, writer, progress)
+        synced = pool.submit(writer.sync)
+        prints = _fingerprints(job, digests)
         written = time.perf_counter()
         parity = None
         if device is not None:
             parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
-            return Made(parity, None, written, checked, source_hash.result())
+            return Made(parity, None, written, checked, source_hash.result(), *prints)
         verdict = "unverified" if parity is None else parity.verdict
         with saying_why(destination):
             writer.set_metadata(_verified(job, header, source_hash.result(), verdict, device))
             synced.result()
-        known = {weights: staged_hash.result()} if verdict in ("unverified", "bitwise") else {}
-        sha256 = hash_files(
-            find_files(staged.path), lambda path: known.get(path) or hash_file(path)
-        )
-        made = Made(parity, sha256, written, checked, source_hash.result())
+        # The library reads what is published: its header at least, and at once.
+        with safe_open(staged.file.name, framework="numpy"):
+            pass
+        sha256 = hash_files(find_files(staged.path))
+        made = Made(parity, sha256, written, checked, source_hash.result(), *prints)
         announce(made, staged.path)
         staged.publish()
     return made
+
+
+def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
+    """The fingerprints of the output and of the source, of which the most is hashed already."""
+    seen, stored = job.source.checkpoint, job.original.checkpoint
+    known = {
+        key: digest
+        for key, digest in digests.source.items()
+        if seen.tensors[key] == stored.tensors.get(key)  # Else it was computed.
+    }
+    output = {tensor.key: tensor.info for tensor in job.plan.tensors}
+    return fingerprint(output, digests.written), fingerprint_of(stored, known)
 
 
 def _verified(
@@ -199,7 +213,7 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     if target != "diffusers" or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
-        return seen  # No sigmoid reaches it, which is told with whatever else is in the way.
+        return seen  # No sigmoid reaches it: fit() reports that with the other problems.
     learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
     config = replace(seen.config, temporal=learned)
     if copying:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -16,11 +16,12 @@ from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import CheckpointError
-from inflate.loading import Source, describe
+from inflate.loading import Source, as_tensor, describe
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -69,7 +70,7 @@ def opened(weights: Mapping[str, Tensor], folder: Path, *layers: Any) -> Iterato
 def read_all(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     """A checkpoint, closed again, and all its tensors."""
     with open_checkpoint(path) as checkpoint:
-        return checkpoint, {k: checkpoint.read(k).clone() for k in checkpoint.tensors}
+        return checkpoint, {k: as_tensor(checkpoint.read(k)) for k in checkpoint.tensors}
 
 
 def refusal(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
@@ -93,8 +94,19 @@ def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Non
 
 
 def index_of(tensors: Mapping[str, Tensor]) -> list[TensorInfo]:
-    """What a writer wants to know of tensors before it gets them."""
+    """The names, shapes and types of tensors."""
     return [
         TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), t.nbytes)
         for name, t in tensors.items()
     ]
+
+
+def write_all(
+    file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> SafetensorsWriter:
+    """Write tensors into an empty file, the last of them first."""
+    writer = SafetensorsWriter(file, index_of(tensors), metadata or {})
+    for name, tensor in reversed(tensors.items()):
+        content = tensor.detach().flatten().view(torch.uint8).numpy()
+        writer.write(content.data, writer.position(name))
+    return writer

@@ -46,7 +46,7 @@ def entry(**changes: Any) -> dict[str, Any]:
         ({"a": A, "__metadata__": "x"}, 8, "its metadata is not a mapping of text to text"),
         (f'{{"a":{json.dumps(A)},"a":{json.dumps(A)}}}', 8, "the key 'a' stands twice"),
         ('{"a":{"dtype":"F32","shape":[2],"shape":[2]}}', 8, "the key 'shape' stands twice"),
-        ('{"a":{"shape":[NaN]}}', 8, "NaN is no JSON number"),
+        ('{"a":{"shape":[NaN]}}', 8, "NaN is not a JSON number"),
         ('{"a":' * 9000, 8, "its header cannot be read: "),
         (b'{"\xff\xff":1}', 8, "its header cannot be read: "),
         ('{"a":1} x', 8, "its header cannot be read: "),

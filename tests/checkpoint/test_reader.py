@@ -1,31 +1,34 @@
-"""Checkpoints of every format, told apart by their content and read when asked."""
+"""Checkpoints of every format, recognised by their content and read when asked."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import os
 import resource
+import subprocess
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+import inflate
+from inflate.checkpoint.arrays import aligned_empty
 from inflate.checkpoint.files import hash_file
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.errors import CheckpointError, FamilyError
+from inflate.loading import as_tensor
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
-from ..conversions import at_offset
 from .opening import assert_same, read_all, refusal
 
 Writer = Callable[[Path, dict[str, Tensor]], Path]
@@ -96,17 +99,109 @@ def test_metadata_is_that_of_safetensors(tmp_path: Path) -> None:
 # Reading
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("writer", [write_torch, write_lightning, write_safetensors])
-def test_tensors_are_mapped_from_the_file(writer: Writer, tmp_path: Path) -> None:
-    path = writer(tmp_path / "a", WEIGHTS)
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("shift", range(1, 8))
+def test_what_is_read_is_aligned_wherever_it_lies(
+    writer: Writer, shift: int, tmp_path: Path
+) -> None:
+    tensors = {"before": torch.ones(shift, dtype=torch.int8), **WEIGHTS, "n" * shift: torch.ones(9)}
+    with open_checkpoint(writer(tmp_path / "a", tensors)) as checkpoint:
+        for name, tensor in tensors.items():
+            array = checkpoint.read(name)
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.c_contiguous
+            assert torch.equal(as_tensor(array), tensor)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_pieces_are_the_numbers_in_their_order(writer: Writer, tmp_path: Path) -> None:
+    square = torch.arange(400.0).view(20, 20)
+    tensors = {"square": square, "turned": square.T, "none": torch.ones(0), "one": torch.ones(())}
     if writer is write_safetensors:
-        at_offset(path, 0)  # The library puts them at any multiple of 8, where they are copied.
+        tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    with open_checkpoint(writer(tmp_path / "a", tensors)) as checkpoint:
+        for name, tensor in tensors.items():
+            for nbytes in (64, 192, 1 << 12):
+                found = [part.copy() for part in checkpoint.pieces(name, aligned_empty(nbytes))]
+                assert all(part.nbytes <= nbytes and part.ndim == 1 for part in found)
+                assert [value for part in found for value in part] == tensor.flatten().tolist()
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_an_extent_is_where_exactly_the_bytes_of_a_tensor_lie(
+    writer: Writer, tmp_path: Path
+) -> None:
+    whole = torch.arange(12.0).view(3, 4)
+    path = writer(tmp_path / "a", {"whole": whole.clone(), **WEIGHTS})
     with open_checkpoint(path) as checkpoint:
-        tensor = checkpoint.read("a.weight")
-        maps = [m.split() for m in Path("/proc/self/maps").read_text().splitlines()]
-        ours = [m[0].split("-") for m in maps if m[-1] == str(path)]
-        assert any(int(a, 16) <= tensor.data_ptr() < int(b, 16) for a, b in ours)
+        for name in checkpoint.tensors:
+            extent = checkpoint.extent(name)
+            assert extent is not None
+            assert extent.file.path == path
+            stored = path.read_bytes()[extent.offset : extent.offset + extent.nbytes]
+            assert stored == checkpoint.read(name).tobytes()
+    if writer is not write_safetensors:
+        path = writer(tmp_path / "b", {"part": whole[1:], "turned": whole.T, "row": whole[0, :3]})
+        with open_checkpoint(path) as checkpoint:
+            extents = {name: checkpoint.extent(name) for name in checkpoint.tensors}
+        assert extents["turned"] is None
+        part, row = extents["part"], extents["row"]
+        assert part is not None
+        assert row is not None
+        assert (part.offset - row.offset, part.nbytes, row.nbytes) == (16, 32, 12)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.9])
+def test_a_file_cut_short_while_it_is_open_is_an_error(
+    writer: Writer, left: float, tmp_path: Path
+) -> None:
+    path = writer(tmp_path / "img", {**WEIGHTS, "big": torch.ones(1 << 16)})
+    with open_checkpoint(path) as checkpoint:
+        os.truncate(path, int(left * path.stat().st_size))
+        with pytest.raises(CheckpointError, match=str(path)):
+            checkpoint.read("big")
+        with pytest.raises(CheckpointError, match=str(path)):
+            list(checkpoint.pieces("big", aligned_empty(64)))
+
+
+def test_a_file_that_is_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "a", WEIGHTS)
+    with open_checkpoint(path) as checkpoint:
+        write_safetensors(tmp_path / "b", {"other": torch.zeros(1)}).rename(path)
+        assert checkpoint.read("a.weight").tolist() == WEIGHTS["a.weight"].tolist()
+
+
+TORCH_FREE = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from inflate.checkpoint.reader import open_checkpoint
+for path in sys.argv[1:]:
+    with open_checkpoint(Path(path)) as checkpoint:
+        for key in checkpoint.tensors:
+            print(key, checkpoint.read(key).tobytes().hex())
+"""
+
+
+def test_no_file_needs_torch(tmp_path: Path) -> None:
+    tensors = {**WEIGHTS, "half": torch.ones(3, dtype=torch.bfloat16)}
+    paths = [write(tmp_path / f"{i}", tensors) for i, write in enumerate(WRITERS.values())]
+    paths.append(write_torch(tmp_path / "turned", {"turned": torch.ones(2, 3).T}))
+    shard = write_safetensors(tmp_path / "shard.safetensors", tensors)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard.name)}))
+    ran = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE, *paths, index],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(inflate.__file__).parents[1],
+    )
+    lines = Counter(ran.stdout.splitlines())
+    for name, tensor in tensors.items():
+        content = tensor.view(torch.uint8).numpy().tobytes().hex()
+        assert lines[f"{name} {content}"] == len(paths)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
@@ -137,28 +232,48 @@ def test_weights_are_laid_out_in_the_order_of_their_axes(writer: Writer, tmp_pat
         writer(tmp_path / "a.pt", {"w": weight, "pixel": pixel, "part": part})
     ) as checkpoint:
         for name, written in (("w", weight), ("pixel", pixel), ("part", part)):
-            read = checkpoint.read(name)
+            read = as_tensor(checkpoint.read(name))
             assert torch.equal(read, written)
             assert read.stride() == torch.empty(written.shape).stride()
 
 
 def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
     path = write_torch(tmp_path / "a.pt", {"a": torch.nn.Parameter(torch.ones(2))})
-    tensor = read_all(path)[1]["a"]
-    assert type(tensor) is Tensor
-    assert not tensor.requires_grad
+    assert_same(read_all(path)[1], {"a": torch.ones(2)})
 
 
-def test_a_tensor_whose_bytes_went_away_is_told(tmp_path: Path) -> None:
-    def lost(name: str) -> Tensor:
+def test_a_disk_that_refuses_to_read_is_an_error_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
     path = write_safetensors(tmp_path / "a.safetensors", WEIGHTS)
     with open_checkpoint(path) as checkpoint:
-        broken = replace(checkpoint, _read=lost)
+        monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(CheckpointError) as caught:
-            broken.read("a.bias")
-    assert str(caught.value) == f"{path}: a.bias cannot be read: [Errno 5] Input/output error"
+            checkpoint.read("a.bias")
+    assert str(path) in str(caught.value)
+
+
+def test_bytes_that_come_a_few_at_a_time_are_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+    path = write_safetensors(tmp_path / "a.safetensors", WEIGHTS)
+    monkeypatch.setattr(os, "preadv", lambda fd, into, at: real(fd, [into[0][:5]], at))
+    assert_same(read_all(path)[1], WEIGHTS)
+
+
+@pytest.mark.parametrize("shape", [(0, 1 << 61), (1 << 61, 0, 1 << 61)])
+def test_nothing_in_a_shape_beyond_any_array_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(raw_safetensors(header.encode()))
+    with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError):
+        checkpoint.read("a")
 
 
 # Where the tensors are
@@ -393,24 +508,3 @@ def test_the_hash_is_that_of_the_files_bytes(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     path.write_bytes(content[:size])
     assert hash_file(path) == hashlib.sha256(content[:size]).hexdigest()
-
-
-@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
-def test_what_was_read_stays_though_the_file_is_mapped_anew(
-    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("reader", "unpickling"):
-        monkeypatch.setattr(f"inflate.checkpoint.{module}.ONE_MAPPING", 100)
-    whole = torch.arange(400.0).view(20, 20)
-    tensors = {"a": torch.arange(50), "b": torch.ones(3), "c": whole + 1, "d": torch.ones(0)}
-    if ending == "ckpt":
-        # Parts of one storage, and one that lies in another order.
-        tensors |= {"e": whole[3:, 2:7], "f": whole.T}
-        torch.save(tensors, tmp_path / "file.ckpt")
-    else:
-        save_file(tensors, tmp_path / "file.safetensors")
-    with open_checkpoint(tmp_path / f"file.{ending}") as checkpoint:
-        kept = [{key: checkpoint.read(key) for key in tensors} for _ in range(3)]
-    for read in kept:
-        for key, tensor in tensors.items():
-            assert torch.equal(read[key], tensor)

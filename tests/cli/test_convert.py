@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate.inflation import apply
-from inflate.inflation.initializers import ZEROS, Floats, Rule
+from inflate.inflation.initializers import ZEROS
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import metadata_of, sha256, snapshot
+from ..conversions import metadata_of, sha256, snapshot, spoil_start
 from .conftest import Run
 
 CPU = ("--device", "cpu")
@@ -30,13 +29,7 @@ def strict(text: str) -> Any:
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in which the branches are no identities, as a bug would make it."""
-    make_array = apply.make_array
-
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
-        array = make_array(rule, shape, key, seed)
-        return array + 0.1 if rule == ZEROS else array
-
-    monkeypatch.setattr(apply, "make_array", spoilt)
+    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from inflate.cli import demo
-from inflate.inflation import apply
-from inflate.inflation.initializers import Floats, Rule
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import sha256, snapshot
+from ..conversions import sha256, snapshot, spoil_start
 from .conftest import Run
 
 MODES = ("all", "conv-only", "attn-only")
@@ -69,13 +67,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
 def test_where_parity_does_not_hold(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_array = apply.make_array
-
-    def spoilt(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
-        array = make_array(rule, shape, key, seed)
-        return array + 0.1 if key.endswith("time_mix_conv.bias") else array
-
-    monkeypatch.setattr(apply, "make_array", spoilt)
+    spoil_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from inflate import workflow
-from inflate.inflation import apply
 
-from ..conversions import nudged
+from ..conversions import nudged, spoil_start
 from ..report.building import document_of
 from .conftest import Run
 
@@ -63,8 +62,7 @@ def test_reports_of_a_conversion(run: Run, source: Path, tmp_path: Path) -> None
 def test_a_conversion_that_fails_tells_why(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = apply.make_array
-    monkeypatch.setattr(apply, "make_array", lambda *given: make(*given) + 0.1)
+    spoil_start(monkeypatch, lambda *_: True)
     ran = run("convert", source, "-q", "--report", tmp_path / "r.json", *CPU)
     assert (ran.code, ran.out) == (1, "")
     document = json.loads((tmp_path / "r.json").read_text())

@@ -25,15 +25,17 @@ from inflate.cli.app import main
 # A shell that starts jobs in the background has them ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 number, source, output = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-planned_tensors = production.planned_tensors
+carry_out = production.carry_out
 
-def stopped(*arguments):
-    for tensor in planned_tensors(*arguments):
-        yield tensor
-        assert any(path.name.endswith(".staged") for path in output.parent.iterdir())
-        os.kill(os.getpid(), number)
+def stopped(plan, checkpoint, writer, progress):
+    def kill(phase, done, total):
+        if done == 1:
+            assert any(path.name.endswith(".staged") for path in output.parent.iterdir())
+            os.kill(os.getpid(), number)
 
-production.planned_tensors = stopped
+    return carry_out(plan, checkpoint, writer, kill)
+
+production.carry_out = stopped
 sys.exit(main(["convert", source, "-o", str(output), "--device", "cpu"]))
 """
 

@@ -28,7 +28,7 @@ from inflate.workflow import ConversionResult, convert, verify
 from ..checkpoint.opening import assert_same
 from ..checkpoints import autoencoder, video_autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, metadata_of
+from ..conversions import CPU, metadata_of, spoil_file
 from ..models.builders import error, noise
 from .making import (
     INSIDE,
@@ -593,22 +593,6 @@ def test_a_package_without_its_classes_is_told_before_any_work(
         convert(path, tmp_path / "out", **EXPORT)
 
 
-def breaking(name: str, by: float) -> Any:
-    """What changes one number of an exported file as it is written."""
-    from inflate.inflation import apply
-
-    original = apply.planned_tensors
-
-    def tensors(plan: Any, *arguments: Any) -> Any:
-        for planned, tensor in zip(plan.tensors, original(plan, *arguments), strict=True):
-            if planned.info.name == name:
-                tensor = tensor.clone()
-                tensor.view(-1)[0] += by
-            yield tensor
-
-    return tensors
-
-
 @pytest.mark.parametrize(
     ("name", "weights_differ", "decoders_differ"),
     [
@@ -629,7 +613,7 @@ def test_an_export_that_differs_is_not_published(
     tmp_path: Path,
 ) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    monkeypatch.setattr("inflate.workflow.production.planned_tensors", breaking(name, 0.05))
+    spoil_file(monkeypatch, name, 0.05)
     result = convert(path, tmp_path / "out", **EXPORT)
     assert spoken_for(result) == "fail"
     assert result.output is None

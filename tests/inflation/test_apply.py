@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
-from inflate.inflation.apply import is_finite, planned_tensors
-from inflate.inflation.plan import Copy, Make
-from inflate.loading import make_tensor
-from inflate.progress import silent
+from inflate.inflation import apply
+from inflate.inflation.apply import Digests, carry_out
+from inflate.inflation.initializers import Rule, draw_chunks
+from inflate.inflation.plan import Copy, InflationPlan, Make
+from inflate.loading import Source
+from inflate.progress import Progress, silent
 
+from ..checkpoint.opening import assert_same
 from ..checkpoints import autoencoder, prefixed
 from .planning import planned
 
 SMALLEST: dict[str, Any] = {"ch_mult": [1]}
 
 
-def carried_out(weights: dict[str, Tensor], folder: Path, **settings: Any) -> dict[str, Tensor]:
+def carried_out(
+    weights: dict[str, Tensor], folder: Path, progress: Progress = silent, **settings: Any
+) -> dict[str, Tensor]:
     """The tensors that a plan gives, by their keys."""
     with planned(weights, folder, settings) as (plan, source):
-        tensors = planned_tensors(plan, source.checkpoint, silent)
-        return {t.key: tensor.clone() for t, tensor in zip(plan.tensors, tensors, strict=True)}
+        digests = written(plan, source, folder / "out", progress)
+    # Copies, since the library maps the file, which the next one replaces.
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / "out").items()}
+    for key, tensor in tensors.items():
+        assert digests.written[key] == sha256(tensor)
+    return tensors
+
+
+def written(
+    plan: InflationPlan, source: Source, path: Path, progress: Progress = silent
+) -> Digests:
+    """Carry out a plan into a file."""
+    with path.open("wb") as file:
+        writer = SafetensorsWriter(file, [tensor.info for tensor in plan.tensors], {})
+        return carry_out(plan, source.checkpoint, writer, progress)
+
+
+def sha256(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy()).hexdigest()
 
 
 def complaints(weights: dict[str, Tensor], folder: Path, **settings: Any) -> list[str]:
-    """What is said of a plan's tensors, after the last of them."""
-    with planned(weights, folder, settings) as (plan, source):
-        tensors = planned_tensors(plan, source.checkpoint, silent)
-        for _ in plan.tensors:
-            next(tensors)
-        with pytest.raises(PlanError) as caught:
-            next(tensors)
+    """The problems of a plan's tensors, found together."""
+    with pytest.raises(PlanError) as caught:
+        carried_out(weights, folder, **settings)
     assert str(caught.value).startswith("weights that are not finite cannot be converted:")
     return sorted(caught.value.problems)
 
@@ -47,15 +74,17 @@ def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
 ) -> None:
     weights = prefixed(autoencoder("vq"))
     with planned(weights, tmp_path, {"temporal.time_mode": mode, "seed": 5}) as (plan, source):
-        tensors = list(planned_tensors(plan, source.checkpoint, silent))
-        for target, tensor in zip(plan.tensors, tensors, strict=True):
-            assert tuple(tensor.shape) == target.shape
-            if isinstance(target.origin, Copy):
-                assert torch.equal(tensor, weights[target.origin.source])
-            else:
-                assert isinstance(target.origin, Make)
-                made = make_tensor(target.origin.rule, target.shape, target.key, 5)
-                assert torch.equal(tensor, made)
+        written(plan, source, tmp_path / "out")
+    tensors = load_file(tmp_path / "out")
+    assert set(tensors) == {target.key for target in plan.tensors}
+    for target in plan.tensors:
+        tensor = tensors[target.key]
+        assert tuple(tensor.shape) == target.shape
+        if isinstance(target.origin, Copy):
+            assert torch.equal(tensor, weights[target.origin.source])
+        else:
+            made = draw_chunks(target.origin.rule, target.shape, target.key, 5, 100)
+            assert tensor.flatten().tolist() == [value for piece in made for value in piece]
 
 
 def test_the_seed_decides_the_random_part_alone(tmp_path: Path) -> None:
@@ -128,28 +157,90 @@ def test_a_start_that_the_stored_type_cannot_hold_is_told(
     ]
 
 
-def test_progress_is_told_tensor_by_tensor(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+def test_progress_counts_tensor_by_tensor(tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    tensors = carried_out(autoencoder(**SMALLEST), tmp_path, lambda *step: steps.append(step))
+    total = len(tensors)
+    assert steps == [("writing", done, total) for done in range(total + 1)]
+
+
+def test_an_interruption_leaves_the_rest_unwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    stopped = Event()
+
+    class OnOneThread(ThreadPoolExecutor):
+        def __init__(self, _workers: int) -> None:
+            super().__init__(1)
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopped.set()
+            super().shutdown(wait=wait)
+
+    def watched(self: SafetensorsWriter, name: str) -> int:
+        begun.append(name)
+        assert len(begun) < 2 or stopped.wait(10)
+        return position(self, name)
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    position = SafetensorsWriter.position
+    monkeypatch.setattr(apply, "ThreadPoolExecutor", OnOneThread)
+    monkeypatch.setattr(SafetensorsWriter, "position", watched)
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(autoencoder(**SMALLEST), tmp_path, stop)
+    assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_digests_of_the_source_are_of_its_own_bytes(dtype: str, tmp_path: Path) -> None:
+    weights = autoencoder("vq")
+    with planned(weights, tmp_path, {"dtype": dtype}) as (plan, source):
+        digests = written(plan, source, tmp_path / "out")
+    assert digests.source == {key: sha256(tensor) for key, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("piece", [64, 4096])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_larger_than_a_piece_are_the_same(
+    piece: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = autoencoder(**SMALLEST)
+    weights["decoder.conv_in.weight"] = weights["decoder.conv_in.weight"].transpose(2, 3)
+    whole = carried_out(weights, tmp_path, dtype=dtype, **{"temporal.alpha": 2.0})
+    monkeypatch.setattr(apply, "_PIECE", piece)
+    in_pieces = carried_out(weights, tmp_path, dtype=dtype, **{"temporal.alpha": 2.0})
+    assert_same(in_pieces, whole)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 0.5])
+def test_one_number_throughout_is_written_as_any_other(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def constant(rule: Rule, shape: tuple[int, ...], *_: Any) -> Iterator[Any]:
+        yield np.broadcast_to(np.float32(value), math.prod(shape))
+
+    monkeypatch.setattr(apply, "draw_chunks", constant)
     with planned(autoencoder(**SMALLEST), tmp_path) as (plan, source):
-        total = len(plan.tensors)
-        tensors = planned_tensors(plan, source.checkpoint, lambda *step: told.append(step))
-        next(tensors)
-        assert told == [("writing", 0, total)]
-        list(tensors)
-    assert told == [("writing", done, total) for done in range(total + 1)]
+        written(plan, source, tmp_path / "out")
+    tensors = load_file(tmp_path / "out")
+    for target in plan.tensors:
+        if isinstance(target.origin, Make):
+            assert (tensors[target.key] == value).all()
+            assert (tensors[target.key].signbit() == (math.copysign(1, value) < 0)).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("values", "finite"),
-    [
-        ([], True),
-        ([0.0, -1.0], True),
-        ([math.nan, 1.0], False),
-        ([1.0, math.inf], False),
-        ([-math.inf, 1.0], False),
-        ([math.inf, math.nan], False),
-    ],
-)
-def test_is_finite(values: list[float], finite: bool, dtype: torch.dtype) -> None:
-    assert is_finite(torch.tensor(values, dtype=dtype)) is finite
+def test_the_disk_is_asked_to_write_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append, raising=False)
+    carried_out(autoencoder(**SMALLEST), tmp_path)
+    assert synced == []
+    monkeypatch.setattr(apply, "_SYNCED", 100_000)
+    tensors = carried_out(autoencoder(**SMALLEST), tmp_path)
+    assert 1 < len(synced) <= sum(tensor.nbytes for tensor in tensors.values()) // 100_000

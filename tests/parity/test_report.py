@@ -15,7 +15,7 @@ from inflate.parity.result import OverflowResult, ParityReport
 from inflate.workflow import verify
 
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, write_safetensors, write_torch
-from ..conversions import CPU, Change, nudged, rewritten
+from ..conversions import CPU, Change, nudged, rewritten, spoil_start
 from ..models.builders import shapes_of
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -192,14 +192,8 @@ def test_the_pictures_are_of_both_sides(
 def test_a_conversion_that_fails_names_the_layer(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inflate.inflation import apply
-
-    make = apply.make_array
-
-    def unsound(rule: Any, shape: Any, key: str, seed: int) -> Any:
-        return make(rule, shape, key, seed) + ("up.1.block.0.time_stack.out_layers.3" in key)
-
-    monkeypatch.setattr(apply, "make_array", unsound)
+    layer = "up.1.block.0.time_stack.out_layers.3"
+    spoil_start(monkeypatch, lambda key, _: layer in key, by=1.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", time_mode="all", **CPU)
     assert not result.passed
     assert result.parity is not None

@@ -211,7 +211,7 @@ def _open(paths: Sequence[str]) -> int:
             with open_checkpoint(Path(path)) as checkpoint:
                 for key in checkpoint.tensors:
                     tensor = checkpoint.read(key)
-                    tensors[key] = [str(value) for value in tensor.view(-1)[:8].tolist()]
+                    tensors[key] = [str(value) for value in tensor.reshape(-1)[:8].tolist()]
         except InflateError as error:
             said = str(error)
         seconds = time.monotonic() - started

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from inflate.checkpoint.header import read_header
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.stored import SourceFile
 from inflate.errors import CheckpointError
 
 from ..checkpoints import autoencoder, write_safetensors
@@ -147,8 +149,8 @@ every_lie = pytest.mark.parametrize("lying", LIES, indirect=True)
 
 @every_lie
 def test_the_header_alone_is_refused(lying: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        read_header(lying)
+    with closing(SourceFile(lying)) as file, pytest.raises(CheckpointError) as caught:
+        read_header(file)
     assert str(caught.value).startswith(str(lying))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2000

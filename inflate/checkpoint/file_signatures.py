@@ -1,4 +1,4 @@
-"""Files that are often taken for checkpoints, told by their first bytes, and what to do with each.
+"""Files that are often mistaken for checkpoints: their first bytes, and what to do with each.
 
 Source:
     The first bytes that each format prescribes; for those without any (protocol buffers,
@@ -40,11 +40,11 @@ def known_as(head: bytes) -> tuple[str, str] | None:
     """What a file is that begins so, and what to do; None where that is not known.
 
     Args:
-        head: the first :data:`FIRST_BYTES` of it.
+        head: its first :data:`FIRST_BYTES`.
     """
-    for magic, told in _MAGIC.items():
+    for magic, known in _MAGIC.items():
         if head.startswith(magic):
-            return told
+            return known
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model", _EXPORTED
     if head.startswith(b"PK\x03\x04") and _first_entry(head).endswith(b".npy"):

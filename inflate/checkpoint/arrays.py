@@ -1,0 +1,64 @@
+"""Arrays in the types of checkpoints, and the few operations on them that numpy lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Bytes = NDArray[np.uint8]
+
+ALIGNMENT = 64
+"""Bytes of a cache line, and of the widest vector registers: numbers that begin at a multiple are
+read fastest, and by the same code path every time."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The type of a name such as ``float32`` or ``bfloat16``."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def aligned_empty(nbytes: int) -> Bytes:
+    """A new buffer of bytes that begins at a multiple of :data:`ALIGNMENT`, not yet filled."""
+    room = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    return room[start : start + nbytes]
+
+
+def bytes_of(array: Array) -> memoryview:
+    """The bytes of a flat contiguous array."""
+    return array.view(np.uint8).data
+
+
+def aligned(array: Array) -> Array:
+    """An aligned copy in the order of its axes."""
+    copy = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def cast(array: Array, dtype: str) -> Array:
+    """The array in another floating-point type, each number rounded as torch rounds it."""
+    wanted = numpy_dtype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if array.dtype.itemsize == 8 and wanted.itemsize < 4:
+            array = array.astype(np.float32)  # torch rounds twice.
+        return array.astype(wanted, copy=False)
+
+
+def is_finite(array: Array) -> bool:
+    """Whether a contiguous array holds neither NaN nor infinity; no temporary array is made.
+
+    Read as whole numbers, infinity and NaN are the largest values of either sign.
+    """
+    if not array.size or array.dtype.kind not in "fV":
+        return True
+    width = array.itemsize
+    infinity = int(np.array(np.inf, array.dtype).view(f"u{width}"))
+    sign = 1 << (8 * width - 1)
+    return bool(
+        array.view(f"i{width}").max() < infinity and array.view(f"u{width}").max() < sign + infinity
+    )
