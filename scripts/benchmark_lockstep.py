@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.loading import describe
+from inflate.checkpoint.source import describe
 from inflate.parity.comparands import Comparands, against_source
 from inflate.parity.device import exact_float32, resolve_device
 from inflate.parity.lockstep import Lockstep

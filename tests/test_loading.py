@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 import inflate
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
 from inflate.loading import (
-    describe,
     load_image_decoder,
     load_post_quant_conv,
     load_video_autoencoder,

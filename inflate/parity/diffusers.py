@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from inflate.checkpoint.dialects import to_diffusers
+from inflate.checkpoint.source import Source
 from inflate.errors import ConfigError
-from inflate.loading import Source, aligned, load_video
+from inflate.loading import aligned, load_video, read_tensor
 from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed
 
@@ -125,7 +126,7 @@ def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> 
     for key, name in names.items():
         info = candidate.info(key)
         assert info is not None, key
-        stored = reference.read(key).to(getattr(torch, info.dtype)).float()
+        stored = read_tensor(reference, key).to(getattr(torch, info.dtype)).float()
         tensors[name] = stored.view(expected[name])
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from inflate.loading import Source, load_image_decoder, load_post_quant_conv
+from inflate.checkpoint.source import Source
+from inflate.loading import load_image_decoder, load_post_quant_conv
 from inflate.parity.device import exact_float32
 from inflate.parity.metrics import max_abs_error, worst_error
 from inflate.parity.probes import probes_for

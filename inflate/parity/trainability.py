@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.source import Source
 from inflate.inflation.plan import InflationPlan, Make
-from inflate.loading import Source, build_video_decoder, load_video, make_tensor
+from inflate.loading import build_video_decoder, load_video, make_tensor
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.parity.learning import (

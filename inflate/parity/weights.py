@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 
 from inflate.checkpoint.index import WIDTHS
 from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.checkpoint.recorded import CONFIG_KEY
+from inflate.checkpoint.source import Source
 from inflate.inflation.initializers import start_rules
-from inflate.loading import Source, make_tensor
+from inflate.loading import make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
@@ -34,8 +36,9 @@ def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
     keys = [key for key in _shared_keys(reference, candidate) if key not in made]
     different = []
     for key in keys:
-        have = candidate.read(key)
-        if reference.info(key) is None or not torch.equal(reference.read(key).to(have.dtype), have):
+        have = read_tensor(candidate, key)
+        want = read_tensor(reference, key).to(have.dtype) if reference.info(key) else None
+        if want is None or not torch.equal(want, have):
             different.append(key)
     return WeightsResult(len(keys), tuple(different))
 
@@ -50,7 +53,7 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
     changed = []
     rules = start_rules(candidate.config)
     for key, rule in rules.items():
-        have = candidate.read(key)
+        have = read_tensor(candidate, key)
         made = make_tensor(rule, tuple(have.shape), key, candidate.config.seed)
         if not torch.equal(made.to(have.dtype), have):
             changed.append(key)
@@ -82,8 +85,8 @@ def _identity_quant(source: Source) -> tuple[str, ...]:
     if any(source.info(key) is None for key in keys):
         return ()
     weight, bias = map(source.read, keys)
-    eye = torch.eye(len(bias), dtype=weight.dtype)
-    return keys if torch.equal(weight[:, :, 0, 0], eye) and not bias.any() else ()
+    is_identity = np.array_equal(weight[:, :, 0, 0], np.eye(len(bias))) and not bias.any()
+    return keys if is_identity else ()
 
 
 def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:

@@ -11,12 +11,12 @@ from typing import Any
 
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import Source, describe, given_blend
 from inflate.checkpoint.staging import check_destination, outputs_of
 from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
-from inflate.loading import Source, describe, given_blend
 from inflate.options import SETTINGS, ConvertOptions, check_choices
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers

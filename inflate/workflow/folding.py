@@ -9,9 +9,9 @@ import torch
 from inflate.checkpoint.layouts import DECODER
 from inflate.checkpoint.locate import LeftBehind
 from inflate.checkpoint.reader import Checkpoint
+from inflate.checkpoint.source import Source
 from inflate.checkpoint.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.errors import PlanError
-from inflate.loading import Source
 from inflate.parity.fold import measure_fold
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
@@ -59,7 +59,7 @@ def fold_as_asked(
         )
     whole = folded(source, target)
     fold = measure_fold(source, whole, device, source.config.seed)
-    bias = source.read("post_quant_conv.bias").abs().max().item()
+    bias = float(abs(source.read("post_quant_conv.bias").astype("float64")).max())
     if bias and not allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "

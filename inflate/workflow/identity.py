@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from inflate.checkpoint.source import Source
 from inflate.checkpoint.spec import decoder_spec
 from inflate.inflation.initializers import IDENTITY_LAYERS
-from inflate.loading import Source
 
 
 def temporal_attention_is_identity(source: Source) -> bool:

@@ -17,12 +17,12 @@ from inflate.checkpoint.files import find_files, hash_files
 from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.recorded import SOURCE_HASH_KEY
+from inflate.checkpoint.source import Source, describe
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
-from inflate.loading import Source, describe
 from inflate.options import ConvertOptions
 from inflate.parity import learning
 from inflate.parity.comparands import against_source, against_video

@@ -17,8 +17,8 @@ from inflate.checkpoint.files import shown as shown_name
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.recorded import SOURCE_HASH_KEY, SOURCE_NAME_KEY, recorded_settings
+from inflate.checkpoint.source import Source, describe, given_blend
 from inflate.errors import ConfigError, FamilyError
-from inflate.loading import Source, describe, given_blend
 from inflate.options import VerifyOptions, check_choices
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device

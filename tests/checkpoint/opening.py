@@ -16,12 +16,13 @@ from inflate.checkpoint.architecture import infer_architecture, infer_temporal
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.locate import Located, locate
 from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.checkpoint.source import Source, describe
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import CheckpointError
-from inflate.loading import Source, as_tensor, describe
+from inflate.loading import as_tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 

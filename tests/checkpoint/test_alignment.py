@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import inflate
 from inflate.checkpoint.arrays import ALIGNMENT
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.checkpoint.views import with_learned_blend, with_post_quant_folded
-from inflate.loading import aligned, as_tensor, describe, load_encoder, load_image_decoder, load_video
+from inflate.loading import aligned, as_tensor, load_encoder, load_image_decoder, load_video
 from inflate.models.frame_file import Clip
 from inflate.parity.diffusers import against_export
 from inflate.parity.latents import read_latents

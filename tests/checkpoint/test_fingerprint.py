@@ -15,7 +15,7 @@ from inflate.checkpoint.dialects import to_diffusers
 from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
 from inflate.checkpoint.index import TensorInfo
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.loading import describe
+from inflate.checkpoint.source import describe
 
 from ..checkpoints import autoencoder, prefixed, write_lightning, write_safetensors, write_torch
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inflate.errors import FamilyError
+from inflate.loading import read_tensor
 
 from ..checkpoints import FIRST_STAGE, autoencoder, bare_decoder, prefixed, video_autoencoder
 from .opening import opened
@@ -35,7 +36,7 @@ def test_the_autoencoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) 
     with opened(prefixed(weights, prefix), tmp_path) as source:
         assert not source.inflated
         for key, tensor in weights.items():
-            assert torch.equal(source.read(key), tensor)
+            assert torch.equal(read_tensor(source, key), tensor)
 
 
 @pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
@@ -49,7 +50,7 @@ def test_a_bare_decoder_is_found(tmp_path: Path) -> None:
     with opened(weights, tmp_path) as source:
         assert not source.inflated
         for key, tensor in weights.items():
-            assert torch.equal(source.read(f"decoder.{key}"), tensor)
+            assert torch.equal(read_tensor(source, f"decoder.{key}"), tensor)
         assert source.info("encoder.conv_in.weight") is None
         assert source.info("post_quant_conv.weight") is None
 
@@ -73,7 +74,8 @@ def test_an_autoencoder_is_told_from_what_stands_around_it(tmp_path: Path) -> No
     weights = prefixed(autoencoder(**SMALLEST))
     with opened({**around, **weights}, tmp_path) as source:
         assert torch.equal(
-            source.read("encoder.conv_in.weight"), weights[f"{FIRST_STAGE}encoder.conv_in.weight"]
+            read_tensor(source, "encoder.conv_in.weight"),
+            weights[f"{FIRST_STAGE}encoder.conv_in.weight"],
         )
 
 

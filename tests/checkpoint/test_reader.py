@@ -158,7 +158,10 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
 ) -> None:
     path = writer(tmp_path / "img", {**WEIGHTS, "big": torch.ones(1 << 16)})
     # Once more at its end: a file that has changed is never taken as read.
-    with pytest.raises(CheckpointError, match=str(path)), open_checkpoint(path) as checkpoint:
+    with (  # noqa: PT012
+        pytest.raises(CheckpointError, match=str(path)),
+        open_checkpoint(path) as checkpoint,
+    ):
         os.truncate(path, int(left * path.stat().st_size))
         with pytest.raises(CheckpointError, match=str(path)):
             checkpoint.read("big")
@@ -168,7 +171,10 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
 
 def test_a_file_that_is_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "a", WEIGHTS)
-    with pytest.raises(CheckpointError, match=str(path)), open_checkpoint(path) as checkpoint:
+    with (  # noqa: PT012
+        pytest.raises(CheckpointError, match=str(path)),
+        open_checkpoint(path) as checkpoint,
+    ):
         write_safetensors(tmp_path / "b", {"other": torch.zeros(1)}).rename(path)
         assert checkpoint.read("a.weight").tolist() == WEIGHTS["a.weight"].tolist()
 

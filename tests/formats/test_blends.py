@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.errors import ConfigError, FamilyError
-from inflate.loading import describe
 from inflate.models import VideoDecoder
 from inflate.workflow import convert, inspect
 

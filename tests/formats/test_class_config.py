@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.errors import CheckpointError, ConfigError, FamilyError, InflateError
-from inflate.loading import describe
 from inflate.vocabulary import FOLDER_FILES
 from inflate.workflow import convert, inspect
 

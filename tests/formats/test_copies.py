@@ -14,8 +14,9 @@ from torch import Tensor
 
 import inflate
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.errors import ConfigError, FamilyError, PlanError
-from inflate.loading import describe
+from inflate.loading import read_tensor
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert
 
@@ -44,7 +45,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     """The autoencoder in a file of any layout, under LDM's keys."""
     with open_checkpoint(path) as checkpoint:
         source = describe(checkpoint)
-        return {key: source.read(key).clone() for key in source.located.tensors}
+        return {key: read_tensor(source, key) for key in source.located.tensors}
 
 
 def trained() -> dict[str, Tensor]:

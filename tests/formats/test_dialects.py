@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inflate.checkpoint.dialects import from_diffusers, speaks_diffusers, to_diffusers
 from inflate.errors import FamilyError, PlanError
+from inflate.loading import read_tensor
 from inflate.models import VideoDecoder
 from inflate.workflow import convert, inspect
 
@@ -162,7 +163,7 @@ def test_attention_may_be_stored_as_convolutions(tmp_path: Path) -> None:
     weights = autoencoder()
     stored = {to_diffusers([k], 2, video=False)[k]: v for k, v in weights.items()}
     with opened(stored, tmp_path) as source:
-        assert_same({key: source.read(key) for key in weights}, weights)
+        assert_same({key: read_tensor(source, key) for key in weights}, weights)
 
 
 def test_what_is_missing_and_extra_is_told_in_the_names_of_the_file(tmp_path: Path) -> None:

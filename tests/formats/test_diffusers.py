@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import inflate
 from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
 from inflate.errors import CheckpointError, ConfigError, PlanError
-from inflate.loading import describe
 from inflate.parity import diffusers as parity
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import Tolerance

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from inflate.checkpoint.source import Source
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.inflation.plan import InflationPlan, make_plan
-from inflate.loading import Source
 
 from ..checkpoint.opening import opened
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 import inflate
 from inflate.checkpoint.layouts import DECODER
+from inflate.checkpoint.source import Source
 from inflate.inflation.plan import InflationPlan, Make
-from inflate.loading import Source, build_video_decoder, make_tensor
+from inflate.loading import build_video_decoder, make_tensor, read_tensor
 from inflate.models import VideoDecoder
 from inflate.parity import learning
 from inflate.parity.learning import counts
@@ -48,7 +49,7 @@ def decoder_of(plan: InflationPlan, source: Source) -> VideoDecoder:
             tensor = (
                 make_tensor(origin.rule, planned_tensor.shape, key, plan.config.seed)
                 if isinstance(origin, Make)
-                else source.read(origin.key)
+                else read_tensor(source, origin.key)
             )
             stored = tensor.to(getattr(torch, planned_tensor.dtype))
             tensors[key.removeprefix(DECODER)] = stored.double()

@@ -11,7 +11,7 @@ import torch
 import inflate
 from inflate.checkpoint.fingerprint import fingerprint_of
 from inflate.checkpoint.reader import open_checkpoint
-from inflate.loading import describe
+from inflate.checkpoint.source import describe
 from inflate.workflow import conversion
 from inflate.workflow.production import Made
 
