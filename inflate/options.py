@@ -7,12 +7,13 @@ may have is a key of the manifest and part of the job's entry in the ledger, too
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
-from inflate.errors import ConfigError, nearest
+from inflate.errors import ConfigError, DeviceError, nearest
 from inflate.vocabulary import (
     AttnType,
     ComputeType,
@@ -58,6 +59,8 @@ def _option(default: Any, help: str, group: Group, **more: Any) -> Any:
 
 
 _DEVICE = "auto|cpu|cuda|cuda:N|mps"
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+"""The names of devices."""
 
 
 @dataclass(frozen=True)
@@ -262,5 +265,9 @@ def check_choices(options: ConvertOptions | VerifyOptions) -> None:
             known = ", ".join(words)
             close = nearest(str(value), words)
             problems.append(f"{name} is {value!r}{close}; expected one of {known}")
+    if not DEVICE.fullmatch(options.device):
+        raise DeviceError(
+            f"--device is {options.device!r}; expected auto, cpu, cuda, cuda:N or mps"
+        )
     if problems:
         raise ConfigError("options have values that are not known:", problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from inflate.config.loading import known_keys, parse_set, read_config
 from inflate.config.schema import Settings, Temporal
 from inflate.errors import ConfigError, nearest
-from inflate.options import SETTINGS
-
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+from inflate.options import DEVICE, SETTINGS
 
 
 def effective_settings(options: Mapping[str, Any]) -> Settings:
@@ -59,7 +56,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
         if key not in known_keys():
             problems.append(f"{key}: unknown key{nearest(key, known_keys())}")
     device = options.get("device")
-    if device is not None and not _DEVICE.fullmatch(device):
+    if device is not None and not DEVICE.fullmatch(device):
         problems.append(f"device is {device!r}; expected auto, cpu, cuda, cuda:N or mps")
     if not problems:
         try:

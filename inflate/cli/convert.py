@@ -87,13 +87,11 @@ def _print(
             say(result.output)
     else:
         from inflate.cli.render import print_conversion, print_plan
-        from inflate.cli.render_learning import print_summary
 
         if dry_run:
             print_plan(result.plan)
         else:
             print_conversion(result, source)
-        print_summary(result.trainability)
     if not quiet:
         for text in result.notes:
             note(text)

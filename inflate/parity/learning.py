@@ -6,15 +6,13 @@ from collections import Counter
 
 from torch import nn
 
-from inflate.checkpoint.layouts import is_inflated, temporal_part
-from inflate.inflation.initializers import IDENTITY_LAYERS
+from inflate.checkpoint.layouts import is_inflated
+from inflate.inflation.dead_weight import MIX_FACTOR, blocked
+from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock, Upsample
 from inflate.parity.result import TrainabilityResult
-
-LEAST_SHARE = 2.0**-23
-"""The share of a branch below which float32 rounds away what the branch adds."""
 
 ARRIVES = "a gradient arrives"
 AFTER_ZEROS = "the zeros that make its branch an identity pass no gradient on before they move"
@@ -32,17 +30,6 @@ def counts(result: TrainabilityResult) -> dict[str, int]:
     """How many tensors learn when."""
     found = Counter(tensor.learns for tensor in result.tensors)
     return {"now": found["now"], "next-step": found["next-step"], "never": found["never"]}
-
-
-def notes(result: TrainabilityResult | None) -> tuple[str, ...]:
-    """What should be changed so that all tensors learn, in words; what is as chosen is left out."""
-    tensors = () if result is None else result.tensors
-    found = Counter((t.reason, t.change) for t in tensors if t.learns == "never" and t.change)
-    return tuple(
-        f"{reason}: {count} temporal tensors never learn, however long the decoder is trained. "
-        f"To let them learn, {change}"
-        for (reason, change), count in found.items()
-    )
 
 
 def blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]:
@@ -66,23 +53,8 @@ def cut(key: str, block: TemporalBlock | None) -> Why | None:
     """Why the blend lets nothing through to a tensor; None where it does."""
     if block is None:
         return None
-    share = float(block.temporal_share().detach().double())
-    own = key.endswith(".mix_factor")
-    if (min(share, 1.0 - share) if own else share) >= LEAST_SHARE:
-        return None
-    if block.merge_strategy == "fixed":
-        more = "a larger alpha" if share else "an alpha above 0"
-        return (
-            f"a fixed blend with alpha {share:g} lets no gradient into the temporal branches",
-            f"choose --merge-strategy learned, or {more}",
-        )
-    what = "the slope of their share" if own else "the share of the temporal branches"
-    alpha = abs(float(block.mix_factor.detach())) * (1 if share > 0.5 else -1)
-    return (
-        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {LEAST_SHARE:.1g}, which float32 "
-        "rounds away",
-        "choose an alpha between -15 and 15",
-    )
+    alpha = alpha_of(float(block.mix_factor.detach()), block.merge_strategy, block.mix_weighs)
+    return blocked(alpha, block.merge_strategy, mix_factor=key.endswith(MIX_FACTOR))
 
 
 def centred(decoder: VideoDecoder, key: str) -> Why | None:
@@ -94,20 +66,6 @@ def centred(decoder: VideoDecoder, key: str) -> Why | None:
         ends = key.endswith((".out_layers.3.bias", ".time_mix_block.ff.net.2.bias"))
         vanishes = ends and key.startswith(_levelled(decoder))
     return (_CENTRED, None) if vanishes else None
-
-
-def first_to_learn(decoder: VideoDecoder, key: str) -> bool:
-    """Whether a tensor is of the layers at the end of a branch, where gradients arrive at once."""
-    found = temporal_part(key)
-    assert found is not None, key
-    branch, (layer, _, name) = found[0], found[1].rpartition(".")
-    if branch == "time_mix_conv":
-        return True
-    # What is the same at every pixel vanishes in such norms, until layers before them have moved.
-    constant = branch != "time_stack" and (name == "bias" or branch == "video_time_embed")
-    if constant and key.startswith(_levelled(decoder)):
-        return False
-    return layer in IDENTITY_LAYERS[branch]
 
 
 def later(key: str) -> str:

@@ -7,12 +7,14 @@ None is one that is not finite; an SQNR of None is that of equal outputs where `
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
-from inflate.parity.metrics import Tolerance
 from inflate.vocabulary import ComparedWith, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inflate.parity.metrics import Tolerance
 
 Learns = Literal["now", "next-step", "never"]
 """From which optimiser step on a tensor learns."""

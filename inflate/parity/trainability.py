@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from inflate.checkpoint.layouts import DECODER
 from inflate.checkpoint.source import Source
-from inflate.inflation.plan import InflationPlan, Make
-from inflate.loading import build_video_decoder, load_video, make_tensor
+from inflate.loading import load_video
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.parity.learning import (
@@ -25,7 +24,6 @@ from inflate.parity.learning import (
     blocks_of_tensors,
     centred,
     cut,
-    first_to_learn,
     frozen,
     later,
 )
@@ -88,39 +86,6 @@ def measure(candidate: Source, device: torch.device) -> TrainabilityResult:
     where = torch.device("cpu") if device.type == "mps" else device
     with saying_memory(where, "two backward passes were made"):
         return learn_once(load_video(candidate, torch.float64).to(where))
-
-
-def predict_from_plan(plan: InflationPlan) -> TrainabilityResult | None:
-    """When each temporal tensor that a plan makes will learn, told from its rules alone.
-
-    None for the copy of a video checkpoint: its numbers are not in the plan.
-    """
-    planned = {tensor.key.removeprefix(DECODER): tensor for tensor in plan.of("temporal")}
-    decoder = build_video_decoder(plan.config)
-    blocks = blocks_of_tensors(decoder)
-    for key, tensor in planned.items():
-        if not isinstance(tensor.origin, Make):
-            return None
-        if key.endswith(".mix_factor"):
-            # As the file will hold it: a narrow type may round a small share away.
-            made = make_tensor(tensor.origin.rule, tensor.shape, tensor.key, plan.config.seed)
-            _set_mix_factor(blocks[key], made.to(getattr(torch, tensor.dtype)).double())
-    own = dict(decoder.named_parameters())
-    results = []
-    for key in planned:
-        why = frozen(own.get(key)) or cut(key, blocks[key]) or centred(decoder, key)
-        learns: Learns = "never"
-        if why is None and first_to_learn(decoder, key):
-            learns, why = "now", (ARRIVES, None)
-        elif why is None:
-            learns, why = "next-step", (later(key), None)
-        results.append(TensorLearning(DECODER + key, learns, *why))
-    return TrainabilityResult(tuple(results))
-
-
-def _set_mix_factor(block: TemporalBlock | None, value: Tensor) -> None:
-    assert block is not None
-    block.mix_factor = nn.Parameter(value) if block.merge_strategy == "learned" else value
 
 
 def _silent(decoder: VideoDecoder, key: str, gradient: Tensor | None, zeros: list[str]) -> Why:

@@ -60,7 +60,6 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
         "temporal": asdict(config.temporal),
         "seed": config.seed,
         "parity": None if result.parity is None else parity_document(result.parity),
-        "trainability": learning_document(result.trainability),
         "notes": list(result.notes),
         "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
     }

@@ -18,9 +18,7 @@ from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
 from inflate.options import SETTINGS, ConvertOptions, check_choices
-from inflate.parity.device import fell_back, resolve_device
-from inflate.parity.diffusers import require_diffusers
-from inflate.parity.result import ParityReport, TrainabilityResult
+from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
 from inflate.remote import is_remote, publish, scratch_folder, shown
@@ -43,8 +41,7 @@ class ConversionResult:
 
     ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
     did not hold; ``destination`` is where it would be. ``parity`` is None where it was not checked.
-    ``notes`` are for whoever uses the result. ``trainability`` is told from the plan alone; None
-    for the copy of a video checkpoint. ``source_sha256`` is None after a dry run.
+    ``notes`` are for whoever uses the result. ``source_sha256`` is None after a dry run.
     """
 
     plan: InflationPlan
@@ -55,7 +52,6 @@ class ConversionResult:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     destination: str = ""
-    trainability: TrainabilityResult | None = None
     source_sha256: str | None = None
 
     @property
@@ -179,9 +175,9 @@ def convert_with(
         parse_set(options.set or ()),
         {key: value for key, value in chosen.items() if value is not None},
     ]
-    where = resolve_device(options.device)
-    if target == "diffusers" and not (skip_parity or dry_run):
-        require_diffusers()
+    checked = not (skip_parity or dry_run)
+    if checked:
+        _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
         # Before a download: what cannot be written is better known first.
         check_written([str(output)], [source])
@@ -208,14 +204,12 @@ def convert_with(
             )
             if not is_remote(str(destination)):
                 _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
-        job = prepare(original, target, where, options, copying=copying)
+        job = prepare(original, target, options, copying=copying)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         told = shown(str(destination))
         if dry_run:
-            return ConversionResult(
-                job.plan, target, None, None, None, seconds, job.notes, told, job.trainability
-            )
+            return ConversionResult(job.plan, target, None, None, None, seconds, job.notes, told)
 
         def result_of(made: Made) -> ConversionResult:
             parity, published = made.parity, None
@@ -238,7 +232,6 @@ def convert_with(
                 spent,
                 job.notes,
                 told,
-                job.trainability,
                 made.source_sha256,
             )
 
@@ -251,15 +244,26 @@ def convert_with(
                 job,
                 name_of(source),
                 local,
-                None if skip_parity else where,
+                None if skip_parity else options.device,
                 overwrite=overwrite,
                 progress=progress,
-                fallback=fell_back(options.device, where),
                 announce=announce,
             )
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
+
+
+def _check_needs(options: ConvertOptions, target: Target) -> None:
+    """Find out before any work whether the check can run; torch is loaded only if it may not."""
+    if options.device not in ("auto", "cpu"):
+        from inflate.parity.device import resolve_device
+
+        resolve_device(options.device)
+    if target == "diffusers":
+        from inflate.parity.diffusers import require_diffusers
+
+        require_diffusers()
 
 
 def _check_unchanged(asked: Source, own: Source) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from inflate.checkpoint.layouts import DECODER
 from inflate.checkpoint.locate import LeftBehind
 from inflate.checkpoint.reader import Checkpoint
 from inflate.checkpoint.source import Source
 from inflate.checkpoint.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.errors import PlanError
+from inflate.options import ConvertOptions
+from inflate.parity.device import resolve_device
 from inflate.parity.fold import measure_fold
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
@@ -39,7 +39,7 @@ def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
 
 
 def fold_as_asked(
-    source: Source, target: Target, device: torch.device, *, allow_inexact: bool
+    source: Source, target: Target, options: ConvertOptions
 ) -> tuple[Source, FoldResult | None]:
     """Fold, and measure what it changes.
 
@@ -58,9 +58,9 @@ def fold_as_asked(
             "and decoder would not fit one architecture. Fold it for --layout decoder only"
         )
     whole = folded(source, target)
-    fold = measure_fold(source, whole, device, source.config.seed)
+    fold = measure_fold(source, whole, resolve_device(options.device), source.config.seed)
     bias = float(abs(source.read("post_quant_conv.bias").astype("float64")).max())
-    if bias and not allow_inexact:
+    if bias and not options.allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
             f"{bias:.3g}): the output of conv_in changes by up to {_text(fold.border)} on the "

@@ -7,35 +7,25 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 
 from inflate.checkpoint.files import find_files, hash_files
 from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
-from inflate.checkpoint.reader import open_checkpoint
 from inflate.checkpoint.recorded import SOURCE_HASH_KEY
-from inflate.checkpoint.source import Source, describe
+from inflate.checkpoint.source import Source
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation.apply import Digests, carry_out
+from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.options import ConvertOptions
-from inflate.parity import learning
-from inflate.parity.comparands import against_source, against_video
-from inflate.parity.device import device_name
-from inflate.parity.diffusers import against_export
-from inflate.parity.metrics import TOLERANCES, Tolerance
-from inflate.parity.result import FoldResult, ParityReport, TrainabilityResult, compared_with
-from inflate.parity.trainability import predict_from_plan
-from inflate.parity.verify import run_check
+from inflate.parity.result import FoldResult, ParityReport, compared_with
 from inflate.progress import Progress
 from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY, Target
 from inflate.workflow.ahead import hash_source
-from inflate.workflow.folding import fold_as_asked
 from inflate.workflow.header import header_of
 from inflate.workflow.identity import temporal_attention_is_identity
 
@@ -65,14 +55,9 @@ class Job:
         return (
             *self.source.located.notes,
             *self.source.blend_notes,
-            *learning.notes(self.trainability),
+            *dead_weight(self.plan),
             *self.fitted.notes,
         )
-
-    @cached_property
-    def trainability(self) -> TrainabilityResult | None:
-        """When each temporal tensor will learn; None for the copy of a video checkpoint."""
-        return predict_from_plan(self.plan)
 
 
 @dataclass(frozen=True)
@@ -92,10 +77,13 @@ class Made:
     source_fingerprint: str
 
 
+Check = Callable[[Job, Staged, str, str, Progress], ParityReport]
+"""What compares a staged result with its source; see ``checking``."""
+
+
 def prepare(
     original: Source,
     target: Target,
-    device: torch.device,
     options: ConvertOptions,
     *,
     copying: bool,
@@ -105,8 +93,8 @@ def prepare(
     Args:
         original: the autoencoder of the source.
         target: the layout to write.
-        device: where the fold is measured.
-        options: whether post_quant_conv is folded, and whether the border may change by it.
+        options: whether post_quant_conv is folded and may change the border, and the device on
+            which that is measured.
         copying: whether the source is a video checkpoint, to be copied as it is.
 
     Raises:
@@ -115,7 +103,9 @@ def prepare(
     seen, fold = original, None
     folded = options.post_quant == "fold"
     if folded:
-        seen, fold = fold_as_asked(original, target, device, allow_inexact=options.allow_inexact)
+        from inflate.workflow.folding import fold_as_asked
+
+        seen, fold = fold_as_asked(original, target, options)
     seen = _blended_for(seen, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
@@ -128,16 +118,15 @@ def produce(
     job: Job,
     source_name: str,
     destination: Path,
-    device: torch.device | None,
+    device: str | None,
     *,
     overwrite: bool,
     progress: Progress,
     announce: Callable[[Made, Path], None],
-    fallback: bool = False,
 ) -> Made:
     """Write under a hidden name, check on ``device`` unless it is None, announce, and publish.
 
-    ``fallback`` says that the CPU checks for want of a GPU.
+    torch is loaded on a thread during the writing, and only for a check.
 
     Raises:
         InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
@@ -149,9 +138,10 @@ def produce(
     files = job.source.checkpoint.files
     with (
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
-        ThreadPoolExecutor(2) as pool,
+        ThreadPoolExecutor(3) as pool,
     ):
         source_hash = pool.submit(copy_context().run, hash_source, files)
+        checking = pool.submit(_load_check) if device is not None else None
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
             writer = SafetensorsWriter(staged.file, infos, header)
@@ -160,14 +150,14 @@ def produce(
         prints = _fingerprints(job, digests)
         written = time.perf_counter()
         parity = None
-        if device is not None:
-            parity = _check(job, staged, source_hash.result(), device, progress, fallback=fallback)
+        if device is not None and checking is not None:
+            check = checking.result()
+            parity = check(job, staged, source_hash.result(), device, progress)
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
             return Made(parity, None, written, checked, source_hash.result(), *prints)
-        verdict = "unverified" if parity is None else parity.verdict
         with saying_why(destination):
-            writer.set_metadata(_verified(job, header, source_hash.result(), verdict, device))
+            writer.set_metadata(_verified(job, header, source_hash.result(), parity))
             synced.result()
         # The library reads what is published: its header at least, and at once.
         with safe_open(staged.file.name, framework="numpy"):
@@ -177,6 +167,12 @@ def produce(
         announce(made, staged.path)
         staged.publish()
     return made
+
+
+def _load_check() -> Check:
+    from inflate.workflow.checking import check
+
+    return check
 
 
 def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
@@ -195,15 +191,14 @@ def _verified(
     job: Job,
     header: Mapping[str, str],
     source_hash: str,
-    verdict: str,
-    device: torch.device | None,
+    parity: ParityReport | None,
 ) -> dict[str, str]:
     """A header with what is known after the check, if there is one."""
     known = {SOURCE_HASH_KEY: source_hash}
-    if device is not None:
-        known[VERDICT_KEY] = verdict
+    if parity is not None:
+        known[VERDICT_KEY] = parity.verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)
-        known["inflate.parity.device"] = device_name(device)
+        known["inflate.parity.device"] = parity.environment.device
     return {**header, **known}
 
 
@@ -219,37 +214,3 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     if copying:
         return seen.with_learned_blend(config)
     return replace(seen, config=config)
-
-
-def _check(
-    job: Job,
-    staged: Staged,
-    source_hash: str,
-    device: torch.device,
-    progress: Progress,
-    *,
-    fallback: bool,
-) -> ParityReport:
-    """Read what was staged back and compare it with its source, in float32."""
-    tolerance = TOLERANCES["float32"]
-    reference = job.source
-    with open_checkpoint(staged.path) as checkpoint:
-        candidate = describe(checkpoint)
-        if job.target == "diffusers":
-            comparands = against_export(reference, candidate, staged.path, device)
-        elif reference.inflated:
-            comparands = against_video(reference, candidate, torch.float32, device)
-        else:
-            comparands = against_source(reference, candidate, torch.float32, device)
-        return run_check(
-            comparands,
-            reference=(str(reference.checkpoint.path), source_hash),
-            candidate=(str(staged.destination), ""),
-            dtype=torch.float32,
-            device=device,
-            tolerance=Tolerance(tolerance, tolerance),
-            seed=job.plan.config.seed,
-            fold=job.fold,
-            fallback=fallback,
-            progress=progress,
-        )

@@ -1,0 +1,61 @@
+"""The check of a conversion before it is published: the part of it that needs torch."""
+
+from __future__ import annotations
+
+import torch
+
+from inflate.checkpoint.reader import open_checkpoint
+from inflate.checkpoint.source import describe
+from inflate.checkpoint.staging import Staged
+from inflate.parity.comparands import against_source, against_video
+from inflate.parity.device import fell_back, resolve_device
+from inflate.parity.diffusers import against_export
+from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.result import ParityReport
+from inflate.parity.verify import run_check
+from inflate.progress import Progress
+from inflate.workflow.production import Job
+
+
+def check(
+    job: Job,
+    staged: Staged,
+    source_hash: str,
+    device: str,
+    progress: Progress,
+) -> ParityReport:
+    """Read what was staged back and compare it with its source, in float32.
+
+    Args:
+        job: what was made of what.
+        staged: the result, not published yet.
+        source_hash: the SHA-256 of the source.
+        device: where to compute, by name.
+        progress: called with the phase, the steps done and their number.
+
+    Raises:
+        DeviceError: the device is not there, or its memory does not suffice.
+    """
+    where = resolve_device(device)
+    tolerance = TOLERANCES["float32"]
+    reference = job.source
+    with open_checkpoint(staged.path) as checkpoint:
+        candidate = describe(checkpoint)
+        if job.target == "diffusers":
+            comparands = against_export(reference, candidate, staged.path, where)
+        elif reference.inflated:
+            comparands = against_video(reference, candidate, torch.float32, where)
+        else:
+            comparands = against_source(reference, candidate, torch.float32, where)
+        return run_check(
+            comparands,
+            reference=(str(reference.checkpoint.path), source_hash),
+            candidate=(str(staged.destination), ""),
+            dtype=torch.float32,
+            device=where,
+            tolerance=Tolerance(tolerance, tolerance),
+            seed=job.plan.config.seed,
+            fold=job.fold,
+            fallback=fell_back(device, where),
+            progress=progress,
+        )
