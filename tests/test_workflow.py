@@ -18,7 +18,7 @@ from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import CastResult, ParityReport
-from inflate.workflow import production
+from inflate.workflow import checking
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import CPU, image_decode, metadata_of, sha256, snapshot, spoil_file, spoil_start
@@ -256,14 +256,14 @@ def watched(
 ) -> list[set[str]]:
     """What lies in a folder while parity is checked; ``then`` happens there too."""
     seen: list[set[str]] = []
-    run_check = production.run_check
+    run_check = checking.run_check
 
     def watching(*args: Any, **kwargs: Any) -> ParityReport:
         seen.append(set(snapshot(folder)))
         then()
         return run_check(*args, **kwargs)
 
-    monkeypatch.setattr(production, "run_check", watching)
+    monkeypatch.setattr(checking, "run_check", watching)
     return seen
 
 

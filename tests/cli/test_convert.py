@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -236,38 +235,7 @@ def test_a_preset_that_disagrees_lists_every_disagreement(run: Run, source: Path
         assert word in ran.err
 
 
-@pytest.mark.parametrize("dry", [False, True])
-def test_when_tensors_will_learn_is_told_in_a_line(run: Run, source: Path, dry: bool) -> None:
-    options = ("--dry-run",) if dry else CPU
-    ran = run("convert", source, "--time-mode", "all", *options)
-    (line,) = [line for line in ran.out.splitlines() if line.startswith("temporal layers: ")]
-    assert re.fullmatch(
-        r"temporal layers: \d+ tensors learn now, \d+ from the next step, \d+ never", line
-    )
-    assert ran.err == "", "what needs no mending is no warning"
-    told = strict(run("convert", source, "--time-mode", "all", "--dry-run", "--json").out)
-    learning = told["trainability"]
-    never = len(learning["never"])
-    assert line == (
-        f"temporal layers: {learning['now']} tensors learn now, {learning['next_step']} from the "
-        f"next step, {never} never"
-    )
-    assert learning["now"] + learning["next_step"] + never == told["plan"]["initialised"]
-
-
 def test_a_saturated_sigmoid_is_told_on_stderr(run: Run, source: Path) -> None:
     ran = run("convert", source, "--alpha", -40, "--dry-run")
     assert ran.err.startswith("note: a saturated sigmoid: at alpha -40 ")
     assert ran.err.rstrip().endswith("To let them learn, choose an alpha between -15 and 15")
-    learning = strict(run("convert", source, "--alpha", -40, "--dry-run", "--json").out)[
-        "trainability"
-    ]
-    assert set(learning["never"][0]) == {"name", "learns", "reason", "change"}
-    assert learning["next_step"] == 0
-
-
-def test_of_a_copy_nothing_is_foretold(run: Run, videos: dict[str, Path]) -> None:
-    ran = run("convert", videos["all"], "--layout", "decoder", "--dry-run")
-    assert "temporal layers: " not in ran.out
-    ran = run("convert", videos["all"], "--layout", "decoder", "--dry-run", "--json")
-    assert strict(ran.out)["trainability"] is None

@@ -124,7 +124,6 @@ CONVERSION_KEYS = {
     "temporal",
     "seed",
     "parity",
-    "trainability",
     "notes",
     "seconds",
 }

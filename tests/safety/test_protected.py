@@ -17,7 +17,7 @@ from inflate.checkpoint.files import find_files
 from inflate.checkpoint.protected import conflicts, place_of
 from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
-from inflate.workflow import conversion, production, verification
+from inflate.workflow import checking, conversion, production, verification
 from inflate.workflow.ahead import hash_source, hashing_ahead
 
 from ..checkpoints import autoencoder, write_safetensors
@@ -318,15 +318,17 @@ CHANGES = (grow, touch, replace, Path.unlink)
 
 def while_writing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
     """Change something after the first tensor of a conversion was written."""
-    planned = production.planned_tensors
+    carry_out = production.carry_out
 
-    def changing(*arguments: Any) -> Any:
-        for number, tensor in enumerate(planned(*arguments)):
-            yield tensor
-            if number == 0:
+    def changing(plan: Any, checkpoint: Any, writer: Any, progress: Any) -> Any:
+        def changes(phase: str, done: int, total: int) -> None:
+            progress(phase, done, total)
+            if done == 1:
                 change()
 
-    monkeypatch.setattr(production, "planned_tensors", changing)
+        return carry_out(plan, checkpoint, writer, changes)
+
+    monkeypatch.setattr(production, "carry_out", changing)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -394,7 +396,7 @@ def test_there_is_no_verdict_on_files_that_changed(
 def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = production._check
+    check = checking.check
 
     def failing(*arguments: Any, **options: Any) -> Any:
         touch(single)
@@ -402,7 +404,7 @@ def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
         object.__setattr__(report, "verdict", "fail")
         return report
 
-    monkeypatch.setattr(production, "_check", failing)
+    monkeypatch.setattr(checking, "check", failing)
     with pytest.raises(CheckpointError):
         inflate.convert(single, tmp_path / "out", **CPU)
 

@@ -11,7 +11,7 @@ import pytest
 
 import inflate
 from inflate.errors import CheckpointError
-from inflate.workflow import production, verification
+from inflate.workflow import checking, verification
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors
 from ..conversions import CPU, snapshot
@@ -54,7 +54,7 @@ def test_while_a_conversion_is_checked(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path / "img", autoencoder(ch_mult=[1]))
-    cut_once_described(monkeypatch, production, source)
+    cut_once_described(monkeypatch, checking, source)
     with pytest.raises(CheckpointError, match=str(source)):
         inflate.convert(source, tmp_path / "v", **CPU)
     assert list(snapshot(tmp_path)) == ["img"]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 import inflate
 from inflate.checkpoint.files import find_files, hash_files
 from inflate.errors import CheckpointError, OutputError
-from inflate.workflow import ahead, production
+from inflate.workflow import ahead, checking
 from inflate.workflow.ahead import hash_source, hashing_ahead
 
 from ..checkpoints import autoencoder, write_torch
@@ -101,14 +101,14 @@ def test_the_hash_of_a_folder_is_that_of_its_list(tmp_path: Path) -> None:
 def test_another_verdict_than_expected_gives_the_right_hash(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = production._check
+    check = checking.check
 
     def rounding(*args: Any, **options: Any) -> Any:
         report = check(*args, **options)
         object.__setattr__(report, "verdict", "within-tolerance")
         return report
 
-    monkeypatch.setattr(production, "_check", rounding)
+    monkeypatch.setattr(checking, "check", rounding)
     result = inflate.convert(image, tmp_path / "out", **CPU)
     assert result.sha256 == sha256(tmp_path / "out")
     with safe_open(tmp_path / "out", framework="pt") as file:
