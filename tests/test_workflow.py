@@ -23,6 +23,7 @@ from inflate.workflow import checking
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import CPU, image_decode, metadata_of, sha256, snapshot, spoil_file, spoil_start
 from .models.builders import noise
+from .workflow.test_fingerprints import print_of
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
@@ -101,6 +102,8 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
         "inflate.version": inflate.__version__,
         "inflate.source.name": "img.ckpt",
         "inflate.source.sha256": sha256(image),
+        "inflate.source.fingerprint": print_of(image),
+        "inflate.fingerprint": print_of(output),
         "inflate.seed": "5",
         "inflate.layout": "autoencoder",
         "inflate.post_quant": "keep",

@@ -13,6 +13,9 @@ CONFIG_KEY = "inflate.config"
 
 SOURCE_NAME_KEY = "inflate.source.name"
 SOURCE_HASH_KEY = "inflate.source.sha256"
+SOURCE_FINGERPRINT_KEY = "inflate.source.fingerprint"
+FINGERPRINT_KEY = "inflate.fingerprint"
+"""The weights of the source and those of the file itself; see ``fingerprint``."""
 
 
 def recorded_settings(metadata: Mapping[str, str], path: object) -> Settings:

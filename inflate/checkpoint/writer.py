@@ -19,8 +19,8 @@ from inflate.checkpoint.header import STORED_NAMES
 from inflate.checkpoint.index import TensorInfo
 
 _STORED_AS = {ours: theirs for theirs, ours in STORED_NAMES.items()}
-_SPARE = 256
-"""Bytes left free in the header, so that the verdict fits in after the check."""
+_SPARE = 512
+"""Bytes left free in the header: hashes and the verdict are known after the tensors are written."""
 
 
 class SafetensorsWriter:

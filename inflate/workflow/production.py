@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -13,7 +13,11 @@ from safetensors import safe_open
 
 from inflate.checkpoint.files import find_files, hash_files
 from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
-from inflate.checkpoint.recorded import SOURCE_HASH_KEY
+from inflate.checkpoint.recorded import (
+    FINGERPRINT_KEY,
+    SOURCE_FINGERPRINT_KEY,
+    SOURCE_HASH_KEY,
+)
 from inflate.checkpoint.source import Source
 from inflate.checkpoint.staging import Staged, saying_why, stage
 from inflate.checkpoint.writer import SafetensorsWriter
@@ -157,7 +161,8 @@ def produce(
         if parity is not None and not parity.passed:
             return Made(parity, None, written, checked, source_hash.result(), *prints)
         with saying_why(destination):
-            writer.set_metadata(_verified(job, header, source_hash.result(), parity))
+            known = _known(job, source_hash.result(), prints, parity)
+            writer.set_metadata({**header, **known})
             synced.result()
         # The library reads what is published: its header at least, and at once.
         with safe_open(staged.file.name, framework="numpy"):
@@ -187,19 +192,17 @@ def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
     return fingerprint(output, digests.written), fingerprint_of(stored, known)
 
 
-def _verified(
-    job: Job,
-    header: Mapping[str, str],
-    source_hash: str,
-    parity: ParityReport | None,
+def _known(
+    job: Job, source_hash: str, prints: tuple[str, str], parity: ParityReport | None
 ) -> dict[str, str]:
-    """A header with what is known after the check, if there is one."""
+    """The entries of the header that are known after the writing, and after the check if any."""
     known = {SOURCE_HASH_KEY: source_hash}
+    known[FINGERPRINT_KEY], known[SOURCE_FINGERPRINT_KEY] = prints
     if parity is not None:
         known[VERDICT_KEY] = parity.verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)
         known["inflate.parity.device"] = parity.environment.device
-    return {**header, **known}
+    return known
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:

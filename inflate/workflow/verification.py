@@ -14,9 +14,15 @@ import torch
 
 from inflate.checkpoint.files import hash_files
 from inflate.checkpoint.files import shown as shown_name
+from inflate.checkpoint.fingerprint import fingerprint_of
 from inflate.checkpoint.protected import check_written
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.recorded import SOURCE_HASH_KEY, SOURCE_NAME_KEY, recorded_settings
+from inflate.checkpoint.reader import Checkpoint, open_checkpoint
+from inflate.checkpoint.recorded import (
+    SOURCE_FINGERPRINT_KEY,
+    SOURCE_HASH_KEY,
+    SOURCE_NAME_KEY,
+    recorded_settings,
+)
 from inflate.checkpoint.source import Source, describe, given_blend
 from inflate.errors import ConfigError, FamilyError
 from inflate.options import VerifyOptions, check_choices
@@ -175,7 +181,7 @@ def verify_with(
                 "expected a video checkpoint"
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
-        fold = recorded_source = None
+        fold = recorded_source = stored = None
         sources = [video]
         notes: tuple[str, ...] = ()
         if candidate is None:
@@ -191,6 +197,7 @@ def verify_with(
                     "inflate verify REFERENCE CANDIDATE"
                 )
             reference_hash = hasher.submit(hash_files, image_file.files)
+            stored = image.checkpoint
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, options.seed)
@@ -202,8 +209,8 @@ def verify_with(
             weights=replace(comparands.weights, temporal=temporal),
             notes=(*comparands.notes, *notes, *told),
         )
-        if candidate is not None:
-            recorded_source = _recorded_source(opened.metadata, reference_hash.result())
+        if stored is not None:
+            recorded_source = _recorded_source(opened.metadata, reference_hash.result(), stored)
         report = run_check(
             comparands,
             reference=(shown(str(reference)), reference_hash.result()),
@@ -266,13 +273,20 @@ def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source,
     return replace(image, config=config), notes
 
 
-def _recorded_source(metadata: Mapping[str, str], reference_hash: str) -> RecordedSource | None:
-    """The source that the header of a candidate names, set against the reference."""
+def _recorded_source(
+    metadata: Mapping[str, str], reference_hash: str, reference: Checkpoint
+) -> RecordedSource | None:
+    """The source that the header of a candidate names, set against the reference.
+
+    The same weights in another file are the same source.
+    """
     sha256 = metadata.get(SOURCE_HASH_KEY, "")
     if not sha256:
         return None
     name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
-    return RecordedSource(name, shown_name(sha256), sha256 == reference_hash)
+    recorded = metadata.get(SOURCE_FINGERPRINT_KEY)
+    given = sha256 == reference_hash or recorded == fingerprint_of(reference)
+    return RecordedSource(name, shown_name(sha256), given)
 
 
 def _folded_alike(

@@ -93,3 +93,21 @@ def test_every_tensor_of_an_output_is_aligned_as_far_as_its_size_allows(
             assert extent is not None
             power = next(p for p in (64, 32, 16, 8, 4, 2) if info.nbytes % p == 0)
             assert extent.offset % power == 0, key
+
+
+def test_the_header_holds_both(tmp_path: Path) -> None:
+    source, output = write_torch(tmp_path / "img", autoencoder(ch_mult=[1])), tmp_path / "v"
+    inflate.convert(source, output, **CPU)
+    with open_checkpoint(output) as checkpoint:
+        header = checkpoint.metadata
+    assert header["inflate.source.fingerprint"] == print_of(source)
+    assert header["inflate.fingerprint"] == print_of(output)
+
+
+def test_the_same_weights_in_another_file_are_the_recorded_source(tmp_path: Path) -> None:
+    weights = autoencoder(ch_mult=[1])
+    inflate.convert(write_torch(tmp_path / "img", weights), tmp_path / "v", **CPU)
+    copy = write_safetensors(tmp_path / "copy", weights)
+    report = inflate.verify(copy, tmp_path / "v", **CPU)
+    assert report.recorded_source is not None
+    assert report.recorded_source.given
