@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inflate.signals import end_on_signals
+
 _GRACE = 5.0
 """Seconds that a task gets to remove what it has staged, after the batch is gone."""
 
@@ -33,7 +35,7 @@ def main(number: int, lock: Path) -> None:
     except FileNotFoundError:
         return  # The batch ended while this process was starting.
     received: queue.Queue[Mapping[str, Any]] = queue.Queue()
-    signal.signal(signal.SIGTERM, _terminate)
+    end_on_signals()
     threading.Thread(target=_receive, args=(received,), daemon=True).start()
 
     def tell(kind: str, content: Mapping[str, Any], of: int = -1) -> None:
@@ -67,11 +69,6 @@ def _receive(received: queue.Queue[Mapping[str, Any]]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # A real one, since it wakes whatever waits.
     time.sleep(_GRACE)
     os._exit(1)
-
-
-def _terminate(number: int, _frame: object) -> None:
-    # As an exception, so that staged files are removed on the way out.
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from io import StringIO
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +23,7 @@ from inflate.cli.report import report
 from inflate.cli.streams import guarded_streams
 from inflate.cli.verify import verify
 from inflate.errors import InflateError
+from inflate.signals import end_on_signals
 
 ClickException: Any = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
 """The base of all usage errors: click's own, or that of the copy which newer Typers carry."""
@@ -86,7 +85,7 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     with guarded_streams():
-        _clean_up_on_signals()
+        end_on_signals()
         # Libraries make a great many objects that stay while they load: looking through them for
         # cycles as often as Python does takes a twentieth of a short command.
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
@@ -120,16 +119,3 @@ def _run(arguments: Sequence[str] | None) -> int:
         traceback.print_exc()
         return BUG
     return code if isinstance(code, int) else 0
-
-
-def _clean_up_on_signals() -> None:
-    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU"):
-        number = getattr(signal, name, None)
-        # Whoever started this may want a signal ignored, as nohup does.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _terminate)
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that staged files are removed on the way out.
-    raise SystemExit(128 + number)

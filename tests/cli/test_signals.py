@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import inflate
+from inflate.signals import ENDING
 
 from ..conversions import snapshot
 
@@ -44,7 +45,7 @@ sys.exit(main(["convert", source, "-o", str(output), "--device", "cpu"]))
     ("number", "code", "said"),
     [
         (signal.SIGINT, 130, "interrupted: nothing was left behind\n"),
-        (signal.SIGTERM, 143, ""),
+        *((number, 128 + number, "") for number in ENDING),
     ],
 )
 def test_a_signal_in_the_middle_of_writing(
