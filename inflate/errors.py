@@ -69,6 +69,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def quoted(value: object) -> str:
+    """A value from outside as a message quotes it: its ``repr``, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # A number of thousands of digits; lists without end.
+        return f"too large to be shown ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
     """`` (did you mean 'x'?)`` for the known word nearest to ``word``, or nothing.
 

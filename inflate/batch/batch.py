@@ -26,6 +26,7 @@ from inflate.config.manifest import Entry, Manifest, read_manifest
 from inflate.errors import ConfigError, OutputError
 from inflate.free_memory import free_memory
 from inflate.remote import is_remote, local_path
+from inflate.workflow.sources import check_working_directory
 
 LEDGER = "inflate-ledger.sqlite"
 """What a ledger is called that nobody named."""
@@ -173,6 +174,7 @@ def _bound(settings: Settings, jobs: Sequence[Job], slots: int) -> int | None:
 def _batch(
     manifest: Manifest, ledger: Path | None, report_dir: Path | None, summary: Path | None
 ) -> Batch:
+    check_working_directory()
     ledger = ledger or Path(os.path.normpath(output_folder(manifest) / LEDGER))
     reports = [] if report_dir is None else files_of_reports(report_dir)
     own = [*files_of_ledger(ledger), *reports]

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from inflate.batch.marks import Mark, parse_mark
 from inflate.batch.owners import Owner, become_owner, is_alive, remove_stale
 from inflate.checkpoint.protected import check_written
-from inflate.errors import OutputError
+from inflate.errors import OutputError, quoted
 from inflate.remote import is_remote, local_path
 
 State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
@@ -49,6 +49,7 @@ _COLUMNS = (
     "output", "revision", "state", "owner", "source_sha256", "settings", "output_mark",
     "output_sha256", "previous_mark", "previous_sha256", "attempts", "document",
 )  # fmt: skip
+_COUNTS, _MOST = ("revision", "attempts"), 1 << 53
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Ledger:
                 f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE output = ?",  # noqa: S608
                 (output,),
             ).fetchone()
-        return _row(found) if found else Row(output)
+            return _row(found) if found else Row(output)
 
     def write(self, row: Row, **changes: Any) -> Row | None:
         """Change a row, if it still is as it was looked at; None where it is not.
@@ -174,13 +175,8 @@ class Ledger:
     def known_sources(self) -> dict[str, tuple[Mark, str]]:
         """The marks of sources and the hashes that go with them."""
         with self._in_words():
-            found = self._db.execute("SELECT source, mark, sha256 FROM sources").fetchall()
-        known = {}
-        for source, text, sha256 in found:
-            mark = parse_mark(text)
-            assert mark is not None
-            known[source] = (mark, sha256)
-        return known
+            found = self._db.execute("SELECT source, mark, sha256 FROM sources")
+            return {row[0]: _known_source(row) for row in found}
 
     def know_source(self, source: str, mark: Mark, sha256: str) -> None:
         """Remember the hash of a source as long as its mark stands."""
@@ -209,7 +205,7 @@ class Ledger:
     def _in_words(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, RecursionError) as error:  # Or a row was spoiled.
             raise OutputError(
                 f"{self.path} cannot be used as a ledger: {error}. Choose another with --ledger"
             ) from error
@@ -265,8 +261,52 @@ def files_of_ledger(path: Path) -> list[Path]:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
+    """A row of the ledger.
+
+    Raises:
+        ValueError: another program has spoiled it.
+    """
     fields = dict(zip(_COLUMNS, values, strict=True))
+    for name, value in fields.items():
+        if name in _COUNTS:
+            sound = isinstance(value, int) and 0 <= value < _MOST
+        else:
+            sound = isinstance(value, str) or (value is None and name not in ("output", "state"))
+        if not sound or (name == "state" and value not in get_args(State)):
+            raise ValueError(f"{name} of a job is {quoted(value)}")
     for name in ("output_mark", "previous_mark"):
         fields[name] = parse_mark(fields[name])
-    fields["document"] = json.loads(fields["document"]) if fields["document"] else None
+    if fields["document"] is not None:
+        fields["document"] = json.loads(fields["document"])
+        if not _is_document(fields["document"]):
+            raise ValueError(f"document of a job is {quoted(fields['document'])}")
     return Row(**fields)
+
+
+def _known_source(values: tuple[Any, ...]) -> tuple[Mark, str]:
+    mark = parse_mark(values[1]) if all(isinstance(value, str) for value in values) else None
+    if mark is None:
+        raise ValueError(f"a source is {quoted(values)}")
+    return mark, values[2]
+
+
+def _is_document(found: object) -> bool:
+    """Whether a document has what the summary of a batch takes from it."""
+    match found:
+        case {"seconds": seconds} if not isinstance(seconds, (int, float)):
+            return False
+        case {"error": str()}:
+            return True
+        case {
+            "conversion": {
+                "parity": None
+                | {
+                    "verdict": str(),
+                    "compared_with": _,
+                    "max_abs_error": _,
+                    "environment": {"device": str()},
+                },
+            }
+        }:
+            return True
+    return False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inflate.checkpoint.files import find_files, hash_file, hash_files
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, quoted
 from inflate.progress import silent
 from inflate.remote import is_remote, local_path, version
 from inflate.workflow.sources import local_source
@@ -32,8 +32,20 @@ class Mark:
 
 
 def parse_mark(text: str | None) -> Mark | None:
-    """The mark that the ledger kept."""
-    return Mark(tuple(map(tuple, json.loads(text)))) if text else None
+    """The mark that the ledger kept.
+
+    Raises:
+        ValueError: it is not the text of a mark.
+    """
+    if not text:
+        return None
+    parts = json.loads(text)
+    if not isinstance(parts, list) or not all(
+        isinstance(part, list) and part and all(isinstance(fact, (str, int)) for fact in part)
+        for part in parts
+    ):
+        raise ValueError(f"{quoted(text)} is not a mark")
+    return Mark(tuple(map(tuple, parts)))
 
 
 def source_still(location: str, mark: Mark | None) -> bool:

@@ -20,6 +20,8 @@ try:
 except ImportError:  # Windows has no such locks.
     fcntl = None  # type: ignore[assignment]
 
+_DIGITS = "[0-9a-f]{16}"
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -77,7 +79,9 @@ def hold(path: Path) -> int:
 
 
 def is_alive(ledger: Path, token: str) -> bool:
-    """Whether any process of an owner lives."""
+    """Whether any process of an owner lives; a token that no batch makes is not looked for."""
+    if not re.fullmatch(_DIGITS, token):
+        return False
     try:
         handle = os.open(_lock_path(ledger, token), os.O_RDWR)
     except FileNotFoundError:
@@ -100,6 +104,6 @@ def remove_stale(ledger: Path) -> None:
     """Remove the lock files of owners that were killed."""
     with suppress(OSError):
         for entry in os.scandir(ledger.parent):
-            found = re.fullmatch(rf"\.{re.escape(ledger.name)}\.([0-9a-f]{{16}})\.lock", entry.name)
+            found = re.fullmatch(rf"\.{re.escape(ledger.name)}\.({_DIGITS})\.lock", entry.name)
             if found and fcntl and not is_alive(ledger, found[1]):
                 Path(entry.path).unlink(missing_ok=True)

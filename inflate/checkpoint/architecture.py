@@ -36,6 +36,11 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
         for key in needed
         if key in decoder and len(decoder[key]) != 4
     ]
+    problems += [
+        f"{key} has the shape {list(around[key])}; expected four dimensions, none 0"
+        for key in ("quant_conv.weight", "post_quant_conv.weight")
+        if key in around and (len(around[key]) != 4 or 0 in around[key])
+    ]
     levels = _indices(decoder, r"up\.(\d+)\.")
     if levels != list(range(len(levels))):
         problems.append(f"the levels {DECODER}up.N are {levels}; expected 0, 1, 2 and so on")

@@ -18,7 +18,7 @@ from inflate.checkpoint.layouts import DECODER
 from inflate.checkpoint.locate import Located
 from inflate.checkpoint.recorded import CONFIG_KEY
 from inflate.config.schema import Architecture, Settings, is_finite_number
-from inflate.errors import ConfigError, FamilyError
+from inflate.errors import ConfigError, FamilyError, quoted
 from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]
@@ -100,17 +100,17 @@ def _in_header(text: str) -> Iterator[ClassConfig]:
 def _not_of_this_family(config: ClassConfig) -> Iterator[str]:
     for key, known in _ONLY.items():
         if key in config and config[key] not in known:
-            yield f"{key} is {_shown(config[key])}; expected {known[0]!r}"
+            yield f"{key} is {quoted(config[key])}; expected {known[0]!r}"
     for key, blocks in _BLOCKS.items():
         if key in config and not all(kind in list(blocks) for kind in _listed(config[key])):
-            yield f"{key} is {_shown(config[key])}; expected some of {', '.join(blocks)}"
+            yield f"{key} is {quoted(config[key])}; expected some of {', '.join(blocks)}"
 
 
 def _sizes(config: ClassConfig, located: Located, seen: Architecture) -> Iterator[str]:
     """Where the class and the sizes of a configuration are not those of the tensors."""
     if "_class_name" in config and (config["_class_name"] == VIDEO_CLASS) is not located.inflated:
         kind = "a video decoder" if located.inflated else "an image decoder"
-        yield f"_class_name is {_shown(config['_class_name'])}; the tensors are {kind}"
+        yield f"_class_name is {quoted(config['_class_name'])}; the tensors are {kind}"
     tensors: dict[str, object] = {
         "block_out_channels": list(seen.level_channels),
         "layers_per_block": seen.num_res_blocks,
@@ -123,7 +123,7 @@ def _sizes(config: ClassConfig, located: Located, seen: Architecture) -> Iterato
         tensors["num_vq_embeddings"] = seen.n_embed
     for key, have in tensors.items():
         if key in config and config[key] != have:
-            yield f"{key} is {_shown(config[key])}; the tensors have {have}"
+            yield f"{key} is {quoted(config[key])}; the tensors have {have}"
 
 
 def _contradictions(config: ClassConfig, located: Located, seen: Architecture) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _contradictions(config: ClassConfig, located: Located, seen: Architecture) -
         has["use_post_quant_conv"] = bool(located.part("post_quant_conv."))
     for key, have in has.items():
         if key in config and config[key] is not have:
-            yield f"{key} is {_shown(config[key])}; by the tensors it is {have}"
+            yield f"{key} is {quoted(config[key])}; by the tensors it is {have}"
     levels = len(seen.ch_mult)
     for key, part, levels_of in (
         ("up_block_types", f"{DECODER}up.", range(levels - 1, -1, -1)),
@@ -146,18 +146,14 @@ def _contradictions(config: ClassConfig, located: Located, seen: Architecture) -
         want = [_BLOCKS[key][str(kind)] for kind in _listed(config[key])]
         have_attention = [bool(located.part(f"{part}{level}.attn.")) for level in levels_of]
         if want != have_attention:
-            yield f"{key} is {_shown(config[key])}; by the tensors, attention is {have_attention}"
+            yield f"{key} is {quoted(config[key])}; by the tensors, attention is {have_attention}"
 
 
 def _bad_factors(config: ClassConfig) -> Iterator[str]:
     for key in _FACTORS:
         if config.get(key) is not None and not is_finite_number(config[key]):
-            yield f"{key} is {_shown(config[key])}; expected a finite number"
+            yield f"{key} is {quoted(config[key])}; expected a finite number"
 
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:100]

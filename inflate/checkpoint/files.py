@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import struct
 import zipfile
@@ -77,14 +78,14 @@ def read_files(path: Path) -> tuple[Path, ...]:
     A path that names one file is not opened to find out.
     """
     read = ReadFiles()
-    if _is_dir(path) or without_index_ending(path.name) is not None:
+    if os.path.isdir(path) or without_index_ending(path.name) is not None:
         with suppress(CheckpointError):
             _find(path, read)
     return (path, *read.marks)
 
 
 def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
-    if _is_dir(path):
+    if os.path.isdir(path):
         return _folder(path, read)
     return replace(_weights(path, read), config_nearby=_beside(path, read))
 
@@ -118,6 +119,8 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         raise CheckpointError(f"{path} does not exist; expected a checkpoint file") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # A name with a NUL.
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
@@ -170,10 +173,10 @@ def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_fi
 
 
 def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
-    if not _is_file(path / "config.json") and _is_file(path / "vae" / "config.json"):
+    if not os.path.isfile(path / "config.json") and os.path.isfile(path / "vae" / "config.json"):
         path = path / "vae"  # The folder of a whole pipeline.
     config_path = path / "config.json"
-    if not _is_file(config_path):
+    if not os.path.isfile(config_path):
         raise CheckpointError(
             f"{path} is a directory without config.json; expected a checkpoint file, or a folder "
             "of diffusers"
@@ -184,7 +187,7 @@ def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
         raise FamilyError(
             f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(CLASSES)}"
         )
-    weights = next((path / name for name in FOLDER_FILES if _is_file(path / name)), None)
+    weights = next((path / name for name in FOLDER_FILES if os.path.isfile(path / name)), None)
     if weights is None:
         raise CheckpointError(
             f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
@@ -196,7 +199,7 @@ def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
 def _beside(path: Path, read: ReadFiles) -> Mapping[str, Any]:
     """The ``config.json`` in the folder of a file, if it is one of the classes; else nothing."""
     config_path = path.parent / "config.json"
-    if not _is_file(config_path):
+    if not os.path.isfile(config_path):
         return {}
     try:
         config = _json(config_path, read)
@@ -221,7 +224,7 @@ def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
             )
         shards[name] = path.parent / shard
     for shard_path in sorted(set(shards.values())):
-        if _is_file(shard_path):
+        if os.path.isfile(shard_path):
             with suppress(OSError):  # It has just gone: opening it says so.
                 read.look(shard_path)
         else:
@@ -240,18 +243,6 @@ def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
                 f"{formats[files[0]]}, {file.name} of {formats[file]}; expected one format"
             )
     return CheckpointFiles(path, formats[files[0]], files, {}, shards, read=read)
-
-
-def _is_dir(path: Path) -> bool:
-    with suppress(OSError):  # Opening it gives a better error.
-        return path.is_dir()
-    return False
-
-
-def _is_file(path: Path) -> bool:
-    with suppress(OSError):
-        return path.is_file()
-    return False
 
 
 def _json(path: Path, read: ReadFiles) -> dict[str, Any]:

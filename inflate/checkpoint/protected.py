@@ -5,6 +5,7 @@ Files are compared by what they are (device and inode, after links), not by how 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -74,7 +75,7 @@ def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> 
 
 
 def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list[str]:
-    """Why files cannot be written: they are read, are written twice, or are not regular files.
+    """Why files cannot be written: they are read, written twice, not regular, or wrongly named.
 
     Args:
         written: paths and URLs of everything that a run writes, folders too.
@@ -88,8 +89,8 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
     found = []
     for path in written:
         place, name = place_of(path), shown(str(path))
-        if _is_special(path):
-            found.append(f"{name} is a device, pipe or socket; expected a regular file")
+        if fault := _fault(path):
+            found.append(f"{name} {fault}")
         elif place in protected:
             found.append(
                 f"{name} cannot be written: this run reads {shown(str(protected[place]))}, which "
@@ -144,16 +145,21 @@ def _places(location: str | Path) -> list[tuple[object, ...]]:
     return places
 
 
-def _is_special(location: str | Path) -> bool:
-    """Whether a path exists, after links, and is neither a regular file nor a folder."""
+def _fault(location: str | Path) -> str | None:
+    """Why no file can be written at a path, as far as its name and what has it now show."""
     local = _local(location)
     if local is None:
-        return False
+        return None
     try:
         mode = os.stat(local).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    except OSError as error:
+        too_long = error.errno == errno.ENAMETOOLONG
+        return f"cannot be written: {error.strerror}; choose a shorter name" if too_long else None
+    except ValueError as error:
+        return f"cannot be written: {error}; choose another name"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "is a device, pipe or socket; expected a regular file"
 
 
 def _local(location: str | Path) -> Path | None:

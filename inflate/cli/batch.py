@@ -122,7 +122,9 @@ def batch(
     if report_dir is not None:
         require_pages()
         reports.make_folder(report_dir)
-    bound = None if memory is None else int(memory * 1e9)
+    bound = (
+        None if memory is None else int(min(memory, 1e9) * 1e9)
+    )  # Beyond, no float holds it in bytes.
     settings = Settings(jobs, executor, ray_address, bound, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
         outcomes, seconds = run(found, settings, watch)

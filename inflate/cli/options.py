@@ -42,7 +42,8 @@ def whole_number(text: object, *, minimum: float | None = None) -> int:
 
 def _checked(text: object, value: float, what: str, minimum: float | None) -> float:
     smallest = "" if minimum is None else f", {minimum:g} or more"
-    if not math.isfinite(value) or (minimum is not None and value < minimum):
+    # Not math.isfinite, which turns whole numbers of any length into floats.
+    if value != value or abs(value) == math.inf or (minimum is not None and value < minimum):
         raise typer.BadParameter(f"{_cut(text)} is out of range; expected {what}{smallest}")
     return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +16,12 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from inflate.config.ldm import find_ldm, from_ldm
 from inflate.config.presets import load_presets
 from inflate.config.schema import SECTIONS, Architecture, Config, Settings, flatten
-from inflate.config.yaml_files import load_yaml, one_line, plain
-from inflate.errors import ConfigError, nearest
+from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
+from inflate.errors import ConfigError, nearest, quoted
 
 
 def known_keys() -> list[str]:
@@ -53,11 +53,7 @@ def read_config(name_or_path: str) -> Settings:
     if name_or_path in presets:
         return flatten(presets[name_or_path].content)
     path = Path(name_or_path)
-    try:
-        there = path.is_file()
-    except OSError:  # A name that is too long, or a folder that may not be looked into.
-        there = False
-    if not there:
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
         raise ConfigError(
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
             "nor a file; 'inflate presets' lists the presets"
@@ -72,7 +68,7 @@ def read_config(name_or_path: str) -> Settings:
         found = find_ldm(content)
         if found:
             return from_ldm(found, path)
-    except OmegaConfBaseException as error:
+    except REFUSALS as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
     return flatten(plain(content, path))
 
@@ -125,7 +121,7 @@ def build_config(
     problems = []
     for key, value in merged.items():
         if key in SECTIONS:
-            problems.append(f"{key} is {value!r}; expected keys and values of its own")
+            problems.append(f"{key} is {quoted(value)}; expected keys and values of its own")
             continue
         if key not in known:
             leaf = key.rpartition(".")[2]
@@ -135,13 +131,15 @@ def build_config(
         if _is_template(value):
             # A setting may come from a checkpoint's header: nothing is looked up for it.
             problems.append(
-                f"{key} is {value!r}; expected a plain value: only a YAML file refers to others"
+                f"{key} is {quoted(value)}; expected a plain value: only a YAML file refers to "
+                "others"
             )
             continue
         try:
+            str(value)  # Records hold it in decimal digits, of which Python writes so many.
             OmegaConf.update(draft, key, value, merge=False)
-        except OmegaConfBaseException as error:
-            problems.append(f"{key} is {value!r}: {one_line(error)}")
+        except REFUSALS as error:
+            problems.append(f"{key} is {quoted(value)}: {one_line(error)}")
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     config = OmegaConf.to_object(draft)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from inflate.config.schema import is_finite_number
-from inflate.config.yaml_files import load_yaml, one_line, plain
-from inflate.errors import ConfigError, nearest
+from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
+from inflate.errors import ConfigError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
 # Optional and Union stay spelled out: OmegaConf reads these annotations on Python 3.10 as well.
@@ -79,14 +78,14 @@ def read_manifest(path: Path) -> Manifest:
             reading.problems.append(f"{key}: unknown key{close}; expected defaults, jobs, ledger")
     ledger = values.get("ledger")
     if ledger is not None and not isinstance(ledger, str):
-        reading.problems.append(f"ledger is {ledger!r}; expected a path")
+        reading.problems.append(f"ledger is {quoted(ledger)}; expected a path")
         ledger = None
     defaults = reading.section("defaults", values.get("defaults") or {})
     if defaults.source is not None:
         reading.problems.append("defaults.source: each job names its own source")
     jobs = values.get("jobs")
     if not isinstance(jobs, list) or not jobs:
-        reading.problems.append(f"jobs is {jobs!r}; expected a list such as [{_EXAMPLE}]")
+        reading.problems.append(f"jobs is {quoted(jobs)}; expected a list such as [{_EXAMPLE}]")
         jobs = []
     entries = []
     for number, job in enumerate(jobs):
@@ -121,12 +120,14 @@ class _Reading:
         """The ``defaults``, or one job."""
         read = _Section()
         if not isinstance(content, Mapping):
-            self.problems.append(f"{place} is {content!r}; expected keys such as {_EXAMPLE}")
+            self.problems.append(f"{place} is {quoted(content)}; expected keys such as {_EXAMPLE}")
             return read
         for key, value in content.items():
             if key in ("source", "output"):
                 if value is not None and (not isinstance(value, str) or not value):
-                    self.problems.append(f"{place}.{key} is {value!r}; expected a path or URL")
+                    self.problems.append(
+                        f"{place}.{key} is {quoted(value)}; expected a path or URL"
+                    )
                 else:
                     setattr(read, key, value)
             elif key == "matrix":
@@ -146,7 +147,7 @@ class _Reading:
             return read
         if not isinstance(content, Mapping):
             self.problems.append(
-                f"{place}.matrix is {content!r}; expected lists, such as {{time_mode: [all, "
+                f"{place}.matrix is {quoted(content)}; expected lists, such as {{time_mode: [all, "
                 "conv-only]}"
             )
             return read
@@ -157,7 +158,9 @@ class _Reading:
                 what = "belongs beside the matrix" if key in JOB_OPTIONS else "unknown key"
                 self.problems.append(f"{where}: {what}{nearest(str(key), axes)}")
             elif not isinstance(values, list) or not values:
-                self.problems.append(f"{where} is {values!r}; expected a list with a value or more")
+                self.problems.append(
+                    f"{where} is {quoted(values)}; expected a list with a value or more"
+                )
             else:
                 kept: dict[str, Any] = {}
                 for number, value in enumerate(values):
@@ -171,7 +174,7 @@ class _Reading:
         try:
             into[under or key] = typed(key, value)
         except ConfigError as error:
-            self.problems.append(f"{place} is {value!r}: {error}")
+            self.problems.append(f"{place} is {quoted(value)}: {error}")
 
 
 def typed(key: str, value: object) -> Any:
@@ -184,6 +187,8 @@ def typed(key: str, value: object) -> Any:
         return _typed(key, json.dumps(value))
     except TypeError as error:
         raise ConfigError("expected a plain value; put quotes around a date") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("expected a value of fewer digits and brackets") from error
 
 
 @lru_cache(maxsize=4096)
@@ -195,7 +200,7 @@ def _typed(key: str, encoded: str) -> Any:
         raise ConfigError("expected a plain value, which refers to no other")
     try:
         OmegaConf.update(draft, key, value, merge=False)
-    except OmegaConfBaseException as error:
+    except REFUSALS as error:
         raise ConfigError(one_line(error)) from error
     found = getattr(OmegaConf.to_object(draft), key)
     if isinstance(found, float) and not is_finite_number(found):

@@ -147,7 +147,7 @@ class Temporal:
                 f"temporal.alpha is {self.alpha}; expected 0 to 1, since merge_strategy 'fixed' "
                 "uses it as the share of the temporal branch"
             )
-        elif not math.isfinite(self.alpha):
+        elif not is_finite_number(self.alpha):
             found.append(f"temporal.alpha is {self.alpha}; expected a finite number")
         try:
             kernel_of(self.video_kernel_size)

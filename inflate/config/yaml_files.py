@@ -11,26 +11,36 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, quoted
+
+REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
+"""What OmegaConf raises of a value: its own errors, and those of values without bounds."""
 
 
 def load_yaml(path: Path) -> DictConfig | ListConfig:
     """The content of a YAML file, its ``${other.key}`` not yet resolved.
 
     Raises:
-        ConfigError: it is not readable YAML, or a value calls a resolver: ``${oc.env:HOME}`` would
-            bring what is not in the file into outputs and requests.
+        ConfigError: it is not readable YAML, a text holds NUL, or a value calls a resolver:
+            ``${oc.env:HOME}`` would bring what is not in the file into outputs and requests.
     """
     try:
         content = OmegaConf.load(path)
         raw = OmegaConf.to_container(content, resolve=False)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except AssertionError as error:  # Of OmegaConf, where the single value is no plain text.
+        raise ConfigError(f"{path} holds a single value; expected keys and values") from error
+    except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     problems = [
         f"{place} is {text[:80]!r}: resolvers are not called; write the value itself, or "
         "${other.key}"
-        for place, text in _texts(raw, "")
+        for place, text in _texts(raw)
         if _calls_resolver(text)
+    ]
+    problems += [
+        f"{place} is {quoted(text)}; expected a text without NUL, which no name can hold"
+        for place, text in _texts(raw)
+        if "\0" in text
     ]
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
@@ -45,7 +55,7 @@ def plain(content: DictConfig, path: Path) -> dict[str, Any]:
     """
     try:
         values = OmegaConf.to_container(content, resolve=True)
-    except OmegaConfBaseException as error:
+    except REFUSALS as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -56,7 +66,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")
 
 
-def _texts(content: object, place: str) -> Iterator[tuple[str, str]]:
+def _texts(content: object, place: str = "") -> Iterator[tuple[str, str]]:
     """Every text in a nested container, and its dotted place."""
     if isinstance(content, str):
         yield place, content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def unscaled(probe: GivenProbe, factor: float, shift: float) -> GivenProbe:
 
 
 def _read(path: Path) -> Tensor:
-    if path.is_file():
+    if os.path.isfile(path):
         with path.open("rb") as file:
             numpy = file.read(len(_NUMPY)) == _NUMPY
         if numpy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     with needed("--images"):
         from PIL import Image
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"--images {folder} is no folder; expected one with images in it")
     endings = Image.registered_extensions()
     try:
@@ -90,7 +91,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
     with needed("--video"):
         import av
         import PIL.Image  # noqa: F401  PyAV hands its frames over through it.
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"--video {path} is no file; expected a video")
     frames: list[Any] = []
     try:

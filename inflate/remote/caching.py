@@ -106,7 +106,7 @@ def cache_folder() -> Path:
         if general and Path(general).is_absolute():
             return Path(general) / "inflate"
         return Path.home() / ".cache" / "inflate"
-    except RuntimeError as error:
+    except (RuntimeError, FileNotFoundError) as error:  # Also of a deleted working directory.
         raise CheckpointError(
             f"the cache of downloads has no place: {error}; set INFLATE_CACHE to a folder"
         ) from error

@@ -6,7 +6,10 @@ They are imported when first used: inspecting a safetensors file needs no torch,
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from inflate.workflow.sources import check_working_directory
 
 if TYPE_CHECKING:
     from inflate.workflow.conversion import ConversionResult, convert, convert_with
@@ -38,4 +41,6 @@ def __getattr__(name: str) -> Any:
     """Import a job when it is first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'inflate.workflow' has no attribute {name!r}")
+    if name not in ("Inspection", "inspect") and "torch" not in sys.modules:
+        check_working_directory()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

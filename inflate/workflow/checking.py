@@ -18,19 +18,19 @@ from inflate.workflow.production import Job
 
 
 def check(
+    device: str,
     job: Job,
     staged: Staged,
     source_hash: str,
-    device: str,
     progress: Progress,
 ) -> ParityReport:
     """Read what was staged back and compare it with its source, in float32.
 
     Args:
+        device: where to compute, by name.
         job: what was made of what.
         staged: the result, not published yet.
         source_hash: the SHA-256 of the source.
-        device: where to compute, by name.
         progress: called with the phase, the steps done and their number.
 
     Raises:

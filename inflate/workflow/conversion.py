@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.production import Made, prepare, produce
+from inflate.workflow.production import Check, Made, prepare, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
 
@@ -244,7 +245,7 @@ def convert_with(
                 job,
                 name_of(source),
                 local,
-                None if skip_parity else options.device,
+                load_check=None if skip_parity else partial(_load_check, options.device),
                 overwrite=overwrite,
                 progress=progress,
                 announce=announce,
@@ -252,6 +253,12 @@ def convert_with(
             if made.sha256 is not None and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
+
+
+def _load_check(device: str) -> Check:
+    from inflate.workflow.checking import check
+
+    return partial(check, device)
 
 
 def _check_needs(options: ConvertOptions, target: Target) -> None:

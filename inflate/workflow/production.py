@@ -81,7 +81,7 @@ class Made:
     source_fingerprint: str
 
 
-Check = Callable[[Job, Staged, str, str, Progress], ParityReport]
+Check = Callable[[Job, Staged, str, Progress], ParityReport]
 """What compares a staged result with its source; see ``checking``."""
 
 
@@ -122,15 +122,16 @@ def produce(
     job: Job,
     source_name: str,
     destination: Path,
-    device: str | None,
     *,
+    load_check: Callable[[], Check] | None,
     overwrite: bool,
     progress: Progress,
     announce: Callable[[Made, Path], None],
 ) -> Made:
-    """Write under a hidden name, check on ``device`` unless it is None, announce, and publish.
+    """Write under a hidden name, check, announce, and publish.
 
-    torch is loaded on a thread during the writing, and only for a check.
+    ``load_check`` gives the check, None publishes without one; it loads torch, and is called on a
+    thread during the writing.
 
     Raises:
         InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
@@ -145,7 +146,7 @@ def produce(
         ThreadPoolExecutor(3) as pool,
     ):
         source_hash = pool.submit(copy_context().run, hash_source, files)
-        checking = pool.submit(_load_check) if device is not None else None
+        loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
             writer = SafetensorsWriter(staged.file, infos, header)
@@ -154,9 +155,8 @@ def produce(
         prints = _fingerprints(job, digests)
         written = time.perf_counter()
         parity = None
-        if device is not None and checking is not None:
-            check = checking.result()
-            parity = check(job, staged, source_hash.result(), device, progress)
+        if loading is not None:
+            parity = loading.result()(job, staged, source_hash.result(), progress)
         checked = time.perf_counter()
         if parity is not None and not parity.passed:
             return Made(parity, None, written, checked, source_hash.result(), *prints)
@@ -172,12 +172,6 @@ def produce(
         announce(made, staged.path)
         staged.publish()
     return made
-
-
-def _load_check() -> Check:
-    from inflate.workflow.checking import check
-
-    return check
 
 
 def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:

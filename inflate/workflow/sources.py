@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from inflate.checkpoint.files import CheckpointFiles
+from inflate.errors import ConfigError
 from inflate.progress import Progress
 from inflate.remote import fetch, is_remote, local_path
 from inflate.vocabulary import Target, without_index_ending
+
+
+def check_working_directory() -> None:
+    """Raise ConfigError if the working directory was deleted.
+
+    Paths cannot be made absolute there, and MKL, which torch loads, ends the process.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the working directory was deleted; change to a folder that exists"
+        ) from error
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:

@@ -145,13 +145,13 @@ def test_templates(
     assert names(jobs_of(tmp_path, {"jobs": [job]})) == [expected]
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+@pytest.mark.parametrize(("name", "why"), [("n" * 300, "neither a preset"), ("a\0b", "NUL")])
 def test_a_configuration_with_a_name_that_no_file_has(
-    name: str, tmp_path: Path, sources: Sources
+    name: str, why: str, tmp_path: Path, sources: Sources
 ) -> None:
     sources(1)
     job = {"source": "ckpts/m00.safetensors", "config": name}
-    assert "neither a preset" in problems_of(tmp_path, {"jobs": [job]})
+    assert why in problems_of(tmp_path, {"jobs": [job]})
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path, sources: Sources) -> None:

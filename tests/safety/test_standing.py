@@ -206,10 +206,13 @@ SPOILED = {
     "a mark that is not JSON": "UPDATE jobs SET output_mark = '{'",
     "a document that is not JSON": "UPDATE jobs SET document = 'x'",
     "a document of another form": "UPDATE jobs SET document = '[]'",
+    "a document that lacks its parts": """UPDATE jobs SET document = '{"conversion": 3}'""",
     "a state that is unknown": "UPDATE jobs SET state = 'asleep'",
     "an owner with a slash": "UPDATE jobs SET owner = '../../x', state = 'running'",
     "attempts in words": "UPDATE jobs SET attempts = 'many'",
     "a source's mark that is not JSON": "UPDATE sources SET mark = '['",
+    "a source's mark of another form": "UPDATE sources SET mark = '[3]'",
+    "a revision beyond counting": "UPDATE jobs SET revision = 9223372036854775807",
     "a revision in words": "UPDATE jobs SET revision = 'x'",
     "bytes for text": "UPDATE jobs SET settings = x'ff00', document = x'ff'",
 }
