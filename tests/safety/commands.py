@@ -13,7 +13,7 @@ import shutil
 import stat
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from inflate.checkpoint.header import read_header
+from inflate.checkpoint.stored import SourceFile
 from inflate.errors import InflateError
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors
@@ -251,7 +252,8 @@ def _check_whole(path: Path) -> None:
     if _SECRET.encode() in path.read_bytes():
         raise ValueError("it quotes a variable of the environment")
     if path.suffix == ".safetensors":
-        read_header(path)
+        with closing(SourceFile(path)) as file:
+            read_header(file)
     elif path.suffix == ".json":
         json.loads(path.read_bytes())
     elif path.suffix == ".xml":

@@ -346,7 +346,7 @@ def test_a_signal_removes_what_was_staged(
         "    reader.Checkpoint.read = lambda self, key, read=reader.Checkpoint.read: "
         "Stopping(read)(self, key)\n"
         "else:\n"
-        "    production._check = Stopping(production._check)\n"
+        "    production._known = Stopping(production._known)\n"
         "sys.exit(main(['convert', sys.argv[2], '-o', sys.argv[3], '--device', 'cpu']))\n"
     )
     output = tmp_path / "out" / "v.safetensors"
