@@ -35,7 +35,7 @@ def files_of_reports(folder: Path) -> list[Path]:
 def files_of_job_report(folder: Path, output: str) -> tuple[Path, Path]:
     """What the parity report of one job is written to: for programs, and for people."""
     name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
-    stem = f"{name}-{hashlib.sha256(output.encode()).hexdigest()[:8]}"  # No other output's.
+    stem = f"{name}-{hashlib.sha256(os.fsencode(output)).hexdigest()[:8]}"  # No other output's.
     return folder / _JOBS / f"{stem}.json", folder / _JOBS / f"{stem}.html"
 
 
