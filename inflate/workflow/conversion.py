@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
@@ -17,7 +17,7 @@ from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
 from inflate.loading import Source, describe, given_blend
-from inflate.options import SETTINGS, ConvertOptions, check_choices
+from inflate.options import SETTINGS, ConvertOptions, check_location, checked
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import require_diffusers
 from inflate.parity.result import ParityReport, TrainabilityResult
@@ -35,6 +35,9 @@ from inflate.vocabulary import (
 )
 from inflate.workflow.production import Made, prepare, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def convert(
     layout: Target | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     skip_parity: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -136,7 +139,7 @@ def convert(
         alpha=alpha,
         video_kernel_size=video_kernel_size,
         attn_type=attn_type,
-        set=None if set_ is None else tuple(set_),
+        set=set_,  # type: ignore[arg-type]  # Any iterable; it becomes a tuple.
         seed=seed,
         dtype=dtype,
         float32_norms=float32_norms,
@@ -145,7 +148,7 @@ def convert(
         layout=layout,
         post_quant=post_quant,
         allow_inexact=allow_inexact,
-        device=device,
+        device=str(device),
         skip_parity=skip_parity,
         dry_run=dry_run,
         overwrite=overwrite,
@@ -170,7 +173,10 @@ def convert_with(
         InflateError: as :func:`convert`.
     """
     started = time.perf_counter()
-    check_choices(options)
+    options = checked(options)
+    check_location("source", source)
+    if output is not None:
+        check_location("output", output)
     target: Target = options.layout or "autoencoder"
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
