@@ -315,17 +315,45 @@ def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import builtins, os, signal\n"
         "load = builtins.__import__\n"
-        "def interrupted(name, *more):\n"
+        "def interrupted(name, *more, **named):\n"
         "    if name == 'inflate.cli.app':\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return load(name, *more)\n"
+        "    return load(name, *more, **named)\n"
         "builtins.__import__ = interrupted\n"
     )
-    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
     ran = shell(f"exec {INFLATE} --version", Path.cwd(), PYTHONPATH=path)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
 
 
+STOPPED = """
+import os, sys
+from contextlib import contextmanager
+from pathlib import Path
+import inflate.cli.convert as command
+from inflate.checkpoint.staging import Staged
+from inflate.cli.app import main
+
+number, source, output, moment = int(sys.argv[1]), *sys.argv[2:]
+waiting = [moment]
+
+def arrive(now):
+    if waiting == [now]:
+        waiting.clear()
+        os.kill(os.getpid(), number)
+
+@contextmanager
+def watched(quiet):
+    # Whoever reads a tensor reports progress, on whatever thread.
+    yield lambda *_: any(Path(output).parent.iterdir()) and arrive("read")
+
+def publish(self, publish=Staged.publish):
+    arrive("written")
+    publish(self)
+
+command.progress_bar, Staged.publish = watched, publish
+sys.exit(main(["convert", source, "-o", output, "--device", "cpu"]))
+"""
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
@@ -338,27 +366,10 @@ SIGNALS = [
 def test_a_signal_removes_what_was_staged(
     pair: tuple[Path, ...], tmp_path: Path, number: int, moment: str
 ) -> None:
-    code = (
-        "import os, sys\n"
-        "from inflate.cli.app import main\n"
-        "from inflate.checkpoint import reader\n"
-        "from inflate.workflow import production\n"
-        "class Stopping:\n"
-        "    def __init__(self, call): self.call = call\n"
-        "    def __call__(self, *given, **more):\n"
-        "        os.kill(os.getpid(), int(sys.argv[1]))\n"
-        "        return self.call(*given, **more)\n"
-        "if sys.argv[4] == 'read':\n"
-        "    reader.Checkpoint.read = lambda self, key, read=reader.Checkpoint.read: "
-        "Stopping(read)(self, key)\n"
-        "else:\n"
-        "    production._check = Stopping(production._check)\n"
-        "sys.exit(main(['convert', sys.argv[2], '-o', sys.argv[3], '--device', 'cpu']))\n"
-    )
     output = tmp_path / "out" / "v.safetensors"
     output.parent.mkdir()
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(int(number)), str(pair[0]), str(output), moment],
+        [sys.executable, "-c", STOPPED, str(int(number)), str(pair[0]), str(output), moment],
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 128 + number, ran.stderr
