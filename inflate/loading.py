@@ -20,11 +20,12 @@ from inflate.checkpoint.shapes import mismatches
 from inflate.checkpoint.source import Source, describe, given_blend
 from inflate.checkpoint.spec import quant_shapes
 from inflate.config.schema import Config
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import DeviceError, FamilyError, PlanError, quoted
 from inflate.inflation.initializers import Rule, make_array
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
+from inflate.options import check_location
 
 _CODEBOOK = "quantize.embedding.weight"
 
@@ -156,10 +157,12 @@ def load_video_decoder(
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
+        DeviceError: the device is none.
         ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
     """
+    where = _checked_device(path, device)
     with open_checkpoint(Path(path)) as checkpoint:
-        return load_video(describe(checkpoint, given_blend(merge_strategy))).to(device).eval()
+        return load_video(describe(checkpoint, given_blend(merge_strategy))).to(where).eval()
 
 
 def load_video_autoencoder(
@@ -174,9 +177,11 @@ def load_video_autoencoder(
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
+        DeviceError: the device is none.
         ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
         PlanError: parts of it do not fit its configuration.
     """
+    where = _checked_device(path, device)
     with open_checkpoint(Path(path)) as checkpoint:
         source = describe(checkpoint, given_blend(merge_strategy))
         config = source.config
@@ -195,7 +200,18 @@ def load_video_autoencoder(
                 **_encoding(source),
             )
         _fill_parts(whole, ("encoder", "quant_conv", "post_quant_conv", "quantize"), source)
-        return whole.to(device).eval()
+        return whole.to(where).eval()
+
+
+def _checked_device(path: object, device: object) -> torch.device:
+    """The device of a loader's arguments, checked before the file is opened."""
+    check_location("path", path)
+    try:
+        return torch.device(device)  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DeviceError(
+            f"device is {quoted(device)}; expected a torch.device, or its name, such as cuda:0"
+        ) from error
 
 
 def _encoding(source: Source) -> dict[str, Any]:

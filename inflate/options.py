@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from inflate.errors import ConfigError, DeviceError, nearest
+from inflate.errors import ConfigError, DeviceError, nearest, quoted
 from inflate.vocabulary import (
     AttnType,
     ComputeType,
@@ -231,6 +231,9 @@ class VerifyOptions:
     )
 
 
+_O = TypeVar("_O", ConvertOptions, VerifyOptions)
+
+
 def flags(options: type[ConvertOptions] | type[VerifyOptions]) -> Mapping[str, Flag]:
     """The flag of every option, by the option's name."""
     return {option.name: option.metadata["flag"] for option in dataclasses.fields(options)}
@@ -250,24 +253,62 @@ SETTINGS: Mapping[str, str] = {
 """The options that set a key of the configuration, and that key."""
 
 
-def check_choices(options: ConvertOptions | VerifyOptions) -> None:
-    """Check that each option of few words has one of them.
+def checked(options: _O) -> _O:
+    """Options whose values are of the types declared; sequences become tuples, names paths.
 
     Raises:
-        ConfigError: an option has another value; all of them at once.
+        ConfigError: options have other values; all of them at once.
     """
-    problems = []
+    problems, values = [], {}
     for name, hint in get_type_hints(type(options)).items():
         value = getattr(options, name)
-        parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
-        words = [word for part in parts for word in get_args(part)]
-        if value is not None and words and value not in words:
-            known = ", ".join(words)
-            close = nearest(str(value), words)
-            problems.append(f"{name} is {value!r}{close}; expected one of {known}")
+        kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
+        if isinstance(value, str) and Path in kinds:
+            value = Path(value)
+        elif isinstance(value, Iterable) and not isinstance(value, str):
+            value = tuple(value)
+        values[name] = value
+        if not any(_is_of(value, kind) for kind in kinds):
+            words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
+            close = nearest(str(value), words) if isinstance(value, str) else ""
+            expected = f"one of {', '.join(words)}" if words else _expected(kinds)
+            problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
+    if problems:
+        raise ConfigError("options have values that are not known:", problems)
     if not DEVICE.fullmatch(options.device):
         raise DeviceError(
             f"--device is {options.device!r}; expected auto, cpu, cuda, cuda:N or mps"
         )
-    if problems:
-        raise ConfigError("options have values that are not known:", problems)
+    return dataclasses.replace(options, **values)
+
+
+def check_location(name: str, value: object) -> None:
+    """Raise ConfigError where an argument is neither a path nor a URL."""
+    if not isinstance(value, (str, Path)):
+        raise ConfigError(f"{name} is {quoted(value)}; expected a path or URL")
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(one, get_args(kind)[0]) for one in value)
+    if isinstance(value, bool):  # To Python, it is a whole number as well.
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _expected(kinds: Iterable[Any]) -> str:
+    return " or ".join(_NAMES[kind] for kind in kinds if kind is not type(None))
+
+
+_NAMES: Mapping[Any, str] = {
+    bool: "True or False",
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    Path: "a path",
+    tuple[int, ...]: "several of them",
+    tuple[str, ...]: "texts such as key=value",
+}
+"""The types of options, as messages call them."""

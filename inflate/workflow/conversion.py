@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inflate.checkpoint.protected import check_written
 from inflate.checkpoint.reader import open_checkpoint
@@ -18,7 +18,7 @@ from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
 from inflate.inflation.plan import InflationPlan
-from inflate.options import SETTINGS, ConvertOptions, check_choices
+from inflate.options import SETTINGS, ConvertOptions, check_location, checked
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.remote import check_destination as check_remote
@@ -34,6 +34,9 @@ from inflate.vocabulary import (
 )
 from inflate.workflow.production import Check, Made, prepare, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def convert(
     layout: Target | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     skip_parity: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -133,7 +136,7 @@ def convert(
         alpha=alpha,
         video_kernel_size=video_kernel_size,
         attn_type=attn_type,
-        set=None if set_ is None else tuple(set_),
+        set=set_,  # type: ignore[arg-type]  # Any iterable; it becomes a tuple.
         seed=seed,
         dtype=dtype,
         float32_norms=float32_norms,
@@ -142,7 +145,7 @@ def convert(
         layout=layout,
         post_quant=post_quant,
         allow_inexact=allow_inexact,
-        device=device,
+        device=str(device),
         skip_parity=skip_parity,
         dry_run=dry_run,
         overwrite=overwrite,
@@ -167,7 +170,10 @@ def convert_with(
         InflateError: as :func:`convert`.
     """
     started = time.perf_counter()
-    check_choices(options)
+    options = checked(options)
+    check_location("source", source)
+    if output is not None:
+        check_location("output", output)
     target: Target = options.layout or "autoencoder"
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
@@ -176,8 +182,7 @@ def convert_with(
         parse_set(options.set or ()),
         {key: value for key, value in chosen.items() if value is not None},
     ]
-    checked = not (skip_parity or dry_run)
-    if checked:
+    if not (skip_parity or dry_run):
         _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
         # Before a download: what cannot be written is better known first.

@@ -22,6 +22,7 @@ from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import CheckpointError, ConfigError, PlanError
+from inflate.options import check_location
 from inflate.progress import Progress, silent
 from inflate.workflow.sources import default_output, local_source
 
@@ -104,6 +105,7 @@ def inspect(
     Raises:
         CheckpointError: the source cannot be read at all.
     """
+    check_location("source", source)
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
         return _inspect(source, checkpoint, prefix, weights, merge_strategy)

@@ -25,7 +25,7 @@ from inflate.checkpoint.recorded import (
 )
 from inflate.checkpoint.source import Source, describe, given_blend
 from inflate.errors import ConfigError, FamilyError
-from inflate.options import VerifyOptions, check_choices
+from inflate.options import VerifyOptions, check_location, checked
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.fold import measure_fold
@@ -55,20 +55,20 @@ def verify(
     *,
     atol: float | None = None,
     rtol: float | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: ComputeType = "float32",
     seed: int = 0,
     merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
     trainability: bool = False,
-    images: Path | None = None,
-    video: Path | None = None,
-    latents: Path | None = None,
+    images: str | Path | None = None,
+    video: str | Path | None = None,
+    latents: str | Path | None = None,
     scaled_latents: bool = False,
     max_side: int | None = None,
     max_frames: int | None = None,
-    save_outputs: Path | None = None,
+    save_outputs: str | Path | None = None,
     bisect: bool = False,
     self_test: bool = False,
     pictures: bool = False,
@@ -112,20 +112,20 @@ def verify(
     options = VerifyOptions(
         atol=atol,
         rtol=rtol,
-        device=device,
+        device=str(device),
         dtype=dtype,
         seed=seed,
         merge_strategy=merge_strategy,
         prefix=prefix,
         weights=weights,
         trainability=trainability,
-        images=images,
-        video=video,
-        latents=latents,
+        images=images,  # type: ignore[arg-type]
+        video=video,  # type: ignore[arg-type]
+        latents=latents,  # type: ignore[arg-type]
         scaled_latents=scaled_latents,
         max_side=max_side,
         max_frames=max_frames,
-        save_outputs=save_outputs,
+        save_outputs=save_outputs,  # type: ignore[arg-type]
         bisect=bisect,
         self_test=self_test,
     )
@@ -148,7 +148,10 @@ def verify_with(
     Raises:
         InflateError: as :func:`verify`.
     """
-    check_choices(options)
+    options = checked(options)
+    check_location("reference", reference)
+    if candidate is not None:
+        check_location("candidate", candidate)
     for name in ("atol", "rtol"):
         value = getattr(options, name)
         if value is not None and not 0.0 <= value < math.inf:

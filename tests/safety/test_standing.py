@@ -23,7 +23,7 @@ from inflate.errors import InflateError
 from ..batch.conftest import environment
 from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import CPU
-from .refusals import check_refusal, command
+from .refusals import check_refusal, command, is_one_message
 
 CPU_FLAGS = ("--device", "cpu")
 INFLATE = f"{sys.executable} -m inflate"
@@ -247,6 +247,7 @@ def test_a_deleted_working_directory(pair: tuple[Path, ...], tmp_path: Path) -> 
         gone.mkdir()
         ran = shell(f"rmdir {gone}; {INFLATE} {words}", gone)
         assert "Traceback" not in ran.stderr, words
+        assert ran.returncode == 0 or is_one_message(ran.stderr), words
         assert ran.returncode in (0, 2), words
 
 
@@ -270,6 +271,10 @@ def test_a_deleted_working_directory(pair: tuple[Path, ...], tmp_path: Path) -> 
         lambda image, _out: inflate.verify(image, 3),
         lambda image, _out: inflate.verify(image, image, atol="x"),
         lambda image, _out: inflate.verify(image, image, seed="x"),
+        lambda image, _out: inflate.verify(image, image, latents=3),
+        lambda image, _out: inflate.verify(image, image, device=None),
+        lambda image, _out: inflate.load_video_decoder(image, device=[]),
+        lambda image, _out: inflate.load_video_decoder(image, device="gpu"),
         lambda _image, _out: inflate.load_video_decoder(None),
         lambda _image, _out: inflate.load_video_autoencoder(3),
     ],
@@ -289,6 +294,7 @@ def test_a_device_of_torch_is_accepted(pair: tuple[Path, ...], tmp_path: Path) -
     result = inflate.convert(pair[0], tmp_path / "v.safetensors", device=device)
     assert result.parity is not None
     assert inflate.verify(pair[0], tmp_path / "v.safetensors", device=device).passed
+    assert inflate.load_video_decoder(pair[1], device) is not None
 
 
 # Bugs and signals
@@ -309,17 +315,45 @@ def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import builtins, os, signal\n"
         "load = builtins.__import__\n"
-        "def interrupted(name, *more):\n"
+        "def interrupted(name, *more, **named):\n"
         "    if name == 'inflate.cli.app':\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return load(name, *more)\n"
+        "    return load(name, *more, **named)\n"
         "builtins.__import__ = interrupted\n"
     )
-    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    path = os.pathsep.join((str(tmp_path), environment()["PYTHONPATH"]))
     ran = shell(f"exec {INFLATE} --version", Path.cwd(), PYTHONPATH=path)
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
 
 
+STOPPED = """
+import os, sys
+from contextlib import contextmanager
+from pathlib import Path
+import inflate.cli.convert as command
+from inflate.checkpoint.staging import Staged
+from inflate.cli.app import main
+
+number, source, output, moment = int(sys.argv[1]), *sys.argv[2:]
+waiting = [moment]
+
+def arrive(now):
+    if waiting == [now]:
+        waiting.clear()
+        os.kill(os.getpid(), number)
+
+@contextmanager
+def watched(quiet):
+    # Whoever reads a tensor reports progress, on whatever thread.
+    yield lambda *_: any(Path(output).parent.iterdir()) and arrive("read")
+
+def publish(self, publish=Staged.publish):
+    arrive("written")
+    publish(self)
+
+command.progress_bar, Staged.publish = watched, publish
+sys.exit(main(["convert", source, "-o", output, "--device", "cpu"]))
+"""
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
@@ -332,27 +366,10 @@ SIGNALS = [
 def test_a_signal_removes_what_was_staged(
     pair: tuple[Path, ...], tmp_path: Path, number: int, moment: str
 ) -> None:
-    code = (
-        "import os, sys\n"
-        "from inflate.cli.app import main\n"
-        "from inflate.checkpoint import reader\n"
-        "from inflate.workflow import production\n"
-        "class Stopping:\n"
-        "    def __init__(self, call): self.call = call\n"
-        "    def __call__(self, *given, **more):\n"
-        "        os.kill(os.getpid(), int(sys.argv[1]))\n"
-        "        return self.call(*given, **more)\n"
-        "if sys.argv[4] == 'read':\n"
-        "    reader.Checkpoint.read = lambda self, key, read=reader.Checkpoint.read: "
-        "Stopping(read)(self, key)\n"
-        "else:\n"
-        "    production._known = Stopping(production._known)\n"
-        "sys.exit(main(['convert', sys.argv[2], '-o', sys.argv[3], '--device', 'cpu']))\n"
-    )
     output = tmp_path / "out" / "v.safetensors"
     output.parent.mkdir()
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(int(number)), str(pair[0]), str(output), moment],
+        [sys.executable, "-c", STOPPED, str(int(number)), str(pair[0]), str(output), moment],
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 128 + number, ran.stderr
