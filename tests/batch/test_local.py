@@ -106,12 +106,28 @@ def test_two_batches_at_once_share_the_work(tmp_path: Path, sources: Sources) ->
     assert hidden(tmp_path / "out") == []
 
 
+ONE_OUTPUT = """
+import os, time
+reserve, reserved = os.posix_fallocate, []
+def once(*arguments):
+    reserved.append(1)
+    while len(reserved) > 1:
+        time.sleep(0.1)
+    return reserve(*arguments)
+os.posix_fallocate = once
+"""
+"""Makes a worker wait for its end while it writes its second output."""
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_the_workers_and_leaves_nothing(tmp_path: Path, sources: Sources) -> None:
     sources(8)
+    (tmp_path / "sitecustomize.py").write_text(ONE_OUTPUT)
+    own = environment()
     batch = subprocess.Popen(
         [sys.executable, "-u", "-m", "inflate", "batch", "ckpts/*", *OPTIONS],
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, env={**own, "PYTHONPATH": f"{tmp_path}:{own['PYTHONPATH']}"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert batch.stdout is not None
     assert batch.stdout.readline().startswith("held")
