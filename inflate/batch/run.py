@@ -265,6 +265,7 @@ class Run:
         self._end(running.number, outcome)
 
     def _end(self, number: int, outcome: Outcome) -> None:
+        self._outcomes[number] = outcome  # Before it is shown: Ctrl-C may come in between.
         try:
             self._watch.ended(outcome)
         except OSError:
