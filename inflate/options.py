@@ -254,7 +254,7 @@ SETTINGS: Mapping[str, str] = {
 
 
 def checked(options: _O) -> _O:
-    """Options whose values are of the types declared; sequences become tuples, names paths.
+    """Options with values of the types declared; sequences become tuples, texts and paths either.
 
     Raises:
         ConfigError: options have other values; all of them at once.
@@ -265,6 +265,8 @@ def checked(options: _O) -> _O:
         kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
         if isinstance(value, str) and Path in kinds:
             value = Path(value)
+        elif isinstance(value, Path) and str in kinds:
+            value = str(value)
         elif isinstance(value, Iterable) and not isinstance(value, str):
             value = tuple(value)
         values[name] = value
@@ -295,12 +297,17 @@ def _is_of(value: object, kind: Any) -> bool:
         return isinstance(value, tuple) and all(_is_of(one, get_args(kind)[0]) for one in value)
     if isinstance(value, bool):  # To Python, it is a whole number as well.
         return kind is bool
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return False
     return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _expected(kinds: Iterable[Any]) -> str:
     return " or ".join(_NAMES[kind] for kind in kinds if kind is not type(None))
 
+
+_LARGEST = 10**4000
+"""Python writes few more digits than this has, and records hold numbers in digits."""
 
 _NAMES: Mapping[Any, str] = {
     bool: "True or False",

@@ -72,7 +72,7 @@ def convert(
     source: str | Path,
     output: str | Path | None = None,
     *,
-    config: str | None = None,
+    config: str | Path | None = None,
     time_mode: TimeMode | None = None,
     merge_strategy: MergeStrategy | None = None,
     alpha: float | None = None,
@@ -130,7 +130,7 @@ def convert(
         InflateError: whatever the caller can mend: input, configuration, device or destination.
     """
     options = ConvertOptions(
-        config=config,
+        config=config,  # type: ignore[arg-type]  # A path becomes a text.
         time_mode=time_mode,
         merge_strategy=merge_strategy,
         alpha=alpha,

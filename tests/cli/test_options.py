@@ -55,8 +55,9 @@ def test_each_option_is_an_argument_of_the_same_type_and_default(command: str) -
         assert parameters[name].default == option.default, name
         if name != "set_":  # In Python any iterable will do.
             own = get_type_hints(DECLARED[command])[option.name]
-            # Some take more: a path as text, and torch's device.
-            assert kinds_of(own) <= kinds_of(hints[name]) <= {*kinds_of(own), str, torch.device}
+            # Some take more: a path as text or a text as path, and torch's device.
+            more = {str, Path, torch.device}
+            assert kinds_of(own) <= kinds_of(hints[name]) <= kinds_of(own) | more
 
 
 @pytest.mark.parametrize("command", DECLARED)
