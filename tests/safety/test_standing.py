@@ -185,8 +185,8 @@ def test_quant_convs_of_any_shape_are_refused(
         ("verify", image, bad),
     ):
         code, out, err = command([*map(str, words), *CPU_FLAGS])
-        if code == 0 and words[0] == "verify" and name == "quant_conv.weight":
-            continue  # It belongs to the encoder, which decodes nothing.
+        if code in (0, 1) and words[0] == "verify" and name == "quant_conv.weight":
+            continue  # It belongs to the encoder: both decoders run, and the weights differ.
         check_refusal(code, out, err)
 
 
