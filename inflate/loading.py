@@ -41,7 +41,7 @@ def as_tensor(array: Array) -> Tensor:
     """A tensor over the memory of an array, in the type of the same name."""
     if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array)
-    # torch does not know the half types of ml_dtypes: it gets whole numbers, and reads them anew.
+    # torch does not know the half types of ml_dtypes, so the bytes pass as whole numbers.
     dtype: torch.dtype = getattr(torch, array.dtype.name)
     return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
 

@@ -33,7 +33,7 @@ def check_wanted(reports: Sequence[str], *, github_summary: bool) -> list[str | 
 
 @contextmanager
 def saying_done(done: str) -> Iterator[None]:
-    """Add what was done all the same to the error, or Ctrl-C, that keeps a report from it."""
+    """Add what is already done to an error or Ctrl-C that stops the writing of results."""
     try:
         with on_ctrl_c(lambda: done):
             yield

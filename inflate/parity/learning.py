@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from torch import nn
 
 from inflate.checkpoint.layouts import is_inflated
@@ -12,7 +10,6 @@ from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock, Upsample
-from inflate.parity.result import TrainabilityResult
 
 ARRIVES = "a gradient arrives"
 AFTER_ZEROS = "the zeros that make its branch an identity pass no gradient on before they move"
@@ -24,12 +21,6 @@ _FROZEN = "its requires_grad is false"
 
 Why = tuple[str, str | None]
 """A reason, and what to change; None where it is as chosen, or does no harm."""
-
-
-def counts(result: TrainabilityResult) -> dict[str, int]:
-    """How many tensors learn when."""
-    found = Counter(tensor.learns for tensor in result.tensors)
-    return {"now": found["now"], "next-step": found["next-step"], "never": found["never"]}
 
 
 def blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]:

@@ -7,8 +7,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from inflate.inflation.plan import Copy, InflationPlan, Make
-from inflate.parity.learning import counts
-from inflate.parity.result import ParityReport, TrainabilityResult
+from inflate.parity.result import ParityReport
 from inflate.report.summary import PARITY_SCHEMA
 from inflate.workflow import ConversionResult
 
@@ -62,18 +61,6 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
         "parity": None if result.parity is None else parity_document(result.parity),
         "notes": list(result.notes),
         "seconds": {phase: round(value, 4) for phase, value in result.seconds.items()},
-    }
-
-
-def learning_document(result: TrainabilityResult | None) -> dict[str, Any] | None:
-    """How many temporal tensors learn when, and those that never do; None where it is unknown."""
-    if result is None:
-        return None
-    found = counts(result)
-    return {
-        "now": found["now"],
-        "next_step": found["next-step"],
-        "never": [_plain(tensor) for tensor in result.tensors if tensor.learns == "never"],
     }
 
 

@@ -18,7 +18,6 @@ from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, Make
 from inflate.loading import build_video_decoder, make_tensor, read_tensor
 from inflate.models import VideoDecoder
-from inflate.parity.learning import counts
 from inflate.parity.result import TensorLearning, TrainabilityResult
 from inflate.parity.trainability import learn_once
 from inflate.report.summary import learning_text
@@ -47,6 +46,11 @@ def decoder_of(plan: InflationPlan, source: Source) -> VideoDecoder:
     decoder = build_video_decoder(plan.config)
     decoder.load_state_dict(tensors, strict=True, assign=True)
     return decoder
+
+
+def counts(result: TrainabilityResult) -> Counter[str]:
+    """How many tensors learn when."""
+    return Counter(tensor.learns for tensor in result.tensors)
 
 
 def by_name(result: TrainabilityResult | None) -> dict[str, TensorLearning]:
