@@ -169,7 +169,7 @@ def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_fi
     if files.all == (files.path,):
         return hash_one(files.path)
     listing = "".join(f"{hash_one(path)}  {path.name}\n" for path in sorted(files.all))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
 
 
 def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:

@@ -114,6 +114,28 @@ def test_names_that_the_screen_cannot_show_are_escaped(
         assert ran.returncode == (2 if words.endswith("größt") else 0)
 
 
+def test_names_that_are_not_text(pair: tuple[Path, ...], tmp_path: Path) -> None:
+    tensors, stem = load_file(pair[0]), os.fsdecode(b"\xff")
+    shards = [tmp_path / f"{stem}-{number}.safetensors" for number in (1, 2)]
+    keys = sorted(tensors)
+    for shard, own in zip(shards, (keys[:9], keys[9:]), strict=True):
+        write_safetensors(tmp_path / "x", {key: tensors[key] for key in own}).rename(shard)
+    weight_map = {key: shards[number >= 9].name for number, key in enumerate(keys)}
+    index = tmp_path / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    video, reports = f"{tmp_path}/{stem}.video", f"{tmp_path}/{stem}/"
+    for words in (
+        ("inspect", index, "--json"),
+        ("convert", index, "-o", video, *CPU_FLAGS),
+        ("verify", index, pair[1], *CPU_FLAGS),
+        ("batch", index, "--dry-run", "--report-dir", reports),
+        ("batch", index, "-o", f"{tmp_path}/out/", "--report-dir", reports),
+    ):
+        code, out, err = command(words)
+        assert code in (0, 2), err  # Not every library takes such names.
+        assert "Traceback" not in out + err
+
+
 # Values that no number, name or table can hold
 
 
