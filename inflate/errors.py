@@ -28,16 +28,18 @@ __all__ = [
 
 
 class InflateError(Exception):
-    """The base of every error that a user can cause and mend."""
+    """The base of every error that a user can cause and mend; its message is one line."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(message))
 
 
 class _ListError(InflateError):
     """An error that carries every problem found, so that they can be mended in one go."""
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
-        # A problem often quotes a file: it stays one line, whatever the file says.
-        self.problems = tuple("\\n".join(p.splitlines()) for p in problems)
-        super().__init__("\n  - ".join((summary, *self.problems)))
+        self.problems = tuple(map(_one_line, problems))
+        Exception.__init__(self, "\n  - ".join((_one_line(summary), *self.problems)))
 
 
 class ConfigError(_ListError):
@@ -62,6 +64,11 @@ class DeviceError(InflateError):
 
 class OutputError(_ListError):
     """A destination cannot be written."""
+
+
+def _one_line(message: str) -> str:
+    """A message with its line ends escaped: it often quotes a file, or a file's name."""
+    return "\\n".join(message.splitlines())
 
 
 def printable(text: str) -> str:

@@ -66,6 +66,11 @@ def test_an_error_of_many_problems_says_and_keeps_them_all(
     assert str(error("alone")) == "alone"
 
 
+@pytest.mark.parametrize("error", [InflateError, CheckpointError, ConfigError])
+def test_what_an_error_quotes_adds_no_line(error: type[InflateError]) -> None:
+    assert len(str(error("a\nerror: b\r\u2028 does not exist")).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("word", "known", "said"),
     [
