@@ -141,7 +141,7 @@ def run(batch: Batch, settings: Settings, watch: Watch) -> tuple[list[Outcome], 
 def _executor(settings: Settings, ledger: Ledger, left: int) -> Iterator[Executor]:
     executor: Executor
     if settings.executor == "local" or not left:
-        executor = LocalExecutor(settings.jobs or 1, ledger.owner.path)
+        executor = LocalExecutor(min(settings.jobs or 1, max(left, 1)), ledger.owner.path)
     else:
         from inflate.batch.cluster import RayExecutor
 

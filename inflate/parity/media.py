@@ -121,7 +121,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
 
 def fitting_size(size: tuple[int, int], multiple: int, side: int) -> tuple[int, int]:
     """Width and height of an image that is to be a multiple, and no longer than ``side``."""
-    scale = min(1.0, side / max(size))
+    scale = min(side, max(size)) / max(size)  # No number is too large for --max-side.
     width, height = (max(1, int(extent * scale) // multiple) * multiple for extent in size)
     return width, height
 

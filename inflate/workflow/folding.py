@@ -21,13 +21,27 @@ def folded(source: Source, target: Target) -> Source:
     """A source without ``post_quant_conv``; for ``sgm``, which has neither, without quant convs."""
     checkpoint = source.checkpoint
     if source.located.part("post_quant_conv."):
+        _require(source, "post_quant_conv", "decoder.conv_in")
         checkpoint = with_post_quant_folded(checkpoint)
     if target == "sgm" and source.located.part("quant_conv.") and source.located.part("encoder."):
+        _require(source, "quant_conv", "encoder.conv_out")
         checkpoint = with_quant_folded(checkpoint)
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     if target == "decoder" and e != z:
         return _decoder_alone(source, checkpoint)
     return source.seen_as(checkpoint)
+
+
+def _require(source: Source, *convolutions: str) -> None:
+    """Check that the convolutions of a fold are complete, which the plan checks only later.
+
+    Raises:
+        PlanError: a weight or bias is missing.
+    """
+    keys = [f"{name}.{leaf}" for name in convolutions for leaf in ("weight", "bias")]
+    missing = [f"{key} is missing" for key in keys if source.info(key) is None]
+    if missing:
+        raise PlanError(f"{source.checkpoint.path} cannot be folded:", missing)
 
 
 def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:

@@ -72,6 +72,7 @@ def test_images_are_sorted_and_take_the_size_of_the_first(images: Path) -> None:
         ((1000, 10), 8, 64, (64, 8)),
         ((5, 3), 8, 64, (8, 8)),
         ((33, 17), 1, 512, (33, 17)),
+        ((33, 17), 1, 10**400, (33, 17)),
     ],
 )
 def test_sizes_are_bounded_multiples(

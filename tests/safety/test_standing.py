@@ -212,6 +212,21 @@ def test_quant_convs_of_any_shape_are_refused(
         check_refusal(code, out, err)
 
 
+@pytest.mark.parametrize(
+    "lost",
+    ["decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias", "encoder.conv_out.bias"],
+)
+def test_a_fold_of_convolutions_that_are_not_complete(
+    pair: tuple[Path, ...], tmp_path: Path, lost: str
+) -> None:
+    tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
+    image = write_safetensors(tmp_path / "img.safetensors", tensors)
+    fold = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact")
+    code, out, err = command(["convert", str(image), *fold, *CPU_FLAGS])
+    check_refusal(code, out, err)
+    assert lost in err
+
+
 # Batches
 
 
@@ -257,6 +272,12 @@ def test_a_spoiled_ledger_is_refused_or_made_good(
     assert "Traceback" not in out + err
     if code == 2:
         assert str(tmp_path / "ledger.sqlite") in err
+
+
+def test_more_workers_than_any_machine_has(pair: tuple[Path, ...], tmp_path: Path) -> None:
+    words = ["batch", str(pair[0]), "-o", f"{tmp_path}/out/", "--skip-parity", "--jobs", "9" * 400]
+    assert command(words)[0] == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
 
 
 def test_a_deleted_working_directory(pair: tuple[Path, ...], tmp_path: Path) -> None:
