@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def main(number: int, lock: Path) -> None:
 
 
 def _receive(received: queue.Queue[Mapping[str, Any]]) -> None:
-    for line in sys.stdin:
-        received.put(json.loads(line))
+    with suppress(ValueError):  # A batch that is killed may leave a part of a line.
+        for line in sys.stdin:
+            received.put(json.loads(line))
     # The batch has ended, or was killed: nothing will be answered and nothing published any more.
     os.kill(os.getpid(), signal.SIGTERM)  # A real one, since it wakes whatever waits.
     time.sleep(_GRACE)

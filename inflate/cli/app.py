@@ -47,6 +47,10 @@ class Commands(TyperGroup):
         except InflateError as error:
             say(f"error: {error}", err=True)
             raise typer.Exit(CANNOT_RUN) from error
+        except BrokenPipeError as error:
+            # Not of stdout, which is guarded; Typer would end with 1.
+            traceback.print_exc()
+            raise typer.Exit(BUG) from error
         except KeyboardInterrupt as error:
             # Whoever knows what was left says so in the exception.
             said = ": ".join(filter(None, ("interrupted", *map(str, error.args))))
@@ -115,7 +119,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         error.show(shown)  # Quotes arguments, which may be names of files.
         say(shown.getvalue().rstrip("\n"), err=True)
         return int(error.exit_code)
-    except Exception:  # noqa: BLE001 - a bug of ours, which must not read as "parity did not hold".
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a bug, which must not read as "parity did not hold".
         traceback.print_exc()
         return BUG
     return code if isinstance(code, int) else 0

@@ -17,6 +17,10 @@ REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
 """What OmegaConf raises of a value: its own errors, and those of values without bounds."""
 
 
+_DEEPEST = 50
+"""Levels of nesting that no configuration or manifest reaches."""
+
+
 def load_yaml(path: Path) -> DictConfig | ListConfig:
     """The content of a YAML file, its ``${other.key}`` not yet resolved.
 
@@ -25,6 +29,7 @@ def load_yaml(path: Path) -> DictConfig | ListConfig:
             ``${oc.env:HOME}`` would bring what is not in the file into outputs and requests.
     """
     try:
+        _check_nesting(path)
         content = OmegaConf.load(path)
         raw = OmegaConf.to_container(content, resolve=False)
     except AssertionError as error:  # Of OmegaConf, where the single value is no plain text.
@@ -45,6 +50,17 @@ def load_yaml(path: Path) -> DictConfig | ListConfig:
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
     return content
+
+
+def _check_nesting(path: Path) -> None:
+    """Raise ValueError for values nested so deeply that making them would overflow the stack."""
+    depth = 0
+    with path.open("rb") as file:
+        for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} values are nested in one another")
 
 
 def plain(content: DictConfig, path: Path) -> dict[str, Any]:

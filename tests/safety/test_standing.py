@@ -352,15 +352,43 @@ def test_a_device_of_torch_is_accepted(pair: tuple[Path, ...], tmp_path: Path) -
 # Bugs and signals
 
 
+class _Foreign(BaseException):
+    """As bindings of other languages raise for a crash of theirs."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, BrokenPipeError, _Foreign])
 def test_a_bug_ends_with_70_and_its_traceback(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("a bug")
+        raise error("a bug")
 
     monkeypatch.setattr("inflate.workflow.inspect", broken)
     assert main(["inspect", "x"]) == BUG == 70
-    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+    assert f"{error.__name__}: a bug" in capsys.readouterr().err
+
+
+def test_yaml_nested_beyond_any_stack_is_refused(pair: tuple[Path, ...], tmp_path: Path) -> None:
+    deep = tmp_path / "deep.yaml"
+    deep.write_text("jobs: " + "[" * 100_000)
+    ran = shell(
+        f"{INFLATE} batch {deep}; echo $?; {INFLATE} convert {pair[0]} --config {deep}; echo $?",
+        tmp_path,
+    )
+    assert ran.stdout.split() == ["2", "2"]
+    assert ran.stderr.count("error: ") == 2
+
+
+def test_a_worker_ends_with_a_batch_that_died_in_a_line(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    command_ = [sys.executable, "-m", "inflate.batch.worker", "0", str(lock)]
+    ran = subprocess.run(command_, input='{"number": ', env=environment(), capture_output=True,
+                         text=True, timeout=300)  # fmt: skip
+    assert ran.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in ran.stderr
 
 
 def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
