@@ -14,7 +14,7 @@ import typer
 
 from inflate.errors import printable
 from inflate.progress import Progress, silent
-from inflate.report.text import bytes_text
+from inflate.report.text import bytes_text, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return one_line(super().format(record))
 
 
 def _log_notes() -> None:
@@ -44,6 +44,11 @@ def print_json(document: dict[str, Any]) -> None:
 def say(text: object = "", *, err: bool = False) -> None:
     """Print a line in which nothing moves the cursor: file names and headers choose their words."""
     typer.echo(printable(str(text)), err=err)
+
+
+def say_line(text: object) -> None:
+    """:func:`say`, with line ends escaped: a name that holds one must not look like two lines."""
+    say(one_line(str(text)))
 
 
 def safe_console(*, stderr: bool = False) -> Console:
@@ -72,7 +77,7 @@ def bars_are_drawn() -> bool:
 
 def note(text: str) -> None:
     """Print a note on stderr."""
-    say(f"note: {text}", err=True)
+    say(one_line(f"note: {text}"), err=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from inflate.cli.console import note, print_json, progress_bar, say
+from inflate.cli.console import note, print_json, progress_bar, say_line
 from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, takes
 from inflate.cli.reporting import check_wanted, saying_done, write_wanted
 from inflate.errors import ConfigError
@@ -82,9 +82,9 @@ def _print(
         print_json(document)
     elif quiet:
         if dry_run:
-            say(result.destination)
+            say_line(result.destination)
         elif result.output is not None:
-            say(result.output)
+            say_line(result.output)
     else:
         from inflate.cli.render import print_conversion, print_plan
 

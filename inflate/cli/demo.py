@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from inflate.cli.console import progress_bar, say
+from inflate.cli.console import progress_bar, say, say_line
 from inflate.cli.options import Quiet
 from inflate.cli.reporting import on_ctrl_c
 from inflate.errors import OutputError
@@ -53,7 +53,7 @@ def _run(folder: Path, device: str, *, quiet: bool) -> None:
     for mode in get_args(TimeMode):
         target = folder / f"demo.{mode}.safetensors"
         if not quiet:
-            say(f"$ inflate convert {source} --time-mode {mode} -o {target}")
+            say_line(f"$ inflate convert {source} --time-mode {mode} -o {target}")
         with progress_bar(quiet) as progress:
             result = workflow.convert(
                 source, target, time_mode=mode, device=device, overwrite=True, progress=progress
@@ -66,7 +66,7 @@ def _run(folder: Path, device: str, *, quiet: bool) -> None:
         if quiet:
             say(f"{mode} {report.verdict}")
         else:
-            say(f"$ inflate verify {source} {target}")
+            say_line(f"$ inflate verify {source} {target}")
             print_parity(report)
             say()
     if not passed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inflate.cli.console import print_json, progress_bar, say
+from inflate.cli.console import print_json, progress_bar, say_line
 from inflate.cli.options import FromWeights, Json, Prefix, Quiet, SourceLocation
 
 
@@ -27,7 +27,7 @@ def inspect(
         print_json(inspection_document(found))
     elif quiet:
         for obstacle in found.obstacles:
-            say(obstacle)
+            say_line(obstacle)
     else:
         from inflate.cli.render_inspection import print_inspection
 

@@ -14,7 +14,7 @@ from inflate.cli.text import architecture_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
 from inflate.remote import shown
-from inflate.report.text import bytes_text
+from inflate.report.text import bytes_text, one_line
 from inflate.workflow import ConversionResult
 
 _PARTS = (
@@ -36,7 +36,10 @@ def print_conversion(result: ConversionResult, source: str) -> None:
     if result.output is not None:
         console.print(
             Text(
-                f"{shown(source)} -> {shown(str(result.output))} in {result.seconds['total']:.1f} s"
+                one_line(
+                    f"{shown(source)} -> {shown(str(result.output))} "
+                    f"in {result.seconds['total']:.1f} s"
+                )
             ),
             soft_wrap=True,
         )

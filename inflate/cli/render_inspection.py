@@ -10,7 +10,7 @@ from rich.text import Text
 from inflate.cli.console import safe_console
 from inflate.cli.text import architecture_text, kernel_text
 from inflate.report.summary import verdict_text
-from inflate.report.text import bytes_text
+from inflate.report.text import bytes_text, one_line
 from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY
 from inflate.workflow.inspection import Inspection
 
@@ -19,7 +19,7 @@ def print_inspection(found: Inspection) -> None:
     """What a file holds, a fact a line, then its parts and what stands in the way."""
     console = safe_console()
     for name, fact in _facts(found):
-        console.print(Text(f"{name:<14}{fact}"), soft_wrap=True)
+        console.print(Text(one_line(f"{name:<14}{fact}")), soft_wrap=True)
     table = Table("part", "tensors", "parameters", "bytes", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -34,15 +34,17 @@ def print_inspection(found: Inspection) -> None:
         left = sum(group.tensors for group in found.dropped)
         console.print(
             Text(
-                f"convert would copy {found.copied} tensors into the decoder, keep "
-                f"{found.passed_through} beside it, leave {left} behind, and write "
-                f"{found.would_write}",
+                one_line(
+                    f"convert would copy {found.copied} tensors into the decoder, keep "
+                    f"{found.passed_through} beside it, leave {left} behind, and write "
+                    f"{found.would_write}"
+                ),
                 style="green",
             ),
             soft_wrap=True,
         )
     for obstacle in found.obstacles:
-        console.print(Text(f"in the way: {obstacle}", style="yellow"), soft_wrap=True)
+        console.print(Text(one_line(f"in the way: {obstacle}"), style="yellow"), soft_wrap=True)
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, str]]:

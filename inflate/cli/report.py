@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from inflate.cli.console import note, say
+from inflate.cli.console import note, say_line
 from inflate.errors import ConfigError
 
 # Typer reads these annotations on Python 3.10 too.
@@ -69,7 +69,7 @@ def report(
         path = document.with_suffix(f".{kind}") if output is None else Path(output)
         check_written([path], [document])
         write_report(found, path)
-        say(path)
+        say_line(path)
 
 
 def _kind_of(output: str | None) -> str | None:

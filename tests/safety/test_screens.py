@@ -13,7 +13,7 @@ from ..checkpoints import autoencoder, write_safetensors
 from .refusals import command
 
 CPU_FLAGS = ("--device", "cpu")
-EVIL = "x\x1b[31m\x1b]0;owned\x07\u202egnp\u2066\u200f\x7f\x9b2J"
+EVIL = "x\nparity: bitwise\x1b[31m\x1b]0;owned\x07\u202egnp\u2066\u200f\x7f\x9b2J"
 """Colours, a title, a bell, direction marks, DEL, and an escape of one byte in Latin-1."""
 
 
@@ -57,6 +57,9 @@ def test_outside_text_is_escaped(arguments: tuple[str, ...], source: Path, tmp_p
     _, out, err = command(words)
     assert is_safe(out), ascii(out)
     assert is_safe(err), ascii(err)
+    assert "parity: bitwise  (" in out or not any(
+        line.startswith("parity: bitwise") for line in (out + err).splitlines()
+    )
     if "--json" in words:
         assert isinstance(json.loads(out), dict)
 
