@@ -23,13 +23,15 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_of_a_terminal() -> Iterator[None]:
-    """Processes of the tests get the signals that a shell has background jobs ignore."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGQUIT)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    """Processes of the tests get the signals that nohup, or a shell's background, has them ignore."""
+    own = {signal.SIGINT: signal.default_int_handler}
+    for name in ("SIGHUP", "SIGQUIT", "SIGXCPU"):
+        if hasattr(signal, name):
+            own[getattr(signal, name)] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    for name, handler in before.items():
-        signal.signal(name, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
