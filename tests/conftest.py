@@ -23,7 +23,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_of_a_terminal() -> Iterator[None]:
-    """Processes of the tests get the signals that nohup, or a shell's background, has them ignore."""
+    """Processes of the tests get the signals that nohup or a background shell has them ignore."""
     own = {signal.SIGINT: signal.default_int_handler}
     for name in ("SIGHUP", "SIGQUIT", "SIGXCPU"):
         if hasattr(signal, name):
