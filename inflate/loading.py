@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from inflate.checkpoint.arrays import ALIGNMENT, Array
-from inflate.checkpoint.layouts import DECODER
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.shapes import mismatches
-from inflate.checkpoint.source import Source, describe, given_blend
-from inflate.checkpoint.spec import quant_shapes
 from inflate.config.schema import Config
 from inflate.errors import DeviceError, FamilyError, PlanError, quoted
+from inflate.formats.layouts import DECODER
+from inflate.formats.shapes import mismatches
+from inflate.formats.source import Source, describe, given_blend
+from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
+from inflate.io.arrays import ALIGNMENT, Array
+from inflate.io.reader import open_checkpoint
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1

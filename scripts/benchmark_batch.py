@@ -40,7 +40,7 @@ def main() -> None:
 
 def make(folder: Path, count: int, shape: dict[str, object]) -> None:
     """Put so many sources into a folder."""
-    from tests.checkpoints import autoencoder, write_safetensors
+    from tests.ios import autoencoder, write_safetensors
 
     folder.mkdir()
     for number in range(count):

@@ -241,7 +241,7 @@ def _diffusers(decoder: Any) -> Any:
     import torch
     from diffusers import AutoencoderKLTemporalDecoder
 
-    from inflate.checkpoint.dialects import to_diffusers
+    from inflate.formats.dialects import to_diffusers
 
     levels = len(KL_F8["ch_mult"])
     with torch.device("meta"):

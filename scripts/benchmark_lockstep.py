@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.parity.comparands import Comparands, against_source
 from inflate.parity.device import exact_float32, resolve_device
 from inflate.parity.lockstep import Lockstep

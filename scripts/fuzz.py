@@ -207,7 +207,7 @@ def fuzz(format: str, asked: argparse.Namespace) -> None:
     import atheris
 
     sys.path.insert(0, str(ROOT))
-    with atheris.instrument_imports(include=["inflate.checkpoint", "inflate.loading"]):
+    with atheris.instrument_imports(include=["inflate.io", "inflate.loading"]):
         import inflate.workflow.conversion  # noqa: F401
     import torch
 

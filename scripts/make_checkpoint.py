@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inflate.checkpoint.spec import quant_shapes
 from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
+from inflate.formats.spec import quant_shapes
 from inflate.models import Decoder, Encoder
 
 

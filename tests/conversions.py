@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.inflation import apply
 from inflate.inflation.initializers import Rule
+from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
 from inflate.workflow import production
 
@@ -110,7 +110,7 @@ def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Te
     Args:
         weights: of the whole autoencoder, ``decoder.*`` and perhaps ``post_quant_conv.*``.
         z: latents, ``N e h w``.
-        **changes: to the configuration of :mod:`tests.checkpoints`.
+        **changes: to the configuration of :mod:`tests.ios`.
     """
     decoder = Decoder(**{**DDCONFIG, **changes}).eval()
     own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import inflate
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.loading import (
     load_image_decoder,
     load_post_quant_conv,

@@ -18,14 +18,14 @@ from inflate.batch.local import LocalExecutor
 from inflate.batch.reports import files_of_job_report, files_of_reports
 from inflate.batch.run import Outcome, Watch, run_batch
 from inflate.batch.survey import survey
-from inflate.checkpoint.files import read_files
-from inflate.checkpoint.protected import conflicts, place_of
-from inflate.checkpoint.staging import outputs_of
 from inflate.config.loading import config_files
 from inflate.config.manifest import Entry, Manifest, read_manifest
 from inflate.errors import ConfigError, OutputError
-from inflate.free_memory import free_memory
-from inflate.remote import is_remote, local_path
+from inflate.io.files import read_files
+from inflate.io.free_memory import free_memory
+from inflate.io.protected import conflicts, place_of
+from inflate.io.remote import is_remote, local_path
+from inflate.io.staging import outputs_of
 from inflate.workflow.sources import check_working_directory
 
 LEDGER = "inflate-ledger.sqlite"

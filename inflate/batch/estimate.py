@@ -10,12 +10,12 @@ from typing import Any
 
 from inflate.batch.jobs import Job
 from inflate.batch.settings import effective_settings, temporal_of
-from inflate.checkpoint.blending import MERGE_STRATEGY
-from inflate.checkpoint.index import WIDTHS
-from inflate.checkpoint.spec import decoder_spec
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import InflateError
-from inflate.remote import is_remote, local_path
+from inflate.formats.blending import MERGE_STRATEGY
+from inflate.formats.spec import decoder_spec
+from inflate.io.index import WIDTHS
+from inflate.io.remote import is_remote, local_path
 from inflate.workflow.inspection import ALREADY_VIDEO, Inspection, inspect
 
 RUNTIME = 500_000_000

@@ -16,11 +16,11 @@ from typing import Any
 
 from inflate.batch.naming import name_output, static_folder
 from inflate.batch.settings import effective_settings, option_problems
-from inflate.checkpoint.protected import place_of
 from inflate.config.manifest import Entry, Manifest
 from inflate.errors import ConfigError, InflateError, OutputError, printable
+from inflate.io.protected import place_of
+from inflate.io.remote import is_remote, local_path, matches
 from inflate.options import SETTINGS
-from inflate.remote import is_remote, local_path, matches
 from inflate.workflow.sources import stem_of
 
 _WILDCARDS = re.compile(r"[*?[]")

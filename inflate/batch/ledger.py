@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 
 from inflate.batch.marks import Mark, parse_mark
 from inflate.batch.owners import Owner, become_owner, is_alive, remove_stale
-from inflate.checkpoint.protected import check_written
 from inflate.errors import OutputError, quoted
-from inflate.remote import is_remote, local_path
+from inflate.io.protected import check_written
+from inflate.io.remote import is_remote, local_path
 
 State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
 """``publishing`` comes before an output gets its name, so that its maker is known after a crash."""

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from inflate.checkpoint.files import find_files, hash_file, hash_files
 from inflate.errors import CheckpointError, quoted
+from inflate.io.files import find_files, hash_file, hash_files
+from inflate.io.remote import is_remote, local_path, version
 from inflate.progress import silent
-from inflate.remote import is_remote, local_path, version
 from inflate.workflow.sources import local_source
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from inflate.batch.settings import effective_settings
 from inflate.config.schema import Temporal
 from inflate.errors import ConfigError, nearest
-from inflate.remote import is_remote
+from inflate.io.remote import is_remote
 from inflate.vocabulary import Target
 from inflate.workflow.sources import default_output, name_of, stem_of
 

@@ -15,7 +15,7 @@ from inflate.batch.jobs import Job, check_names, identity
 from inflate.batch.ledger import Ledger, Row
 from inflate.batch.marks import parse_mark
 from inflate.batch.survey import Seen, look_again, may_overwrite, published
-from inflate.remote import is_remote, local_path
+from inflate.io.remote import is_remote, local_path
 
 Status = Literal["held", "unequal", "failed", "not-run"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from inflate._version import __version__
 from inflate.batch.run import Outcome
-from inflate.remote import shown
+from inflate.io.remote import shown
 
 BATCH_SCHEMA = "inflate/batch/1"
 

@@ -18,7 +18,7 @@ from inflate.batch.marks import (
     source_still,
 )
 from inflate.errors import ConfigError, InflateError
-from inflate.remote import is_remote, shown
+from inflate.io.remote import is_remote, shown
 
 Standing = Literal["run", "settled", "elsewhere"]
 

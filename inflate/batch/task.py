@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from inflate.batch.executor import Task, failure
 from inflate.batch.marks import Mark, hash_of_source, mark_of_output, mark_of_source
 from inflate.errors import OutputError
+from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
-from inflate.remote import is_remote
 
 if TYPE_CHECKING:
     from inflate.workflow import ConversionResult

@@ -18,7 +18,7 @@ from inflate.batch.run import Outcome, Watch
 from inflate.batch.summary import parity_of
 from inflate.cli.console import bars_are_drawn, note, safe_console, say
 from inflate.errors import OutputError, printable
-from inflate.remote import shown
+from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, error_text
 

@@ -35,9 +35,9 @@ def demo(
 
 def _run(folder: Path, device: str, *, quiet: bool) -> None:
     from inflate import workflow
-    from inflate.checkpoint.files import find_files
-    from inflate.checkpoint.staging import saying_why, stage
     from inflate.cli.render_parity import print_parity
+    from inflate.io.files import find_files
+    from inflate.io.staging import saying_why, stage
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from inflate.cli.render_parity import print_parity
 from inflate.cli.text import architecture_text, kernel_text
 from inflate.config.presets import matching_presets
 from inflate.inflation.plan import Copy, InflationPlan
-from inflate.remote import shown
+from inflate.io.remote import shown
 from inflate.report.text import bytes_text, one_line
 from inflate.workflow import ConversionResult
 

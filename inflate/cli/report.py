@@ -63,7 +63,7 @@ def report(
 
         typer.echo(render(found, kind), nl=False)
     else:
-        from inflate.checkpoint.protected import check_written
+        from inflate.io.protected import check_written
         from inflate.report.writing import write_report
 
         path = document.with_suffix(f".{kind}") if output is None else Path(output)

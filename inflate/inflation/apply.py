@@ -10,12 +10,12 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from inflate.checkpoint.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
-from inflate.checkpoint.reader import Checkpoint
-from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
 from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
+from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
+from inflate.io.reader import Checkpoint
+from inflate.io.writer import SafetensorsWriter
 from inflate.progress import Progress
 
 _WORKERS = 2

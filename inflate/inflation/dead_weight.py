@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from inflate.checkpoint.arrays import cast
-from inflate.checkpoint.spec import decoder_spec
+from inflate.formats.spec import decoder_spec
 from inflate.inflation.plan import InflationPlan, Make
+from inflate.io.arrays import cast
 from inflate.mix_factor import alpha_of
 
 LEAST_SHARE = 2.0**-23

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inflate.checkpoint.layouts import TemporalPart
-from inflate.checkpoint.spec import TensorSpec, decoder_spec
 from inflate.config.schema import Config, Temporal
+from inflate.formats.layouts import TemporalPart
+from inflate.formats.spec import TensorSpec, decoder_spec
 from inflate.mix_factor import mix_factor_of
 
 Floats = NDArray[np.float32]

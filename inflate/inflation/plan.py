@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inflate.checkpoint.index import FLOATS, WIDTHS, TensorInfo
-from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.checkpoint.locate import Located
-from inflate.checkpoint.shapes import image_problems, mismatches
-from inflate.checkpoint.spec import TensorSpec, decoder_spec
 from inflate.config.schema import Config
 from inflate.errors import FamilyError, PlanError
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.locate import Located
+from inflate.formats.shapes import image_problems, mismatches
+from inflate.formats.spec import TensorSpec, decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
+from inflate.io.index import FLOATS, WIDTHS, TensorInfo
 
 Part = Literal["spatial", "temporal", "passed-through"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inflate.checkpoint.dialects import to_diffusers
-from inflate.checkpoint.index import WIDTHS
-from inflate.checkpoint.layouts import DECODER
 from inflate.config.presets import scaling_factors
 from inflate.errors import PlanError
+from inflate.formats.dialects import to_diffusers
+from inflate.formats.layouts import DECODER
 from inflate.inflation.initializers import DIRAC, ZEROS
 from inflate.inflation.plan import Dropped, InflationPlan, Make, PlannedTensor
+from inflate.io.index import WIDTHS
 from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215

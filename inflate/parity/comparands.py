@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inflate.checkpoint.source import Source
 from inflate.config.schema import Architecture
 from inflate.errors import PlanError
+from inflate.formats.source import Source
 from inflate.loading import load_image_decoder, load_post_quant_conv, load_video
 from inflate.models import Decoder, VideoDecoder
 from inflate.parity.result import WeightsResult

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.dialects import to_diffusers
-from inflate.checkpoint.source import Source
 from inflate.errors import ConfigError
+from inflate.formats.dialects import to_diffusers
+from inflate.formats.source import Source
 from inflate.loading import aligned, load_video, read_tensor
 from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.weights import compare_weights, narrowed

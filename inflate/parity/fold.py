@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inflate.checkpoint.source import Source
+from inflate.formats.source import Source
 from inflate.loading import load_image_decoder, load_post_quant_conv
 from inflate.parity.device import exact_float32
 from inflate.parity.metrics import max_abs_error, worst_error

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.unpickling import BARE
 from inflate.errors import ConfigError, InflateError
+from inflate.io.reader import open_checkpoint
+from inflate.io.unpickling import BARE
 from inflate.loading import as_tensor
 from inflate.parity.given import GivenProbe
 

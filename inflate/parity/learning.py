@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from inflate.checkpoint.layouts import is_inflated
+from inflate.formats.layouts import is_inflated
 from inflate.inflation.dead_weight import MIX_FACTOR, blocked
 from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder

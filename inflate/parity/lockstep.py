@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inflate.checkpoint.layouts import is_inflated
+from inflate.formats.layouts import is_inflated
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock
 from inflate.parity.comparands import Modules

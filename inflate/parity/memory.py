@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
-from inflate.free_memory import free_memory
+from inflate.io.free_memory import free_memory
 from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.probes import Probe
 

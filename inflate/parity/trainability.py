@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from inflate.checkpoint.layouts import DECODER
-from inflate.checkpoint.source import Source
+from inflate.formats.layouts import DECODER
+from inflate.formats.source import Source
 from inflate.loading import load_video
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from inflate.checkpoint.index import WIDTHS
-from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.checkpoint.recorded import CONFIG_KEY
-from inflate.checkpoint.source import Source
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.recorded import CONFIG_KEY
+from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
+from inflate.io.index import WIDTHS
 from inflate.loading import make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inflate.checkpoint.protected import check_written
 from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.io.protected import check_written
 from inflate.report.compact import as_json
 from inflate.report.junit import as_junit
 from inflate.report.markdown import as_markdown

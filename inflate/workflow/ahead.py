@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from functools import partial
 from threading import Event
 
-from inflate.checkpoint.files import CheckpointFiles, find_files, hash_file, hash_files
-from inflate.remote import is_remote, local_path
+from inflate.io.files import CheckpointFiles, find_files, hash_file, hash_files
+from inflate.io.remote import is_remote, local_path
 
 _LARGE = 1 << 22
 """Bytes hashed at a time. While modules are loaded, every return to Python waits for its turn."""

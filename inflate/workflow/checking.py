@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
-from inflate.checkpoint.staging import Staged
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
+from inflate.io.staging import Staged
 from inflate.parity.comparands import against_source, against_video
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import against_export

@@ -10,19 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inflate.checkpoint.protected import check_written
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import Source, describe, given_blend
-from inflate.checkpoint.staging import check_destination, outputs_of
 from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, OutputError
+from inflate.formats.source import Source, describe, given_blend
 from inflate.inflation.plan import InflationPlan
+from inflate.io.protected import check_written
+from inflate.io.reader import open_checkpoint
+from inflate.io.remote import check_destination as check_remote
+from inflate.io.remote import is_remote, publish, scratch_folder, shown
+from inflate.io.staging import check_destination, outputs_of
 from inflate.options import SETTINGS, ConvertOptions, check_location, checked
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
-from inflate.remote import check_destination as check_remote
-from inflate.remote import is_remote, publish, scratch_folder, shown
 from inflate.vocabulary import (
     AttnType,
     MergeStrategy,

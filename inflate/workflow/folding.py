@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from inflate.checkpoint.layouts import DECODER
-from inflate.checkpoint.locate import LeftBehind
-from inflate.checkpoint.reader import Checkpoint
-from inflate.checkpoint.source import Source
-from inflate.checkpoint.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.errors import PlanError
+from inflate.formats.layouts import DECODER
+from inflate.formats.locate import LeftBehind
+from inflate.formats.source import Source
+from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
+from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
 from inflate.parity.device import resolve_device
 from inflate.parity.fold import measure_fold

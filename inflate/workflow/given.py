@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from inflate.checkpoint.source import Source
 from inflate.config.presets import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
+from inflate.formats.source import Source
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32

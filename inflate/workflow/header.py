@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 
 from inflate._version import __version__
-from inflate.checkpoint.blending import Blend
-from inflate.checkpoint.recorded import CONFIG_KEY, SOURCE_HASH_KEY, SOURCE_NAME_KEY
 from inflate.errors import printable
+from inflate.formats.blending import Blend
+from inflate.formats.recorded import CONFIG_KEY, SOURCE_HASH_KEY, SOURCE_NAME_KEY
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.vocabulary import VERDICT_KEY, Target
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from inflate.checkpoint.source import Source
-from inflate.checkpoint.spec import decoder_spec
+from inflate.formats.source import Source
+from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import IDENTITY_LAYERS
 
 

@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inflate.checkpoint.architecture import infer_architecture, infer_temporal
-from inflate.checkpoint.blending import Blend, check_known, find_blend
-from inflate.checkpoint.class_config import class_settings
-from inflate.checkpoint.files import CheckpointFiles
-from inflate.checkpoint.index import TensorInfo
-from inflate.checkpoint.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.checkpoint.locate import EMA, Located, locate
-from inflate.checkpoint.reader import Checkpoint, open_checkpoint
-from inflate.checkpoint.recorded import recorded_settings
-from inflate.checkpoint.shapes import image_problems
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import CheckpointError, ConfigError, PlanError
+from inflate.formats.architecture import infer_architecture, infer_temporal
+from inflate.formats.blending import Blend, check_known, find_blend
+from inflate.formats.class_config import class_settings
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.locate import EMA, Located, locate
+from inflate.formats.recorded import recorded_settings
+from inflate.formats.shapes import image_problems
+from inflate.io.files import CheckpointFiles
+from inflate.io.index import TensorInfo
+from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.options import check_location
 from inflate.progress import Progress, silent
 from inflate.workflow.sources import default_output, local_source
 
 if TYPE_CHECKING:
-    from inflate.checkpoint.reader import Checkpoint
+    from inflate.io.reader import Checkpoint
 
 
 ALREADY_VIDEO = (

@@ -11,20 +11,20 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from inflate.checkpoint.files import find_files, hash_files
-from inflate.checkpoint.fingerprint import fingerprint, fingerprint_of
-from inflate.checkpoint.recorded import (
+from inflate.formats.fingerprint import fingerprint, fingerprint_of
+from inflate.formats.recorded import (
     FINGERPRINT_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
 )
-from inflate.checkpoint.source import Source
-from inflate.checkpoint.staging import Staged, saying_why, stage
-from inflate.checkpoint.writer import SafetensorsWriter
+from inflate.formats.source import Source
 from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.io.files import find_files, hash_files
+from inflate.io.staging import Staged, saying_why, stage
+from inflate.io.writer import SafetensorsWriter
 from inflate.options import ConvertOptions
 from inflate.parity.result import FoldResult, ParityReport, compared_with
 from inflate.progress import Progress

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from inflate.checkpoint.files import CheckpointFiles
 from inflate.errors import ConfigError
+from inflate.io.files import CheckpointFiles
+from inflate.io.remote import fetch, is_remote, local_path
 from inflate.progress import Progress
-from inflate.remote import fetch, is_remote, local_path
 from inflate.vocabulary import Target, without_index_ending
 
 

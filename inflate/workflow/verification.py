@@ -12,19 +12,20 @@ from pathlib import Path
 
 import torch
 
-from inflate.checkpoint.files import hash_files
-from inflate.checkpoint.files import shown as shown_name
-from inflate.checkpoint.fingerprint import fingerprint_of
-from inflate.checkpoint.protected import check_written
-from inflate.checkpoint.reader import Checkpoint, open_checkpoint
-from inflate.checkpoint.recorded import (
+from inflate.errors import ConfigError, FamilyError
+from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
     recorded_settings,
 )
-from inflate.checkpoint.source import Source, describe, given_blend
-from inflate.errors import ConfigError, FamilyError
+from inflate.formats.source import Source, describe, given_blend
+from inflate.io.files import hash_files
+from inflate.io.files import shown as shown_name
+from inflate.io.protected import check_written
+from inflate.io.reader import Checkpoint, open_checkpoint
+from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, checked
 from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
@@ -36,7 +37,6 @@ from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
-from inflate.remote import shown
 from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs

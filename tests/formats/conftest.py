@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from torch import Tensor
 
-from inflate.checkpoint.reader import Checkpoint
+from inflate.io.reader import Checkpoint
 
 from ..cli.conftest import run
 

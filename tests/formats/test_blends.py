@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
 from inflate.errors import ConfigError, FamilyError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
 from inflate.workflow import convert, inspect
 

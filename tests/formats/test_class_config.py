@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
 from inflate.errors import CheckpointError, ConfigError, FamilyError, InflateError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.vocabulary import FOLDER_FILES
 from inflate.workflow import convert, inspect
 

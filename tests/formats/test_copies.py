@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
 from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.loading import read_tensor
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.checkpoint.dialects import from_diffusers, speaks_diffusers, to_diffusers
 from inflate.errors import FamilyError, PlanError
+from inflate.formats.dialects import from_diffusers, speaks_diffusers, to_diffusers
 from inflate.loading import read_tensor
 from inflate.models import VideoDecoder
 from inflate.workflow import convert, inspect

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import inflate
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
 from inflate.errors import CheckpointError, ConfigError, PlanError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.parity import diffusers as parity
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import Tolerance

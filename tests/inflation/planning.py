@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from inflate.checkpoint.source import Source
 from inflate.config.schema import Architecture, Config, Temporal
+from inflate.formats.source import Source
 from inflate.inflation.plan import InflationPlan, make_plan
 
 from ..checkpoint.opening import opened

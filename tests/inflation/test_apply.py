@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.checkpoint.source import Source
-from inflate.checkpoint.writer import SafetensorsWriter
 from inflate.errors import PlanError
+from inflate.formats.source import Source
 from inflate.inflation import apply
 from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.initializers import Rule, draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make
+from inflate.io.writer import SafetensorsWriter
 from inflate.progress import Progress, silent
 
 from ..checkpoint.opening import assert_same

@@ -12,9 +12,9 @@ from inflate.config.presets import load_presets
 PLANS = """
 import math, sys
 sys.modules["torch"] = None
-from inflate.checkpoint.index import TensorInfo
-from inflate.checkpoint.locate import locate
-from inflate.checkpoint.spec import image_shapes
+from inflate.io.index import TensorInfo
+from inflate.formats.locate import locate
+from inflate.formats.spec import image_shapes
 from inflate.config.loading import build_config, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import inflate
-from inflate.checkpoint.layouts import DECODER
-from inflate.checkpoint.source import Source
+from inflate.formats.layouts import DECODER
+from inflate.formats.source import Source
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, Make
 from inflate.loading import build_video_decoder, make_tensor, read_tensor

@@ -22,9 +22,9 @@ from xml.etree import ElementTree
 import torch
 import yaml
 
-from inflate.checkpoint.header import read_header
-from inflate.checkpoint.stored import SourceFile
 from inflate.errors import InflateError
+from inflate.io.header import read_header
+from inflate.io.stored import SourceFile
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors
 from ..media import picture

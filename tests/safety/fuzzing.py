@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inflate.checkpoint.dialects import to_diffusers
-from inflate.checkpoint.reader import open_checkpoint
+from inflate.formats.dialects import to_diffusers
+from inflate.io.reader import open_checkpoint
 
 from ..checkpoints import (
     autoencoder,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from inflate.checkpoint.reader import open_checkpoint
 from inflate.cli.app import main
 from inflate.errors import CheckpointError
+from inflate.io.reader import open_checkpoint
 
 from ..conversions import snapshot
 

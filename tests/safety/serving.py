@@ -198,8 +198,8 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _open(paths: Sequence[str]) -> int:
-    from inflate.checkpoint.reader import open_checkpoint
     from inflate.errors import InflateError
+    from inflate.io.reader import open_checkpoint
 
     # Sound files first: what a child loads at its first use is nobody's fault.
     for i, path in enumerate([*_SOUND, *paths]):

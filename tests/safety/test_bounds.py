@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inflate.checkpoint.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint
 
 from .hostile import (
     REBUILD,

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 import inflate
-from inflate.checkpoint.staging import FOLDER_CONFIG, FOLDER_WEIGHTS
+from inflate.io.staging import FOLDER_CONFIG, FOLDER_WEIGHTS
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import metadata_of, sha256, snapshot

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from inflate.checkpoint.header import read_header
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.stored import SourceFile
 from inflate.errors import CheckpointError
+from inflate.io.header import read_header
+from inflate.io.reader import open_checkpoint
+from inflate.io.stored import SourceFile
 
 from ..checkpoints import autoencoder, write_safetensors
 from .refusals import refused, said_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from inflate.checkpoint.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import metadata_of, sha256, snapshot

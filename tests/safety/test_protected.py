@@ -13,10 +13,10 @@ import pytest
 from safetensors.torch import save_file
 
 import inflate
-from inflate.checkpoint.files import find_files
-from inflate.checkpoint.protected import conflicts, place_of
 from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
+from inflate.io.files import find_files
+from inflate.io.protected import conflicts, place_of
 from inflate.workflow import checking, conversion, production, verification
 from inflate.workflow.ahead import hash_source, hashing_ahead
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from inflate.checkpoint.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint
 
 from .hostile import (
     MAGIC,

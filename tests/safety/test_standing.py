@@ -411,7 +411,7 @@ import os, sys
 from contextlib import contextmanager
 from pathlib import Path
 import inflate.cli.convert as command
-from inflate.checkpoint.staging import Staged
+from inflate.io.staging import Staged
 from inflate.cli.app import main
 
 number, source, output, moment = int(sys.argv[1]), *sys.argv[2:]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inflate.checkpoint.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint
 
 from ..conversions import snapshot
 from .hostile import (

@@ -12,8 +12,8 @@ import pytest
 from safetensors import safe_open
 
 import inflate
-from inflate.checkpoint.files import find_files, hash_files
 from inflate.errors import CheckpointError, OutputError
+from inflate.io.files import find_files, hash_files
 from inflate.workflow import ahead, checking
 from inflate.workflow.ahead import hash_source, hashing_ahead
 

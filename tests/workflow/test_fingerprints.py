@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import inflate
-from inflate.checkpoint.fingerprint import fingerprint_of
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
+from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.workflow import conversion
 from inflate.workflow.production import Made
 

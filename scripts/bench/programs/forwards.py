@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from inflate.checkpoint.reader import open_checkpoint
-from inflate.checkpoint.source import describe
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
 from inflate.loading import load_image_decoder, load_video
 from inflate.parity.device import exact_float32
 from inflate.parity.probes import probes_for

@@ -1,0 +1,129 @@
+"""How a video decoder blends: what its file records, or what the numbers of ``mix_factor`` show.
+
+A ``fixed`` blend stores shares, from 0 to 1: of the temporal branch in residual blocks, of the
+spatial branch in attention blocks. A ``learned`` one stores numbers that a sigmoid turns into
+shares. No name and no shape shows which of the two a file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from inflate.config.schema import is_finite_number
+from inflate.errors import ConfigError
+from inflate.formats.locate import Located
+from inflate.io.index import FLOATS
+
+MERGE_STRATEGY = "temporal.merge_strategy"
+
+_ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""How far from 1 the sum of two stored shares may be; of wider types :data:`_FINE`."""
+
+_FINE = 2.0**-22
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How a video decoder blends, and how that is known.
+
+    ``strategy`` is None where nothing shows it. ``alpha`` is that of a fixed blend; of several
+    shares it is the one nearest to 0 or 1, which decides whether a sigmoid reaches all of them.
+    """
+
+    strategy: str | None
+    origin: Literal["recorded", "given", "numbers"]
+    reason: str
+    alpha: float | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What a user of the file needs to know; None where the file records its blend."""
+        if self.origin == "recorded":
+            return None
+        return (
+            f"the video file does not say how it blends: merge_strategy {self.strategy!r} was "
+            f"taken ({self.reason})"
+        )
+
+
+def find_blend(
+    located: Located,
+    recorded: Mapping[str, Any],
+    read: Callable[[str], Any],
+    path: object,
+    given: object = None,
+) -> Blend:
+    """Find out how a video decoder blends.
+
+    Args:
+        located: the autoencoder in its file.
+        recorded: the settings that the file's header records.
+        read: the tensor of a name in the file; only single numbers are read.
+        path: the file's name, for messages.
+        given: the merge strategy that the user gives, or None.
+
+    Raises:
+        ConfigError: ``given`` is ``fixed``, and the numbers cannot be shares.
+    """
+    if MERGE_STRATEGY in recorded:
+        alpha = recorded.get("temporal.alpha")
+        reason = "the header of the file records it"
+        known = alpha if is_finite_number(alpha) else None
+        return Blend(str(recorded[MERGE_STRATEGY]), "recorded", reason, known)
+    if located.dialect == "diffusers":
+        reason = "AutoencoderKLTemporalDecoder of diffusers has no other"
+        return Blend("learned", "recorded", reason)
+    stored = {
+        key: (float(read(info.name).item()), _ROUNDING.get(info.dtype, _FINE))
+        for key, info in located.tensors.items()
+        if key.endswith(".mix_factor") and info.parameters == 1 and info.dtype in FLOATS
+    }
+    temporal = [value for key, (value, _) in stored.items() if not _in_attention(key)]
+    spatial = [value for key, (value, _) in stored.items() if _in_attention(key)]
+    outside = [value for value in (*temporal, *spatial) if not 0.0 <= value <= 1.0]
+    shares = [*temporal, *(1.0 - value for value in spatial)]
+    fixed_alpha = min(shares, key=lambda share: min(share, 1.0 - share), default=None)
+    if given == "fixed" and outside:
+        raise ConfigError(
+            f"{path} blends by numbers such as {outside[0]:g}, which are no shares of 0 to 1: its "
+            "blend is not fixed; leave --merge-strategy out"
+        )
+    if given is not None:
+        alpha = fixed_alpha if given == "fixed" else None
+        return Blend(str(given), "given", "the user says so", alpha)
+    if not stored:
+        # Every temporal block has one: loading and planning list what is missing.
+        return Blend("learned", "numbers", "it has no mix_factor")
+    if outside:
+        return Blend("learned", "numbers", f"a mix_factor of {outside[0]:g} is not a share")
+    if temporal and spatial:
+        rounding = max(rounding for _, rounding in stored.values())
+        least, most = min(temporal) + min(spatial), max(temporal) + max(spatial)
+        if max(abs(least - 1.0), abs(most - 1.0)) <= rounding:
+            reason = "the mix_factor values of residual and attention blocks sum to 1"
+            return Blend("fixed", "numbers", reason, fixed_alpha)
+        if most == 0.0:
+            # A fixed start would have 1 in one of the two.
+            return Blend("learned", "numbers", "every mix_factor is 0, a learned start")
+    values = sorted((*temporal, *spatial))
+    return Blend(
+        None,
+        "numbers",
+        f"its mix_factor values, {values[0]:g} to {values[-1]:g}, can be shares (fixed) or go "
+        "through a sigmoid first (learned)",
+    )
+
+
+def check_known(blend: Blend, path: object) -> None:
+    """Raise ConfigError where nothing shows how a video decoder blends."""
+    if blend.strategy is None:
+        raise ConfigError(
+            f"{path} does not say how it blends, and {blend.reason}; give --merge-strategy "
+            "learned or --merge-strategy fixed"
+        )
+
+
+def _in_attention(key: str) -> bool:
+    return any(part.startswith("attn") for part in key.split("."))

@@ -1,0 +1,59 @@
+"""One hash for the weights of an autoencoder, whatever file they are in.
+
+The same weights have the same fingerprint in every container, type of file and layout, and under
+every prefix: it is taken over names and shapes as LDM has them, types, and bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from inflate.formats.locate import in_ldm_shapes
+from inflate.io.arrays import aligned_empty, bytes_of
+from inflate.io.index import TensorInfo
+from inflate.io.reader import Checkpoint
+
+_WORKERS = 2
+_PIECE = 1 << 20
+
+
+def fingerprint(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -> str:
+    """The fingerprint of an autoencoder.
+
+    Args:
+        tensors: its tensors by LDM's keys, in the shapes of any layout.
+        digests: the SHA-256 of the bytes of each, little-endian and in the order of its axes.
+    """
+    lines = sorted(
+        [key, info.dtype, list(info.shape), digests[key]]
+        for key, info in in_ldm_shapes(tensors).items()
+    )
+    return hashlib.sha256(json.dumps(lines, separators=(",", ":")).encode()).hexdigest()
+
+
+def fingerprint_of(autoencoder: Checkpoint, known: Mapping[str, str] | None = None) -> str:
+    """The fingerprint of an opened autoencoder, for which its tensors are read.
+
+    Args:
+        autoencoder: a checkpoint seen under LDM's keys (see ``views.autoencoder_view``).
+        known: digests that need not be taken again, by key.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+    """
+    digests = dict(known or {})
+    missing = [key for key in autoencoder.tensors if key not in digests]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        digests.update(zip(missing, pool.map(partial(_digest, autoencoder), missing), strict=True))
+    return fingerprint(autoencoder.tensors, digests)
+
+
+def _digest(checkpoint: Checkpoint, key: str) -> str:
+    digest = hashlib.sha256()
+    for piece in checkpoint.pieces(key, aligned_empty(_PIECE)):
+        digest.update(bytes_of(piece))
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""The autoencoder of an opened file: its tensors, its configuration, and how it blends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from inflate.config.loading import build_config
+from inflate.config.schema import Config, Settings, Temporal
+from inflate.errors import ConfigError
+from inflate.formats.architecture import infer_architecture, infer_temporal
+from inflate.formats.blending import MERGE_STRATEGY, Blend, check_known, find_blend
+from inflate.formats.class_config import class_settings
+from inflate.formats.layouts import PASSED_THROUGH
+from inflate.formats.locate import Located, locate
+from inflate.formats.recorded import recorded_settings
+from inflate.formats.views import autoencoder_view, with_learned_blend
+from inflate.io.arrays import Array
+from inflate.io.index import TensorInfo
+from inflate.io.reader import Checkpoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """The autoencoder of an opened file, under LDM's keys, and what is known of it.
+
+    ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
+    """
+
+    checkpoint: Checkpoint
+    located: Located
+    config: Config
+    blend: Blend | None = None
+
+    @property
+    def inflated(self) -> bool:
+        """Whether its decoder is a video decoder."""
+        return self.located.inflated
+
+    @property
+    def blend_notes(self) -> tuple[str, ...]:
+        """What a user needs to know of a blend that the file does not record, in words."""
+        note = None if self.blend is None else self.blend.note
+        return () if note is None else (note,)
+
+    def info(self, key: str) -> TensorInfo | None:
+        """What the file says of a key, such as ``decoder.conv_in.weight``."""
+        return self.checkpoint.tensors.get(key)
+
+    def read(self, key: str) -> Array:
+        """The numbers of a key, which must be there."""
+        return self.checkpoint.read(key)
+
+    def with_learned_blend(self, config: Config) -> Source:
+        """The same video autoencoder with its fixed blend as a learned one, and what says so."""
+        checkpoint = with_learned_blend(self.checkpoint)
+        located = replace(self.located, tensors=checkpoint.tensors)
+        return replace(self, checkpoint=checkpoint, located=located, config=config)
+
+    def seen_as(self, checkpoint: Checkpoint) -> Source:
+        """The same autoencoder with other tensors, those of a view of its checkpoint."""
+        located = replace(self.located, tensors=checkpoint.tensors)
+        architecture = self.config.architecture
+        if "post_quant_conv.weight" not in checkpoint.tensors:
+            z_channels = checkpoint.tensors["decoder.conv_in.weight"].shape[1]
+            architecture = replace(architecture, z_channels=z_channels)
+        config = replace(self.config, architecture=architecture)
+        return replace(self, checkpoint=checkpoint, located=located, config=config)
+
+
+def describe(
+    checkpoint: Checkpoint,
+    *layers: Mapping[str, object],
+    prefix: str | None = None,
+    ema: bool = False,
+    image: bool = False,
+) -> Source:
+    """Find the autoencoder in a checkpoint, and its configuration.
+
+    The architecture is read off the tensors; what they cannot show comes from a ``config.json`` of
+    diffusers, from the header of a file of ours, then from the layers of settings.
+
+    Args:
+        checkpoint: an opened file.
+        *layers: settings, the later winning.
+        prefix: which autoencoder to take where the file holds several.
+        ema: take the moving averages of its weights.
+        image: the caller refuses a video decoder, so that how one blends need not be known.
+
+    Raises:
+        FamilyError: there is no autoencoder of this family.
+        PlanError: its tensors fit no architecture.
+        ConfigError: the header or the settings contradict the tensors; or nothing shows how a video
+            decoder blends.
+    """
+    path, metadata = checkpoint.path, checkpoint.metadata
+    located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema)
+    shapes = {key: info.shape for key, info in located.tensors.items()}
+    seen = infer_architecture(shapes, path)
+    recorded = recorded_settings(metadata, path)
+    known = class_settings(checkpoint.files, metadata, located, seen)
+    asked: Settings = {}
+    for layer in layers:
+        asked.update(layer)
+    blend = None
+    if located.inflated and not image:
+        blend = find_blend(located, recorded, checkpoint.read, path, asked.get(MERGE_STRATEGY))
+        check_known(blend, path)
+        known |= _temporal_settings(infer_temporal(shapes), blend)
+    around = any(located.part(part) for part in PASSED_THROUGH)
+    which = "in its header"
+    try:
+        if recorded:
+            build_config(seen, recorded, decoder_only=not around)
+        which = "for it"
+        config = build_config(seen, known, recorded, asked, decoder_only=not around)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: the configuration {which} has errors:", error.problems
+        ) from error
+    if blend is not None and config.temporal.merge_strategy != blend.strategy:
+        raise ConfigError(
+            f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "
+            f"{blend.strategy!r}: {blend.reason}. Leave --merge-strategy out"
+        )
+    return Source(autoencoder_view(checkpoint, located), located, config, blend)
+
+
+def _temporal_settings(seen: Temporal, blend: Blend) -> Settings:
+    """The temporal layers of a video decoder, as its shapes and its numbers show them."""
+    shown = {**seen.module_arguments(), "merge_strategy": blend.strategy}
+    if blend.alpha is not None:
+        shown["alpha"] = blend.alpha
+    return {f"temporal.{key}": value for key, value in shown.items()}
+
+
+def given_blend(merge_strategy: str | None) -> Settings:
+    """The settings of a merge strategy that the user gives, or does not."""
+    return {} if merge_strategy is None else {MERGE_STRATEGY: merge_strategy}

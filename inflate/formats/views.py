@@ -1,0 +1,129 @@
+"""Checkpoints seen otherwise: under other keys, or with tensors computed from those of the file.
+
+A view reads lazily, as the file does, and is used like any other checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inflate.formats.locate import Located
+from inflate.io.arrays import Array, cast
+from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.reader import Checkpoint
+
+Numbers = NDArray[np.float64]
+Computed = tuple[TensorInfo, Callable[[], Numbers]]
+"""A tensor that is not in the file, and how to compute it, in float64."""
+
+
+def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
+    """The autoencoder of a file alone, under LDM's keys and in LDM's shapes."""
+    places = {key: checkpoint.places[info.name] for key, info in located.tensors.items()}
+    return replace(checkpoint, tensors=located.tensors, places=places)
+
+
+def overlaid(
+    checkpoint: Checkpoint,
+    computed: Mapping[str, Computed],
+    without: frozenset[str] = frozenset(),
+) -> Checkpoint:
+    """A checkpoint with some tensors computed, each when it is read, and some left out."""
+    tensors = {key: info for key, info in checkpoint.tensors.items() if key not in without}
+    tensors.update({key: info for key, (info, _) in computed.items()})
+    rounded = {key: partial(_rounded, *entry) for key, entry in computed.items()}
+    return replace(checkpoint, tensors=tensors, places={**checkpoint.places, **rounded})
+
+
+def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
+    """The 1x1 ``post_quant_conv`` folded into the decoder's first convolution.
+
+    Exact inside the frame. On its border of one latent pixel ``conv_in`` pads its own input with
+    zeros, where it used to meet zeros in place of the bias: exact there only if the bias is zero.
+    """
+    read = partial(_read64, checkpoint)
+
+    def weight() -> Numbers:
+        inner = read("post_quant_conv.weight")[:, :, 0, 0]
+        return np.asarray(np.einsum("ozhw,ze->oehw", read("decoder.conv_in.weight"), inner))
+
+    def bias() -> Numbers:
+        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.bias")
+        return np.asarray(read("decoder.conv_in.bias") + np.einsum("ozhw,z->o", outer, inner))
+
+    outer = checkpoint.tensors["decoder.conv_in.weight"]
+    channels = checkpoint.tensors["post_quant_conv.weight"].shape[1]
+    shape = (outer.shape[0], channels, *outer.shape[2:])
+    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", shape, weight, bias)
+
+
+def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
+    """The 1x1 ``quant_conv`` folded into the encoder's last convolution: exact up to rounding."""
+    read = partial(_read64, checkpoint)
+
+    def weight() -> Numbers:
+        outer = read("quant_conv.weight")[:, :, 0, 0]
+        return np.asarray(np.einsum("eo,oihw->eihw", outer, read("encoder.conv_out.weight")))
+
+    def bias() -> Numbers:
+        outer = read("quant_conv.weight")[:, :, 0, 0]
+        return np.asarray(read("quant_conv.bias") + outer @ read("encoder.conv_out.bias"))
+
+    channels = checkpoint.tensors["quant_conv.weight"].shape[0]
+    shape = (channels, *checkpoint.tensors["encoder.conv_out.weight"].shape[1:])
+    return _folded(checkpoint, "encoder.conv_out", "quant_conv", shape, weight, bias)
+
+
+def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
+    """Each fixed ``mix_factor`` as the number whose sigmoid it is, for readers that apply one."""
+
+    def logit(key: str) -> Numbers:
+        share = _read64(checkpoint, key)
+        # What is not finite is reported when it is written.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(share / (1.0 - share)))
+
+    return overlaid(
+        checkpoint,
+        {
+            key: (replace(info, name=f"logit of {info.name}"), partial(logit, key))
+            for key, info in checkpoint.tensors.items()
+            if key.endswith(".mix_factor")
+        },
+    )
+
+
+def _folded(
+    checkpoint: Checkpoint,
+    layer: str,
+    quant: str,
+    shape: tuple[int, ...],
+    weight: Callable[[], Numbers],
+    bias: Callable[[], Numbers],
+) -> Checkpoint:
+    """A checkpoint with the convolution ``quant`` folded into another, of which ``shape`` comes."""
+
+    def info(part: str, shape: tuple[int, ...]) -> TensorInfo:
+        old = checkpoint.tensors[f"{layer}.{part}"]
+        nbytes = math.prod(shape) * WIDTHS[old.dtype]
+        return TensorInfo(f"{old.name} with {quant}", shape, old.dtype, nbytes)
+
+    computed = {
+        f"{layer}.weight": (info("weight", shape), weight),
+        f"{layer}.bias": (info("bias", shape[:1]), bias),
+    }
+    return overlaid(checkpoint, computed, frozenset({f"{quant}.weight", f"{quant}.bias"}))
+
+
+def _rounded(info: TensorInfo, compute: Callable[[], Numbers]) -> Array:
+    return cast(compute(), info.dtype)
+
+
+def _read64(checkpoint: Checkpoint, key: str) -> Numbers:
+    return np.asarray(checkpoint.read(key), np.float64)

@@ -1,0 +1,1 @@
+"""Bytes: files and remote folders read as tensors by name, and written atomically."""

@@ -1,0 +1,183 @@
+"""What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
+
+Of all the calls that a pickle asks for, those that make containers, and tensors over numbers of the
+file, are understood. Any other stays an unresolved call.
+
+Source:
+    The names and their arguments: ``torch/_utils.py`` and ``torch/_tensor.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from inflate.io.index import WIDTHS
+
+_TYPES = {f"torch.{name}": name for name in WIDTHS}
+
+
+class DamagedError(ValueError):
+    """The bytes are not those of a sound file."""
+
+
+class RefusedError(Exception):
+    """A checkpoint has no need of what this names."""
+
+
+@dataclass(frozen=True, repr=False)
+class Name:
+    """A class or function that a file names."""
+
+    dotted: str
+
+    def __repr__(self) -> str:
+        return self.dotted
+
+
+@dataclass(eq=False, repr=False)
+class UnresolvedCall:
+    """A call that a file asks for, and that is never made."""
+
+    name: str
+    arguments: Any = ()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """A row of numbers in the file, as a pickle claims it.
+
+    ``view`` is the part that is meant: where it begins, and how many numbers it has. ``dtype`` is
+    None where the type is not known here.
+    """
+
+    key: str
+    dtype: str | None
+    count: int
+    view: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRef:
+    """A tensor as a pickle claims it: a part of a storage.
+
+    ``storage`` is None for any other kind of tensor, of which the shape alone is known.
+    """
+
+    storage: Storage | None
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def extend(target: Any, items: list[Any]) -> None:
+    """Append to a list.
+
+    Raises:
+        RefusedError: the target is anything else.
+    """
+    if not isinstance(target, list):
+        raise RefusedError(described(target))
+    target.extend(items)
+
+
+def set_items(target: Any, items: list[Any]) -> None:
+    """Set the items of a mapping.
+
+    Raises:
+        RefusedError: the target is anything else.
+    """
+    if not isinstance(target, dict):
+        raise RefusedError(described(target))
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # Only text is looked up; anything else may be costly to hash.
+        plain = key is None or isinstance(key, (str, Name, UnresolvedCall))
+        target[key if plain else UnresolvedCall(described(key))] = value
+
+
+def described(value: Any) -> str:
+    """A value as messages name it."""
+    if isinstance(value, (Storage, TensorRef)):
+        return "a tensor"
+    return repr(value) if isinstance(value, (UnresolvedCall, Name)) else type(value).__name__
+
+
+_OVER_STORAGE = (
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+)
+_WRAPPED = (
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch.nn.parameter.Parameter",
+)
+
+
+def call(function: Any, arguments: Any) -> Any:
+    """The result of a call where that is a container or a tensor; else the call, unresolved."""
+    if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        raise RefusedError(described(function))
+    name = function.dotted
+    if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
+        maker, _type, arguments, _state = arguments
+        # Once only: a tensor with attributes is not made of a tensor with attributes.
+        name = maker.dotted if isinstance(maker, Name) else ""
+    if name == "collections.OrderedDict":
+        made: dict[Any, Any] = {}
+        for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
+            set_items(made, list(pair))
+        return made
+    if name in _WRAPPED and arguments and isinstance(arguments[0], TensorRef):
+        return arguments[0]
+    if name in _OVER_STORAGE:
+        found = _tensor_ref(arguments)
+        if found is not None:
+            return found
+    if re.fullmatch(r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(\w+\.)?\w*Tensor)", name):
+        return TensorRef(None, "", 0, _shape_among(arguments), ())
+    return UnresolvedCall(name, arguments)
+
+
+def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
+    """A tensor over numbers of the file; None where it is of another kind."""
+    storage, offset, shape, strides = (*arguments, None, None, None, None)[:4]
+    dtype, metadata = getattr(storage, "dtype", None), arguments[6:7]
+    if metadata and isinstance(metadata[0], Name):  # The third version names its type.
+        dtype, metadata = _TYPES.get(metadata[0].dotted), arguments[7:8]
+    if isinstance(shape, UnresolvedCall) and shape.arguments:
+        shape = shape.arguments[0]
+    sound = (
+        isinstance(storage, Storage)
+        and isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and are_counts((offset, *shape, *strides))
+        and len(shape) == len(strides) <= 64
+    )
+    if not sound:
+        raise DamagedError("its pickle describes a tensor as torch never does")
+    # A tensor that is conjugated or negated when it is read is not what its numbers say.
+    if dtype is None or storage.dtype is None or any(metadata):
+        return None
+    return TensorRef(storage, dtype, offset, shape, strides)
+
+
+def _shape_among(arguments: Any) -> tuple[int, ...]:
+    """The shape that a tensor of another kind claims: its arguments nest one level at most."""
+    for argument in arguments:
+        for inner in argument if isinstance(argument, tuple) else (argument,):
+            if isinstance(inner, UnresolvedCall) and inner.name == "torch.Size" and inner.arguments:
+                (argument,) = inner.arguments
+        if isinstance(argument, tuple) and argument and are_counts(argument):
+            return argument
+    return ()
+
+
+def are_counts(numbers: Any) -> bool:
+    """Whether these are whole numbers that a file could have, 0 or more."""
+    return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)

@@ -1,0 +1,136 @@
+"""The header of a safetensors file, believed only where it adds up."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from inflate.errors import CheckpointError
+from inflate.io.files import CheckpointFiles, shown
+from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.stored import Contents, Extent, SourceFile
+
+LARGEST_HEADER = 100_000_000
+"""Bytes that a header may take, as the safetensors library has it."""
+
+_MOST_AXES, _TOO_LARGE = 64, 1 << 63
+
+STORED_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "C64": "complex64",
+}  # fmt: skip
+
+
+def read_header(file: SourceFile) -> Contents:
+    """What the header of a safetensors file says, once it is seen to fit the file.
+
+    Raises:
+        CheckpointError: it is cut short, too large, not UTF-8 or JSON, names a key twice, or its
+            tensors overlap, leave gaps or lie outside the file, or have names that do not print.
+    """
+    path, size = file.path, file.size
+    length = int.from_bytes(file.read(8, 0), "little")
+    if length > min(size - 8, LARGEST_HEADER):
+        raise _lie(path, f"its header claims {length} bytes, and the file has {size}", cut=True)
+    try:
+        text = file.read(length, 8).decode("utf-8")
+        content = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _lie(path, f"its header cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise _lie(path, "its header is not a JSON object")
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _lie(path, "its metadata is not a mapping of text to text")
+    found = Contents(metadata=metadata)
+    spans = []
+    for name, entry in content.items():
+        info, start = _entry(path, name, entry)
+        found.tensors[name] = info
+        found.places[name] = Extent(file, 8 + length + start, info.nbytes)
+        spans.append((start, start + info.nbytes, name))
+    at = 0
+    for start, end, name in sorted(spans):
+        if start != at:
+            raise _lie(path, f"{name} begins at byte {start}, where {at} was expected")
+        at = end
+    if 8 + length + at != size:
+        raise _lie(
+            path, f"its tensors take {at} bytes, and the file holds {size - 8 - length}", cut=True
+        )
+    return found
+
+
+def check_shards(files: CheckpointFiles, found: Container[str]) -> None:
+    """See that every tensor that an index names was found in the shard that it names.
+
+    Raises:
+        CheckpointError: some were not.
+    """
+    lost = sorted(name for name in files.shards if name not in found)
+    if lost:
+        raise CheckpointError(
+            f"{files.path} names tensors that its shards lack: {', '.join(map(shown, lost[:5]))}"
+            + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        )
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
+    """A tensor, and where it begins behind the header."""
+    if shown(name) != name:
+        raise _lie(path, f"a tensor has the name {shown(name)}")
+    fields = entry if isinstance(entry, dict) else {}
+    dtype = fields.get("dtype")
+    shape, span = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
+    if shape is None or span is None or len(span) != 2 or not isinstance(dtype, str):
+        raise _lie(path, f"the entry of {name} is malformed")
+    if dtype not in STORED_NAMES:
+        raise CheckpointError(
+            f"{path}: {name} is stored as {shown(dtype)}, which is not known here; expected one of "
+            f"{', '.join(STORED_NAMES)}"
+        )
+    start, end = span
+    known = STORED_NAMES[dtype]
+    nbytes = math.prod(shape) * WIDTHS[known]
+    if end - start != nbytes:
+        raise _lie(path, f"{name} has {end - start} bytes, and its shape {shape} takes {nbytes}")
+    return TensorInfo(name, tuple(shape), known, nbytes), start
+
+
+def _counts(value: Any) -> list[int] | None:
+    """A list of whole numbers, 0 or more; None for anything else, true and false included.
+
+    None too for more numbers than any tensor has axes, and for numbers larger than any file: what
+    they multiply to could take hours to find.
+    """
+    if (
+        isinstance(value, list)
+        and len(value) <= _MOST_AXES
+        and all(type(v) is int and 0 <= v < _TOO_LARGE for v in value)
+    ):
+        return value
+    return None
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:100]!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _lie(path: Path, what: str, *, cut: bool = False) -> CheckpointError:
+    kind = "cut short" if cut else "damaged"
+    return CheckpointError(f"{path} is {kind}: {what}. Copy or download it again")

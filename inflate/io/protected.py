@@ -1,0 +1,173 @@
+"""The files that a run reads: nothing that it writes may be one of them, and none may change.
+
+Files are compared by what they are (device and inode, after links), not by how they are named.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inflate.errors import CheckpointError, OutputError
+from inflate.io.leftovers import leftover_of
+from inflate.io.remote import is_remote, local_path, shown
+
+_SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
+
+
+@dataclass
+class ReadFiles:
+    """Every file that a reader opens, as it looked before its first byte was read."""
+
+    marks: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+    _all_read: bool = field(default=False, compare=False, repr=False)
+
+    def look(self, path: Path) -> os.stat_result:
+        """Describe a file that is about to be read, and remember what it looks like.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        found = path.stat()
+        self.marks.setdefault(path, _mark(found))
+        return found
+
+    def check_unchanged(self) -> None:
+        """Check, after the last byte was read, that every file still is what it was.
+
+        The first success counts: later changes do not matter, since nothing is read any more.
+
+        Raises:
+            CheckpointError: size, time or inode of a file have changed.
+        """
+        if self._all_read:
+            return
+        for path, before in self.marks.items():
+            try:
+                now = _mark(path.stat())
+            except OSError:
+                now = ()
+            if now != before:
+                raise CheckpointError(
+                    f"{path} changed while it was read, so the result would mix two versions; try "
+                    "again when the file no longer changes"
+                )
+        self._all_read = True
+
+
+def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> None:
+    """Refuse to write what :func:`conflicts` finds fault with.
+
+    Raises:
+        OutputError: with everything that it finds.
+    """
+    found = conflicts(written, read)
+    if len(found) == 1:
+        raise OutputError(found[0])
+    if found:
+        raise OutputError("these files cannot be written:", found)
+
+
+def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list[str]:
+    """Why files cannot be written: they are read, written twice, not regular, or wrongly named.
+
+    Args:
+        written: paths and URLs of everything that a run writes, folders too.
+        read: paths and URLs of every file that it reads.
+
+    Returns:
+        A message for each conflict.
+    """
+    protected = {place: path for path in read for place in _places(path)}
+    taken: dict[tuple[object, ...], str | Path] = {}
+    found = []
+    for path in written:
+        place, name = place_of(path), shown(str(path))
+        if fault := _fault(path):
+            found.append(f"{name} {fault}")
+        elif place in protected:
+            found.append(
+                f"{name} cannot be written: this run reads {shown(str(protected[place]))}, which "
+                "would be lost; choose another name"
+            )
+        elif place in taken:
+            found.append(
+                f"{name} would be written twice, also as {shown(str(taken[place]))}; give each "
+                "file its own name"
+            )
+        taken.setdefault(place, path)
+    return found
+
+
+def place_of(location: str | Path) -> tuple[object, ...]:
+    """What a path or URL refers to: equal for two locations of one file, existing or to be.
+
+    A file that exists is its device and inode, after links are followed. Any other path is that of
+    its nearest folder that exists, and the names below it.
+    """
+    local = _local(location)
+    if local is None:
+        scheme, _, rest = str(location).partition("://")
+        scheme = scheme.lower()
+        return (_SAME_STORE.get(scheme, scheme), posixpath.normpath("/" + rest.lstrip("/")))
+    below: list[str] = []
+    try:
+        path = os.path.realpath(local)
+        while True:
+            try:
+                found = os.stat(path)
+            except OSError:
+                above, name = os.path.split(path)
+                if above == path:
+                    raise
+                path, below = above, [name, *below]
+            else:
+                return (found.st_dev, found.st_ino, *below)
+    except (OSError, ValueError):  # Not a path at all, which its reader or writer will report.
+        return (str(location),)
+
+
+def _places(location: str | Path) -> list[tuple[object, ...]]:
+    """Where writing would lose a file: at its own place, and where it passes for a leftover."""
+    places, local = [place_of(location)], _local(location)
+    if local is not None:
+        with suppress(OSError, ValueError):
+            real = Path(os.path.realpath(local))
+            name = leftover_of(real.name)
+            if name is not None:
+                places.append(place_of(real.with_name(name)))
+    return places
+
+
+def _fault(location: str | Path) -> str | None:
+    """Why no file can be written at a path, as far as its name and what has it now show."""
+    local = _local(location)
+    if local is None:
+        return None
+    try:
+        mode = os.stat(local).st_mode
+    except OSError as error:
+        too_long = error.errno == errno.ENAMETOOLONG
+        return f"cannot be written: {error.strerror}; choose a shorter name" if too_long else None
+    except ValueError as error:
+        return f"cannot be written: {error}; choose another name"
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "is a device, pipe or socket; expected a regular file"
+
+
+def _local(location: str | Path) -> Path | None:
+    """The path of a location; None for a URL of a store."""
+    if isinstance(location, Path):
+        return location
+    return None if is_remote(location) else local_path(location)
+
+
+def _mark(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_size, found.st_mtime_ns, found.st_dev, found.st_ino)

@@ -1,0 +1,108 @@
+"""A checkpoint as an index of its tensors, each read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inflate.errors import CheckpointError
+from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
+from inflate.io.files import CheckpointFiles, find_files
+from inflate.io.header import check_shards, read_header
+from inflate.io.index import TensorInfo
+from inflate.io.stored import Extent, Place, SourceFile
+from inflate.io.unpickling import read_pickled
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: an index of tensors by key, and the way to read one.
+
+    Keys are the names in the file, or those that a view (see ``views``) gives. ``foreign`` names
+    the classes that a torch file mentions and that inert stand-ins took the place of.
+    """
+
+    path: Path
+    files: CheckpointFiles
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    foreign: tuple[str, ...]
+    places: Mapping[str, Place] = field(repr=False)
+
+    def extent(self, key: str) -> Extent | None:
+        """Where the bytes of a tensor lie, as they are; None where they have to be computed."""
+        place = self.places[key]
+        return place if isinstance(place, Extent) else None
+
+    def read(self, key: str) -> Array:
+        """A new aligned array with the numbers of a tensor, in the order of its axes.
+
+        Raises:
+            CheckpointError: its bytes cannot be read.
+        """
+        info, place = self.tensors[key], self.places[key]
+        if not isinstance(place, Extent):
+            return aligned(place())
+        try:
+            return place.read().view(numpy_dtype(info.dtype)).reshape(info.shape)
+        except ValueError as error:  # Such as a shape of 0 times more than any array holds.
+            raise CheckpointError(f"{self.path}: {info.name} cannot be read: {error}") from error
+
+    def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
+        """The numbers of a tensor piece by piece, each flat and valid until the next is taken.
+
+        Args:
+            key: the tensor.
+            buffer: where pieces are read to; its size is a multiple of every type's.
+
+        Raises:
+            CheckpointError: its bytes cannot be read.
+        """
+        extent = self.extent(key)
+        dtype = numpy_dtype(self.tensors[key].dtype)
+        if extent is None:
+            flat = self.read(key).reshape(-1)
+            step = len(buffer) // dtype.itemsize
+            yield from (flat[start : start + step] for start in range(0, len(flat), step))
+            return
+        for start in range(0, extent.nbytes, len(buffer)):
+            part = buffer[: extent.nbytes - start]
+            extent.file.read_into(part, extent.offset + start)
+            yield part.view(dtype)
+
+
+@contextmanager
+def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
+    """Open a file of safetensors or of torch, an index of shards, or a diffusers folder.
+
+    Args:
+        path: the file or folder.
+        bare: accept a torch file of a single tensor without a name, too.
+
+    Raises:
+        CheckpointError: a file is missing, empty, damaged or of another format; or, at the end, a
+            file has changed while it was read.
+        FamilyError: the files are sound, and hold no named tensors.
+    """
+    files = find_files(path)
+    tensors: dict[str, TensorInfo] = {}
+    places: dict[str, Place] = {}
+    metadata: dict[str, str] = {}
+    foreign: set[str] = set()
+    with ExitStack() as stack:
+        for weights in files.weights:
+            file = stack.enter_context(closing(SourceFile(weights)))
+            if files.format == "torch":
+                contents = read_pickled(file, bare=bare)
+            else:
+                contents = read_header(file)
+            metadata.update(contents.metadata)
+            foreign.update(contents.foreign)
+            for name, info in contents.tensors.items():
+                if not files.shards or files.shards.get(name) == weights:
+                    tensors[name], places[name] = info, contents.places[name]
+        check_shards(files, tensors)
+        yield Checkpoint(path, files, tensors, metadata, tuple(sorted(foreign)), places)
+    files.read.check_unchanged()

@@ -1,0 +1,252 @@
+"""Files and folders made under a hidden name, beside their destination, and published by rename.
+
+What is not published is removed. A staged file is locked while it is being made; one that nobody
+locks was left by a run that was killed, and the next run to the same destination removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from inflate.errors import OutputError
+from inflate.io.leftovers import fcntl, hidden_name, remove, remove_abandoned
+from inflate.io.protected import ReadFiles, check_written
+
+FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
+FOLDER_CONFIG = "config.json"
+
+
+@dataclass
+class Staged:
+    """What is being made: a file of weights, alone or in a folder beside its ``config.json``."""
+
+    path: Path
+    destination: Path
+    overwrite: bool
+    file: BinaryIO
+    read: ReadFiles
+    published: bool = False
+    _aside: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._inode = self.path.stat().st_ino
+
+    def publish(self) -> None:
+        """Give it its name, atomically, once its bytes are on the disk.
+
+        Raises:
+            CheckpointError: a file that it was made from has changed meanwhile.
+            OutputError: another took the name meanwhile, or the disk refuses.
+        """
+        self.read.check_unchanged()
+        with saying_why(self.destination):
+            os.fsync(self.file.fileno())
+            if self.path.is_dir():
+                self._publish_folder()
+            elif self.overwrite:
+                os.replace(self.path, self.destination)
+            else:
+                _rename_new(self.path, self.destination)
+            self.published = True
+            _sync_folder(self.destination.parent)
+
+    def _publish_folder(self) -> None:
+        _sync_folder(self.path)
+        while True:
+            try:
+                os.rename(self.path, self.destination)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                if not self.overwrite:
+                    raise FileExistsError(self.destination) from error
+            # No system call replaces a folder that has content: the old one steps aside first.
+            self._aside.append(hidden_name(self.destination))
+            with suppress(FileNotFoundError):  # Another run made room for its own.
+                os.rename(self.destination, self._aside[-1])
+        for path in self._aside:
+            remove(path)
+
+    def discard(self) -> None:
+        """Remove it if it was not published, and put back what stepped aside for it."""
+        if self.published:
+            return
+        remove(self.path)
+        for path in reversed(self._aside):
+            try:
+                os.rename(path, self.destination)
+            except OSError:
+                if self.destination.exists():  # The new folder has the name, or another run's.
+                    remove(path)
+        with suppress(OSError):  # What a full disk left in the buffer has no place to go.
+            self.file.close()
+
+    def left(self) -> str:
+        """What an interruption left, in words; nothing where that is not known."""
+        if any(os.path.lexists(path) for path in (self.path, *self._aside)):
+            return ""
+        with suppress(OSError):
+            if self.destination.lstat().st_ino == self._inode:
+                return f"{self.destination} was published"
+        return "nothing was left behind"
+
+
+@contextmanager
+def stage(
+    destination: Path,
+    read: ReadFiles,
+    *,
+    overwrite: bool,
+    folder_config: Mapping[str, Any] | None = None,
+) -> Iterator[Staged]:
+    """Open a hidden file beside ``destination``; whatever was not published in it is removed.
+
+    Args:
+        destination: the name that it will get.
+        read: the files that it is made from: they are not replaced, and may not change meanwhile.
+        overwrite: replace what has that name.
+        folder_config: make a folder of diffusers, with this ``config.json`` beside the weights.
+
+    Raises:
+        OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
+        KeyboardInterrupt: as it came, with what it left in words.
+    """
+    check_written(outputs_of(destination, folder=folder_config is not None), read.marks)
+    check_destination(destination, overwrite=overwrite, folder=folder_config is not None)
+    remove_abandoned(destination, folder=folder_config is not None)
+    with ExitStack() as held:
+        with saying_why(destination):
+            path, file = _open_locked(destination, folder_config, held)
+        staged = Staged(path, destination, overwrite, file, read)
+        try:
+            yield staged
+        except KeyboardInterrupt as stop:
+            staged.discard()
+            raise KeyboardInterrupt(staged.left()) from stop
+        finally:
+            staged.discard()
+
+
+def outputs_of(destination: str | Path, *, folder: bool) -> list[str | Path]:
+    """Every path or URL that publishing replaces: of a folder, its files too."""
+    names = (FOLDER_WEIGHTS, FOLDER_CONFIG) if folder else ()
+    base = str(destination).rstrip("/")
+    return [destination, *(f"{base}/{name}" for name in names)]
+
+
+def check_destination(destination: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """Find out before any work whether a file, or a folder of diffusers, can get this name.
+
+    Raises:
+        OutputError: it cannot, and why.
+    """
+    parent = destination.parent
+    if not parent.is_dir():
+        raise OutputError(f"the folder {parent} does not exist; make it, or choose another with -o")
+    if destination.is_dir() and not folder:
+        raise OutputError(f"{destination} is a directory; expected the name of a file")
+    if destination.is_file() and folder:
+        raise OutputError(f"{destination} is a file; expected the name of a folder")
+    if destination.exists() and not overwrite:
+        # A run that was killed while it published has left the other name of what is there.
+        remove_abandoned(destination, folder=folder)
+        raise OutputError(_exists(destination))
+    if destination.is_dir():
+        known = (FOLDER_WEIGHTS, FOLDER_CONFIG)
+        others = {p.name for p in destination.iterdir() if p.name not in known or p.is_dir()}
+        if others:
+            raise OutputError(
+                f"{destination} holds more than an exported model ({min(others)}), and --overwrite "
+                "would remove it; choose another name with -o"
+            )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {parent} cannot be written; choose another with -o")
+
+
+@contextmanager
+def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
+    """Turn what the system refuses into an OutputError that says what to do."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise OutputError(_exists(destination)) from error
+    except OSError as error:
+        size = f" ({nbytes:,} bytes to write)" if nbytes else ""
+        raise OutputError(
+            f"{destination} cannot be written{size}: {error.strerror}. Nothing was left behind; "
+            "free some space or choose another place with -o"
+        ) from error
+
+
+def _open_locked(
+    destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
+) -> tuple[Path, BinaryIO]:
+    """A hidden file, alone or in a hidden folder; open, and locked, until it is let go."""
+    while True:
+        path = hidden_name(destination)
+        if folder_config is None:
+            file = held.enter_context(path.open("x+b"))
+        else:
+            path.mkdir()
+        try:
+            if not _locked(path, held):
+                continue  # Another run took it for abandoned before it was locked: once more.
+            if folder_config is None:
+                return path, file
+            with (path / FOLDER_CONFIG).open("x", encoding="utf-8") as config:
+                config.write(json.dumps(folder_config, indent=2) + "\n")
+                config.flush()
+                os.fsync(config.fileno())
+            return path, held.enter_context((path / FOLDER_WEIGHTS).open("x+b"))
+        except BaseException:
+            remove(path)
+            raise
+
+
+def _locked(path: Path, held: ExitStack) -> bool:
+    """Lock what was just made; False if it is gone already."""
+    if not fcntl:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    held.callback(os.close, handle)
+    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return path.exists()
+
+
+def _exists(destination: Path) -> str:
+    return f"{destination} exists; pass --overwrite to replace it, or choose another name with -o"
+
+
+def _rename_new(path: Path, destination: Path) -> None:
+    """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+    try:
+        os.link(path, destination)
+    except FileExistsError:
+        raise
+    except OSError:  # A file system without hard links: look, then rename.
+        if destination.exists():
+            raise FileExistsError(destination) from None
+        os.rename(path, destination)
+    else:
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # Not every system lets a folder be opened; the rename stands anyway.
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,102 @@
+"""Files read at offsets, and where the bytes of a tensor lie in them.
+
+Files are read and never mapped: where a file is cut short while it is in use, a read is an error,
+whereas access to a mapping kills the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inflate.errors import CheckpointError
+from inflate.io.arrays import Array, Bytes, aligned_empty
+from inflate.io.index import TensorInfo
+
+
+class SourceFile:
+    """A file that any thread reads at any offset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.stream = path.open("rb")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        self.size = os.fstat(self.stream.fileno()).st_size
+
+    def read_into(self, buffer: Bytes, offset: int) -> None:
+        """Fill a buffer with the bytes that begin at an offset.
+
+        Raises:
+            CheckpointError: the file ends before, or the system refuses.
+        """
+        left = buffer.data
+        while left:
+            try:
+                count = os.preadv(self.stream.fileno(), [left], offset)
+            except OSError as error:
+                raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
+            if not count:
+                raise self._cut_short(offset, len(left))
+            left, offset = left[count:], offset + count
+
+    def read(self, count: int, offset: int) -> bytes:
+        """So many bytes from an offset.
+
+        Raises:
+            CheckpointError: the file ends before, or the system refuses.
+        """
+        if not 0 <= offset <= offset + count <= self.size:  # Before room is made for them.
+            raise self._cut_short(offset, count)
+        buffer = aligned_empty(count)
+        self.read_into(buffer, offset)
+        return buffer.tobytes()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+    def _cut_short(self, offset: int, count: int) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} does not hold the {count} bytes expected at byte {offset}: it is cut "
+            "short, or was changed while it was read. Copy or download it again"
+        )
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes in a file."""
+
+    file: SourceFile
+    offset: int
+    nbytes: int
+
+    def read(self) -> Bytes:
+        """The bytes, in an aligned buffer.
+
+        Raises:
+            CheckpointError: the file ends before, or the system refuses.
+        """
+        buffer = aligned_empty(self.nbytes)
+        self.file.read_into(buffer, self.offset)
+        return buffer
+
+
+Place = Extent | Callable[[], Array]
+"""Where a tensor comes from: little-endian bytes in the order of its axes, or a computation."""
+
+
+@dataclass
+class Contents:
+    """What one file holds: its tensors by name, where each comes from, and its metadata.
+
+    ``foreign`` names the classes of a torch file that inert stand-ins took the place of.
+    """
+
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()

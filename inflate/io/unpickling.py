@@ -1,0 +1,246 @@
+"""Torch's own files, read without running anything that is in them.
+
+A pickle is a program: its instructions make containers, name classes and functions, and call them.
+Here containers are made; names and calls stay data that says what was asked for. Nothing is
+imported, nothing is called, nothing is sized by a claim of the file. Of all calls, those that lay a
+tensor over numbers of the file are understood, and checked against the file; any other is an inert
+stand-in, such as training frameworks need (callbacks keyed by their class).
+
+``torch.load(weights_only=True)`` will not do: it runs no foreign code, but calls torch's own as a
+file asks it to, and so a few hundred bytes can take any amount of memory or time.
+
+Source:
+    The layout of the files, the instructions and the names: ``torch/serialization.py``,
+    ``torch/_weights_only_unpickler.py`` and ``torch/_utils.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inflate.errors import CheckpointError, FamilyError
+from inflate.io.arrays import Array, numpy_dtype
+from inflate.io.claims import DamagedError, RefusedError, Storage, TensorRef, described
+from inflate.io.files import shown
+from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.pickles import PickleInterpreter
+from inflate.io.stored import Contents, Extent, Place, SourceFile
+
+_ZIP = b"PK\x03\x04"
+_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_LEGACY_VERSION = 1001
+
+BARE = "latents"
+"""The name given to a tensor that a file holds without one."""
+
+
+@dataclass
+class _Pickled:
+    """The unpickled content of a file, and where its storages lie, by their keys."""
+
+    content: Any
+    storages: Mapping[str, Extent]
+    foreign: set[str]
+    big_endian: bool = False
+
+
+def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
+    """The state dict of a torch file.
+
+    Args:
+        file: the file.
+        bare: accept a single tensor too, which then gets the name :data:`BARE`.
+
+    Raises:
+        CheckpointError: the file is damaged, or asks for what a checkpoint has no need of.
+        FamilyError: the file is sound, but is not a state dict.
+    """
+    path = file.path
+    try:
+        pickled = _zipped(file) if file.read(len(_ZIP), 0) == _ZIP else _legacy(file)
+        content = pickled.content
+        single = bare and isinstance(content, TensorRef)
+        found = Contents(foreign=frozenset(pickled.foreign))
+        for name, ref in ({BARE: content} if single else _state_dict(content, path)).items():
+            if isinstance(name, str) and isinstance(ref, TensorRef):
+                if shown(name) != name:
+                    raise DamagedError(f"a tensor has the name {shown(name)}")
+                found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
+        return found
+    except RefusedError as refused:
+        raise CheckpointError(
+            f"{path} asks for {refused}, which could run code; refused. A checkpoint needs tensors "
+            "and plain containers only"
+        ) from refused
+    except CheckpointError:
+        raise
+    # Whatever an untrusted file makes the reader raise is a fact about the file.
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
+        ) from error
+
+
+def _zipped(file: SourceFile) -> _Pickled:
+    """A file since torch 1.6: a zip archive that stores everything as it is, in one folder."""
+    with zipfile.ZipFile(file.stream) as archive:
+        entries, end = archive.infolist(), archive.start_dir
+    pickles = [e.filename for e in entries if re.fullmatch(r"[^/]+/data\.pkl", e.filename)]
+    if len(pickles) != 1:
+        raise DamagedError(f"it holds {len(pickles) or 'no'} records data.pkl; expected one")
+    folder = pickles[0].removesuffix("data.pkl")
+    if any(entry.filename == folder + "constants.pkl" for entry in entries):
+        raise FamilyError(
+            f"{file.path} is a TorchScript archive; expected named tensors: save its state_dict()"
+        )
+    records = _records([e for e in entries if e.filename.startswith(folder)], end, file)
+    program = records[pickles[0]]
+    stream = io.BytesIO(file.read(program.nbytes, program.offset))
+    interpreter = PickleInterpreter(stream, program.nbytes)
+    content = interpreter.run()
+    order = records.get(folder + "byteorder", Extent(file, 0, 0))
+    storages = {name.removeprefix(f"{folder}data/"): extent for name, extent in records.items()}
+    big_endian = file.read(min(order.nbytes, 8), order.offset) == b"big"
+    return _Pickled(content, storages, interpreter.foreign, big_endian)
+
+
+def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict[str, Extent]:
+    """Where the records of an archive lie, believed only where they do not overlap."""
+    found: dict[str, Extent] = {}
+    following = end
+    for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
+        name = entry.filename
+        if name in found:
+            raise DamagedError(f"its record {name[:100]!r} stands twice")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise DamagedError(f"its record {name[:100]!r} is compressed; torch stores them as is")
+        head = file.read(30, entry.header_offset)
+        if not head.startswith(_ZIP):
+            raise DamagedError(f"its record {name[:100]!r} is not where it is said to be")
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
+        if start + entry.file_size > following or entry.compress_size != entry.file_size:
+            raise DamagedError(f"its record {name[:100]!r} is not of the size it is said to be")
+        found[name] = Extent(file, start, entry.file_size)
+        following = entry.header_offset
+    return found
+
+
+def _legacy(file: SourceFile) -> _Pickled:
+    """A file before torch 1.6: five pickles in a row, then the storages, each behind its length."""
+    interpreter = PickleInterpreter(file.stream, file.size)
+    # The second byte is the protocol.
+    start = interpreter.take(len(_LEGACY_START))
+    if start[2:] != _LEGACY_START[2:] or interpreter.run() != _LEGACY_VERSION:
+        raise DamagedError("it does not begin as a torch file does")
+    interpreter.run()  # The system it comes from; the numbers are little-endian on every one.
+    content = interpreter.run()
+    types = {storage.key: storage.dtype for storage in reversed(interpreter.storages)}
+    storages: dict[str, Extent] = {}
+    keys = interpreter.run()
+    at = file.stream.tell()
+    for key in keys if isinstance(keys, list) else ():
+        dtype = types.get(key) if isinstance(key, str) else None
+        if dtype is None or key in storages:
+            raise DamagedError("its list of storages is not that of its tensors")
+        (count,) = struct.unpack("<q", file.read(8, at))
+        storages[key] = Extent(file, at + 8, count * WIDTHS[dtype])
+        at += 8 + storages[key].nbytes
+        if count < 0 or at > file.size:
+            raise DamagedError("it is cut short")
+    return _Pickled(content, storages, interpreter.foreign)
+
+
+def _state_dict(content: Any, path: Path) -> Mapping[Any, Any]:
+    """The mapping of names to tensors in a loaded file, nested one level at most."""
+    if isinstance(content, TensorRef):
+        raise FamilyError(f"{path} holds a single tensor; expected a checkpoint of named tensors")
+    if not isinstance(content, Mapping):
+        raise FamilyError(
+            f"{path} holds a {described(content).rpartition('.')[2]!r} object, a whole pickled "
+            "module perhaps; expected named tensors: save its state_dict() instead"
+        )
+    nested = content.get("state_dict")
+    if isinstance(nested, Mapping):
+        return nested
+    if any(isinstance(value, TensorRef) for value in content.values()):
+        return content
+    inner = [v for v in content.values() if isinstance(v, Mapping)
+             and any(isinstance(t, TensorRef) for t in v.values())]  # fmt: skip
+    if len(inner) == 1:
+        return inner[0]
+    raise FamilyError(
+        f"{path} holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
+        f"the keys {', '.join(repr(key)[:80] for key in list(content)[:8]) or '(none)'}"
+    )
+
+
+def _placed(name: str, ref: TensorRef, pickled: _Pickled, path: Path) -> tuple[TensorInfo, Place]:
+    """A tensor of a state dict, and where its numbers lie in the file."""
+    within = _within(ref.storage, pickled.storages) if ref.storage else None
+    width = WIDTHS.get(ref.dtype, 0)
+    # From its first number to its last.
+    steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=False)]
+    span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
+    first = ref.offset * width
+    if ref.storage and (not within or first + span > within.nbytes):
+        raise CheckpointError(
+            f"{path}: {name} reaches beyond the numbers that the file holds for it. Copy or "
+            "download it again"
+        )
+    info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
+    if not within or info.nbytes > within.nbytes:
+        raise CheckpointError(
+            f"{path}: {name} claims the shape {ref.shape}, and the file does not hold that many "
+            "numbers; expected dense tensors with their data"
+        )
+    extent = Extent(within.file, within.offset + first, span)
+    if (not span or _is_dense(ref)) and not pickled.big_endian:
+        return info, extent
+    return info, partial(_gather, extent, ref, pickled.big_endian)
+
+
+def _within(storage: Storage, storages: Mapping[str, Extent]) -> Extent | None:
+    """The bytes of the part of a storage that is meant; None where the file does not hold them."""
+    extent = storages.get(storage.key)
+    start, count = storage.view
+    assert storage.dtype is not None
+    width = WIDTHS[storage.dtype]
+    if extent and start + count <= storage.count and storage.count * width <= extent.nbytes:
+        return Extent(extent.file, extent.offset + start * width, count * width)
+    return None
+
+
+def _is_dense(ref: TensorRef) -> bool:
+    """Whether the numbers lie in the order of the axes, without gaps."""
+    expected = 1
+    for n, stride in zip(reversed(ref.shape), reversed(ref.strides), strict=True):
+        if n != 1 and stride != expected:
+            return False
+        expected *= n
+    return True
+
+
+def _gather(extent: Extent, ref: TensorRef, big_endian: bool) -> Array:
+    """A strided view of numbers that lie otherwise in the file than in the order of their axes."""
+    numbers = extent.read().view(numpy_dtype(ref.dtype))
+    if big_endian:
+        parts = 2 if numbers.dtype.kind == "c" else 1
+        numbers.view(f"u{numbers.itemsize // parts}").byteswap(inplace=True)
+    strides = [
+        stride * numbers.itemsize if n > 1 else 0
+        for n, stride in zip(ref.shape, ref.strides, strict=True)
+    ]
+    return np.lib.stride_tricks.as_strided(numbers, ref.shape, strides)

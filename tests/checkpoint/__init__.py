@@ -1,1 +1,0 @@
-"""Tests of ``inflate.checkpoint``."""

@@ -1,0 +1,121 @@
+"""The tensors that a configuration lists, held equal to those of the modules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from inflate.config.presets import load_presets
+from inflate.config.schema import Architecture, Temporal
+from inflate.formats.spec import TensorSpec, decoder_spec, image_shapes, quant_shapes
+from inflate.models import Decoder, Encoder, VideoDecoder
+from inflate.models.autoencoder import Codebook
+from inflate.models.blend import TemporalBlock
+from inflate.models.blocks import conv1x1
+from inflate.vocabulary import ATTN_TYPES, MERGE_STRATEGIES, TIME_MODES
+from tests.io.opening import architecture_of, architecture_of_preset
+
+from ..checkpoints import CODES, KINDS, autoencoder_shapes
+from ..models.builders import SMALL, shapes_of
+from .test_architecture import configurations
+
+KERNELS: tuple[Any, ...] = (3, (3, 1, 1), (5, 3, 3))
+
+
+def listed(spec: tuple[TensorSpec, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(tensor.key, tensor.shape) for tensor in spec]
+
+
+def held(module: nn.Module, prefix: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Keys and shapes of a module, in order."""
+    return [(prefix + key, shape) for key, shape in shapes_of(module).items()]
+
+
+@pytest.mark.parametrize("attn_type", ATTN_TYPES)
+@pytest.mark.parametrize("preset", load_presets())
+def test_every_preset_lists_the_tensors_of_its_modules_in_order(
+    preset: str, attn_type: Any
+) -> None:
+    a = replace(architecture_of_preset(preset), attn_type=attn_type)
+    arguments = a.module_arguments()
+    with torch.device("meta"):
+        image, encoder = Decoder(**arguments), Encoder(**arguments)
+    assert listed(decoder_spec(a)) == held(image, "decoder.")
+    assert list(image_shapes(a)["encoder."].items()) == held(encoder, "encoder.")
+    own = {key for key, _ in held(image, "decoder.")}
+    for mode, merge, kernel in product(TIME_MODES, MERGE_STRATEGIES, KERNELS):
+        temporal = Temporal(mode, merge, 0.25, kernel)
+        with torch.device("meta"):
+            video = VideoDecoder(**arguments, **temporal.module_arguments())
+        spec = decoder_spec(a, temporal)
+        assert listed(spec) == held(video, "decoder.")
+        assert all((tensor.part is None) == (tensor.key in own) for tensor in spec)
+
+
+@pytest.mark.parametrize("preset", load_presets())
+def test_the_tensors_around_a_decoder_are_those_of_its_modules(preset: str) -> None:
+    a = architecture_of_preset(preset)
+    e, z, twice = a.embed_dim, a.z_channels, 2 if a.double_z else 1
+    expected = {}
+    with torch.device("meta"):
+        if e is not None:
+            expected |= held(conv1x1(twice * z, twice * e), "quant_conv.")
+            expected |= held(conv1x1(e, z), "post_quant_conv.")
+        if a.n_embed is not None:
+            expected |= held(Codebook(a.n_embed, e or z), "quantize.")
+    assert {k: s for shapes in quant_shapes(a).values() for k, s in shapes.items()} == expected
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(configurations(), st.sampled_from(KINDS))
+def test_any_architecture_lists_the_tensors_of_its_modules(
+    config: dict[str, Any], kind: str
+) -> None:
+    expected = autoencoder_shapes(kind, **config)
+    parts = image_shapes(architecture_of(expected))
+    assert all(key.startswith(part) for part, shapes in parts.items() for key in shapes)
+    assert {key: shape for shapes in parts.values() for key, shape in shapes.items()} == expected
+
+
+def test_a_codebook_without_quant_convs_is_as_wide_as_the_latent() -> None:
+    shapes = {**autoencoder_shapes("plain", double_z=False), "quantize.embedding.weight": (9, 4)}
+    assert image_shapes(architecture_of(shapes))["quantize."] == {
+        "quantize.embedding.weight": (9, 4)
+    }
+    assert CODES != 9
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_a_tensor_is_for_is_what_its_module_is(kernel: Any) -> None:
+    """Role, inputs of an output, part and layer, and the branch that a ``mix_factor`` weighs."""
+    a = Architecture(**{**SMALL, "ch_mult": (1, 2), "attn_resolutions": (8,)})
+    temporal = Temporal("all", video_kernel_size=kernel)
+    with torch.device("meta"):
+        video = VideoDecoder(**a.module_arguments(), **temporal.module_arguments())
+    kinds = {
+        "norm": (nn.GroupNorm, nn.LayerNorm),
+        "conv": (nn.Conv2d, nn.Conv3d),
+        "linear": nn.Linear,
+        "mix_factor": TemporalBlock,
+    }
+    for tensor in decoder_spec(a, temporal):
+        path = tensor.key.removeprefix("decoder.").rpartition(".")[0]
+        module = video.get_submodule(path)
+        assert isinstance(module, kinds[tensor.role])
+        if tensor.role == "mix_factor":
+            assert isinstance(module, TemporalBlock)
+            assert (tensor.weighs, tensor.part) == (module.mix_weighs, "mix_factor")
+            continue
+        assert tensor.weighs is None
+        assert tensor.fan_in == module.get_parameter("weight")[0].numel()
+        if tensor.part is not None:
+            owner, _, layer = path.partition(f".{tensor.part}")
+            assert isinstance(video.get_submodule(owner).get_submodule(tensor.part), nn.Module)
+            assert tensor.layer == layer.removeprefix(".")

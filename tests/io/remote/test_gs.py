@@ -1,0 +1,170 @@
+"""Google's storage, by way of gcsfs, against the part of its JSON interface that is used."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from inflate.errors import CheckpointError, OutputError
+from inflate.io.remote import check_destination, fetch, publish
+
+from .conftest import Told, whole_files
+
+pytestmark = pytest.mark.slow
+
+BODY = bytes(range(256)) * 1024
+
+
+class Bucket:
+    """The only bucket there is, ``weights``; ``forbidden`` makes every answer a refusal."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.md5: dict[str, str] = {}
+        self.downloads = 0
+        self.forbidden = False
+
+    def describe(self, key: str) -> dict[str, str]:
+        """An object as the interface describes it."""
+        body = self.objects[key]
+        md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+        return {
+            "name": key,
+            "size": str(len(body)),
+            "md5Hash": self.md5.get(key, md5),
+            "etag": md5,
+            "updated": "2026-11-02T08:00:00.000Z",
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    bucket: Bucket
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        inside = unquote(parts.path.partition("/b/")[2])
+        name, _, key = inside.partition("/o/")
+        if self.bucket.forbidden:
+            self._answer(403, {"error": {"code": 403, "message": "no"}})
+        elif name.removesuffix("/o") != "weights" or (key and key not in self.bucket.objects):
+            self._answer(404, {"error": {"code": 404, "message": "Not Found"}})
+        elif name.endswith("/o"):
+            prefix = parse_qs(parts.query).get("prefix", [""])[0]
+            found = [self.bucket.describe(k) for k in self.bucket.objects if k.startswith(prefix)]
+            self._answer(200, {"items": found})
+        elif not key:
+            self._answer(200, {"name": "weights"})
+        elif "alt=media" in parts.query:
+            self.bucket.downloads += 1
+            self._answer(200, self.bucket.objects[key])
+        else:
+            self._answer(200, self.bucket.describe(key))
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        _, described, rest = sent.split(b"--==0==", 2)
+        key = json.loads(described.partition(b"\n\n")[2])["name"]
+        if key in self.bucket.objects and "ifGenerationMatch=0" in self.path:
+            self._answer(412, {"error": {"code": 412, "message": "conditionNotMet"}})
+            return
+        self.bucket.objects[key] = rest.partition(b"\n\n")[2].removesuffix(b"\n--==0==--")
+        self._answer(200, self.bucket.describe(key))
+
+    def _answer(self, status: int, content: object) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A server with one bucket."""
+    gcsfs = pytest.importorskip("gcsfs.core", reason="the extra remote is not installed")
+    import fsspec
+
+    # Its other class asks Google itself, not this server, what kind of bucket it has before it.
+    usual = fsspec.get_filesystem_class("gs")
+    fsspec.register_implementation("gs", gcsfs.GCSFileSystem, clobber=True)
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    held = Bucket()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"bucket": held}))
+    server.daemon_threads, server.block_on_close = True, False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    port = server.server_address[1]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    yield held
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    fsspec.register_implementation("gs", usual, clobber=True)
+
+
+def test_an_object_is_fetched_once(bucket: Bucket, told: Told) -> None:
+    bucket.objects["a/vae.ckpt"] = BODY
+    copy = fetch("gs://weights/a/vae.ckpt", told)
+    assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
+    assert told.last == ("downloading", len(BODY), len(BODY))
+    assert fetch("gs://weights/a/vae.ckpt") == copy
+    assert bucket.downloads == 1
+    bucket.objects["a/vae.ckpt"] = BODY[::-1]
+    assert fetch("gs://weights/a/vae.ckpt").read_bytes() == BODY[::-1]
+
+
+def test_an_object_with_a_wrong_md5_is_not_used(bucket: Bucket, cache: Path) -> None:
+    bucket.objects["vae.ckpt"] = BODY
+    bucket.md5["vae.ckpt"] = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    with pytest.raises(CheckpointError, match=r"arrived with md5 .* nothing of it is used"):
+        fetch("gs://weights/vae.ckpt")
+    assert whole_files(cache) == []
+
+
+def test_a_file_is_published(bucket: Bucket, tmp_path: Path, told: Told) -> None:
+    ours = tmp_path / "x"
+    ours.write_bytes(BODY)
+    location = "gs://weights/out/v.safetensors"
+    check_destination(location, overwrite=False)
+    publish(ours, location, overwrite=False, progress=told)
+    assert bucket.objects == {"out/v.safetensors": BODY}
+    assert told.last == ("uploading", len(BODY), len(BODY))
+    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+        check_destination(location, overwrite=False)
+    ours.write_bytes(BODY[::-1])
+    publish(ours, location, overwrite=True)
+    assert bucket.objects == {"out/v.safetensors": BODY[::-1]}
+
+
+def test_a_name_that_is_taken_meanwhile_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    ours = tmp_path / "x"
+    ours.write_bytes(BODY)
+
+    def steal(phase: str, done: int, total: int) -> None:
+        bucket.objects["v"] = b"theirs"
+
+    with pytest.raises(OutputError, match="exists since a moment ago"):
+        publish(ours, "gs://weights/v", overwrite=False, progress=steal)
+    assert bucket.objects == {"v": b"theirs"}
+
+
+def test_what_is_not_there_or_not_allowed_is_said(bucket: Bucket) -> None:
+    with pytest.raises(CheckpointError, match=r"gs://weights/a\.ckpt does not exist"):
+        fetch("gs://weights/a.ckpt")
+    with pytest.raises(OutputError, match="there is no bucket gs://no-such; make it"):
+        check_destination("gs://no-such/a.ckpt", overwrite=False)
+    bucket.forbidden = True
+    with pytest.raises(CheckpointError, match=r"access is denied.*GOOGLE_APPLICATION_CREDENTIALS"):
+        fetch("gs://weights/a.ckpt")

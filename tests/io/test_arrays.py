@@ -1,0 +1,79 @@
+"""Operations on arrays that numpy lacks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inflate.io.arrays import aligned, aligned_empty, cast, is_finite, numpy_dtype
+from inflate.io.index import FLOATS, WIDTHS
+from inflate.loading import as_tensor
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_types_are_those_of_torch(name: str) -> None:
+    array = np.array([[1, 0]]).astype(numpy_dtype(name))
+    assert array.itemsize == WIDTHS[name]
+    tensor = as_tensor(array)
+    assert tensor.dtype == getattr(torch, name)
+    assert tensor.tolist() == [[1, 0]]
+    assert tensor.data_ptr() == array.ctypes.data
+
+
+@pytest.mark.parametrize("nbytes", [1, 63, 64, 1000, 1 << 20])
+def test_buffers_are_aligned(nbytes: int) -> None:
+    for _ in range(5):
+        buffer = aligned_empty(nbytes)
+        assert (buffer.nbytes, buffer.ctypes.data % 64) == (nbytes, 0)
+        assert aligned(buffer[-1:]).ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([], True),
+        ([0.0, -1.0], True),
+        ([-0.0], True),
+        ([math.nan, 1.0], False),
+        ([-math.nan, 1.0], False),
+        ([1.0, math.inf], False),
+        ([-math.inf, 1.0], False),
+        ([math.inf, math.nan], False),
+    ],
+)
+def test_is_finite(values: list[float], finite: bool, dtype: str) -> None:
+    assert is_finite(np.array(values).astype(numpy_dtype(dtype))) is finite
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_largest_numbers_are_finite(dtype: str) -> None:
+    largest = torch.finfo(getattr(torch, dtype)).max
+    array = np.array([largest, -largest]).astype(numpy_dtype(dtype))
+    assert is_finite(array)
+    assert not is_finite(np.array([largest, math.inf]).astype(numpy_dtype(dtype)))
+
+
+def test_every_number_of_16_bits_is_judged_as_it_is() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    for dtype in ("float16", "bfloat16"):
+        for number in bits.view(numpy_dtype(dtype))[:: 7 if dtype == "float16" else 5]:
+            assert is_finite(np.array([number])) is bool(np.isfinite(np.float64(number)))
+
+
+@given(st.lists(st.floats(width=64), min_size=1), st.sampled_from(FLOATS), st.sampled_from(FLOATS))
+def test_numbers_are_rounded_as_torch_rounds_them(
+    values: list[float], source: str, target: str
+) -> None:
+    # Numbers halfway between two of the narrower type, give or take little, are among them.
+    near = [1 + 2**-11 + 2**-25, 1 + 2**-8 - 2**-30, 1 + 2**-9 + 2**-40, 65519.999, 65520.0, 3e38]
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = cast(np.array([*values, *near]), source)
+    ours = as_tensor(cast(array, target))
+    theirs = as_tensor(array).to(getattr(torch, target))
+    assert torch.equal(ours.nan_to_num(7.0, 8.0, 9.0), theirs.nan_to_num(7.0, 8.0, 9.0))
