@@ -25,8 +25,8 @@ from inflate.loading import (
     load_video_decoder,
 )
 from inflate.models import Decoder, Encoder, VideoDecoder
+from tests.io.opening import assert_same, opened
 
-from .checkpoint.opening import assert_same, opened
 from .checkpoints import (
     ATTENTION_IN_UP,
     CODES,

@@ -129,7 +129,7 @@ def test_remote_sources_and_outputs(
 ) -> None:
     """By way of fsspec: a web server here stands for a store that all machines reach."""
     pytest.importorskip("aiohttp", reason="the extra remote is not installed")
-    from ..remote.web import serve
+    from tests.io.remote.web import serve
 
     (path,) = sources(1)
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))

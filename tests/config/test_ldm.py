@@ -12,8 +12,8 @@ import yaml
 from inflate.config.loading import build_config, read_config
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.errors import ConfigError
+from tests.io.opening import architecture_of
 
-from ..checkpoint.opening import architecture_of
 from ..checkpoints import autoencoder_shapes
 
 DDCONFIG: dict[str, Any] = {

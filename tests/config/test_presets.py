@@ -16,8 +16,8 @@ from inflate.config.presets import load_presets, matching_presets
 from inflate.config.schema import Architecture, Config, flatten
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.vocabulary import DDCONFIG_KEYS
+from tests.io.opening import architecture_of
 
-from ..checkpoint.opening import architecture_of
 from ..checkpoints import autoencoder_shapes
 
 COMMON: dict[str, Any] = {

@@ -19,8 +19,8 @@ from inflate.io.reader import open_checkpoint
 from inflate.loading import read_tensor
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert
+from tests.io.opening import assert_same
 
-from ..checkpoint.opening import assert_same
 from ..checkpoints import (
     DDCONFIG,
     FIRST_STAGE,

@@ -18,9 +18,9 @@ from inflate.formats.dialects import from_diffusers, speaks_diffusers, to_diffus
 from inflate.loading import read_tensor
 from inflate.models import VideoDecoder
 from inflate.workflow import convert, inspect
+from tests.formats.test_architecture import configurations
+from tests.io.opening import assert_same, opened
 
-from ..checkpoint.opening import assert_same, opened
-from ..checkpoint.test_architecture import configurations
 from ..checkpoints import DDCONFIG, autoencoder, autoencoder_shapes, write_safetensors
 from ..conversions import CPU
 from .making import (

@@ -24,8 +24,8 @@ from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import Tolerance
 from inflate.parity.verify import run_check
 from inflate.workflow import ConversionResult, convert, verify
+from tests.io.opening import assert_same
 
-from ..checkpoint.opening import assert_same
 from ..checkpoints import autoencoder, video_autoencoder, write_safetensors
 from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of, spoil_file

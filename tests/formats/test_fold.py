@@ -17,8 +17,8 @@ from inflate.errors import PlanError
 from inflate.parity.probes import SMALL_PROBES
 from inflate.parity.result import FoldResult
 from inflate.workflow import convert, verify
+from tests.io.opening import assert_same
 
-from ..checkpoint.opening import assert_same
 from ..checkpoints import FIRST_STAGE, autoencoder, video_autoencoder, write_safetensors
 from ..cli.conftest import Run
 from ..conversions import CPU, image_decode, metadata_of

@@ -15,8 +15,8 @@ from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.workflow import convert
+from tests.io.opening import architecture_of_preset
 
-from ..checkpoint.opening import architecture_of_preset
 from ..checkpoints import FIRST_STAGE
 from ..conversions import CPU
 from ..models.builders import REFERENCE, shapes_of

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from inflate.errors import CheckpointError, FamilyError, PlanError
 from inflate.workflow import convert, inspect, verify
+from tests.io.opening import assert_same, opened
 
-from ..checkpoint.opening import assert_same, opened
 from ..checkpoints import (
     FIRST_STAGE,
     KINDS,

@@ -17,8 +17,8 @@ from inflate.errors import ConfigError, PlanError
 from inflate.models import VideoDecoder
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert, verify
+from tests.io.opening import assert_same
 
-from ..checkpoint.opening import assert_same
 from ..checkpoints import (
     DDCONFIG,
     FIRST_STAGE,

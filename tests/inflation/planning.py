@@ -12,8 +12,7 @@ from torch import Tensor
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.formats.source import Source
 from inflate.inflation.plan import InflationPlan, make_plan
-
-from ..checkpoint.opening import opened
+from tests.io.opening import opened
 
 
 def config_of(**arguments: Any) -> Config:

@@ -25,8 +25,8 @@ from inflate.inflation.initializers import Rule, draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make
 from inflate.io.writer import SafetensorsWriter
 from inflate.progress import Progress, silent
+from tests.io.opening import assert_same
 
-from ..checkpoint.opening import assert_same
 from ..checkpoints import autoencoder, prefixed
 from .planning import planned
 
