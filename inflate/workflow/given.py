@@ -126,7 +126,7 @@ def encode(source: Source, pixels: Tensor, device: torch.device, progress: Progr
     with exact_float32(), torch.inference_mode(), saying_memory(device, "images were encoded"):
         for done, image in enumerate(pixels):
             progress("encoding", done, len(pixels))
-            found.append(encoder(image[None].to(device)).cpu())
+            found.append(encoder.encode(image[None].to(device)).cpu())
         progress("encoding", len(pixels), len(pixels))
     return torch.cat(found)
 

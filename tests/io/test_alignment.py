@@ -23,7 +23,7 @@ from inflate.formats.views import with_learned_blend, with_post_quant_folded
 from inflate.io.arrays import ALIGNMENT
 from inflate.io.reader import open_checkpoint
 from inflate.loading import aligned, as_tensor, load_encoder, load_image_decoder, load_video
-from inflate.models.frame_file import Clip
+from inflate.models.chunked import Clip, FrameFile
 from inflate.parity.diffusers import against_export
 from inflate.parity.latents import read_latents
 from inflate.workflow import convert
@@ -211,7 +211,7 @@ def test_latents_are_aligned(write: Callable[[Path, Tensor], list[Path]], tmp_pa
 
 def test_frames_that_waited_on_disk_are_aligned(tmp_path: Path) -> None:
     frames = torch.arange(6 * 32 * 5 * 3.0).view(6, 32, 5, 3)
-    with Clip(1, 6, 2, tmp_path).file() as file:
+    with FrameFile(Clip(1, 6, 2, tmp_path)) as file:
         file.append(frames)
         read = [file.read(first, first + 1) for first in range(6)]
         read.append(file.read_pixels(0, 15))

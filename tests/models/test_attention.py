@@ -24,9 +24,9 @@ LOGGER = "inflate.models.attention"
 @pytest.fixture(autouse=True)
 def _fresh_log() -> Iterator[None]:
     """What is said once a process is said once a test."""
-    attention._say_fallback.cache_clear()
+    attention._log_fallback.cache_clear()
     yield
-    attention._say_fallback.cache_clear()
+    attention._log_fallback.cache_clear()
 
 
 class FakeOps(ModuleType):

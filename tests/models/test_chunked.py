@@ -15,8 +15,7 @@ from torch.utils._pytree import tree_leaves
 from inflate.models import VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import GroupNorm
-from inflate.models.chunked import Moments
-from inflate.models.frame_file import Clip, FrameFile
+from inflate.models.chunked import Clip, FrameFile, Moments
 
 from .builders import (
     ATTN_TYPES,
@@ -266,7 +265,7 @@ def test_moments_of_a_chunk_are_not_those_of_the_clip() -> None:
 def test_a_frame_file_gives_back_what_it_was_given(dtype: torch.dtype) -> None:
     clip = Clip(videos=2, frames=5, chunk=2, directory=None)
     x = noise(2, 5, 3, 4, 6, dtype=dtype)  # B T C H W
-    with clip.file() as file:
+    with FrameFile(clip) as file:
         assert isinstance(file, FrameFile)
         for first, last in clip.spans():
             file.append(x[:, first:last].flatten(0, 1))

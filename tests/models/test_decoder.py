@@ -42,7 +42,7 @@ def test_levels_are_indexed_from_the_finest() -> None:
     decoder = Decoder(**{**SMALL, "ch_mult": [1, 2, 4], "num_res_blocks": 2})
     outs = [[block.out_channels for block in level.block] for level in decoder.up]
     assert outs == [[32] * 3, [64] * 3, [128] * 3]
-    assert [hasattr(level, "upsample") for level in decoder.up] == [False, True, True]
+    assert [level.upsample is not None for level in decoder.up] == [False, True, True]
     assert decoder.conv_in.out_channels == 128
     assert decoder.conv_out.in_channels == 32
 

@@ -50,7 +50,7 @@ def test_resolution_decides_where_attention_sits(
     )
     assert [i for i, level in enumerate(model.down) if len(level.attn)] == levels
     assert all(len(model.down[i].attn) == len(model.down[i].block) for i in levels)
-    assert [hasattr(level, "downsample") for level in model.down] == [True, True, False]
+    assert [level.downsample is not None for level in model.down] == [True, True, False]
     assert type(model.mid.attn_1) is AttnBlock
 
 
