@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inflate.errors import InflateError
     from inflate.loading import load_video_autoencoder, load_video_decoder
     from inflate.models import VideoDecoder
-    from inflate.workflow import convert, verify
+    from inflate.workflow import convert, save_video_autoencoder, verify
 
 __all__ = [
     "InflateError",
@@ -24,6 +24,7 @@ __all__ = [
     "convert",
     "load_video_autoencoder",
     "load_video_decoder",
+    "save_video_autoencoder",
     "verify",
 ]
 
@@ -33,6 +34,7 @@ _HOMES = {
     "convert": "inflate.workflow",
     "load_video_autoencoder": "inflate.loading",
     "load_video_decoder": "inflate.loading",
+    "save_video_autoencoder": "inflate.workflow",
     "verify": "inflate.workflow",
 }
 

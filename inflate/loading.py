@@ -21,7 +21,7 @@ from inflate.formats.shapes import mismatches
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
-from inflate.io.arrays import ALIGNMENT, Array
+from inflate.io.arrays import ALIGNMENT, Array, numpy_dtype
 from inflate.io.reader import open_checkpoint
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import LatentEncoder, VideoAutoencoder
@@ -45,6 +45,14 @@ def as_tensor(array: Array) -> Tensor:
     # torch does not know the half types of ml_dtypes, so the bytes pass as integers.
     dtype: torch.dtype = getattr(torch, array.dtype.name)
     return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor's numbers as an array on the CPU, in the type of the same name."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
 
 
 def aligned(tensor: Tensor) -> Tensor:
@@ -107,7 +115,9 @@ def load_video(
             f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
             " expected a video checkpoint. 'inflate convert' makes one of it"
         )
-    return _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
+    decoder = _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
+    decoder.file_metadata = dict(source.checkpoint.metadata)
+    return decoder
 
 
 def load_post_quant_conv(

@@ -18,9 +18,19 @@ StoredType = Literal["float32", "float16", "bfloat16"]
 ComputeType = Literal["float32", "float16", "bfloat16", "float64"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
 ComparedWith = Literal["reference", "folded-reference"]
+TRAINED = "trained"
+"""What the header of a file that was saved after training has in the place of a verdict."""
+
 VERDICT_KEY = "inflate.parity.verdict"
 COMPARED_WITH_KEY = "inflate.parity.compared_with"
 """Where the header of our files says what the check found, and with what it compared."""
+
+TemporalPart = Literal[
+    "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
+]
+
+TEMPORAL_PARTS: tuple[TemporalPart, ...] = get_args(TemporalPart)
+"""Names that only a video decoder's keys contain."""
 
 TIME_MODES: tuple[str, ...] = get_args(TimeMode)
 MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)

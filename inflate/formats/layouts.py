@@ -6,17 +6,12 @@ All of this is data about names; no tensor is read.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from typing import Literal, get_args
+
+from inflate.vocabulary import TEMPORAL_PARTS, TemporalPart
 
 DECODER = "decoder."
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 """Parts of an autoencoder other than its decoder, copied unchanged."""
-
-TemporalPart = Literal[
-    "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
-]
-TEMPORAL_PARTS: tuple[TemporalPart, ...] = get_args(TemporalPart)
-"""Names that only a video decoder's keys contain."""
 
 DROPPED = {
     "loss.": "training loss (discriminator, perceptual)",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inflate.config.schema import Architecture, Temporal
-from inflate.formats.layouts import DECODER, TemporalPart, temporal_part
+from inflate.formats.layouts import DECODER, temporal_part
 from inflate.mix_factor import ATTENTION_WEIGHS, RESIDUAL_WEIGHS, Weighs
+from inflate.vocabulary import TemporalPart
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]

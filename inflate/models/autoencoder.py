@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inflate.models.blocks import at_least_float32, conv1x1
 from inflate.models.image import Encoder
+from inflate.models.training import Trainable
 from inflate.models.video_decoder import VideoDecoder
 
 
@@ -63,30 +64,46 @@ class LatentEncoder(nn.Module):
         """The latents of images: the posterior's mean, or the nearest entries of the codebook.
 
         Args:
-            images: ``N C H W`` in [-1, 1]; frames of videos are folded, ``(B T) C H W``.
+            images: ``N C H W`` or ``B T C H W`` in [-1, 1].
 
         Returns:
-            Latents ``N e h w``, unscaled.
+            Latents ``N e h w`` or ``B T e h w``, unscaled.
 
         Raises:
-            ValueError: the file that this was loaded from holds no encoder.
+            ValueError: another shape; or the file that this was loaded from holds no encoder.
         """
         if self.encoder is None:
             raise ValueError(
                 "this autoencoder was loaded from a file without an encoder: convert the whole "
                 "image autoencoder to have encode()"
             )
-        h: Tensor = self.encoder(images)
+        channels = self.encoder.conv_in.in_channels
+        h: Tensor = self.encoder(_folded("images", images, channels))
         if self.quant_conv is not None:
             h = self.quant_conv(h)
         if self.quantize is not None:
-            entries: Tensor = self.quantize(h)
-            return entries
-        # With double_z, a KL encoder returns mean and log-variance.
-        return h[:, : self.latent_channels].contiguous()
+            h = self.quantize(h)
+        else:  # With double_z, a KL encoder returns mean and log-variance.
+            h = h[:, : self.latent_channels].contiguous()
+        return _unfolded(h, images)
 
 
-class VideoAutoencoder(LatentEncoder):
+def _folded(name: str, x: Tensor, channels: int) -> Tensor:
+    """``N C H W`` or ``B T C H W`` to ``N C H W``; ValueError for other shapes."""
+    if x.dim() not in (4, 5) or x.shape[-3] != channels:
+        raise ValueError(
+            f"{name} have the shape {list(x.shape)}; expected (B T) C H W or B T C H W with "
+            f"{channels} channels"
+        )
+    return x if x.dim() == 4 else x.flatten(0, 1)
+
+
+def _unfolded(out: Tensor, x: Tensor) -> Tensor:
+    """``(B T) ...`` in the form of ``x``: folded, or ``B T ...``."""
+    return out if x.dim() == 4 else out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+class VideoAutoencoder(LatentEncoder, Trainable):
     """An image encoder and a video decoder, with the quant convs and the codebook between them.
 
     Args:
@@ -120,23 +137,40 @@ class VideoAutoencoder(LatentEncoder):
         """The images of latents.
 
         Args:
-            latents: ``(B T) e h w``, unscaled.
-            timesteps: frames per video, T.
+            latents: ``(B T) e h w`` or ``B T e h w``, unscaled.
+            timesteps: frames per video, T; known from the second form.
             skip_video: run the image layers alone.
             chunk: how many frames of each video to hold in memory at a time, for long clips; see
                 ``decode_stream`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
             directory: where temporary files go; the system's place for them by default.
 
         Returns:
-            Images ``(B T) C H W``, near [-1, 1].
+            Images ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
 
         Raises:
-            ValueError: as :meth:`~inflate.models.video_decoder.VideoDecoder.decode`.
+            ValueError: another shape, or one that contradicts ``timesteps``; or as
+                :meth:`~inflate.models.video_decoder.VideoDecoder.decode`.
             OSError: the temporary files cannot be written.
         """
-        z = latents
-        if self.post_quant_conv is not None:
-            z = self.post_quant_conv(z)
+        post = self.post_quant_conv
+        z = _folded("latents", latents, (post or self.decoder.conv_in).in_channels)
+        if latents.dim() == 5:
+            frames = latents.shape[1]
+            if timesteps not in (None, frames):
+                raise ValueError(
+                    f"timesteps is {timesteps}, and the latents have {frames} frames per video; "
+                    "leave timesteps out"
+                )
+            timesteps = frames
+        if post is not None:
+            z = post(z)
         if chunk is not None and not latents.requires_grad:
             z = z.detach()  # The gradient of post_quant_conv alone must not refuse chunks.
-        return self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+        return _unfolded(out, latents)
+
+    def forward(
+        self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False
+    ) -> Tensor:
+        """:meth:`decode`, through which wrappers such as DistributedDataParallel train."""
+        return self.decode(latents, timesteps, skip_video)

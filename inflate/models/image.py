@@ -22,6 +22,7 @@ from inflate.models.blocks import (
     silu,
     spatial_norm,
 )
+from inflate.models.training import Checkpointed
 
 
 def best_layout(x: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def best_layout(x: Tensor) -> Tensor:
     return x
 
 
-class Decoder(nn.Module):
+class Decoder(Checkpointed):
     """The image decoder of the family, ``N z_channels h w -> N out_ch H W``.
 
     Levels are indexed from the finest (0) and run from the coarsest down.
@@ -154,10 +155,10 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """``N z_channels h w -> N out_ch H W``, h and w doubled at each level but one."""
-        return self._run(z, lambda step, h: step(h))
+        return self._run(z, self.run_step)
 
 
-class Encoder(nn.Module):
+class Encoder(Checkpointed):
     """The encoder of the family, ``N in_channels H W -> N (2 z_channels) h w``.
 
     Args:
@@ -227,5 +228,5 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``N in_channels H W -> N (2 z_channels) h w``, h and w halved at each level but one."""
         for step in self.steps():
-            x = step(x)
+            x = self.run_step(step, x)
         return x

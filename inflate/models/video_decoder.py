@@ -17,13 +17,14 @@ from inflate.models.chunked import Clip, decode_stream
 from inflate.models.image import Decoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.time_attention import make_time_attn
+from inflate.models.training import Trainable
 from inflate.vocabulary import TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
 """The modules that take ``timesteps`` and ``skip_video``."""
 
 
-class VideoDecoder(Decoder):
+class VideoDecoder(Decoder, Trainable):
     """The image decoder with temporal layers, ``(B T) z_channels h w -> (B T) out_ch H W``.
 
     ==================  =================  ==============  =================
@@ -52,6 +53,8 @@ class VideoDecoder(Decoder):
     """
 
     available_time_modes: ClassVar[list[str]] = list(TIME_MODES)
+    file_metadata: dict[str, str]
+    """The header of the file of ours that this was loaded from; saving records its origin."""
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class VideoDecoder(Decoder):
         self.merge_strategy = merge_strategy
         self.time_mode = time_mode
         self.timesteps = timesteps
+        self.file_metadata = {}
         super().__init__(**kwargs)
 
     def _blend(self) -> dict[str, Any]:
@@ -120,8 +124,8 @@ class VideoDecoder(Decoder):
 
         def call(step: Step, h: Tensor) -> Tensor:
             if isinstance(step, TEMPORAL_MODULES):
-                return step(h, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
-            return step(h)
+                return self.run_step(step, h, timesteps=frames, skip_video=skip_video)
+            return self.run_step(step, h)
 
         return self._run(z, call)
 
