@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inflate.batch.executor import Task, failure
-from inflate.batch.marks import Mark, hash_of_source, mark_of_output, mark_of_source
+from inflate.batch.marks import Mark, hash_of_output, hash_of_source, mark_of_output, mark_of_source
 from inflate.errors import OutputError
 from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
@@ -53,8 +53,14 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
             told = now
             tell("progress", {"phase": phase, "done": done, "total": total})
 
+    hashes: dict[str, str | None] = {"source_sha256": None, "output_sha256": None}
+
+    def hashed(staged: Path) -> dict[str, str | None]:
+        hashes["output_sha256"] = hash_of_output(str(staged))
+        return hashes
+
     def publishing(result: ConversionResult, staged: Path) -> None:
-        record = _record(result, started)
+        record = _record(result, started, hashed(staged))
         record["output_mark"] = None if is_remote(task.output) else _text(mark_of_output(staged))
         if not ask("publish", record).get("go"):
             raise StoppedError
@@ -68,6 +74,7 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
     try:
         before = mark_of_source(task.source)
         _make_folder(task.output)
+        hashes["source_sha256"] = hash_of_source(task.source)
         result = convert_with(
             task.source,
             task.output,
@@ -75,7 +82,7 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
             progress=progress,
             before_publish=publishing,
         )
-        record = _record(result, started)
+        record = _record(result, started, hashes)
         # A source that changed meanwhile is not known by how it looks now.
         record["source_mark"] = _text(before) if before == mark_of_source(task.source) else None
         record["output_mark"] = _text(mark_of_output(task.output)) if result.passed else None
@@ -86,13 +93,14 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
     tell("end", record)
 
 
-def _record(result: ConversionResult, started: float) -> dict[str, Any]:
+def _record(
+    result: ConversionResult, started: float, hashes: Mapping[str, str | None]
+) -> dict[str, Any]:
     from inflate.report.documents import conversion_document
 
     return {
         "state": "held" if result.passed else "unequal",
-        "source_sha256": result.source_sha256,
-        "output_sha256": result.sha256,
+        **hashes,
         "document": {
             "conversion": conversion_document(result),
             "seconds": round(time.perf_counter() - started, 3),
