@@ -191,6 +191,11 @@ class VerifyOptions:
         None, "Which autoencoder of REFERENCE to take, such as 'vae.'.", "Advanced"
     )
     weights: Weights = _option("plain", "Plain weights, or their moving averages.", "Advanced")
+    trained: bool = _option(
+        False,
+        "Check a trained checkpoint: its spatial layers must be the image decoder's.",
+        "Checks",
+    )
     trainability: bool = _option(
         False, "Measure by two backward passes which temporal tensors learn.", "Checks"
     )

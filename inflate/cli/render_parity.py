@@ -128,6 +128,7 @@ def _facts(document: Document) -> Iterator[tuple[str, str]]:
             "",
         )
     yield from _learning(document)
+    yield from _trained(document)
     if document["self_test"] is not None:
         damages, missed = document["self_test"]["damages"], missed_damages(document)
         text = f"self-test: {len(damages) - len(missed)} of {len(damages)} damages noticed"
@@ -147,6 +148,25 @@ def _learning(document: Document) -> Iterator[tuple[str, str]]:
         more = f" and {len(tensors) - _FEW} more; --json lists them" if len(tensors) > _FEW else ""
         style = "yellow" if any(t["change"] for t in tensors) else ""
         yield f"  never, {len(tensors)}: {reason_}: {names}{more}", style
+
+
+def _trained(document: Document) -> Iterator[tuple[str, str]]:
+    trained = document.get("trained")
+    if trained is None:
+        return
+    for problem in trained["problems"]:
+        yield f"trained: {problem}", "red"
+    yield (
+        f"trained: outputs differ from the image decoder's by up to "
+        f"{error_text(trained['max_abs_difference'])}, "
+        f"{error_text(trained['relative_difference'])} of them in root mean square",
+        "",
+    )
+    for part in trained["movements"]:
+        far = f"{error_text(part['distance'])} from the start"
+        if part["relative"] is not None:
+            far += f", {error_text(part['relative'])} of its norm"
+        yield f"  {part['part']}: {part['moved']} of {part['tensors']} tensors moved, {far}", ""
 
 
 def _weights(weights: dict[str, Any]) -> Iterator[tuple[str, str]]:

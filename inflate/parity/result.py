@@ -154,6 +154,37 @@ class TrainabilityResult:
 
 
 @dataclass(frozen=True)
+class Movement:
+    """How far training moved the tensors of a temporal part from their start.
+
+    ``moved`` counts those that changed at all. ``distance`` is the norm of the difference,
+    ``relative`` that in units of the start's norm; None where the start is zero. Both are None
+    where they are not finite.
+    """
+
+    part: str
+    tensors: int
+    moved: int
+    distance: float | None
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class TrainedResult:
+    """What training did to a video decoder whose spatial layers were checked.
+
+    The differences are those of its outputs to the image decoder's: the largest, and the root mean
+    square in units of that of the image decoder's. ``problems`` make the check fail.
+    ``movements`` is empty where the file does not record its start.
+    """
+
+    problems: tuple[str, ...]
+    max_abs_difference: float | None
+    relative_difference: float | None
+    movements: tuple[Movement, ...]
+
+
+@dataclass(frozen=True)
 class Damage:
     """A way in which the candidate was spoilt in memory, and what caught it; None: nothing did."""
 
@@ -287,6 +318,7 @@ class ParityReport:
     floor: FloorResult | None = None
     bisect: BisectResult | None = None
     trainability: TrainabilityResult | None = None
+    trained: TrainedResult | None = None
     self_test: SelfTestResult | None = None
     overflow: OverflowResult | None = None
     plan: tuple[PlanRow, ...] = ()

@@ -58,6 +58,11 @@ def _reason(document: Document) -> str:
     checked = counted(len(document["probes"]), "probe")
     if document["layers"]:
         checked += f" and {counted(len(document['layers']), 'layer')}"
+    if document.get("trained") is not None:
+        return (
+            "The spatial layers are still the image decoder's: all their tensors, and their "
+            f"outputs on {checked}."
+        )
     if document["verdict"] == "bitwise":
         folded = "folded " if document["fold"] is not None else ""
         return (
@@ -79,6 +84,9 @@ def _why_it_fails(document: Document) -> str:
             f"The outputs agree, but {weights['different']} of {weights['compared']} copied "
             "tensors differ from their source."
         )
+    trained = document.get("trained")
+    if not failed and trained is not None:
+        return f"Training did not leave a sound checkpoint: {'; '.join(trained['problems'])}."
     first = document["first_divergence"]
     where = f"; {first} is the first layer that differs" if first is not None else ""
     if document["max_abs_error"] is None:
@@ -126,7 +134,7 @@ def _about_the_outputs(document: Document) -> list[str]:
         )
     elif bisect is not None:
         told.append("No temporal module alone is guilty: look at the spatial layers.")
-    elif not weights["different"]:
+    elif not weights["different"] and document.get("trained") is None:
         told.append("Run again with --bisect: it names the temporal module that is to blame.")
     return told
 

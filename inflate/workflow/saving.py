@@ -27,7 +27,7 @@ from inflate.formats.source import Source, describe
 from inflate.inflation.initializers import make_array
 from inflate.inflation.plan import Copy, PlannedTensor
 from inflate.io.arrays import Array, bytes_of, cast
-from inflate.io.files import CheckpointFiles, hash_files
+from inflate.io.files import CheckpointFiles
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.protected import ReadFiles
 from inflate.io.reader import Checkpoint, open_checkpoint
@@ -39,16 +39,14 @@ from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import MemoryEfficientAttnBlock, ResnetBlock
 from inflate.options import ConvertOptions, check_location, checked
 from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
-from inflate.workflow.header import POST_QUANT_KEY, header_of
+from inflate.workflow.header import POST_QUANT_KEY, PROVENANCE_KEY, SEED_KEY, header_of
 from inflate.workflow.production import prepare
 from inflate.workflow.sources import name_of
 
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
 """Where ``torch.compile``, DistributedDataParallel and FSDP keep the module that they wrap."""
 
-_SEED_KEY = "inflate.seed"
-_PROVENANCE_KEY = "inflate.provenance"
-_CARRIED = (SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, _SEED_KEY, _PROVENANCE_KEY)
+_CARRIED = (SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, SEED_KEY, PROVENANCE_KEY)
 """Entries of the header that training does not change; left out where they are not known."""
 
 
@@ -229,6 +227,5 @@ def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:
             return {key: recorded[key] for key in _CARRIED if key in recorded}
         return {
             SOURCE_NAME_KEY: name_of(location),
-            SOURCE_HASH_KEY: hash_files(checkpoint.files),
             SOURCE_FINGERPRINT_KEY: fingerprint_of(describe(checkpoint, image=True).checkpoint),
         }

@@ -41,6 +41,7 @@ from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import files_of, local_source
+from inflate.workflow.trained import check_trained, hint, spatial_path, with_training
 
 _COMPUTED = ("tanh_out", "attn_type")
 _FACTORS = ("scaling_factor", "shift_factor")
@@ -60,6 +61,7 @@ def verify(
     merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
+    trained: bool = False,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -88,6 +90,8 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
+            equal the reference; report how far its temporal layers and its outputs moved.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not depend on it.
         images: a folder of images, decoded as the frames of one video.
@@ -117,6 +121,7 @@ def verify(
         merge_strategy=merge_strategy,
         prefix=prefix,
         weights=weights,
+        trained=trained,
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
@@ -156,6 +161,8 @@ def verify_with(
         if value is not None and not 0.0 <= value < math.inf:
             raise ConfigError(f"--{name} is {value}; expected a finite number, 0 or more")
     check_given(options)
+    if options.trained:
+        check_trained(options, candidate)
     where = resolve_device(options.device)
     compute = getattr(torch, options.dtype)
     default = TOLERANCES[options.dtype]
@@ -211,24 +218,26 @@ def verify_with(
             notes=(*comparands.notes, *notes, *told),
         )
         prints = reference_print.result(), video_print.result()
+        probes = (*thorough_probes_for(where), *extra)
+        trained = options.trained
         report = run_check(
-            comparands,
+            spatial_path(comparands) if trained else comparands,
             reference=(shown(str(reference)), prints[0]),
             candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
             device=where,
             tolerance=tolerance,
             seed=options.seed,
-            probes=(*thorough_probes_for(where), *extra),
+            probes=probes,
             fold=fold,
             recorded_source=None
             if candidate is None
             else _recorded_source(opened.metadata, prints[0]),
             changed=changed_since(opened.metadata, prints[1]),
             scope=Scope(
-                layers=True,
-                frames=True,
-                floor=True,
+                layers=not trained,
+                frames=not trained,
+                floor=not trained,
                 bisect=options.bisect,
                 self_test=options.self_test,
                 pictures=pictures,
@@ -239,6 +248,10 @@ def verify_with(
             else partial(keep_outputs, options.save_outputs),
             progress=progress,
         )
+        if trained:
+            report = with_training(report, comparands, video, probes, where, compute, options.seed)
+        elif candidate is not None:
+            report = replace(report, notes=(*report.notes, *hint(report, video)))
         learned = measure(video, where) if options.trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
 

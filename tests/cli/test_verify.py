@@ -58,7 +58,7 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
     assert set(document) == {
         *("schema", "verdict", "compared_with", "max_abs_error", "reference", "candidate"),
         *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
-        *("layers", "first_divergence", "floor", "bisect", "trainability", "self_test"),
+        *("layers", "first_divergence", "floor", "bisect", "trainability", "trained", "self_test"),
         *("overflow", "plan", "recorded_source", "changed"),
     }
     assert document["schema"] == "inflate/parity-report/1"

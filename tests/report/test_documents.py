@@ -83,6 +83,7 @@ def test_a_parity_report_in_full() -> None:
         "floor": None,
         "bisect": None,
         "trainability": None,
+        "trained": None,
         "self_test": None,
         "overflow": None,
         "plan": [],
