@@ -48,16 +48,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _wide(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else at_least_float32(parameter)
-
-
 class GroupNorm(nn.GroupNorm):
     """GroupNorm that computes in float32 or wider and returns its input's type."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``N C ...`` to the same shape and type."""
-        weight, bias = _wide(self.weight), _wide(self.bias)
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         y = F.group_norm(at_least_float32(input), self.num_groups, weight, bias, self.eps)
         return y.to(input.dtype)
 
@@ -67,7 +63,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """``... C``, normalised over the last axis, to the same shape and type."""
-        weight, bias = _wide(self.weight), _wide(self.bias)
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         y = F.layer_norm(at_least_float32(input), self.normalized_shape, weight, bias, self.eps)
         return y.to(input.dtype)
 
@@ -272,7 +268,6 @@ class Levels(nn.ModuleList):
     """The levels of an encoder or decoder, finest first."""
 
     def __iter__(self) -> Iterator[Level]:
-        """Each level."""
         return cast("Iterator[Level]", super().__iter__())
 
 

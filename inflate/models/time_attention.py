@@ -17,9 +17,6 @@ from inflate.models.attention import attend
 from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import AttnBlock, LayerNorm, MemoryEfficientAttnBlock, check_attn_type
 
-MAX_PERIOD = 10_000.0
-"""Longest period of the frame embedding, in frames."""
-
 
 def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
     """Sinusoids of the frame indices ``0..T-1``, ``T C``: cosines first, then sines, in float32.
@@ -29,7 +26,7 @@ def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=device)
-    frequencies = torch.exp(-math.log(MAX_PERIOD) * steps / half)
+    frequencies = torch.exp(-math.log(10_000.0) * steps / half)
     index = torch.arange(frames, dtype=torch.float32, device=device)
     angles = index[:, None] * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

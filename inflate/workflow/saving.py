@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from inflate.config.schema import Settings
-from inflate.errors import ConfigError, PlanError, quoted
+from inflate.errors import ConfigError, PlanError
 from inflate.formats.fingerprint import fingerprint, fingerprint_of
 from inflate.formats.layouts import DECODER
 from inflate.formats.recorded import (
-    CONFIG_KEY,
     FINGERPRINT_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
@@ -149,7 +147,7 @@ def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a state dict under the names of the module without wrappers.
 
     Raises:
-        PlanError: some have no numbers of their own here.
+        PlanError: some are not here as a whole, or of a type that no file holds.
     """
     problems = []
     for name, tensor in state_dict.items():
@@ -157,6 +155,8 @@ def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             problems.append(f"{name} is on the meta device, and has no numbers")
         elif hasattr(tensor, "full_tensor"):
             problems.append(f"{name} is sharded; pass state_dict=, gathered with full_state_dict")
+        elif dtype_name(tensor.dtype) not in WIDTHS:
+            problems.append(f"{name} is of the type {dtype_name(tensor.dtype)}")
     if problems:
         raise PlanError("tensors cannot be saved:", problems)
     return {
@@ -189,24 +189,13 @@ def _as_source(tensors: Mapping[str, Tensor], settings: Settings, path: Path) ->
         PlanError: they fit no architecture.
         ConfigError: the settings contradict them.
     """
-    infos = {}
-    for name, tensor in tensors.items():
-        dtype = dtype_name(tensor.dtype)
-        if dtype not in WIDTHS:
-            raise PlanError("tensors cannot be saved:", [f"{name} is of type {quoted(dtype)}"])
-        infos[name] = TensorInfo(name, tuple(tensor.shape), dtype, tensor.nbytes)
+    infos = {
+        name: TensorInfo(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.nbytes)
+        for name, tensor in tensors.items()
+    }
     places = {name: partial(as_array, tensor) for name, tensor in tensors.items()}
     files = CheckpointFiles(path, "safetensors", ())
-    metadata = {CONFIG_KEY: json.dumps(_nested(settings))}
-    return describe(Checkpoint(path, files, infos, metadata, (), places))
-
-
-def _nested(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        (found.setdefault(section, {}) if section else found)[name] = value
-    return found
+    return describe(Checkpoint(path, files, infos, {}, (), places), settings)
 
 
 def _numbers(planned: PlannedTensor, source: Source) -> Array:

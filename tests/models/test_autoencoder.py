@@ -104,15 +104,3 @@ def test_decode_is_post_quant_conv_and_decoder(time_mode: str) -> None:
 def test_encode_without_an_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"without an encoder.*convert the whole"):
         autoencoder(encoder=False).encode(images())
-
-
-@pytest.mark.parametrize("codebook_entries", [None, 16])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@torch.no_grad()
-def test_other_dtypes(dtype: torch.dtype, codebook_entries: int | None) -> None:
-    model = autoencoder(double_z=codebook_entries is None, codebook_entries=codebook_entries).to(
-        dtype
-    )
-    z = model.encode(images().to(dtype))
-    assert z.dtype == dtype
-    assert model.decode(z, timesteps=3).dtype == dtype

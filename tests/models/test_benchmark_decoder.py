@@ -49,7 +49,9 @@ def test_diffusers_decodes_the_same(benchmark: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("change", [{"what": "convolutions"}, {"what": "forward", "chunk": 2}])
+@pytest.mark.parametrize(
+    "change", [{"what": "convolutions"}, {"what": "forward", "chunk": 2}, {"what": "checkpointed"}]
+)
 def test_a_case_is_measured(benchmark: Any, change: dict[str, Any]) -> None:
     measured = benchmark._measure({**SMALL_CASE, **change})
     assert measured["seconds"] > 0

@@ -72,18 +72,6 @@ def test_stored_value(
     assert alpha_of(stored(alpha), merge_strategy, block.mix_weighs) == pytest.approx(alpha)
 
 
-@pytest.mark.parametrize("kind", [VideoResBlock, VideoBlock])
-def test_fixed_is_a_buffer_and_learned_a_parameter(kind: type[nn.Module]) -> None:
-    fixed, learned = (block_of(kind, 0.5, strategy) for strategy in ("fixed", "learned"))
-    assert "mix_factor" in dict(fixed.named_buffers())
-    assert "mix_factor" not in dict(fixed.named_parameters())
-    assert "mix_factor" in dict(learned.named_parameters())
-    assert "mix_factor" not in dict(learned.named_buffers())
-    assert not fixed.mix_factor.requires_grad
-    assert learned.mix_factor.requires_grad
-    assert set(fixed.state_dict()) == set(learned.state_dict())
-
-
 @pytest.mark.parametrize("blend", BLENDS)
 @pytest.mark.parametrize("merge_strategy", MERGE_STRATEGIES)
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, -3.0])

@@ -18,8 +18,6 @@ from inflate.models.chunked import Clip, FrameFile, Moments
 
 from .builders import (
     ATTN_TYPES,
-    MERGE_STRATEGIES,
-    SMALL,
     TIME_MODES,
     TINY,
     error,
@@ -57,16 +55,6 @@ def test_chunks_are_the_whole(time_mode: str, kernel: Any, chunk: int) -> None:
     z = wide_latents(2, 5)  # No chunk but one divides it.
     out = decoder.decode(z, 5, chunk=chunk)
     assert error(out, decoder(z, timesteps=5)) < EXACT
-
-
-@every_mode
-@pytest.mark.parametrize("merge_strategy", MERGE_STRATEGIES)
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_every_blend(time_mode: str, merge_strategy: str, alpha: float) -> None:
-    decoder = VideoDecoder(time_mode=time_mode, merge_strategy=merge_strategy, alpha=alpha, **SMALL)
-    decoder = randomized(decoder, keep_mix=True).double()
-    z = wide_latents(1, 4)
-    assert error(decoder.decode(z, 4, chunk=3), decoder(z, timesteps=4)) < EXACT
 
 
 @every_mode

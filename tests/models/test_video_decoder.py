@@ -62,13 +62,6 @@ def test_parts_of_a_time_mode(time_mode: str) -> None:
 
 
 @every_mode
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5)])
-def test_any_input_size_runs(time_mode: str, height: int, width: int) -> None:
-    out = video_decoder(time_mode)(noise(4, 4, height, width), timesteps=2)
-    assert out.shape == (4, 3, 2 * height, 2 * width)
-
-
-@every_mode
 @torch.no_grad()
 def test_videos_do_not_meet_and_frames_do(time_mode: str) -> None:
     decoder = video_decoder(time_mode)
