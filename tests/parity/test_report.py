@@ -16,7 +16,6 @@ from inflate.workflow import verify
 
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, write_safetensors, write_torch
 from ..conversions import CPU, Change, nudged, rewritten, spoil_start
-from ..models.builders import shapes_of
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
@@ -144,9 +143,6 @@ def test_an_image_decoder_that_overflows_in_float16(
     assert report.overflow == overflow
     assert report.verdict == ("bitwise" if overflow is None else "fail")
     assert report.first_divergence is None
-    if overflow is not None:
-        (told,) = (note for note in report.notes if "overflows" in note)
-        assert told.endswith("compute in bfloat16")
 
 
 @pytest.fixture
@@ -164,7 +160,7 @@ def test_a_cpu_that_stands_in_for_a_gpu_is_told(
     for report in (checked, made):
         assert report is not None
         assert report.environment.fallback == fallback
-        assert any("no GPU was found" in note for note in report.notes) == fallback
+        assert any("--device cpu" in note for note in report.notes) == fallback
 
 
 def test_pictures_are_kept_where_they_are_asked_for(image: Path, videos: dict[str, Path]) -> None:
@@ -235,11 +231,3 @@ def test_a_damaged_file_fails_at_the_right_layer(
     report: ParityReport = inflate.verify(image, candidate, **CPU)
     assert report.verdict == "fail"
     assert report.first_divergence == layer
-
-
-def test_layers_are_named_as_in_checkpoints(image: Path, videos: dict[str, Path]) -> None:
-    report = inflate.verify(image, videos["all"], **CPU)
-    decoder = inflate.load_video_decoder(videos["all"])
-    modules = {f"decoder.{name}" for name, _ in decoder.named_modules()} | {"post_quant_conv"}
-    assert {layer.name for layer in report.layers} <= modules
-    assert shapes_of(decoder)
