@@ -103,8 +103,7 @@ class MemoryBudget:
     def __init__(
         self, architecture: Architecture | None, dtype: torch.dtype, available: float
     ) -> None:
-        self._architecture = architecture
-        self._dtype = dtype
+        self._architecture, self._dtype = architecture, dtype
         self._bytes = available if architecture is not None else math.inf
         self.notes: list[str] = []
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from inflate.parity.result import Errors, PartResult, ProbeResult, Worst
+from inflate.parity.result import Tolerance as Tolerance
 from inflate.vocabulary import Verdict
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
@@ -21,14 +21,6 @@ EQUAL = Errors(0.0, 0.0, 0.0, None, 0.0, finite=True)
 NOT_FINITE = Errors(None, None, None, None, None, finite=False)
 
 _WORST_FIRST: Sequence[Verdict] = ("fail", "within-tolerance", "bitwise")
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Two numbers agree if their difference is at most ``atol + rtol * abs(reference)``."""
-
-    atol: float
-    rtol: float
 
 
 def measure(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple[Verdict, Errors]:

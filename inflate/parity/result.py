@@ -14,10 +14,17 @@ from inflate.vocabulary import ComparedWith, Verdict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inflate.parity.metrics import Tolerance
 
 Learns = Literal["now", "next-step", "never"]
 """The first optimiser step that changes a tensor."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Two numbers agree if their difference is at most ``atol + rtol * abs(reference)``."""
+
+    atol: float
+    rtol: float
 
 
 @dataclass(frozen=True)

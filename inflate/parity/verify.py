@@ -154,11 +154,9 @@ def _cast(pair: DecoderPair, runs: Sequence[ProbeRun]) -> CastResult | None:
     if pair.cast_types is None:
         return None
     original = pair.original
-    errors = (
-        [max_abs_error(original(run.z, run.frames), run.expected) for run in runs]
-        if original
-        else []
-    )
+    errors = []
+    if original is not None:
+        errors = [max_abs_error(original(run.z, run.frames), run.expected) for run in runs]
     return CastResult(*pair.cast_types, worst_error(errors))
 
 

@@ -77,16 +77,6 @@ def test_all_others_together_fail_nothing(
     assert sorted(report.weights.temporal.changed) == others
 
 
-def test_the_centre_tap_of_the_time_convolution_counts(
-    image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
-    def change(weights: dict[str, Tensor]) -> None:
-        weights["decoder.conv_out.time_mix_conv.weight"][1, 1, 1, 1, 1] = 0.999
-
-    candidate = rewritten(videos["conv-only"], tmp_path / "tap.safetensors", change)
-    assert inflate.verify(image, candidate, **CPU).verdict == "fail"
-
-
 def test_a_tap_over_time_shows_only_where_there_is_time(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -253,24 +243,6 @@ def test_a_candidate_that_mixes_what_it_should_not(mix: str, probes: Sequence[Pr
     assert not report.passed
     errors = [probe.max_abs_error for probe in report.probes]
     assert report.max_abs_error == max(e for e in errors if e is not None) > 0
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("sides", ["reference", "candidate", "both"])
-def test_one_pixel_that_is_not_finite(bad: float, sides: str) -> None:
-    def spoilt(z: Tensor, frames: int) -> Tensor:
-        z = z.clone()
-        z[-1, -1, -1, -1] = bad
-        return z
-
-    def good(z: Tensor, frames: int) -> Tensor:
-        return z
-
-    report = checked(
-        good if sides == "reference" else spoilt, good if sides == "candidate" else spoilt
-    )
-    assert report.verdict == "fail"
-    assert report.max_abs_error is None
 
 
 def test_one_bad_probe_is_enough() -> None:
