@@ -22,7 +22,7 @@ def inspect(
     with progress_bar(quiet) as progress:
         found = workflow.inspect(source, prefix=prefix, weights=weights, progress=progress)
     if as_json:
-        from inflate.report.inspection import inspection_document
+        from inflate.report.documents import inspection_document
 
         print_json(inspection_document(found))
     elif quiet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from inflate.display import Displayed, counted, error_text
 from inflate.vocabulary import ComparedWith, Verdict
 
 if TYPE_CHECKING:
@@ -259,8 +260,8 @@ class Picture:
     candidate: Tensor
 
 
-@dataclass(frozen=True)
-class ParityReport:
+@dataclass(frozen=True, repr=False)
+class ParityReport(Displayed):
     """A verdict, and every number behind it.
 
     ``reference`` and ``candidate`` are the names and SHA-256 of the files; ``notes`` say in words
@@ -290,6 +291,22 @@ class ParityReport:
     plan: tuple[PlanRow, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
     """For pages only; documents leave them out."""
+
+    def _facts(self) -> dict[str, object]:
+        checked = [counted(len(self.probes), "probe")]
+        checked += [counted(len(self.layers), "layer")] if self.layers else []
+        return {
+            "verdict": self.verdict,
+            "largest error": f"largest error {error_text(self.max_abs_error)}",
+            "checked": ", ".join(checked),
+            "compared with": self.compared_with,
+            "first layer out of tolerance": self.first_divergence or "none",
+            "tensors that differ": f"{len(self.weights.different)} of {self.weights.compared}",
+            "tolerance": f"atol {self.tolerance.atol:g}, rtol {self.tolerance.rtol:g}",
+            "device": self.environment.device,
+            "reference": self.reference[0],
+            "candidate": self.candidate[0],
+        }
 
     def of_candidate(self, path: str, sha256: str) -> ParityReport:
         """The same report of the candidate under the name and hash it was published with."""

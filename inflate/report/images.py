@@ -1,4 +1,4 @@
-"""Pictures of a report as PNG in data URIs: what was decoded, and the difference, amplified."""
+"""Pictures of a report as PNG in data URIs: what was decoded, and the amplified difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +18,12 @@ if TYPE_CHECKING:
     from inflate.parity.result import Picture
 
 LONGEST = 192
-"""Pixels of the longer side; what is larger is made smaller, so that a page stays small."""
+"""Pixels of the longer side; larger images are scaled down, so that a page stays small."""
 MOST = 12
-"""Frames a probe."""
-_BROKEN = torch.tensor([255, 0, 255], dtype=torch.uint8)
-"""The colour of pixels that are not finite."""
+"""Frames per probe."""
+_RANDOM = "clip"
+"""The probe of random latents among the pictured ones; the others are the user's own."""
+_MAGENTA = torch.tensor([255, 0, 255], dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Strip:
 
 
 def strips(pictures: Sequence[Picture]) -> list[Strip]:
-    """The pictures of each probe, in time; differences of one probe are amplified alike."""
+    """The pictures of each probe in time, the user's own first; one amplification per probe."""
+    by_probe: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        by_probe.setdefault(picture.probe, []).append(picture)
     made = []
-    ordered = sorted(pictures, key=lambda picture: picture.probe)
-    for probe, group in groupby(ordered, key=lambda picture: picture.probe):
-        frames = sorted(group, key=lambda picture: picture.frame)
+    for probe in sorted(by_probe, key=lambda name: name == _RANDOM):
+        frames = sorted(by_probe[probe], key=lambda picture: picture.frame)
         chosen = _spread(frames, MOST)
         gain = _gain(chosen)
         shown = tuple(_frame(picture, gain) for picture in chosen)
@@ -62,7 +64,7 @@ def strips(pictures: Sequence[Picture]) -> list[Strip]:
 def png(pixels: Tensor) -> bytes:
     """Pixels ``H W 3`` of type uint8 as a PNG file (ISO/IEC 15948), true colour, 8 bits."""
     height, width, _ = pixels.shape
-    # Each row as its difference from the one above, which packs better: filter 2, "Up".
+    # Filter 2, "Up": each row as its difference from the one above compresses better.
     above = torch.cat([torch.zeros_like(pixels[:1]), pixels[:-1]])
     rows = (pixels.int() - above.int()).remainder(256).to(torch.uint8).reshape(height, -1)
     rows = torch.cat([torch.full((height, 1), 2, dtype=torch.uint8), rows], dim=1)
@@ -116,7 +118,7 @@ def _pixels(image: Tensor) -> Tensor:
     broken = ~image.isfinite().all(dim=0)
     levels = ((torch.nan_to_num(image).clamp(-1.0, 1.0) + 1.0) * 127.5).round()
     pixels = levels.to(torch.uint8).permute(1, 2, 0).contiguous()
-    pixels[broken] = _BROKEN
+    pixels[broken] = _MAGENTA
     return pixels
 
 

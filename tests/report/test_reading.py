@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inflate.report.reading import parity_schema, read_document
 from jsonschema import Draft202012Validator
 
 from inflate.errors import InflateError
 from inflate.report.documents import parity_document
-from inflate.report.reading import parity_schema, read_document
 from inflate.report.writing import render, write_report
 from inflate.workflow import verify
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-
 from inflate.report.svg import Plot, error_plot
 
 from .building import FIRST, REPORTS, document_of, layer_names
