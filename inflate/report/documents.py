@@ -7,15 +7,15 @@ torch.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from inflate.inflation.plan import Copy, InflationPlan, Make
-
 if TYPE_CHECKING:
     from inflate.config.presets import Preset
+    from inflate.inflation.plan import InflationPlan
     from inflate.parity.result import ParityReport
     from inflate.workflow import ConversionResult, Inspection
 
@@ -106,6 +106,8 @@ def plan_counts(plan: InflationPlan) -> dict[str, int]:
 
 def plan_document(plan: InflationPlan) -> dict[str, Any]:
     """Every tensor of a plan with its origin, and every tensor that is dropped."""
+    from inflate.inflation.plan import Copy, Make  # It needs numpy, which presets do without.
+
     tensors = [
         {
             "key": tensor.info.name,
@@ -172,13 +174,13 @@ def error_document(kind: str, message: str, path: str | None = None) -> dict[str
         message: all that it says.
         path: the file that it is about, if it names one.
     """
-    # Messages give the value, and after a semicolon what was expected or what to do.
-    first = message.splitlines()[0] if message else ""
-    _, found, hint = (first.replace(path, "") if path else first).rpartition("; ")
+    # Messages give the value first, and then, in a clause of its own, what was expected or to do.
+    first = message.partition("\n")[0]
+    clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)
     return {
         "schema": ERROR_SCHEMA,
         "kind": kind,
         "message": message,
         "path": path,
-        "hint": hint if found else None,
+        "hint": clauses[-1] if len(clauses) > 1 else None,
     }

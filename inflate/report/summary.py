@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -74,13 +75,11 @@ def _why_it_fails(document: Document) -> str:
             f"The outputs agree, but {weights['different']} of {weights['compared']} copied "
             "tensors differ from their source."
         )
-    first = document["first_divergence"]
-    where = f"; the first layer that differs is {named(first)}" if first is not None else ""
     if document["max_abs_error"] is None:
-        return f"The outputs are not finite on {_listed(failed)}{where}."
+        return f"The outputs are not finite on {_listed(failed)}."
     return (
         f"The outputs differ by up to {error_text(document['max_abs_error'])}, more than the "
-        f"tolerance of {tolerance_text(document)}, on {_listed(failed)}{where}."
+        f"tolerance of {tolerance_text(document)}, on {_listed(failed)}."
     )
 
 
@@ -116,7 +115,7 @@ def advice(document: Document, render: Render = plain) -> list[str]:
 
 def _about_the_outputs(document: Document) -> list[str]:
     if document["overflow"] is not None:
-        return [f"Compute in a type with a larger range: --dtype {document['overflow']['use']}."]
+        return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     if document["verdict"] != "fail":
         return []
     found = []
@@ -215,7 +214,7 @@ def limit_share(item: Mapping[str, Any], document: Document) -> float | None:
         return needed
     low, high = sorted((document["tolerance"]["atol"], document["tolerance"]["rtol"]))
     if item["verdict"] == "fail":
-        return max(needed / high, 1.0 + 1e-9) if high else None
+        return min(max(needed / high, 1.0 + 1e-9), sys.float_info.max) if high else None
     return min(needed / low, 1.0) if low else 1.0
 
 

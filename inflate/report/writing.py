@@ -112,7 +112,7 @@ def check_reports(paths: Iterable[str | Path]) -> None:
             if path.is_dir():
                 raise _refused(path, "is a folder; expected the name of a file")
             if not folder.is_dir():
-                raise _refused(path, f"needs the folder {path.parent}; create it first")
+                raise _refused(path, f"needs the folder {path.parent}; make it first")
         except OSError as error:
             raise _refused(path, f"cannot be written: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
