@@ -28,7 +28,7 @@ _MAGENTA = torch.tensor([255, 0, 255], dtype=torch.uint8)
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame's images as data URIs, their captions before them, and their size in pixels."""
+    """A frame's images as captions and data URIs, and their ``(width, height)`` in pixels."""
 
     number: int
     images: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Strip:
-    """The frames of a probe that are shown, and how many are not."""
+    """The frames of a probe that are shown, and how many are left out."""
 
     probe: str
     frames: tuple[Frame, ...]
@@ -54,10 +54,11 @@ def strips(pictures: Sequence[Picture]) -> list[Strip]:
     made = []
     for probe in sorted(by_probe, key=lambda name: name == _RANDOM):
         frames = sorted(by_probe[probe], key=lambda picture: picture.frame)
-        chosen = _spread(frames, MOST)
+        last, count = len(frames) - 1, min(len(frames), MOST)
+        chosen = [frames[round(i * last / max(count - 1, 1))] for i in range(count)]
         gain = _gain(chosen)
         shown = tuple(_frame(picture, gain) for picture in chosen)
-        made.append(Strip(probe, shown, len(frames) - len(chosen)))
+        made.append(Strip(probe, shown, len(frames) - count))
     return made
 
 
@@ -96,11 +97,8 @@ def _plain(image: Tensor) -> Tensor:
 
 def _gain(pictures: Sequence[Picture]) -> float:
     """A round factor that spreads the largest finite difference over most of the range."""
-    largest = 0.0
-    for picture in pictures:
-        difference = (_plain(picture.candidate) - _plain(picture.reference)).abs()
-        finite = difference[difference.isfinite()]
-        largest = max(largest, finite.max().item() if finite.numel() else 0.0)
+    differences = [(_plain(p.candidate) - _plain(p.reference)).abs() for p in pictures]
+    largest = max(d.nan_to_num(0.0, 0.0, 0.0).max().item() for d in differences)
     if largest == 0.0:
         return 0.0
     decade = 10.0 ** math.floor(math.log10(1.0 / largest))
@@ -129,10 +127,3 @@ def _small(image: Tensor) -> Tensor:
         return image
     size = (max(1, round(height * share)), max(1, round(width * share)))
     return F.adaptive_avg_pool2d(image, size)
-
-
-def _spread(frames: list[Picture], most: int) -> list[Picture]:
-    """At most so many frames, the first and the last among them."""
-    if len(frames) <= most:
-        return frames
-    return [frames[round(i * (len(frames) - 1) / (most - 1))] for i in range(most)]

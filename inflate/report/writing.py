@@ -28,9 +28,7 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 def save_report(result: ParityReport | ConversionResult, path: str | Path) -> None:
     """Write what a check found to ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit), by the ending.
 
-    Args:
-        result: of ``inflate.verify``, or of ``inflate.convert`` where parity was checked.
-        path: the file; an older report is replaced.
+    An older report is replaced.
 
     Raises:
         ConfigError: the conversion was not checked.
@@ -46,14 +44,7 @@ def save_report(result: ParityReport | ConversionResult, path: str | Path) -> No
 def write_report(document: Document, path: str | Path, pictures: Sequence[Picture] = ()) -> None:
     """Write a parity document in the format that the ending of ``path`` names.
 
-    Args:
-        document: the report, as ``inflate/parity-report/1``.
-        path: ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit); an older report is replaced.
-        pictures: frames for the page; the document does not hold them.
-
-    Raises:
-        OutputError: another ending, or a place that cannot be written.
-        InflateError: a page without the extra ``report``.
+    ``pictures`` are for pages; documents do not hold them. Raises as :func:`check_reports`.
     """
     path = Path(path)
     check_reports([path])
@@ -107,16 +98,12 @@ def check_reports(paths: Iterable[str | Path]) -> None:
         if _ending(path) not in ENDINGS:
             known = ", ".join(f".{ending}" for ending in ENDINGS)
             raise _refused(path, f"has an unknown ending; expected {known}")
-        try:
-            folder = path.parent.resolve()
-            if path.is_dir():
-                raise _refused(path, "is a folder; expected the name of a file")
-            if not folder.is_dir():
-                raise _refused(path, f"needs the folder {path.parent}; make it first")
-        except OSError as error:
-            raise _refused(path, f"cannot be written: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise _refused(path, f"cannot be written: {folder} is read-only")
+        if os.path.isdir(path):
+            raise _refused(path, "is a folder; expected the name of a file")
+        if not os.path.isdir(path.parent):
+            raise _refused(path, f"needs the folder {path.parent}; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise _refused(path, f"cannot be written: {path.parent} is read-only")
         if _ending(path) == "html":
             require_pages()
     check_written(paths, ())
@@ -132,21 +119,11 @@ def github_summary() -> Path:
     path = os.environ.get(SUMMARY)
     if not path:
         raise ConfigError(
-            f"--github-summary needs ${SUMMARY}, which only steps of GitHub workflows have; "
-            "elsewhere, --report summary.md writes the same"
+            f"--github-summary needs ${SUMMARY}, which is not set outside steps of GitHub "
+            "workflows; elsewhere, --report summary.md writes the same"
         )
     check_written([Path(path)], ())
     return Path(path)
-
-
-def write_github_summary(document: Document) -> None:
-    """Append a report to the summary of the running step.
-
-    Raises:
-        ConfigError: this is not a step of a GitHub workflow.
-        OutputError: the file cannot be written.
-    """
-    append_summary(github_summary(), as_markdown(document))
 
 
 def append_summary(path: Path, text: str) -> None:
@@ -165,11 +142,7 @@ def append_summary(path: Path, text: str) -> None:
 
 
 def require_pages() -> None:
-    """Refuse a page where Jinja2 is not installed.
-
-    Raises:
-        InflateError: the extra ``report`` is missing.
-    """
+    """Raise an InflateError where pages cannot be made: the extra ``report`` is missing."""
     try:
         import jinja2  # noqa: F401
     except ImportError as error:

@@ -16,9 +16,9 @@ from inflate.report.writing import (
     ENDINGS,
     append_summary,
     check_reports,
+    github_summary,
     render,
     save_report,
-    write_github_summary,
     write_report,
 )
 
@@ -127,8 +127,6 @@ def test_names_that_are_not_text_are_written_all_the_same(tmp_path: Path) -> Non
     for ending in ENDINGS:
         write_report(document, tmp_path / f"report.{ending}")
         assert "udce9" in (tmp_path / f"report.{ending}").read_text(encoding="utf-8")
-    append_summary(tmp_path / "summary", "caf\udce9\n")
-    assert (tmp_path / "summary").read_text(encoding="utf-8") == "caf\\udce9\n"
 
 
 def test_the_summary_of_a_step_is_appended_to(
@@ -137,11 +135,10 @@ def test_the_summary_of_a_step_is_appended_to(
     path = tmp_path / "summary"
     path.write_text("before\n")
     monkeypatch.setenv(writing.SUMMARY, str(path))
-    write_github_summary(document_of("equal"))
-    assert path.read_text(encoding="utf-8").startswith("before\n## ✅")
-    monkeypatch.setenv(writing.SUMMARY, str(tmp_path))
+    append_summary(github_summary(), "caf\udce9\n")
+    assert path.read_text(encoding="utf-8") == "before\ncaf\\udce9\n"
     with pytest.raises(OutputError):
-        write_github_summary(document_of("equal"))
+        append_summary(tmp_path, "text")
     monkeypatch.delenv(writing.SUMMARY)
     with pytest.raises(ConfigError):
-        write_github_summary(document_of("equal"))
+        github_summary()
