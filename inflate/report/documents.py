@@ -10,7 +10,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,18 +31,13 @@ _HASHES = ("sha256", "source_sha256", "fingerprint", "source_fingerprint")
 
 def as_json(document: Mapping[str, Any]) -> str:
     """A document as JSON, one row of a list per line; it holds no NaN, which JSON lacks."""
-    entries = [f"{_dumped(key)}: {_rows(value)}" for key, value in document.items()]
+    dump = partial(json.dumps, allow_nan=False)
+    entries = [
+        f"{dump(key)}: " + ("[\n " + ",\n ".join(map(dump, value)) + "\n]"
+                           if isinstance(value, list) and value else dump(value))
+        for key, value in document.items()
+    ]  # fmt: skip
     return "{\n" + ",\n".join(entries) + "\n}\n"
-
-
-def _rows(value: object) -> str:
-    if not isinstance(value, list) or not value:
-        return _dumped(value)
-    return "[\n " + ",\n ".join(map(_dumped, value)) + "\n]"
-
-
-def _dumped(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -84,8 +80,8 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
         **{f.name: getattr(result, f.name) for f in fields(result) if f.name in _HASHES},
         "layout": result.layout,
         "plan": plan_counts(result.plan),
-        "architecture": asdict(config.architecture),
-        "temporal": asdict(config.temporal),
+        "architecture": _plain(config.architecture),
+        "temporal": _plain(config.temporal),
         "seed": config.seed,
         "parity": None if result.parity is None else parity_document(result.parity),
         "notes": list(result.notes),
@@ -126,29 +122,24 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
 
 def inspection_document(found: Inspection) -> dict[str, Any]:
     """An inspection as ``inflate/inspection/1``; a blend that nothing shows is null."""
-    temporal, blend = found.temporal, found.blend
+    blend, temporal = found.blend, _plain(found.temporal)
+    if temporal is not None:
+        temporal |= {
+            "merge_strategy": blend and blend.strategy,
+            "alpha": blend and blend.alpha,
+            "blend": blend and blend.reason,
+        }
+    same = ("names", "prefix", "inflated", "presets", "parts", "dropped", "foreign", "obstacles")
     return {
         "schema": INSPECTION_SCHEMA,
         "path": str(found.path),
         "format": found.files.format,
         "files": [str(path) for path in found.files.all],
-        "names": found.names,
-        "prefix": found.prefix,
-        "inflated": found.inflated,
         "ema": found.has_ema,
-        "architecture": None if found.architecture is None else asdict(found.architecture),
-        "temporal": temporal
-        and {
-            **asdict(temporal),
-            "merge_strategy": blend and blend.strategy,
-            "alpha": blend and blend.alpha,
-            "blend": blend and blend.reason,
-        },
-        "presets": list(found.presets),
+        "architecture": _plain(found.architecture),
+        "temporal": temporal,
+        **{name: _plain(getattr(found, name)) for name in same},
         "dtypes": dict(found.dtypes),
-        "parts": [asdict(group) for group in found.parts],
-        "dropped": [asdict(group) for group in found.dropped],
-        "foreign": list(found.foreign),
         "metadata": dict(found.metadata),
         "convert": {
             "output": str(found.would_write),
@@ -156,7 +147,6 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
             "passed_through": found.passed_through,
             "dropped": sum(group.tensors for group in found.dropped),
         },
-        "obstacles": list(found.obstacles),
     }
 
 
@@ -167,13 +157,7 @@ def presets_document(presets: Mapping[str, Preset]) -> dict[str, Any]:
 
 
 def error_document(kind: str, message: str, path: str | None = None) -> dict[str, Any]:
-    """An error as ``inflate/error/1``.
-
-    Args:
-        kind: the name of its class, or ``UsageError``.
-        message: all that it says.
-        path: the file that it is about, if it names one.
-    """
+    """An error as ``inflate/error/1``: the name of its class, its message, the file it is about."""
     # Messages give the value first, and then, in a clause of its own, what was expected or to do.
     first = message.partition("\n")[0]
     clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)

@@ -62,55 +62,43 @@ def _dotless(name: str) -> str:
 
 
 def _properties(document: Document) -> dict[str, str]:
+    parts = {
+        name: document[name] or {} for name in ("fold", "environment", "reference", "candidate")
+    }
     values = {
-        "verdict": document["verdict"],
-        "compared_with": document["compared_with"],
+        **{key: document[key] for key in ("verdict", "compared_with", "first_divergence")},
         "max_abs_error": error_text(document["max_abs_error"]),
         "tolerance": tolerance_text(document),
-        "first_divergence": document["first_divergence"],
-        **{f"fold.{key}": error_text(value) for key, value in (document["fold"] or {}).items()},
-        **{f"environment.{key}": value for key, value in document["environment"].items()},
-        **{
-            f"{side}.{key}": value
-            for side in ("reference", "candidate")
-            for key, value in document[side].items()
-        },
-        **{
-            f"layer.{layer['name']}": ": ".join(
-                (layer["verdict"], error_text(layer["errors"]["max_abs"]))
-            )
-            for layer in document["layers"]
-        },
+        **{f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()},
     }
+    layers = {
+        f"layer.{layer['name']}": f"{layer['verdict']}: {error_text(layer['errors']['max_abs'])}"
+        for layer in document["layers"]
+    }
+    plain = {True: "true", False: "false", None: ""}
     return {
-        name: str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+        name: str(value) if isinstance(value, (str, float)) else plain[value]
         for name, value in values.items()
-    }
+    } | layers
 
 
 def _probe_failure(probe: dict[str, Any], document: Document) -> Failure | None:
     if probe["verdict"] != "fail":
         return None
-    parts = ", ".join(f"{part['name']}: {error_text(part['max_abs_error'])}"
-                      for part in failing(probe["parts"]))  # fmt: skip
+    bad = [
+        f"{part['name']}: {error_text(part['max_abs_error'])}" for part in failing(probe["parts"])
+    ]
     details = [
         f"latents {shape_text(probe['shape'])}, {counted(probe['frames'], 'frame')} per video",
         f"tolerance {tolerance_text(document)}",
-        *_numbers(probe["errors"]),
+        *([_numbers(probe["errors"])] if probe["errors"] else []),
         *([f"worst at {place_text(probe['worst'])}"] if probe["worst"] else []),
-        *([f"parts that fail: {parts}"] if parts else []),
+        *([f"parts that fail: {', '.join(bad)}"] if bad else []),
     ]
     return f"largest error {error_text(probe['max_abs_error'])}", details
 
 
-def _numbers(errors: dict[str, Any] | None) -> list[str]:
-    if errors is None:
-        return []
-    mean, p99 = error_text(errors["mean_abs"]), error_text(errors["p99_abs"])
-    needed = errors["needed"]
-    return [
-        f"mean {mean}, p99 {p99}, SQNR {sqnr_text(errors)}",
-        "no tolerance would pass"
-        if needed is None
-        else f"would pass with atol and rtol {error_text(needed)}",
-    ]
+def _numbers(errors: dict[str, Any]) -> str:
+    mean, p99, needed = (error_text(errors[key]) for key in ("mean_abs", "p99_abs", "needed"))
+    passing = needed if errors["finite"] else "none"
+    return f"mean {mean}, p99 {p99}, SQNR {sqnr_text(errors)}, passing atol and rtol {passing}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from inflate.report.summary import (
     Document,
@@ -60,7 +60,7 @@ def _lines(document: Document) -> Iterator[str]:
         yield "\n**What to do**\n"
         yield from (f"- {text}" for text in what_to_do[:_MOST])
     yield ""
-    yield from _table(("", ""), _facts(document).items())
+    yield from _table(("", ""), list(_facts(document).items()))
     yield from _probes(document)
     yield from _layers(document)
     yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
@@ -93,12 +93,11 @@ def _facts(document: Document) -> dict[str, str]:
 
 def _probes(document: Document) -> Iterator[str]:
     # Those that fail first, so that none of them is left out.
-    ordered = sorted(document["probes"], key=lambda probe: probe["verdict"] != "fail")
-    shown = ordered[: 4 * _MOST]
+    probes = sorted(document["probes"], key=lambda probe: probe["verdict"] != "fail")
     yield "### Probes\n"
     yield from _table(
         ("probe", "latents", "frames", "verdict", "largest error", "parts that fail", "worst"),
-        (
+        [
             (
                 code(probe["name"]),
                 shape_text(probe["shape"]),
@@ -108,42 +107,37 @@ def _probes(document: Document) -> Iterator[str]:
                 escaped(", ".join(part["name"] for part in failing(probe["parts"])[:_MOST])),
                 place_text(probe["worst"]),
             )
-            for probe in shown
-        ),
+            for probe in probes
+        ],
+        "probes",
+        4 * _MOST,
     )
-    if len(ordered) > len(shown):
-        yield f"and {len(ordered) - len(shown)} more probes\n"
 
 
 def _layers(document: Document) -> Iterator[str]:
-    layers = document["layers"]
-    if not layers:
-        return
-    bad = failing(layers)
-    yield f"### Layers: {len(layers)} compared, {len(bad)} out of tolerance\n"
-    if not bad:
-        return
-    yield from _table(
-        ("layer", "kind", "largest error", "mean", "SQNR"),
-        (
-            (
-                code(layer["name"]),
-                code(layer["kind"]),
-                error_text(layer["errors"]["max_abs"]),
-                error_text(layer["errors"]["mean_abs"]),
-                sqnr_text(layer["errors"]),
-            )
-            for layer in bad[:_MOST]
-        ),
-    )
-    if len(bad) > _MOST:
-        yield f"and {len(bad) - _MOST} more layers\n"
+    bad = failing(document["layers"])
+    if document["layers"]:
+        yield f"### Layers: {len(document['layers'])} compared, {len(bad)} out of tolerance\n"
+    if bad:
+        yield from _table(
+            ("layer", "kind", "largest error", "mean", "SQNR"),
+            [
+                (
+                    code(layer["name"]),
+                    code(layer["kind"]),
+                    *(error_text(layer["errors"][key]) for key in ("max_abs", "mean_abs")),
+                    sqnr_text(layer["errors"]),
+                )
+                for layer in bad
+            ],
+            "layers",
+        )
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
-    head = list(head)
+def _table(
+    head: Sequence[str], rows: Sequence[Iterable[object]], what: str = "", most: int = _MOST
+) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(map(str, row))} |"
-    yield ""
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows[:most])
+    yield f"\nand {len(rows) - most} more {what}\n" if len(rows) > most else ""

@@ -68,31 +68,30 @@ def _reason(document: Document) -> str:
 
 
 def _why_it_fails(document: Document) -> str:
-    weights = document["weights"]
+    weights, largest = document["weights"], document["max_abs_error"]
     failed = [probe["name"] for probe in failing(document["probes"])]
     if not failed and weights["different"]:
         return (
             f"The outputs agree, but {weights['different']} of {weights['compared']} copied "
             "tensors differ from their source."
         )
-    if document["max_abs_error"] is None:
+    if largest is None:
         return f"The outputs are not finite on {_listed(failed)}."
     return (
-        f"The outputs differ by up to {error_text(document['max_abs_error'])}, more than the "
-        f"tolerance of {tolerance_text(document)}, on {_listed(failed)}."
+        f"The outputs differ by up to {error_text(largest)}, more than the tolerance of "
+        f"{tolerance_text(document)}, on {_listed(failed)}."
     )
 
 
 def causes(document: Document) -> dict[str, list[str]]:
     """Layers, modules and tensors that explain a verdict, by what is wrong with them."""
     first, weights = document["first_divergence"], document["weights"]
+    temporal = weights["temporal"] or {"changed": []}
     found = {
         "First layer out of tolerance": [] if first is None else [first],
         "Faulty temporal modules": guilty_modules(document),
         "Copied tensors that differ from the source": weights["names"],
-        "Temporal tensors changed since the conversion": (weights["temporal"] or {}).get(
-            "changed", []
-        ),
+        "Temporal tensors changed since the conversion": temporal["changed"],
     }
     return {what: names for what, names in found.items() if names}
 
@@ -225,11 +224,7 @@ def tolerance_text(document: Document) -> str:
 
 def place_text(worst: dict[str, int] | None) -> str:
     """Where the largest error sits, counted from 0; empty where all is equal."""
-    if worst is None:
-        return ""
-    return "video {video}, frame {frame}, channel {channel}, row {row}, column {column}".format(
-        **worst
-    )
+    return ", ".join(f"{axis} {place}" for axis, place in (worst or {}).items())
 
 
 def _listed(names: list[str], most: int = 3) -> str:
