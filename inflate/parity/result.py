@@ -297,7 +297,7 @@ class ParityReport(Displayed):
         checked += [counted(len(self.layers), "layer")] if self.layers else []
         return {
             "verdict": self.verdict,
-            "largest error": f"largest error {error_text(self.max_abs_error)}",
+            "error": f"largest error {error_text(self.max_abs_error)}",
             "checked": ", ".join(checked),
             "compared with": self.compared_with,
             "first layer out of tolerance": self.first_divergence or "none",

@@ -5,20 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from inflate.display import bytes_text, counted, error_text
+from inflate.display import bytes_text as bytes_text
+from inflate.display import counted as counted
+from inflate.display import error_text as error_text
 from inflate.errors import printable
-
-__all__ = [
-    "bytes_text",
-    "counted",
-    "error_text",
-    "named",
-    "one_line",
-    "plain",
-    "shape_text",
-    "sqnr_text",
-    "with_names",
-]
 
 _NAME = re.compile("\ue000(.*?)\ue001", re.DOTALL)
 
