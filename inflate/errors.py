@@ -14,7 +14,8 @@ Bugs are not in it: they keep their own exceptions and their traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -28,18 +29,23 @@ __all__ = [
 
 
 class InflateError(Exception):
-    """The base of every error that a user can cause and mend; its message is one line."""
+    """The base of every error that a user can cause and fix; its message is one line.
 
-    def __init__(self, message: str = "") -> None:
+    ``path`` is the file that it is about, where the place that raised it gives one.
+    """
+
+    def __init__(self, message: str = "", *, path: object = None) -> None:
         super().__init__(_one_line(message))
+        self.path = None if path is None else str(path)
 
 
 class _ListError(InflateError):
     """An error that carries every problem found, so that they can be mended in one go."""
 
-    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
+    def __init__(self, summary: str, problems: Sequence[str] = (), *, path: object = None) -> None:
+        super().__init__(path=path)
         self.problems = tuple(map(_one_line, problems))
-        Exception.__init__(self, "\n  - ".join((_one_line(summary), *self.problems)))
+        self.args = ("\n  - ".join((_one_line(summary), *self.problems)),)
 
 
 class ConfigError(_ListError):
@@ -64,6 +70,16 @@ class DeviceError(InflateError):
 
 class OutputError(_ListError):
     """A destination cannot be written."""
+
+
+@contextmanager
+def about(path: object) -> Iterator[None]:
+    """Give the errors raised inside the path that they are about, unless they have one."""
+    try:
+        yield
+    except InflateError as error:
+        error.path = error.path or str(path)
+        raise
 
 
 def _one_line(message: str) -> str:

@@ -20,6 +20,7 @@ from inflate.batch.run import Outcome, Watch, run_batch
 from inflate.batch.survey import survey
 from inflate.config.loading import config_files
 from inflate.config.manifest import Entry, Manifest, read_manifest
+from inflate.display import Displayed, counted
 from inflate.errors import ConfigError, OutputError
 from inflate.io.files import read_files
 from inflate.io.free_memory import free_memory
@@ -47,13 +48,16 @@ class Settings:
     fail_fast: bool = False
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Displayed):
     """What a batch is: its jobs, and where its ledger lies."""
 
     jobs: tuple[Job, ...]
     ledger: Path
     notes: tuple[str, ...] = ()
+
+    def _facts(self) -> dict[str, object]:
+        return {"jobs": counted(len(self.jobs), "job"), "ledger": self.ledger}
 
 
 def open_manifest(

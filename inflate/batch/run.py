@@ -15,7 +15,8 @@ from inflate.batch.jobs import Job, check_names, identity
 from inflate.batch.ledger import Ledger, Row
 from inflate.batch.marks import parse_mark
 from inflate.batch.survey import Seen, look_again, may_overwrite, published
-from inflate.io.remote import is_remote, local_path
+from inflate.display import Displayed
+from inflate.io.remote import is_remote, local_path, shown
 
 Status = Literal["held", "unequal", "failed", "not-run"]
 
@@ -26,8 +27,8 @@ _PATIENCE = 0.25
 """Seconds between two looks at what another batch is doing."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, repr=False)
+class Outcome(Displayed):
     """What became of a job; ``reused`` where the ledger knew it already."""
 
     job: Job
@@ -37,6 +38,9 @@ class Outcome:
     source_sha256: str | None = None
     output_sha256: str | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
+
+    def _facts(self) -> dict[str, object]:
+        return {"status": self.status, "output": shown(self.job.output)}
 
 
 class Watch(Protocol):

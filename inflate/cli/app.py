@@ -6,6 +6,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from io import StringIO
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 
 from inflate._version import __version__
 from inflate.cli.batch import batch
-from inflate.cli.console import say
+from inflate.cli.console import print_json, say
 from inflate.cli.convert import convert
 from inflate.cli.demo import demo
 from inflate.cli.inspect import inspect
@@ -22,7 +23,7 @@ from inflate.cli.presets import presets
 from inflate.cli.report import report
 from inflate.cli.streams import guarded_streams
 from inflate.cli.verify import verify
-from inflate.errors import InflateError
+from inflate.errors import InflateError, OutputError
 from inflate.signals import end_on_signals
 
 ClickException: Any = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
@@ -44,9 +45,6 @@ class Commands(TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except InflateError as error:
-            say(f"error: {error}", err=True)
-            raise typer.Exit(CANNOT_RUN) from error
         except BrokenPipeError as error:
             # Not of stdout, which is guarded; Typer would end with 1.
             traceback.print_exc()
@@ -93,23 +91,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Libraries make a great many objects that stay while they load: looking through them for
         # cycles as often as Python does takes a twentieth of a short command.
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
+        words = sys.argv[1:] if arguments is None else list(arguments)
         try:
-            code = _run(arguments)
+            code = _run(words)
             if code != CANNOT_RUN:
                 sys.stdout.flush()
-        except InflateError as error:  # A result did not fit where it was written.
+        except InflateError as error:
             say(f"error: {error}", err=True)
+            _print_as_json(words, type(error).__name__, str(error), error.path)
             return CANNOT_RUN
         return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _print_as_json(
+    arguments: Sequence[str], kind: str, message: str, path: str | None = None
+) -> None:
+    """Print an error on stdout as a document where the arguments ask for JSON."""
+    if "--json" in arguments:
+        from inflate.report.documents import error_document
+
+        with suppress(OutputError):  # The error may be that stdout cannot be written.
+            print_json(error_document(kind, message, path))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        code = app(
-            list(arguments) if arguments is not None else None,
-            prog_name="inflate",
-            standalone_mode=False,
-        )
+        code = app(list(arguments), prog_name="inflate", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except InflateError:
@@ -118,6 +125,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         shown = StringIO()
         error.show(shown)  # Quotes arguments, which may be names of files.
         say(shown.getvalue().rstrip("\n"), err=True)
+        _print_as_json(arguments, "UsageError", error.format_message())
         return int(error.exit_code)
     except KeyboardInterrupt:
         raise

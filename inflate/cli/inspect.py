@@ -35,7 +35,7 @@ def inspect(
             progress=progress,
         )
     if as_json:
-        from inflate.report.inspection import inspection_document
+        from inflate.report.documents import inspection_document
 
         print_json(inspection_document(found))
     elif quiet:

@@ -12,8 +12,9 @@ def presets(as_json: Json = False) -> None:
 
     found = load_presets()
     if as_json:
-        print_json({"schema": "inflate/presets/1",
-                    "presets": {name: p.content for name, p in found.items()}})  # fmt: skip
+        from inflate.report.documents import presets_document
+
+        print_json(presets_document(found))
         return
     width = max(map(len, found))
     for name, preset in found.items():

@@ -44,7 +44,7 @@ def report(
     Without --to and -o it is printed. Exit code 0 says that it was rendered, whatever its verdict.
     Images are not in a document: a page with images is what verify --report FILE.html writes.
     """
-    from inflate.report.reading import read_document
+    from inflate.report.schemas import read_document
 
     kind = to or _kind_of(output)
     if to is not None and output not in (None, "-") and _kind_of(output) != to:

@@ -59,10 +59,12 @@ def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary
     if not reports and not github_summary:
         return
     from inflate.report.documents import parity_document
-    from inflate.report.writing import write_github_summary, write_report
+    from inflate.report.markdown import as_markdown
+    from inflate.report.writing import append_summary, write_report
+    from inflate.report.writing import github_summary as summary_file
 
     document = parity_document(report)
     for path in reports:
         write_report(document, path, report.pictures)
     if github_summary:
-        write_github_summary(document)
+        append_summary(summary_file(), as_markdown(document))

