@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from inflate.formats.dialects import to_diffusers
 
 from ..checkpoints import autoencoder, bare_decoder, write_lightning, write_safetensors, write_torch
+from ..conversions import snapshot
 from ..media import picture
 from .drawing import CONFIGS, MANIFESTS, SECRET, Case
 from .refusals import command, is_one_message
@@ -55,7 +56,7 @@ class Ground:
         """Make ``root`` and its files."""
         self.root, self.folder = root, root / "a" / "here"
         self._fill()
-        self._before = scan(root)
+        self._before = snapshot(root)
         self.stock: Mapping[str, bytes] = {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in self.folder.rglob("*")
@@ -68,7 +69,7 @@ class Ground:
         for name, content in case.files.items():
             (self.folder / name).parent.mkdir(exist_ok=True)
             (self.folder / name).write_bytes(content)
-        before = {**scan(self.root), **self._before}
+        before = {**snapshot(self.root), **self._before}
         state, code, out = process_state(), None, ""
         with _inside(self.folder):
             try:
@@ -77,7 +78,7 @@ class Ground:
             except Exception as error:  # noqa: BLE001 - any bug is a finding
                 err = traceback.format_exc()
                 problems = [f"raised {type(error).__name__}: {error}"[:500]]
-        after, now = scan(self.root), process_state()
+        after, now = snapshot(self.root), process_state()
         problems += self._wrong_files(case, code, before, after)
         problems += [f"{key} is {now[key]}, was {state[key]}" for key in now
                      if state[key] != now[key]]  # fmt: skip
@@ -115,7 +116,7 @@ class Ground:
             self._fill()
             # torch names the storages of old files by their places in memory.
             (self.folder / "img.pth").write_bytes(self.stock["img.pth"])
-            assert scan(self.root) == self._before
+            assert snapshot(self.root) == self._before
 
     def _fill(self) -> None:
         here = self.folder
@@ -189,24 +190,6 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
         os.environ.clear()
         os.environ.update(environment)
-
-
-def scan(root: Path) -> dict[str, str]:
-    """Everything below a folder: relative path to hash or kind."""
-    return {
-        str(Path(folder, name).relative_to(root)): _content(Path(folder, name))
-        for folder, names, files in os.walk(root)
-        for name in (*names, *files)
-    }
-
-
-def _content(path: Path) -> str:
-    mode = path.lstat().st_mode
-    if stat.S_ISREG(mode):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    if stat.S_ISLNK(mode):
-        return f"link to {os.readlink(path)}"
-    return "folder" if stat.S_ISDIR(mode) else f"of kind {stat.S_IFMT(mode):o}"
 
 
 def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> Iterator[str]:

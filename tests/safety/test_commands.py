@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from ..conversions import snapshot
 from . import ground as grounds
 from .drawing import (
     CONFIGS,
@@ -139,11 +140,11 @@ HARM: dict[str, Callable[[], Result]] = {
 @pytest.mark.parametrize("harm", HARM)
 def test_harm_is_noticed_and_undone(ground: Ground, harm: str) -> None:
     benchmark = torch.backends.cudnn.benchmark
-    before = grounds.scan(ground.root)
+    before = snapshot(ground.root)
     try:
         case = Case(("convert", "--json", "img.safetensors"))
         assert ground.run(case, lambda _: HARM[harm]()).problems
     finally:
         torch.backends.cudnn.benchmark = benchmark
-    assert grounds.scan(ground.root) == before
+    assert snapshot(ground.root) == before
     assert ground.run(Case(("presets", "--json"))).problems == ()
