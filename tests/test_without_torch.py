@@ -32,13 +32,13 @@ for words in json.load(sys.stdin):
         code = main(words)
     print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
-FLAT = ("--video-kernel-size", "3,1,1", "--time-mode", "conv-only")
 
 
 def commands(folder: Path) -> list[tuple[str, ...]]:
     """Every command that needs no torch, on every kind of file."""
     kinds = ["img.safetensors", "img.ckpt", "img.pth", "model.safetensors.index.json", "vae"]
     paths = [str(folder / name) for name in kinds]
+    plain = str(folder / "plain.safetensors")
     image, video, out = paths[1], str(folder / "video.safetensors"), str(folder / "out")
     quick = ("--skip-parity", "-o")
     return [
@@ -49,10 +49,9 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
         *(("convert", path, *quick, f"{out}.{i}") for i, path in enumerate(paths)),
         *(("convert", image, "--time-mode", mode, *quick, f"{out}.{mode}")
           for mode in ("all", "attn-only")),
-        *(("convert", image, "--layout", layout, *quick, f"{out}.{layout}", *more)
-          for layout, more in (("sgm", ()), ("decoder", ("--post-quant", "drop")))),
+        *(("convert", plain, "--layout", layout, *quick, f"{out}.{layout}")
+          for layout in ("sgm", "decoder")),
         ("convert", image, "--dtype", "float16", *quick, f"{out}.half"),
-        ("convert", video, "--layout", "decoder", "--dry-run"),
         ("batch", str(folder / "manifest.yaml"), "--dry-run"),
     ]  # fmt: skip
 
@@ -65,6 +64,7 @@ def answers(
     folder = tmp_path_factory.mktemp("without")
     weights = autoencoder(ch_mult=[1], num_res_blocks=2)
     write_safetensors(folder / "img.safetensors", prefixed(weights))
+    write_safetensors(folder / "plain.safetensors", autoencoder("plain", ch_mult=[1]))
     write_lightning(folder / "img.ckpt", weights)
     bare = bare_decoder(ch_mult=[1], dtype=torch.float16)
     write_torch(folder / "img.pth", bare, _use_new_zipfile_serialization=False)

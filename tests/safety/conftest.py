@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-import inflate
-
 from ..checkpoints import autoencoder, write_safetensors
-from ..conversions import CPU, rewritten
+from ..conversions import rewritten
 from .ground import Ground
 from .serving import Server
 
@@ -54,14 +52,13 @@ def single(tmp_path: Path, weights: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def trio(
+    tiny: Path, tiny_video: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
     """An image checkpoint, a video checkpoint made from it, and a damaged copy of the latter."""
-    folder = tmp_path_factory.mktemp("trio")
-    image = write_safetensors(folder / "img.safetensors", autoencoder(ch_mult=[1]))
-    video = folder / "video.safetensors"
-    inflate.convert(image, video, **CPU)
 
     def damage(tensors: dict[str, Tensor]) -> None:
         tensors["decoder.conv_out.bias"] += 1.0
 
-    return image, video, rewritten(video, folder / "bad.safetensors", damage)
+    bad = rewritten(tiny_video, tmp_path_factory.mktemp("bad") / "bad.safetensors", damage)
+    return tiny, tiny_video, bad

@@ -175,23 +175,18 @@ OURS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tiny() -> dict[str, Any]:
-    return autoencoder(ch_mult=[1])
-
-
-def test_a_false_configuration_of_diffusers_is_refused(
-    tiny: dict[str, Any], tmp_path: Path
-) -> None:
-    write_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", tiny)
+def test_a_false_configuration_of_diffusers_is_refused(tmp_path: Path) -> None:
+    weights = autoencoder(ch_mult=[1])
+    write_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", weights)
     for content in CONFIGS:
         (tmp_path / "config.json").write_bytes(dumped(content))
         refused(tmp_path, "convert", tmp_path, "--dry-run")
 
 
-def test_a_false_header_of_ours_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_false_header_of_ours_is_refused(tmp_path: Path) -> None:
+    weights = autoencoder(ch_mult=[1])
     for content in OURS:
-        path = write_safetensors(tmp_path / "a.safetensors", tiny, {"inflate.config": content})
+        path = write_safetensors(tmp_path / "a.safetensors", weights, {"inflate.config": content})
         refused(tmp_path, "convert", path, "--dry-run")
 
 
