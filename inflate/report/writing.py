@@ -115,7 +115,7 @@ def github_summary() -> Path:
     if not named:
         raise ConfigError(
             f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
-            "workflows; elsewhere, --report summary.md writes the same"
+            "workflows; elsewhere, use --report or --report-dir"
         )
     check_written([Path(named)], ())
     return Path(named)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from inflate.batch.batch import Settings, open_manifest, run
+from inflate.batch.batch import BatchOptions, open_batch, run
 from inflate.batch.cluster import RayExecutor
-from inflate.batch.executor import Event
+from inflate.batch.task import Event
 from inflate.batch.ledger import Ledger
-from inflate.batch.run import ATTEMPTS, run_batch
+from inflate.batch.run import ATTEMPTS, Run
 from inflate.batch.survey import survey
 from inflate.errors import ConfigError
 
@@ -85,7 +85,7 @@ class DeadlyExecutor(RayExecutor):
 def batch_of(folder: Path) -> Any:
     """A batch of two jobs."""
     content = {"defaults": {"device": "cpu", "output": "out/"}, "jobs": ["ckpts/*.safetensors"]}
-    return open_manifest(write_manifest(folder / "m.yaml", content), {})
+    return open_batch([str(write_manifest(folder / "m.yaml", content))], None, {})
 
 
 @pytest.mark.parametrize("times", [1, ATTEMPTS])
@@ -117,10 +117,10 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 def test_a_batch_on_ray_in_this_process(tmp_path: Path, sources: Sources, joined: str) -> None:
     sources(2)
     watcher = Watcher()
-    outcomes, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=joined), watcher)
+    outcomes, _ = run(batch_of(tmp_path), BatchOptions(executor="ray", ray_address=joined), watcher)
     assert [outcome.status for outcome in outcomes] == ["held", "held"]
     assert {kind for kind, _ in watcher.told} == {"began", "moved", "ended"}
-    again, _ = run(batch_of(tmp_path), Settings(executor="ray", ray_address=joined), watcher)
+    again, _ = run(batch_of(tmp_path), BatchOptions(executor="ray", ray_address=joined), watcher)
     assert [outcome.reused for outcome in again] == [True, True]
 
 
@@ -136,11 +136,11 @@ def test_remote_sources_and_outputs(
     with serve() as web:
         url = web.put("/m.safetensors", path.read_bytes())
         content = {"jobs": [{"source": url, "device": "cpu", "output": "out/{stem}.safetensors"}]}
-        batch = open_manifest(write_manifest(tmp_path / "m.yaml", content), {})
-        outcomes, _ = run(batch, Settings(executor="ray", ray_address=joined), Watcher())
+        batch = open_batch([str(write_manifest(tmp_path / "m.yaml", content))], None, {})
+        outcomes, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.status for outcome in outcomes] == ["held"], outcomes
         assert outcomes[0].source_sha256 == sha256(path)
-        again, _ = run(batch, Settings(executor="ray", ray_address=joined), Watcher())
+        again, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.reused for outcome in again] == [True]
 
 
