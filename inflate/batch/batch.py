@@ -65,15 +65,10 @@ def open_batch(
     report_dir: Path | None = None,
     summary: Path | None = None,
 ) -> Batch:
-    """The batch of a manifest, or of sources and patterns.
+    """The batch of a manifest (``.yaml``), or of sources and patterns with ``output`` as template.
 
-    Args:
-        arguments: a manifest (``.yaml``), or sources and patterns.
-        output: a folder or a template for the outputs of sources.
-        options: of ``convert``; they win over the manifest.
-        ledger: the place of the ledger; it wins over the manifest too.
-        report_dir: the folder for reports, if they will be written.
-        summary: the file that the summary will be appended to, likewise.
+    ``options`` of ``convert`` and ``ledger`` win over the manifest. ``report_dir`` and ``summary``
+    are where reports will be written later.
 
     Raises:
         ConfigError: everything that is wrong with it, at once.
@@ -153,17 +148,17 @@ def _checked(
     ledger = ledger or Path(os.path.normpath(output_folder(manifest) / LEDGER))
     reports = [] if report_dir is None else files_of_reports(report_dir)
     own = [*files_of_ledger(ledger), *reports]
-    found = expand(manifest, own)
-    outputs = {place_of(job.output): job for job in found.jobs}  # Collisions are found already.
+    jobs, wrong, notes = expand(manifest, own)
+    outputs = {place_of(job.output): job for job in jobs}  # Collisions are found already.
     written: list[str | Path] = [*own, *([] if summary is None else [summary])]
     for job in outputs.values():
         written += outputs_of(job.output, folder=job.options.get("layout") == "diffusers")
         written += [] if report_dir is None else files_of_job_report(report_dir, job.output)
-    problems = [*found.problems, *conflicts(written, _read(found.jobs, manifest))]
+    problems = [*wrong, *conflicts(written, _read(jobs, manifest))]
     if problems:
-        error = ConfigError if found.problems else OutputError
+        error = ConfigError if wrong else OutputError
         raise error("the batch has errors, and nothing was started:", list(dict.fromkeys(problems)))
-    return Batch(found.jobs, ledger, found.notes)
+    return Batch(tuple(jobs), ledger, tuple(notes))
 
 
 def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:

@@ -54,11 +54,9 @@ class RayExecutor:
     """Tasks that Ray places by what they need; the process leaves the cluster when it ends."""
 
     def __init__(self, slots: int | None, address: str | None) -> None:
-        """Join a cluster, or start one on this machine.
+        """Join the cluster of ``address`` or ``RAY_ADDRESS``, or start one on this machine.
 
-        Args:
-            slots: how many tasks there may be at once; as many as the cluster has CPUs by default.
-            address: of the cluster; by default that of ``RAY_ADDRESS``, or a new one.
+        ``slots`` tasks run at once, as many as the cluster has CPUs by default.
 
         Raises:
             InflateError: Ray is not installed, or the cluster cannot be reached.

@@ -56,21 +56,10 @@ class Job:
                 raise OutputError(f"{printable(name)} is not valid UTF-8; rename it") from error
 
 
-@dataclass(frozen=True)
-class Expanded:
-    """The jobs of a manifest in its order, and every problem of keys, values and names."""
+def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str], list[str]]:
+    """The jobs of a manifest in its order, every problem, and notes.
 
-    jobs: tuple[Job, ...]
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def expand(manifest: Manifest, own: Iterable[Path] = ()) -> Expanded:
-    """The jobs of a manifest.
-
-    Args:
-        manifest: the manifest.
-        own: files that the batch writes next to the outputs; patterns do not match them.
+    Patterns do not match ``own``, the other files that the batch writes.
     """
     problems = list(manifest.problems)
     found: list[tuple[Job, bool]] = []
@@ -93,8 +82,7 @@ def expand(manifest: Manifest, own: Iterable[Path] = ()) -> Expanded:
                 except ConfigError as error:
                     problems.append(f"{entry.place}.output: {error}")
     jobs, notes = _without_own_outputs(found, own)
-    problems += _collisions(jobs)
-    return Expanded(tuple(jobs), tuple(problems), tuple(notes))
+    return jobs, problems + _collisions(jobs), notes
 
 
 def effective_settings(options: Mapping[str, Any]) -> Settings:

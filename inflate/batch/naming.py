@@ -33,15 +33,10 @@ def name_output(
     settings: Settings,
     axes: Sequence[str],
 ) -> str:
-    """The output of a job.
+    """The output of a job; ``axes`` of the matrix distinguish names that are not from a template.
 
-    Args:
-        template: a name with fields; a folder, which ends in a slash or exists; or None for the
-            folder of the source.
-        source: where the job reads from.
-        options: of the job.
-        settings: what the options come to.
-        axes: the options of its matrix, which distinguish names that are not from a template.
+    A template is a name with fields, or a folder: it ends in a slash or exists. None stands for the
+    folder of the source.
 
     Raises:
         ConfigError: an unknown field, or not a valid template.

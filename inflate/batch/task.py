@@ -84,13 +84,8 @@ def run_task(
 ) -> None:
     """Convert, and send ``begin``, ``progress``, ``publish`` where parity held, and ``end``.
 
-    Args:
-        task: what to do.
-        worker: the name of this worker.
-        send: sends an event.
-        ask: sends one and waits for the answer.
-        gpu: the CUDA device of this worker, modulo the number of devices, for tasks that leave the
-            choice open.
+    ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
+    CUDA device of this worker, for tasks that leave the choice open.
     """
     from inflate.workflow import convert_with
 

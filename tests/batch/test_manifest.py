@@ -206,7 +206,8 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path, sources: Sources) -> 
         "jobs": [
             {"source": "ckpts/none.safetensors"},
             {"source": "ckpts/m00.safetensors", "time_mode": "both", "alpha": "much"},
-            {"source": "ckpts/*", "output": "out/same.safetensors"},
+            {"source": "ckpts/m00.safetensors", "output": "out/same.safetensors"},
+            {"source": "ckpts/m01.safetensors", "output": "out/same.safetensors"},
             {"source": "ckpts/m00.safetensors", "output": "ckpts/m01.safetensors"},
         ],
     }

@@ -242,15 +242,16 @@ def test_a_manifest_with_nul_is_refused(pair: tuple[Path, ...], tmp_path: Path, 
 
 
 SPOILED = {
-    "a mark that is not JSON": "UPDATE jobs SET output_mark = '{'",
+    "outputs that are not JSON": "UPDATE jobs SET made = '{'",
+    "outputs of another form": "UPDATE jobs SET made = '[3]'",
     "a document that is not JSON": "UPDATE jobs SET document = 'x'",
     "a document of another form": "UPDATE jobs SET document = '[]'",
     "a document that lacks its parts": """UPDATE jobs SET document = '{"conversion": 3}'""",
     "a state that is unknown": "UPDATE jobs SET state = 'asleep'",
     "an owner with a slash": "UPDATE jobs SET owner = '../../x', state = 'running'",
     "attempts in words": "UPDATE jobs SET attempts = 'many'",
-    "a source's mark that is not JSON": "UPDATE sources SET mark = '['",
-    "a source's mark of another form": "UPDATE sources SET mark = '[3]'",
+    "a source's mark that is not JSON": "UPDATE jobs SET source_mark = '['",
+    "a source's mark of another form": "UPDATE jobs SET source_mark = '[3]'",
     "a revision beyond counting": "UPDATE jobs SET revision = 9223372036854775807",
     "a revision in words": "UPDATE jobs SET revision = 'x'",
     "bytes for text": "UPDATE jobs SET settings = x'ff00', document = x'ff'",
@@ -379,16 +380,6 @@ def test_yaml_nested_beyond_any_stack_is_refused(pair: tuple[Path, ...], tmp_pat
     )
     assert ran.stdout.split() == ["2", "2"]
     assert ran.stderr.count("error: ") == 2
-
-
-def test_a_worker_ends_with_a_batch_that_died_in_a_line(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    lock.touch()
-    command_ = [sys.executable, "-m", "inflate.batch.worker", "0", str(lock)]
-    ran = subprocess.run(command_, input='{"number": ', env=environment(), capture_output=True,
-                         text=True, timeout=300)  # fmt: skip
-    assert ran.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in ran.stderr
 
 
 def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
