@@ -166,7 +166,7 @@ def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch) -> None:
             assert options["address"] == "127.0.0.1:1"
             raise ConnectionError("nobody there\nmore")
 
-    with pytest.raises(ConfigError, match="127.0.0.1:1"):
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1"):
         module._connect(Ray(), 1, "127.0.0.1:1")
 
 
