@@ -161,6 +161,9 @@ class ConvertOptions:
     )
     dry_run: bool = _option(False, "Print the plan and write nothing.", "Basics")
     overwrite: bool = _option(False, "Replace an existing output.", "Output", scope="job")
+    source_sha256: bool = _option(
+        False, "Also record the SHA-256 of the source's files.", "Advanced", scope="job"
+    )
 
 
 @dataclass(frozen=True)

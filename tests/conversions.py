@@ -16,8 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.source import describe
 from inflate.inflation import apply
 from inflate.inflation.initializers import Rule
+from inflate.io.reader import open_checkpoint
 from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
 from inflate.workflow import production
@@ -36,6 +39,12 @@ def snapshot(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): "folder" if path.is_dir() else sha256(path)
         for path in folder.rglob("*")
     }
+
+
+def print_of(path: Path) -> str:
+    """The fingerprint of the autoencoder in a file."""
+    with open_checkpoint(path) as checkpoint:
+        return fingerprint_of(describe(checkpoint).checkpoint)
 
 
 def sha256(path: Path) -> str:

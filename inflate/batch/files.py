@@ -43,7 +43,7 @@ def is_output(location: str, mark: str | None, sha256: str) -> bool:
     if is_remote(location):
         return False
     try:
-        return hash_files(find_files(local_path(location))) == sha256
+        return hash_of_output(local_path(location)) == sha256
     except CheckpointError:
         return False
 
@@ -92,6 +92,11 @@ def hash_of_source(location: str) -> str:
         if path.is_file():
             return hash_file(path)
         return hashlib.sha256((mark_of_output(path) or "").encode()).hexdigest()
+
+
+def hash_of_output(path: Path) -> str:
+    """The SHA-256 of a local output: of its file, or of the files of its folder."""
+    return hash_files(find_files(path))
 
 
 def make_folder(folder: Path) -> None:

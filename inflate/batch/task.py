@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from inflate.batch.files import hash_of_source, make_folder, mark_of_output, mark_of_source
+from inflate.batch.files import (
+    hash_of_output,
+    hash_of_source,
+    make_folder,
+    mark_of_output,
+    mark_of_source,
+)
 from inflate.errors import InflateError
 from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
@@ -103,24 +109,30 @@ def run_task(
             send(event("progress", phase=phase, done=done, total=total))
 
     def before_publish(result: ConversionResult, staged: Path) -> None:
+        nonlocal output_sha256
+        output_sha256 = hash_of_output(staged)
         mark = None if is_remote(task.output) else mark_of_output(staged)
-        if not ask(event("publish", **_record(result, started), output_mark=mark)):
+        record = _record(result, started, source_sha256, output_sha256)
+        if not ask(event("publish", **record, output_mark=mark)):
             raise StoppedError
 
     send(event("begin", pid=os.getpid()))
     mark: str | None = None
+    source_sha256: str | None = None
+    output_sha256: str | None = None
     try:
         device = _device(task.options.get("device"), gpu)
         options = ConvertOptions(**{**task.options, "device": device})
         mark = mark_of_source(task.source)
         if not is_remote(task.output):
             make_folder(Path(task.output).parent)
+        source_sha256 = hash_of_source(task.source)
         result = convert_with(
             task.source, task.output, options, progress=progress, before_publish=before_publish
         )
         # The mark of a source that changed meanwhile is not the mark of what was read.
         record = {
-            **_record(result, started),
+            **_record(result, started, source_sha256, output_sha256),
             "source_mark": mark if mark == mark_of_source(task.source) else None,
             "output_mark": mark_of_output(task.output) if result.passed else None,
         }
@@ -139,13 +151,15 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"error": f"a bug: {type(error).__name__}: {error}", "traceback": trace}
 
 
-def _record(result: ConversionResult, started: float) -> dict[str, Any]:
+def _record(
+    result: ConversionResult, started: float, source_sha256: str | None, output_sha256: str | None
+) -> dict[str, Any]:
     from inflate.report.documents import conversion_document
 
     return {
         "state": "held" if result.passed else "unequal",
-        "source_sha256": result.source_sha256,
-        "output_sha256": result.sha256,
+        "source_sha256": source_sha256,
+        "output_sha256": output_sha256,
         "document": {
             "conversion": conversion_document(result),
             "seconds": round(time.perf_counter() - started, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -51,10 +50,8 @@ def convert(
         )
     reports = check_wanted(report_to or (), github_summary=github_summary)
     from inflate import workflow
-    from inflate.workflow.ahead import hashing_ahead
 
-    ahead = nullcontext() if options.dry_run else hashing_ahead(source)
-    with ahead, progress_bar(quiet) as progress:
+    with progress_bar(quiet) as progress:
         result = workflow.convert_with(source, output, options, reports=reports, progress=progress)
     if options.dry_run:
         done = "nothing was written"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from inflate.cli.console import print_json, progress_bar, say_line
 from inflate.cli.options import FromWeights, Json, Prefix, Quiet, SourceLocation
 
@@ -10,6 +14,9 @@ def inspect(
     source: SourceLocation,
     prefix: Prefix = None,
     weights: FromWeights = "plain",
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Read the tensors and print their fingerprint.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -20,7 +27,13 @@ def inspect(
     from inflate import workflow
 
     with progress_bar(quiet) as progress:
-        found = workflow.inspect(source, prefix=prefix, weights=weights, progress=progress)
+        found = workflow.inspect(
+            source,
+            prefix=prefix,
+            weights=weights,
+            fingerprint=fingerprint or None,
+            progress=progress,
+        )
     if as_json:
         from inflate.report.inspection import inspection_document
 

@@ -12,6 +12,7 @@ from inflate.cli.text import architecture_text, kernel_text
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, one_line
 from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY
+from inflate.workflow.header import SOURCE_BLEND_KEY
 from inflate.workflow.inspection import Inspection
 
 
@@ -68,12 +69,17 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "averages", "moving averages of the weights are beside them: --weights ema"
     if found.foreign:
         yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
+    if found.fingerprint is not None:
+        yield "fingerprint", found.fingerprint
     header = found.metadata
     if "inflate.source.name" in header:
         yield "source.name", header["inflate.source.name"]
     if VERDICT_KEY in header:
         compared_with = header.get(COMPARED_WITH_KEY)
-        yield (
-            "verdict",
-            verdict_text({"verdict": header[VERDICT_KEY], "compared_with": compared_with}),
-        )
+        verdict = verdict_text({"verdict": header[VERDICT_KEY], "compared_with": compared_with})
+        if SOURCE_BLEND_KEY in header:
+            name = header.get("inflate.source.name", "a video checkpoint")
+            verdict += f", as a copy of {name}; not compared with an image decoder"
+        if found.changed:
+            verdict += "; the tensors changed after the check, so this is not about them"
+        yield "verdict", verdict

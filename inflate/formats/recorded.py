@@ -13,9 +13,17 @@ CONFIG_KEY = "inflate.config"
 
 SOURCE_NAME_KEY = "inflate.source.name"
 SOURCE_HASH_KEY = "inflate.source.sha256"
+"""The SHA-256 of the source's files, where it was requested."""
+
 SOURCE_FINGERPRINT_KEY = "inflate.source.fingerprint"
 FINGERPRINT_KEY = "inflate.fingerprint"
 """The weights of the source and those of the file itself; see ``fingerprint``."""
+
+
+def changed_since(metadata: Mapping[str, str], fingerprint: str) -> bool | None:
+    """Whether tensors changed since the header was written; None where it does not show that."""
+    recorded = metadata.get(FINGERPRINT_KEY)
+    return None if recorded is None else recorded != fingerprint
 
 
 def recorded_settings(metadata: Mapping[str, str], path: object) -> Settings:

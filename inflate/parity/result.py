@@ -6,7 +6,7 @@ None is one that is not finite; an SQNR of None is that of equal outputs where `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inflate.vocabulary import ComparedWith, Verdict
@@ -224,10 +224,10 @@ def compared_with(fold: FoldResult | None) -> ComparedWith:
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """The source that the candidate's header names; ``given`` if the reference is that file."""
+    """The source that the candidate's header names; ``given`` if the reference is that source."""
 
     name: str
-    sha256: str
+    fingerprint: str
     given: bool
 
 
@@ -263,7 +263,7 @@ class Picture:
 class ParityReport:
     """A verdict, and every number behind it.
 
-    ``reference`` and ``candidate`` are the names and SHA-256 of the files; ``notes`` say in words
+    ``reference`` and ``candidate`` are the names and fingerprints of the files; ``notes`` are
     what a reader of the numbers needs to know. What was not asked for is None or empty.
     """
 
@@ -279,6 +279,8 @@ class ParityReport:
     notes: tuple[str, ...]
     fold: FoldResult | None = None
     recorded_source: RecordedSource | None = None
+    changed: bool | None = None
+    """Whether the candidate's tensors changed since its header was written; None if unknown."""
     layers: tuple[LayerResult, ...] = ()
     first_divergence: str | None = None
     """The first layer whose outputs are out of tolerance."""
@@ -290,10 +292,6 @@ class ParityReport:
     plan: tuple[PlanRow, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
     """For pages only; documents leave them out."""
-
-    def of_candidate(self, path: str, sha256: str) -> ParityReport:
-        """The same report of the candidate under the name and hash it was published with."""
-        return replace(self, candidate=(path, sha256))
 
     @property
     def compared_with(self) -> ComparedWith:

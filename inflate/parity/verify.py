@@ -77,6 +77,7 @@ def run_check(
     probes: Sequence[Probe] | None = None,
     fold: FoldResult | None = None,
     recorded_source: RecordedSource | None = None,
+    changed: bool | None = None,
     scope: Scope = Scope(),
     fallback: bool = False,
     keep: Keep | None = None,
@@ -95,6 +96,7 @@ def run_check(
         probes: which; those of the device by default.
         fold: what a fold changed before, for the report.
         recorded_source: the source that the candidate's header names, for the report.
+        changed: whether the candidate's tensors changed since its header was written.
         scope: what else to find out.
         fallback: whether the CPU computes for want of a GPU, for the report.
         keep: given every probe, its latents, and what both decoders made of them.
@@ -158,6 +160,7 @@ def run_check(
         cast=cast,
         fold=fold,
         recorded_source=recorded_source,
+        changed=changed,
         notes=comparands.notes,
         layers=() if lockstep is None else lockstep.layers,
         first_divergence=_culprit(lockstep, overflow),
@@ -250,8 +253,13 @@ def _words(report: ParityReport) -> tuple[str, ...]:
     source = report.recorded_source
     if source is not None and not source.given:
         words.append(
-            f"the candidate's header names another source than the reference: {source.name} "
-            f"(SHA-256 {source.sha256})"
+            f"the candidate was made from another checkpoint: {source.name} "
+            f"(fingerprint {source.fingerprint})"
+        )
+    if report.changed:
+        words.append(
+            "the candidate's tensors changed after it was written; the verdict in its header does "
+            "not apply to them"
         )
     if overflow is not None:
         words.append(

@@ -27,8 +27,8 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
         "schema": PARITY_SCHEMA,
         "verdict": report.verdict,
         "compared_with": report.compared_with,
-        "reference": dict(zip(("path", "sha256"), report.reference, strict=True)),
-        "candidate": dict(zip(("path", "sha256"), report.candidate, strict=True)),
+        "reference": dict(zip(("path", "fingerprint"), report.reference, strict=True)),
+        "candidate": dict(zip(("path", "fingerprint"), report.candidate, strict=True)),
         "weights": {
             "compared": weights.compared,
             "different": len(weights.different),
@@ -52,7 +52,9 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
     return {
         "schema": CONVERSION_SCHEMA,
         "output": None if result.output is None else str(result.output),
-        "sha256": result.sha256,
+        "fingerprint": result.fingerprint,
+        "source_fingerprint": result.source_fingerprint,
+        "source_sha256": result.source_sha256,
         "layout": result.layout,
         "plan": plan_counts(result.plan),
         "architecture": asdict(config.architecture),

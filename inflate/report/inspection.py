@@ -29,6 +29,8 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         "dropped": [asdict(group) for group in found.dropped],
         "foreign": list(found.foreign),
         "metadata": dict(found.metadata),
+        "fingerprint": found.fingerprint,
+        "changed": found.changed,
         "convert": {
             "output": str(found.would_write),
             "copied": found.copied,

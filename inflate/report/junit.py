@@ -56,7 +56,7 @@ def _add_properties(suite: ET.Element, document: Document) -> None:
         **{
             f"{side}.{key}": document[side][key]
             for side in ("reference", "candidate")
-            for key in ("path", "sha256")
+            for key in ("path", "fingerprint")
         },
     }
     properties = ET.SubElement(suite, "properties")

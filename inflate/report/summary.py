@@ -108,8 +108,8 @@ def _about_the_outputs(document: Document) -> list[str]:
     source = document.get("recorded_source")
     if source is not None and not source["given"]:
         told.append(
-            f"Verify against the source that the candidate's header names, {source['name']} "
-            f"(SHA-256 {source['sha256']}): the reference is another file."
+            f"Verify against the checkpoint that the candidate was made from, {source['name']} "
+            f"(fingerprint {source['fingerprint']}); the reference holds other weights."
         )
     weights, bisect = document["weights"], document["bisect"]
     if weights["different"]:

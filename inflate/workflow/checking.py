@@ -14,14 +14,14 @@ from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
-from inflate.workflow.production import Job
+from inflate.workflow.production import Fingerprints, Job
 
 
 def check(
     device: str,
     job: Job,
     staged: Staged,
-    source_hash: str,
+    fingerprints: Fingerprints,
     progress: Progress,
 ) -> ParityReport:
     """Read what was staged back and compare it with its source, in float32.
@@ -30,7 +30,7 @@ def check(
         device: where to compute, by name.
         job: what was made of what.
         staged: the result, not published yet.
-        source_hash: the SHA-256 of the source.
+        fingerprints: those of the source and of the result.
         progress: called with the phase, the steps done and their number.
 
     Raises:
@@ -49,8 +49,8 @@ def check(
             comparands = against_source(reference, candidate, torch.float32, where)
         return run_check(
             comparands,
-            reference=(str(reference.checkpoint.path), source_hash),
-            candidate=(str(staged.destination), ""),
+            reference=(str(reference.checkpoint.path), fingerprints.source),
+            candidate=(str(staged.destination), fingerprints.output),
             dtype=torch.float32,
             device=where,
             tolerance=Tolerance(tolerance, tolerance),

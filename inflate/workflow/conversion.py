@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,19 +43,20 @@ if TYPE_CHECKING:
 class ConversionResult:
     """What a conversion did.
 
-    ``output`` and ``sha256`` are None where nothing was published: after a dry run, or where parity
-    did not hold; ``destination`` is where it would be. ``parity`` is None where it was not checked.
-    ``notes`` are for whoever uses the result. ``source_sha256`` is None after a dry run.
+    ``output`` is None where nothing was published: after a dry run, or where parity failed;
+    ``destination`` is where it would be. ``parity`` is None where it was not checked. The
+    fingerprints are None after a dry run, ``source_sha256`` unless it was requested.
     """
 
     plan: InflationPlan
     layout: Target
     parity: ParityReport | None
     output: Path | str | None
-    sha256: str | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     destination: str = ""
+    fingerprint: str | None = None
+    source_fingerprint: str | None = None
     source_sha256: str | None = None
 
     @property
@@ -91,6 +92,7 @@ def convert(
     skip_parity: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
+    source_sha256: bool = False,
     reports: Iterable[str | Path] = (),
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
@@ -120,6 +122,7 @@ def convert(
         skip_parity: publish without a check, and say so in the file.
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
+        source_sha256: also record the SHA-256 of the source's files, all of which is then read.
         reports: files that the caller will write later; refused now where that would lose a file
             of the source, or the output.
         progress: told where the work stands.
@@ -149,6 +152,7 @@ def convert(
         skip_parity=skip_parity,
         dry_run=dry_run,
         overwrite=overwrite,
+        source_sha256=source_sha256,
     )
     return convert_with(
         source, output, options, reports=reports, progress=progress, before_publish=before_publish
@@ -215,13 +219,13 @@ def convert_with(
         seconds = {"plan": planned - started}
         told = shown(str(destination))
         if dry_run:
-            return ConversionResult(job.plan, target, None, None, None, seconds, job.notes, told)
+            return ConversionResult(job.plan, target, None, None, seconds, job.notes, told)
 
         def result_of(made: Made) -> ConversionResult:
             parity, published = made.parity, None
-            if made.sha256 is not None:
+            if made.published:
                 published = destination if is_remote(str(destination)) else Path(destination)
-                parity = parity and parity.of_candidate(told, made.sha256)
+                parity = parity and replace(parity, candidate=(told, made.fingerprints.output))
             spent = {
                 **seconds,
                 "write": made.written - planned,
@@ -234,10 +238,11 @@ def convert_with(
                 target,
                 parity,
                 published,
-                made.sha256,
                 spent,
                 job.notes,
                 told,
+                made.fingerprints.output,
+                made.fingerprints.source,
                 made.source_sha256,
             )
 
@@ -251,11 +256,12 @@ def convert_with(
                 name_of(source),
                 local,
                 load_check=None if skip_parity else partial(_load_check, options.device),
+                source_sha256=options.source_sha256,
                 overwrite=overwrite,
                 progress=progress,
                 announce=announce,
             )
-            if made.sha256 is not None and is_remote(str(destination)):
+            if made.published and is_remote(str(destination)):
                 publish(local, str(destination), overwrite=overwrite, progress=progress)
         return result_of(made)
 

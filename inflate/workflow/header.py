@@ -9,7 +9,7 @@ from dataclasses import asdict
 from inflate._version import __version__
 from inflate.errors import printable
 from inflate.formats.blending import Blend
-from inflate.formats.recorded import CONFIG_KEY, SOURCE_HASH_KEY, SOURCE_NAME_KEY
+from inflate.formats.recorded import CONFIG_KEY, SOURCE_NAME_KEY
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.vocabulary import VERDICT_KEY, Target
 
@@ -35,7 +35,6 @@ def header_of(
         "format": "pt",
         "inflate.version": __version__,
         SOURCE_NAME_KEY: printable(source_name),
-        SOURCE_HASH_KEY: "",
         CONFIG_KEY: json.dumps(asdict(plan.config), sort_keys=True),
         "inflate.seed": str(plan.config.seed),
         LAYOUT_KEY: target,

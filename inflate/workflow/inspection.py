@@ -15,13 +15,16 @@ from inflate.errors import CheckpointError, ConfigError, PlanError
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, check_known, find_blend
 from inflate.formats.class_config import class_settings
+from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import EMA, Located, locate
-from inflate.formats.recorded import recorded_settings
+from inflate.formats.recorded import changed_since, recorded_settings
 from inflate.formats.shapes import image_problems
+from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint, open_checkpoint
+from inflate.io.remote import is_remote
 from inflate.options import check_location
 from inflate.progress import Progress, silent
 from inflate.workflow.sources import default_output, local_source
@@ -35,6 +38,9 @@ ALREADY_VIDEO = (
     "verify checks it"
 )
 """The obstacle to a conversion that is none to a copy."""
+
+_CHEAP = 32 << 20
+"""Bytes of an autoencoder whose fingerprint is computed without a request."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Inspection:
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
     ``obstacles`` are the reasons why it cannot be converted, empty if it can be.
     ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
+    ``fingerprint`` is None where it was not computed; ``changed`` says whether the tensors changed
+    since the file's header was written, and is None where that is not known.
     """
 
     path: Path
@@ -73,6 +81,8 @@ class Inspection:
     metadata: Mapping[str, str]
     would_write: Path
     obstacles: tuple[str, ...]
+    fingerprint: str | None = None
+    changed: bool | None = None
 
     @property
     def copied(self) -> int:
@@ -91,6 +101,7 @@ def inspect(
     prefix: str | None = None,
     weights: str = "plain",
     merge_strategy: str | None = None,
+    fingerprint: bool | None = None,
     progress: Progress = silent,
 ) -> Inspection:
     """Look at a checkpoint without converting it.
@@ -100,6 +111,8 @@ def inspect(
         prefix: which autoencoder to look at where the source holds several.
         weights: ``plain``, or ``ema`` for their moving averages.
         merge_strategy: how a video decoder blends, where its file does not say.
+        fingerprint: whether to read the tensors for their fingerprint; by default only where they
+            are local and small.
         progress: called during a download.
 
     Raises:
@@ -108,7 +121,9 @@ def inspect(
     check_location("source", source)
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
-        return _inspect(source, checkpoint, prefix, weights, merge_strategy)
+        if fingerprint is None and is_remote(str(source)):
+            fingerprint = False
+        return _inspect(source, checkpoint, prefix, weights, merge_strategy, fingerprint)
 
 
 def _inspect(
@@ -117,6 +132,7 @@ def _inspect(
     prefix: str | None,
     weights: str,
     merge_strategy: str | None,
+    fingerprint: bool | None,
 ) -> Inspection:
     path, files, index = checkpoint.path, checkpoint.files, checkpoint.tensors
     metadata = checkpoint.metadata
@@ -139,6 +155,11 @@ def _inspect(
                 recorded = recorded_settings(metadata, path)
                 blend = find_blend(located, recorded, checkpoint.read, path, merge_strategy)
                 check_known(blend, path)
+    own: str | None = None
+    if located is not None and fingerprint is not False:
+        view = autoencoder_view(checkpoint, located)
+        if fingerprint or sum(info.nbytes for info in view.tensors.values()) <= _CHEAP:
+            own = fingerprint_of(view)
     return Inspection(
         path=path,
         files=checkpoint.files,
@@ -157,6 +178,8 @@ def _inspect(
         metadata=checkpoint.metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
         obstacles=tuple(obstacles),
+        fingerprint=own,
+        changed=None if own is None else changed_since(metadata, own),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,14 +21,13 @@ from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
-from inflate.io.files import find_files, hash_files
+from inflate.io.files import hash_files
 from inflate.io.staging import Staged, saying_why, stage
 from inflate.io.writer import SafetensorsWriter
 from inflate.options import ConvertOptions
 from inflate.parity.result import FoldResult, ParityReport, compared_with
 from inflate.progress import Progress
 from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY, Target
-from inflate.workflow.ahead import hash_source
 from inflate.workflow.header import header_of
 from inflate.workflow.identity import temporal_attention_is_identity
 
@@ -65,24 +63,34 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Fingerprints:
+    """The fingerprints of a source and of the output made from it."""
+
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Made:
     """The outcome of a job.
 
-    ``sha256`` is None where parity did not hold and nothing was published; the fingerprints are
-    those of the output and of the source.
+    ``written`` and ``checked`` are times of ``time.perf_counter``.
     """
 
     parity: ParityReport | None
-    sha256: str | None
+    fingerprints: Fingerprints
+    source_sha256: str | None
     written: float
     checked: float
-    source_sha256: str
-    fingerprint: str
-    source_fingerprint: str
+
+    @property
+    def published(self) -> bool:
+        """Whether the output has its name: it has not if parity failed."""
+        return self.parity is None or self.parity.passed
 
 
-Check = Callable[[Job, Staged, str, Progress], ParityReport]
-"""What compares a staged result with its source; see ``checking``."""
+Check = Callable[[Job, Staged, Fingerprints, Progress], ParityReport]
+"""Compares a staged result with its source; see ``checking``."""
 
 
 def prepare(
@@ -124,14 +132,15 @@ def produce(
     destination: Path,
     *,
     load_check: Callable[[], Check] | None,
+    source_sha256: bool,
     overwrite: bool,
     progress: Progress,
     announce: Callable[[Made, Path], None],
 ) -> Made:
     """Write under a hidden name, check, announce, and publish.
 
-    ``load_check`` gives the check, None publishes without one; it loads torch, and is called on a
-    thread during the writing.
+    ``load_check`` returns the check; None publishes without one. It loads torch, and is called on
+    a thread during the writing. ``source_sha256`` also records the SHA-256 of the source's files.
 
     Raises:
         InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
@@ -145,7 +154,7 @@ def produce(
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
-        source_hash = pool.submit(copy_context().run, hash_source, files)
+        file_hash = pool.submit(hash_files, files) if source_sha256 else None
         loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
@@ -156,26 +165,26 @@ def produce(
         written = time.perf_counter()
         parity = None
         if loading is not None:
-            parity = loading.result()(job, staged, source_hash.result(), progress)
+            parity = loading.result()(job, staged, prints, progress)
         checked = time.perf_counter()
-        if parity is not None and not parity.passed:
-            return Made(parity, None, written, checked, source_hash.result(), *prints)
+        sha256 = None if file_hash is None else file_hash.result()
+        made = Made(parity, prints, sha256, written, checked)
+        if not made.published:
+            return made
         with saying_why(destination):
-            known = _known(job, source_hash.result(), prints, parity)
+            known = _known(job, made)
             writer.set_metadata({**header, **known})
             synced.result()
         # The library reads what is published: its header at least, and at once.
         with safe_open(staged.file.name, framework="numpy"):
             pass
-        sha256 = hash_files(find_files(staged.path))
-        made = Made(parity, sha256, written, checked, source_hash.result(), *prints)
         announce(made, staged.path)
         staged.publish()
     return made
 
 
-def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
-    """The fingerprints of the output and of the source, of which the most is hashed already."""
+def _fingerprints(job: Job, digests: Digests) -> Fingerprints:
+    """Both fingerprints; most tensors were hashed while they were written."""
     seen, stored = job.source.checkpoint, job.original.checkpoint
     known = {
         key: digest
@@ -183,15 +192,15 @@ def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
         if seen.tensors[key] == stored.tensors.get(key)  # Else it was computed.
     }
     output = {tensor.key: tensor.info for tensor in job.plan.tensors}
-    return fingerprint(output, digests.written), fingerprint_of(stored, known)
+    return Fingerprints(fingerprint_of(stored, known), fingerprint(output, digests.written))
 
 
-def _known(
-    job: Job, source_hash: str, prints: tuple[str, str], parity: ParityReport | None
-) -> dict[str, str]:
+def _known(job: Job, made: Made) -> dict[str, str]:
     """The entries of the header that are known after the writing, and after the check if any."""
-    known = {SOURCE_HASH_KEY: source_hash}
-    known[FINGERPRINT_KEY], known[SOURCE_FINGERPRINT_KEY] = prints
+    prints, parity = made.fingerprints, made.parity
+    known = {FINGERPRINT_KEY: prints.output, SOURCE_FINGERPRINT_KEY: prints.source}
+    if made.source_sha256 is not None:
+        known[SOURCE_HASH_KEY] = made.source_sha256
     if parity is not None:
         known[VERDICT_KEY] = parity.verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)

@@ -16,15 +16,14 @@ from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
-    SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
+    changed_since,
     recorded_settings,
 )
 from inflate.formats.source import Source, describe, given_blend
-from inflate.io.files import hash_files
 from inflate.io.files import shown as shown_name
 from inflate.io.protected import check_written
-from inflate.io.reader import Checkpoint, open_checkpoint
+from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, checked
 from inflate.parity.comparands import against_itself, against_source
@@ -167,7 +166,7 @@ def verify_with(
     locations = [reference] if candidate is None else [candidate, reference]
     paths = [local_source(location, progress) for location in locations]
     video_path = paths[0]
-    with ExitStack() as stack, ThreadPoolExecutor(1) as hasher:
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
         opened = checkpoints[0]
         read: list[str | Path] = [*given_files(options)]
@@ -177,19 +176,19 @@ def verify_with(
         check_written([*kept, *reports], read)
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
-        video_hash = hasher.submit(hash_files, opened.files)
         if not video.inflated:
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
                 + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
             )
-        fold = recorded_source = stored = None
+        video_print = pool.submit(fingerprint_of, video.checkpoint)
+        fold = None
         sources = [video]
         notes: tuple[str, ...] = ()
         if candidate is None:
             comparands = against_itself(video, compute, where)
-            reference_hash = video_hash
+            reference_print = video_print
         else:
             image_file = checkpoints[1]
             ema = options.weights == "ema"
@@ -199,8 +198,7 @@ def verify_with(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
-            reference_hash = hasher.submit(hash_files, image_file.files)
-            stored = image.checkpoint
+            reference_print = pool.submit(fingerprint_of, image.checkpoint)
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, options.seed)
@@ -212,22 +210,21 @@ def verify_with(
             weights=replace(comparands.weights, temporal=temporal),
             notes=(*comparands.notes, *notes, *told),
         )
-        if stored is not None:
-            recorded_source = _recorded_source(opened.metadata, reference_hash.result(), stored)
+        prints = reference_print.result(), video_print.result()
         report = run_check(
             comparands,
-            reference=(shown(str(reference)), reference_hash.result()),
-            candidate=(
-                shown(str(reference if candidate is None else candidate)),
-                video_hash.result(),
-            ),
+            reference=(shown(str(reference)), prints[0]),
+            candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
             device=where,
             tolerance=tolerance,
             seed=options.seed,
             probes=(*thorough_probes_for(where), *extra),
             fold=fold,
-            recorded_source=recorded_source,
+            recorded_source=None
+            if candidate is None
+            else _recorded_source(opened.metadata, prints[0]),
+            changed=changed_since(opened.metadata, prints[1]),
             scope=Scope(
                 layers=True,
                 frames=True,
@@ -276,20 +273,13 @@ def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source,
     return replace(image, config=config), notes
 
 
-def _recorded_source(
-    metadata: Mapping[str, str], reference_hash: str, reference: Checkpoint
-) -> RecordedSource | None:
-    """The source that the header of a candidate names, set against the reference.
-
-    The same weights in another file are the same source.
-    """
-    sha256 = metadata.get(SOURCE_HASH_KEY, "")
-    if not sha256:
+def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
+    """The source that a candidate's header names, compared with the reference's fingerprint."""
+    recorded = metadata.get(SOURCE_FINGERPRINT_KEY)
+    if recorded is None:
         return None
     name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
-    recorded = metadata.get(SOURCE_FINGERPRINT_KEY)
-    given = sha256 == reference_hash or recorded == fingerprint_of(reference)
-    return RecordedSource(name, shown_name(sha256), given)
+    return RecordedSource(name, shown_name(recorded), recorded == reference)
 
 
 def _folded_alike(

@@ -14,7 +14,7 @@ import inflate
 from inflate.inflation.initializers import ZEROS
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import metadata_of, sha256, snapshot, spoil_start
+from ..conversions import metadata_of, print_of, snapshot, spoil_start
 from .conftest import Run
 
 CPU = ("--device", "cpu")
@@ -51,10 +51,10 @@ def test_the_document(run: Run, source: Path, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     document = strict(ran.out)
     assert document["schema"] == "inflate/conversion/1"
-    assert (document["output"], document["sha256"]) == (str(output), sha256(output))
+    assert (document["output"], document["fingerprint"]) == (str(output), print_of(output))
     assert document["parity"]["schema"] == "inflate/parity-report/1"
     assert document["parity"]["verdict"] == "bitwise"
-    assert document["parity"]["candidate"] == {"path": str(output), "sha256": sha256(output)}
+    assert document["parity"]["candidate"] == {"path": str(output), "fingerprint": print_of(output)}
     assert document["plan"]["copied"] + document["plan"]["passed_through"] == len(
         autoencoder(ch_mult=[1])
     )
@@ -116,8 +116,8 @@ def test_the_same_as_from_python(run: Run, source: Path, tmp_path: Path) -> None
     run("convert", source, "--alpha", 0.3, "--time-mode", "all", *CPU)
     by_hand = inflate.convert(
         source, tmp_path / "v", alpha=0.3, time_mode="all", device="cpu"
-    ).sha256
-    assert sha256(tmp_path / "img.video.safetensors") == by_hand
+    ).fingerprint
+    assert print_of(tmp_path / "img.video.safetensors") == by_hand
 
 
 def test_quiet_says_the_path_alone(run: Run, source: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_dry_run_as_a_document(run: Run, source: Path, tmp_path: Path) -> None
     assert (ran.code, ran.err) == (0, "")
     assert snapshot(tmp_path) == before
     document = strict(ran.out)
-    assert [document[key] for key in ("output", "sha256", "parity")] == [None, None, None]
+    assert [document[key] for key in ("output", "fingerprint", "parity")] == [None, None, None]
     counts, tensors = document["plan"], document["dry_run"]["tensors"]
     assert len(tensors) == counts["copied"] + counts["initialised"] + counts["passed_through"]
 
@@ -213,7 +213,7 @@ def test_where_parity_does_not_hold_nothing_is_published(
     ran = run("convert", source, "--time-mode", mode, "--json", *CPU)
     assert ran.code == 1
     document = strict(ran.out)
-    assert (document["output"], document["sha256"]) == (None, None)
+    assert document["output"] is None
     assert document["parity"]["verdict"] == "fail"
     ran = run("convert", source, "--time-mode", mode, "-q", *CPU)
     assert (ran.code, ran.out, ran.err) == (1, "", "")

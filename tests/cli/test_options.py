@@ -36,7 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "video_kernel_size": [3, 1, 1], "attn_type": "none", "set": ["seed=3"], "seed": 7,
     "dtype": "float16", "float32_norms": True, "prefix": "vae.", "weights": "ema",
     "layout": "sgm", "post_quant": "fold", "allow_inexact": True, "device": "cpu",
-    "skip_parity": True, "overwrite": True,
+    "skip_parity": True, "overwrite": True, "source_sha256": True,
 }  # fmt: skip
 """A value of every option of a job that is not its default."""
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..checkpoints import FIRST_STAGE, prefixed, write_safetensors
-from ..conversions import nudged, rewritten, sha256
+from ..conversions import nudged, print_of, rewritten
 from ..media import clip, picture
 from .conftest import Run
 
@@ -59,12 +59,12 @@ def test_a_document_for_programs(run: Run, image: Path, videos: dict[str, Path])
         *("schema", "verdict", "compared_with", "max_abs_error", "reference", "candidate"),
         *("environment", "tolerance", "weights", "probes", "cast", "fold", "notes"),
         *("layers", "first_divergence", "floor", "bisect", "trainability", "self_test"),
-        *("overflow", "plan", "recorded_source"),
+        *("overflow", "plan", "recorded_source", "changed"),
     }
     assert document["schema"] == "inflate/parity-report/1"
     assert (document["verdict"], document["max_abs_error"]) == ("bitwise", 0.0)
-    assert document["reference"] == {"path": str(image), "sha256": sha256(image)}
-    assert document["candidate"]["sha256"] == sha256(videos["all"])
+    assert document["reference"] == {"path": str(image), "fingerprint": print_of(image)}
+    assert document["candidate"]["fingerprint"] == print_of(videos["all"])
     assert document["environment"] == {
         "device": "cpu",
         "dtype": "float32",

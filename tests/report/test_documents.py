@@ -54,8 +54,8 @@ def test_a_parity_report_in_full() -> None:
         "verdict": "within-tolerance",
         "compared_with": "folded-reference",
         "max_abs_error": 0.5,
-        "reference": {"path": "img.ckpt", "sha256": "aa"},
-        "candidate": {"path": "img.video.safetensors", "sha256": "bb"},
+        "reference": {"path": "img.ckpt", "fingerprint": "aa"},
+        "candidate": {"path": "img.video.safetensors", "fingerprint": "bb"},
         "environment": {
             "device": "cpu",
             "dtype": "float32",
@@ -88,7 +88,8 @@ def test_a_parity_report_in_full() -> None:
         "plan": [],
         "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
         "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
-        "recorded_source": {"name": "r", "sha256": "0", "given": True},
+        "recorded_source": {"name": "r", "fingerprint": "0", "given": True},
+        "changed": None,
         "notes": ["a note"],
     }
 
@@ -117,7 +118,9 @@ def test_errors_that_are_not_finite_are_null() -> None:
 CONVERSION_KEYS = {
     "schema",
     "output",
-    "sha256",
+    "fingerprint",
+    "source_fingerprint",
+    "source_sha256",
     "layout",
     "plan",
     "architecture",
@@ -170,7 +173,7 @@ def test_a_conversion_in_full(conversion: ConversionResult) -> None:
     assert set(document) == CONVERSION_KEYS
     assert document["schema"] == "inflate/conversion/1"
     assert document["output"] == str(conversion.output)
-    assert document["sha256"] == conversion.sha256
+    assert document["fingerprint"] == conversion.fingerprint
     assert set(document["architecture"]) == ARCHITECTURE_KEYS
     assert document["architecture"]["ch_mult"] == [1, 2]
     assert document["temporal"] == {
@@ -198,10 +201,12 @@ def test_the_counts_are_those_of_the_source(conversion: ConversionResult) -> Non
 
 
 def test_what_was_not_done_is_null(conversion: ConversionResult) -> None:
-    dry = replace(conversion, output=None, sha256=None, parity=None, seconds={"plan": 0.123456})
+    dry = replace(
+        conversion, output=None, fingerprint=None, parity=None, seconds={"plan": 0.123456}
+    )
     document = strict(conversion_document(dry))
     assert set(document) == CONVERSION_KEYS
-    assert [document[key] for key in ("output", "sha256", "parity")] == [None, None, None]
+    assert [document[key] for key in ("output", "fingerprint", "parity")] == [None, None, None]
     assert document["seconds"] == {"plan": 0.1235}
 
 

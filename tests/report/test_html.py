@@ -148,7 +148,6 @@ def test_what_is_absent_is_absent() -> None:
     assert set(page.ids()) == {"main", "verdict", "probes", "images", "files"}
     assert "svg" in {tag for tag, _ in page.elements}, "the verdict's sign"
     assert "What to do" not in page.text
-    assert "none: it was not published" in page.text
     assert "There are no images here" in page.text
 
 

@@ -80,7 +80,7 @@ def test_the_environment_is_in_the_properties() -> None:
     assert found["environment.fallback"] == "true"
     assert found["environment.tf32"] == "false"
     assert found["environment.cudnn"] == ""
-    assert found["candidate.sha256"] == "a7" * 32
+    assert found["candidate.fingerprint"] == "a7" * 32
 
 
 def test_a_verdict_of_a_folded_decoder_says_so() -> None:

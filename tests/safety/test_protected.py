@@ -15,13 +15,11 @@ from safetensors.torch import save_file
 import inflate
 from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
-from inflate.io.files import find_files
 from inflate.io.protected import conflicts, place_of
 from inflate.workflow import checking, conversion, production, verification
-from inflate.workflow.ahead import hash_source, hashing_ahead
 
 from ..checkpoints import autoencoder, write_safetensors
-from ..conversions import CPU, metadata_of, sha256, snapshot
+from ..conversions import CPU, sha256, snapshot
 from ..media import clip, picture
 from ..report.building import document_of
 from .refusals import check_refusal, command, refused
@@ -73,7 +71,6 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the work has begun")
 
     monkeypatch.setattr(conversion, "prepare", begun)
-    monkeypatch.setattr(verification, "hash_files", begun)
     monkeypatch.setattr(verification, "run_check", begun)
 
 
@@ -422,15 +419,3 @@ def test_a_source_may_change_once_it_is_published(
 
     monkeypatch.setattr(conversion, "ConversionResult", changing)
     assert inflate.convert(single, out, **CPU).output == out
-
-
-def test_a_hash_begun_of_an_older_version_is_not_used(
-    single: Path, weights: dict[str, Any], tmp_path: Path
-) -> None:
-    with hashing_ahead(str(single)):
-        before = single.stat()
-        hash_source(find_files(single))  # It has been computed now.
-        write_safetensors(single, weights, {"another": "version"})
-        assert single.stat() != before
-        inflate.convert(single, tmp_path / "out", skip_parity=True, **CPU)
-    assert metadata_of(tmp_path / "out")["inflate.source.sha256"] == sha256(single)
