@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from dataclasses import dataclass, replace
 
 from inflate.batch.jobs import Job
-from inflate.errors import CheckpointError, InflateError
-from inflate.io.files import find_files
+from inflate.errors import InflateError
+from inflate.io.files import read_files
 from inflate.io.remote import local_path
 from inflate.options import ConvertOptions
 
@@ -42,9 +42,8 @@ def estimate(job: Job) -> Estimate:
     options = ConvertOptions(**job.options)
     # Folding computes with the weights, and changes the size by one small tensor.
     dry = replace(options, dry_run=True, post_quant="keep", allow_inexact=False)
-    size = 0
-    with suppress(CheckpointError, OSError):
-        size = sum(path.stat().st_size for path in find_files(local_path(job.source)).all)
+    files = filter(os.path.isfile, set(read_files(local_path(job.source))))
+    size = sum(path.stat().st_size for path in files)
     try:
         plan = convert_with(job.source, job.output, dry).plan
     except InflateError as error:

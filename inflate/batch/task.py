@@ -97,6 +97,9 @@ def run_task(
 
     started = time.perf_counter()
     sent = 0.0
+    mark: str | None = None
+    source_sha256: str | None = None
+    output_sha256: str | None = None
 
     def event(kind: Any, **content: Any) -> Event:
         return Event(kind, task.number, worker, content)
@@ -117,9 +120,6 @@ def run_task(
             raise StoppedError
 
     send(event("begin", pid=os.getpid()))
-    mark: str | None = None
-    source_sha256: str | None = None
-    output_sha256: str | None = None
     try:
         device = _device(task.options.get("device"), gpu)
         options = ConvertOptions(**{**task.options, "device": device})

@@ -131,7 +131,8 @@ def print_summary(document: Mapping[str, Any]) -> None:
             )  # fmt: skip
         console.print(table)
     style = "red" if document["exit_code"] else "green"
-    console.print(Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style))
+    text = Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style)
+    console.print(text, soft_wrap=True)
 
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:

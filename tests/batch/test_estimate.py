@@ -73,6 +73,7 @@ def test_a_dry_run_of_safetensors_needs_no_torch(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_memory_stays_below_the_estimate(tmp_path: Path) -> None:
     weights = autoencoder(ch=64, ch_mult=[1, 2, 4], num_res_blocks=2)
