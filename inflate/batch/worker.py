@@ -28,7 +28,7 @@ def main(number: int, descriptor: int) -> None:
     end_on_signals()
     # Imported before the thread starts, which ends the process with the connection.
     import inflate.report.documents
-    import inflate.workflow.checking  # noqa: F401
+    import inflate.workflow.conversion  # noqa: F401
     from inflate.batch.task import Event, Task, run_task
 
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()

@@ -190,10 +190,10 @@ def test_a_worker_killed_in_the_middle(tmp_path: Path, sources: Sources, harness
 def test_a_worker_that_cannot_start_says_why(
     tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch for you')", encoding="utf-8")
+    (tmp_path / "safetensors.py").write_text("raise ImportError('broken')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     harness.executor.submit(Task(0, "x", "y", {}))
-    assert "no torch for you" in harness.until("lost", 0).content["error"]
+    assert "broken" in harness.until("lost", 0).content["error"]
 
 
 @pytest.fixture
