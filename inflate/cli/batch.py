@@ -104,15 +104,16 @@ def batch(
     manifest. Exit code 0: parity held everywhere; 1: somewhere it did not; 2: some could not run.
     """
     from inflate.batch import reports
-    from inflate.batch.batch import Settings, run
-    from inflate.batch.render import headline
-    from inflate.batch.summary import batch_document
+    from inflate.batch.batch import BatchOptions, open_batch, run
+    from inflate.batch.files import make_folder
+    from inflate.batch.summary import batch_document, headline
     from inflate.cli.batch_view import print_summary, watching
-    from inflate.report.writing import require_pages
+    from inflate.report.writing import append_summary, require_pages
+    from inflate.report.writing import github_summary as summary_file
 
     # What cannot be written is better known before the work.
-    summary = reports.step_summary_path() if github_summary and not dry_run else None
-    found = _open(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
+    summary = summary_file() if github_summary and not dry_run else None
+    found = open_batch(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
     if not quiet:
         for text in found.notes:
             note(text)
@@ -121,13 +122,13 @@ def batch(
         return
     if report_dir is not None:
         require_pages()
-        reports.make_folder(report_dir)
+        make_folder(report_dir)
     bound = (
         None if memory is None else int(min(memory, 1e9) * 1e9)
     )  # Beyond, no float holds it in bytes.
-    settings = Settings(jobs, executor, ray_address, bound, retry_failed, fail_fast)
+    batch_options = BatchOptions(jobs, executor, ray_address, bound, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
-        outcomes, seconds = run(found, settings, watch)
+        outcomes, seconds = run(found, batch_options, watch)
     with saying_done("the jobs are finished; the same command writes their reports"):
         links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
         document = batch_document(
@@ -135,8 +136,8 @@ def batch(
         )
         if report_dir is not None:
             reports.write_summaries(document, report_dir)
-        if github_summary:
-            reports.append_step_summary(document)
+        if summary is not None:
+            append_summary(summary, reports.to_markdown(document))
     with saying_done("the jobs are finished"):
         if as_json:
             print_json(document)
@@ -146,26 +147,6 @@ def batch(
             print_summary(document)
     if document["exit_code"]:
         raise typer.Exit(document["exit_code"])
-
-
-def _open(
-    arguments: list[str],
-    output: str | None,
-    options: dict[str, Any],
-    ledger: Path | None,
-    **written: Path | None,
-) -> Batch:
-    from inflate.batch.batch import open_manifest, open_sources
-    from inflate.errors import ConfigError
-
-    manifests = [text for text in arguments if text.lower().endswith((".yaml", ".yml"))]
-    if not manifests:
-        return open_sources(arguments, output, options, ledger, **written)
-    if len(arguments) > 1:
-        raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
-    if output is not None:
-        raise ConfigError("-o goes with sources and patterns; a manifest names its own outputs")
-    return open_manifest(Path(manifests[0]), options, ledger, **written)
 
 
 def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:

@@ -13,9 +13,8 @@ from rich.text import Text
 from inflate.batch.batch import Batch
 from inflate.batch.estimate import Estimate
 from inflate.batch.jobs import Job, label_of
-from inflate.batch.render import headline
 from inflate.batch.run import Outcome, Watch
-from inflate.batch.summary import parity_of
+from inflate.batch.summary import failure_text, failures_first, headline, parity_of
 from inflate.cli.console import bars_are_drawn, note, safe_console, say
 from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
@@ -113,9 +112,13 @@ class _Bars:
 def print_summary(document: Mapping[str, Any]) -> None:
     """The table on a terminal, where bars came before; in a pipe the lines were it. Then counts."""
     console = safe_console()
+    jobs = failures_first(document)
     if bars_are_drawn():
+        for job in jobs:
+            if failure_text(job):
+                console.print(Text(f"{job['source']}: {failure_text(job)}", style="red"))
         table = Table("status", "verdict", "largest error", "seconds", "source", "output", box=None)
-        for job in document["jobs"]:
+        for job in jobs:
             checked = job["verdict"] not in (None, "unverified")
             table.add_row(
                 Text(job["status"] + (" (known)" if job["reused"] else ""),
@@ -127,14 +130,9 @@ def print_summary(document: Mapping[str, Any]) -> None:
                 Text(job["output"]),
             )  # fmt: skip
         console.print(table)
-        for job in document["jobs"]:
-            if job["error"]:
-                console.print(Text(f"{job['source']}: {job['error']}", style="red"))
     style = "red" if document["exit_code"] else "green"
-    console.print(Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style))
-    known = [job for job in document["jobs"] if job["reused"] and job["status"] != "held"]
-    if known:
-        note(f"{len(known)} failed in an earlier run; --retry-failed tries them again")
+    text = Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style)
+    console.print(text, soft_wrap=True)
 
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:

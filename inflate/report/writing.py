@@ -119,8 +119,8 @@ def github_summary() -> Path:
     path = os.environ.get(SUMMARY)
     if not path:
         raise ConfigError(
-            f"--github-summary needs ${SUMMARY}, which is not set outside steps of GitHub "
-            "workflows; elsewhere, --report summary.md writes the same"
+            f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
+            "workflows; elsewhere, use --report or --report-dir"
         )
     check_written([Path(path)], ())
     return Path(path)
