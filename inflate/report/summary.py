@@ -103,6 +103,11 @@ def _about_the_outputs(document: Document) -> list[str]:
         return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     if document["verdict"] != "fail":
         return []
+    if bad := document.get("not_finite"):
+        return [
+            f"Convert the source again, or take a checkpoint from before {_listed(bad)} became NaN "
+            "or infinite."
+        ]
     told = []
     # The ledgers of earlier versions hold documents without it.
     source = document.get("recorded_source")

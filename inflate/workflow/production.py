@@ -156,6 +156,8 @@ def produce(
         written = time.perf_counter()
         parity = None
         if loading is not None:
+            if not loading.done():
+                progress("loading torch…", 0, 0)
             parity = loading.result()(job, staged, source_hash.result(), progress)
         checked = time.perf_counter()
         if parity is not None and not parity.passed:

@@ -14,6 +14,7 @@ import torch
 
 from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
@@ -35,7 +36,7 @@ from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource
 from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
-from inflate.parity.weights import compare_temporal, plan_rows
+from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
@@ -179,6 +180,12 @@ def verify_with(
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
         video_hash = hasher.submit(hash_files, opened.files)
         if not video.inflated:
+            if candidate is not None and is_inflated(checkpoints[1].tensors):
+                raise FamilyError(
+                    f"the arguments are the wrong way round: {reference} is a video checkpoint, "
+                    f"{candidate} an image checkpoint; expected inflate verify {candidate} "
+                    f"{reference}"
+                )
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
@@ -243,7 +250,8 @@ def verify_with(
             progress=progress,
         )
         learned = measure(video, where) if options.trainability else None
-        return replace(report, plan=plan_rows(video), trainability=learned)
+        bad = not_finite(video) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:
