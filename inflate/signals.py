@@ -20,9 +20,9 @@ def end_on_signals() -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    # Later signals must not interrupt the cleanup: a closing terminal sends SIGHUP twice, a stopping
-    # batch SIGTERM twice, the kernel SIGXCPU every second. Not SIG_IGN: for a signal that has
-    # already arrived, Python would print a traceback.
+    # Later signals must not interrupt the cleanup: a closing terminal sends SIGHUP twice, a batch
+    # that stops sends SIGTERM twice, the kernel SIGXCPU every second. Not SIG_IGN: for a signal
+    # that has already arrived, Python would print a traceback.
     for other in ENDING:
         signal.signal(other, _do_nothing)
     raise SystemExit(128 + number)

@@ -57,7 +57,7 @@ def batch(
             "--executor",
             group="Advanced",
             words=("local", "ray"),
-            help="Where jobs run; needs the extra 'ray' for Ray.",
+            help="Where jobs run; ray needs an extra.",
         ),
     ] = "local",
     ray_address: Annotated[
@@ -172,9 +172,9 @@ def _open(
     if not manifests:
         return open_sources(arguments, output, options, ledger, **written)
     if len(arguments) > 1:
-        raise ConfigError(f"{manifests[0]} is a manifest; expected one manifest, or only sources")
+        raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
     if output is not None:
-        raise ConfigError("-o is for sources and patterns; a manifest names its own outputs")
+        raise ConfigError("-o goes with sources and patterns; a manifest names its own outputs")
     return open_manifest(Path(manifests[0]), options, ledger, **written)
 
 

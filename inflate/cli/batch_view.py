@@ -116,7 +116,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
     console.print(Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style))
     known = [job for job in document["jobs"] if job["reused"] and job["status"] != "held"]
     if known:
-        note(f"{len(known)} failed in an earlier run; --retry-failed runs them again")
+        note(f"{len(known)} failed in an earlier run; --retry-failed tries them again")
 
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -52,13 +53,20 @@ def say(text: object = "", *, err: bool = False) -> None:
 
 
 def _wrapped(line: str) -> str:
-    width = shutil.get_terminal_size().columns
-    if len(line) <= width:
-        return line
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    indent = len(line) - len(line.lstrip())
+    breaks = [0, *_breaks(line, shutil.get_terminal_size().columns, indent), len(line)]
+    return f"\n{' ' * indent}".join(line[a:b].rstrip() for a, b in pairwise(breaks))
+
+
+def _breaks(line: str, width: int, indent: int) -> list[int]:
+    """Where a line is broken to fit a width: before words, never within one."""
+    start, breaks = 0, []
+    for word in re.finditer(r"\S+", line):
+        room = width - (indent if breaks else 0)
+        if word.end() - start > room and line[start : word.start()].strip():
+            start = word.start()
+            breaks.append(start)
+    return breaks
 
 
 def say_line(text: object) -> None:
@@ -96,8 +104,7 @@ def print_text(console: Console, text: Text | str, indent: int = 0) -> None:
     if not console.is_terminal:
         console.print(line, soft_wrap=True)
         return
-    room = max(console.width - indent, 20)
-    for number, part in enumerate(line.wrap(console, room, overflow="ignore")):
+    for number, part in enumerate(line.divide(_breaks(line.plain, console.width, indent))):
         part.rstrip()
         console.print(Text(" " * indent * (number > 0)) + part, soft_wrap=True)
 

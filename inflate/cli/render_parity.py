@@ -121,8 +121,9 @@ def _cause(document: Document) -> str:
     if weights["different"]:
         verb = "differs" if weights["different"] == 1 else "differ"
         return f"{_named(weights['names'], 'copied tensor')} {verb} from REFERENCE"
-    if guilty := guilty_modules(document):
-        return f"{_named(guilty, 'temporal module')} is not an identity"
+    guilty = guilty_modules(document)
+    if guilty and len(changed) != 1:
+        return f"{_named(guilty, 'temporal module')} changes the output"
     if changed:
         return f"{_named(changed, 'temporal tensor')} changed since conversion"
     return "unknown: every tensor that can be compared is equal"
@@ -157,7 +158,9 @@ def _probes(probes: list[dict[str, Any]]) -> Table:
 def _failed_probes(document: Document) -> Table:
     """The probes of a failure: where each fails in place of its shape, to fit 80 columns."""
     table = Table("probe", "verdict", "largest error", box=None)
-    table.add_column("worst b,t,c,y,x", no_wrap=True)
+    table.add_column("worst\nb,t,c,y,x")
+    for column in table.columns:
+        column.no_wrap = True
     table.add_column("parts that fail")
     for probe in document["probes"]:
         cells = [*_judged(probe)]

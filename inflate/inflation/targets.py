@@ -28,8 +28,6 @@ ENDINGS: Mapping[Target, tuple[str, ...]] = {
 }
 """The endings of the files that each layout writes; none for a folder."""
 
-_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-
 _IDENTITY_ATTENTION = "an identity at the start, which this layout has no place for"
 
 
@@ -88,13 +86,12 @@ def check_ending(output: object, target: Target) -> None:
     """
     ending = PurePath(str(output).rstrip("/")).suffix.lower()
     endings = ENDINGS[target]
-    if not ending or ending in endings or (not endings and ending not in _FILES):
+    if not ending or not endings or ending in endings:
         return
     writers = [layout for layout, own in ENDINGS.items() if ending in own]
-    expected = f"a name that ends in {' or '.join(endings)}" if endings else "the name of a folder"
     raise OutputError(
-        f"{output} has the ending {ending}; layout {target!r} needs {expected} (layouts that write "
-        f"{ending}: {', '.join(writers) or 'none'})"
+        f"{output} has the ending {ending}; layout {target!r} writes {' or '.join(endings)} "
+        f"(layouts that write {ending}: {', '.join(writers) or 'none'})"
     )
 
 

@@ -89,6 +89,7 @@ def test_a_parity_report_in_full() -> None:
         "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
         "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
         "recorded_source": {"name": "r", "sha256": "0", "given": True},
+        "not_finite": [],
         "notes": ["a note"],
     }
 
