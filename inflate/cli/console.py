@@ -60,7 +60,7 @@ def _wrapped(line: str) -> str:
 
 def _breaks(line: str, width: int, indent: int) -> list[int]:
     """Where a line is broken to fit a width: before words, never within one."""
-    start, breaks = 0, []
+    start, breaks = 0, list[int]()
     for word in re.finditer(r"\S+", line):
         room = width - (indent if breaks else 0)
         if word.end() - start > room and line[start : word.start()].strip():

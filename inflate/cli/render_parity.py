@@ -158,7 +158,7 @@ def _probes(probes: list[dict[str, Any]]) -> Table:
 def _failed_probes(document: Document) -> Table:
     """The probes of a failure: where each fails in place of its shape, to fit 80 columns."""
     table = Table("probe", "verdict", "largest error", box=None)
-    table.add_column("worst\nb,t,c,y,x")
+    table.add_column("worst at")
     for column in table.columns:
         column.no_wrap = True
     table.add_column("parts that fail")
@@ -190,6 +190,8 @@ def _facts(document: Document) -> Lines:
     if failed:
         style = "bold yellow" if document["environment"]["fallback"] else ""
         yield f"computed: {_where(document)}", style
+        if any(probe["worst"] for probe in document["probes"]):
+            yield "worst at: video, frame, channel, row, column, counted from 0", ""
         if fold := fold_text(document):
             yield fold, "bold yellow"
     layers, bad = document["layers"], failing(document["layers"])

@@ -67,9 +67,11 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
 def plan_counts(plan: InflationPlan) -> dict[str, int]:
     """How many tensors are copied, made, passed through and left behind."""
     parts = Counter(tensor.part for tensor in plan.tensors)
+    temporal = (tensor.origin for tensor in plan.tensors if tensor.part == "temporal")
+    made = sum(isinstance(origin, Make) for origin in temporal)
     return {
-        "copied": parts["spatial"],
-        "initialised": parts["temporal"],
+        "copied": parts["spatial"] + parts["temporal"] - made,
+        "initialised": made,
         "passed_through": parts["passed-through"],
         "dropped": len(plan.dropped),
     }

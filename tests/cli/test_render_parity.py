@@ -157,5 +157,6 @@ def test_colours_are_those_of_the_verdict(
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
     print_document(document_of(name))
     assert styled in capsys.readouterr().out
