@@ -70,6 +70,8 @@ def progress_bar(quiet: bool, first: str = LOADING) -> Iterator[Progress]:
 
         yield name_step
         return
+    sys.stderr.write(first)  # At once; loading rich takes a while. The bar overwrites it.
+    sys.stderr.flush()
     with bars("{task.description:<16}", "done") as shown:
         task, phase = shown.add_task(first, total=None, done=""), first
 

@@ -153,7 +153,7 @@ def like(path: Path) -> str:
             names = [entry.name for entry in islice(entries, 1000)]
     except (OSError, ValueError):
         return ""
-    return nearest(path.name, names, {name: shown(name) for name in names})
+    return "" if path.name in names else nearest(path.name, names)
 
 
 def shown(name: str) -> str:

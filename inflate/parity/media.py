@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inflate.errors import ConfigError
+from inflate.io.files import like
 from inflate.parity.process import ProcessWide
 
 COMMAND = "pip install 'inflate-video[media]'"
@@ -43,7 +44,9 @@ def image_files(folder: Path) -> list[Path]:
     with needed("--images"):
         from PIL import Image
     if not os.path.isdir(folder):
-        raise ConfigError(f"--images {folder} is no folder; expected one with images in it")
+        raise ConfigError(
+            f"--images {folder} is no folder{like(folder)}; expected one with images in it"
+        )
     endings = Image.registered_extensions()
     try:
         names = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
@@ -92,7 +95,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
         import av
         import PIL.Image  # noqa: F401  PyAV hands its frames over through it.
     if not os.path.isfile(path):
-        raise ConfigError(f"--video {path} is no file; expected a video")
+        raise ConfigError(f"--video {path} is no file{like(path)}; expected a video")
     frames: list[Any] = []
     try:
         # An opened file, and no protocol to reach another by: a playlist names whatever it likes.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from inflate.errors import InflateError
+from inflate.io.files import like
 from inflate.report.summary import PARITY_SCHEMA, Document
 from inflate.report.text import one_line
 from inflate.report.writing import EXTRA
@@ -46,7 +47,7 @@ def read_document(path: str | Path) -> Document:
             parse_int=_finite(int),
         )
     except OSError as error:
-        raise InflateError(f"{path} cannot be read: {error.strerror}") from error
+        raise InflateError(f"{path} cannot be read{like(path)}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InflateError(
             f"{path} is no JSON: {error}; expected what --report FILE.json writes"
