@@ -96,14 +96,14 @@ _ALIASES = {
 """Words that people type for another word of ours."""
 
 
-def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = None) -> str:
     """`` (did you mean 'x'?)`` for the known word that is most like ``word``, or nothing.
 
-    ``shown`` maps known words to the form in which a message quotes them, where that differs.
+    ``forms`` maps known words to the form in which a message quotes them, where that differs.
     """
     words = list(known)
     alias = _ALIASES.get(word.lower())
     close = [alias] if alias in words else difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:
         return ""
-    return f" (did you mean {(shown or {}).get(close[0], close[0])!r}?)"
+    return f" (did you mean {(forms or {}).get(close[0], close[0])!r}?)"

@@ -114,9 +114,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except InflateError:
         raise
     except ClickException as error:
-        shown = StringIO()
-        error.show(shown)  # Quotes arguments, which may be names of files.
-        say(shown.getvalue().rstrip("\n"), err=True)
+        page = StringIO()
+        error.show(page)  # Quotes arguments, which may be names of files.
+        say(page.getvalue().rstrip("\n"), err=True)
         return int(error.exit_code)
     except KeyboardInterrupt:
         raise

@@ -120,12 +120,10 @@ GithubSummary = Annotated[
 SOURCES = "checkpoint: file, index, diffusers folder or URL."
 SourceLocation = Annotated[str, argument("SOURCE", f"Image {SOURCES}")]
 
-Command = Callable[..., None]
-
 
 def takes(
     options: type[ConvertOptions] | type[VerifyOptions], scopes: Sequence[Scope] | None = None
-) -> Callable[[Command], Command]:
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each option; it gets their values as its argument ``options``.
 
     Args:
@@ -140,7 +138,7 @@ def takes(
     }
     types = get_type_hints(options)
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
             given = {name: values.pop(name) for name in declared}

@@ -72,17 +72,17 @@ def progress_bar(quiet: bool, first: str = LOADING) -> Iterator[Progress]:
         return
     sys.stderr.write(first)  # At once; loading rich takes a while. The bar overwrites it.
     sys.stderr.flush()
-    with bars("{task.description:<16}", "done") as shown:
-        task, phase = shown.add_task(first, total=None, done=""), first
+    with bars("{task.description:<16}", "done") as drawn:
+        task, phase = drawn.add_task(first, total=None, done=""), first
 
         def report(name: str, done: int, total: int) -> None:
             nonlocal phase
             if name != phase:  # The time left is that of the step.
-                shown.reset(task, description=name)
+                drawn.reset(task, description=name)
                 phase = name
             counted = (bytes_text(n) if name in _IN_BYTES else str(n) for n in (done, total))
             text = "{:>8}/{}".format(*counted) if total else ""
             # Without a total the bar only moves.
-            shown.update(task, completed=done, total=total or None, done=text)
+            drawn.update(task, completed=done, total=total or None, done=text)
 
         yield report

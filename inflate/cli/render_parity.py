@@ -121,9 +121,9 @@ def _cause(document: Document) -> str:
     if weights["different"]:
         verb = "differs" if weights["different"] == 1 else "differ"
         return f"{_named(weights['names'], 'copied tensor')} {verb} from REFERENCE"
-    guilty = guilty_modules(document)
-    if guilty and len(changed) != 1:
-        return f"{_named(guilty, 'temporal module')} changes the output"
+    faulty = guilty_modules(document)
+    if faulty and len(changed) != 1:
+        return f"{_named(faulty, 'temporal module')} changes the output"
     if changed:
         return f"{_named(changed, 'temporal tensor')} changed since conversion"
     return "unknown: every tensor that can be compared is equal"
@@ -222,8 +222,8 @@ def _facts(document: Document) -> Lines:
             "",
         )
     if document["bisect"] is not None:
-        guilty = guilty_modules(document)
-        yield f"bisect: {'faulty: ' + ', '.join(guilty) if guilty else 'no faulty module'}", ""
+        faulty = guilty_modules(document)
+        yield f"bisect: {'faulty: ' + ', '.join(faulty) if faulty else 'no faulty module'}", ""
     yield from _learning(document)
     if document["self_test"] is not None:
         damages, missed = document["self_test"]["damages"], missed_damages(document)

@@ -191,7 +191,7 @@ def test_an_ending_of_another_type_of_file(
 
 @pytest.fixture
 def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that nobody may write to, not even an administrator."""
+    """A folder without write permission, for an administrator too."""
     folder = tmp_path / "kept"
     folder.mkdir(mode=0o555)
     if os.access(folder, os.W_OK):

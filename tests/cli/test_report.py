@@ -1,4 +1,4 @@
-"""``--report``, ``--github-summary`` and ``inflate report``: files beside what is printed."""
+"""``--report``, ``--github-summary`` and ``inflate report``: files next to what is printed."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ def stored(tmp_path: Path) -> Path:
 def test_a_stored_document_is_rendered_again(
     run: Run, stored: Path, tmp_path: Path, kind: str, start: str
 ) -> None:
-    beside, elsewhere = stored.with_suffix(f".{kind}"), tmp_path / f"else.{kind}"
+    default, elsewhere = stored.with_suffix(f".{kind}"), tmp_path / f"else.{kind}"
     for options, path in (
-        (("--to", kind), beside),
+        (("--to", kind), default),
         (("-o", elsewhere), elsewhere),
         (("--to", kind, "-o", elsewhere), elsewhere),
     ):
@@ -162,7 +162,7 @@ def test_a_stored_document_is_rendered_again(
         assert (ran.code, ran.out, ran.err) == (0, f"{path}\n", "")
         assert path.read_text(encoding="utf-8").startswith(start)
     printed = run("report", stored, "--to", kind, "-o", "-")
-    assert (printed.code, printed.out) == (0, beside.read_text(encoding="utf-8"))
+    assert (printed.code, printed.out) == (0, default.read_text(encoding="utf-8"))
 
 
 def test_without_a_kind_it_is_printed(run: Run, image: Path, wrong: Path, tmp_path: Path) -> None:

@@ -120,13 +120,13 @@ def test_weights_that_differ_are_named(
 def test_tensors_that_are_not_finite_are_named(
     run: Run, image: Path, videos: dict[str, Path], tmp_path: Path, bad: float
 ) -> None:
-    spoilt = nudged(videos["all"], tmp_path / "spoilt", BIAS, by=bad)
-    ran = run("verify", image, spoilt, "--json", *CPU)
+    damaged = nudged(videos["all"], tmp_path / "damaged", BIAS, by=bad)
+    ran = run("verify", image, damaged, "--json", *CPU)
     assert ran.code == 1
     document = ran.document
     assert (document["verdict"], document["max_abs_error"]) == ("fail", None)
     assert document["not_finite"] == [BIAS]
-    assert f"\ncause:  {BIAS} holds NaN" in run("verify", image, spoilt, *CPU).out
+    assert f"\ncause:  {BIAS} holds NaN" in run("verify", image, damaged, *CPU).out
 
 
 def test_the_options_are_passed_on(
@@ -148,8 +148,8 @@ def test_the_options_are_passed_on(
 def test_bisect_names_the_faulty_module(run: Run, image: Path, wrong: Path) -> None:
     ran = run("verify", image, wrong, "--bisect", "--json", *CPU)
     assert ran.code == 1
-    guilty = [one["name"] for one in ran.document["bisect"]["suspects"] if one["guilty"]]
-    assert guilty == ["decoder.conv_out.time_mix_conv"]
+    faulty = [one["name"] for one in ran.document["bisect"]["suspects"] if one["guilty"]]
+    assert faulty == ["decoder.conv_out.time_mix_conv"]
     assert ran.document["first_divergence"] == "decoder.conv_out"
 
 
