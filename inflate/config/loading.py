@@ -22,6 +22,7 @@ from inflate.config.presets import load_presets
 from inflate.config.schema import SECTIONS, Architecture, Config, Settings, flatten
 from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
 from inflate.errors import ConfigError, nearest, quoted
+from inflate.io.files import like
 
 
 def known_keys() -> list[str]:
@@ -56,7 +57,7 @@ def read_config(name_or_path: str) -> Settings:
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
         raise ConfigError(
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
-            "nor a file; 'inflate presets' lists the presets"
+            f"nor a file{like(path)}; 'inflate presets' lists the presets"
         )
     content = load_yaml(path)
     if not isinstance(content, DictConfig):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from inflate.config.presets import scaling_factors
-from inflate.errors import PlanError
+from inflate.errors import OutputError, PlanError
 from inflate.formats.dialects import to_diffusers
 from inflate.formats.layouts import DECODER
 from inflate.inflation.initializers import DIRAC, ZEROS
@@ -18,6 +19,14 @@ from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215
 """The default of diffusers for a configuration without a scaling factor."""
+
+ENDINGS: Mapping[Target, tuple[str, ...]] = {
+    "autoencoder": (".safetensors",),
+    "decoder": (".safetensors",),
+    "sgm": (".safetensors",),
+    "diffusers": (),
+}
+"""The endings of the files that each layout writes; none for a folder."""
 
 _IDENTITY_ATTENTION = "an identity at the start, which this layout has no place for"
 
@@ -67,6 +76,23 @@ def fit(plan: InflationPlan, target: Target, *, attention_is_identity: bool) -> 
             "through it, or fold it in with --post-quant fold",
         )
     return Fitted(replace(plan, tensors=bare, dropped=(*plan.dropped, *dropped)), None, notes)
+
+
+def check_ending(output: object, target: Target) -> None:
+    """Refuse an output whose name claims another kind of file; one without an ending claims none.
+
+    Raises:
+        OutputError: the ending is not one of the layout's.
+    """
+    ending = PurePath(str(output).rstrip("/")).suffix.lower()
+    endings = ENDINGS[target]
+    if not ending or not endings or ending in endings:
+        return
+    writers = [layout for layout, own in ENDINGS.items() if ending in own]
+    raise OutputError(
+        f"{output} has the ending {ending}; layout {target!r} writes {' or '.join(endings)} "
+        f"(layouts that write {ending}: {', '.join(writers) or 'none'})"
+    )
 
 
 def learned_alpha(alpha: float) -> float:

@@ -11,10 +11,11 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.errors import CheckpointError, FamilyError
+from inflate.errors import CheckpointError, FamilyError, nearest
 from inflate.io.file_signatures import FIRST_BYTES, known_as
 from inflate.io.protected import ReadFiles
 from inflate.vocabulary import FOLDER_FILES, without_index_ending
@@ -116,7 +117,9 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
             head = file.read(FIRST_BYTES)
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint file") from error
+        raise CheckpointError(
+            f"{path} does not exist{like(path)}; expected a checkpoint file"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # A name with a NUL.
@@ -141,6 +144,16 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
+
+
+def like(path: Path) -> str:
+    """`` (did you mean 'x'?)`` for the name in the same folder that is most like a missing one."""
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, 1000)]
+    except (OSError, ValueError):
+        return ""
+    return "" if path.name in names else nearest(path.name, names)
 
 
 def shown(name: str) -> str:

@@ -125,6 +125,11 @@ def _about_the_outputs(document: Document) -> list[str]:
         return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     if document["verdict"] != "fail":
         return []
+    if bad := document.get("not_finite"):
+        return [
+            f"Convert the source again, or take a checkpoint from before {_listed(bad)} became NaN "
+            "or infinite."
+        ]
     found = []
     # Documents of earlier versions lack it.
     source = document.get("recorded_source")

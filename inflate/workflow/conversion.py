@@ -16,6 +16,7 @@ from inflate.display import Displayed, bytes_text
 from inflate.errors import ConfigError, OutputError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.inflation.plan import InflationPlan
+from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import check_destination as check_remote
@@ -189,9 +190,10 @@ def convert_with(
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
+    target: Target = options.layout or "autoencoder"
     if output is not None:
         check_location("output", output)
-    target: Target = options.layout or "autoencoder"
+        check_ending(output, target)
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     layers: list[Settings] = [

@@ -165,6 +165,8 @@ def produce(
         written = time.perf_counter()
         parity = None
         if loading is not None:
+            if not loading.done():
+                progress("loading torch…", 0, 0)
             parity = loading.result()(job, staged, prints, progress)
         checked = time.perf_counter()
         sha256 = None if file_hash is None else file_hash.result()

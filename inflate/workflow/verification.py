@@ -14,6 +14,7 @@ import torch
 
 from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
@@ -34,7 +35,7 @@ from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource
 from inflate.parity.trainability import measure_trainability
 from inflate.parity.verify import Scope, run_check
-from inflate.parity.weights import compare_temporal, plan_rows
+from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
@@ -184,6 +185,12 @@ def verify_with(
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
         if not video.inflated:
+            if candidate is not None and is_inflated(checkpoints[1].tensors):
+                raise FamilyError(
+                    f"the arguments are the wrong way round: {reference} is a video checkpoint, "
+                    f"{candidate} an image checkpoint; expected inflate verify {candidate} "
+                    f"{reference}"
+                )
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
@@ -253,7 +260,8 @@ def verify_with(
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, video)))
         learned = measure_trainability(video, where) if options.trainability else None
-        return replace(report, plan=plan_rows(video), trainability=learned)
+        bad = not_finite(video) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:

@@ -99,9 +99,10 @@ def test_what_is_written_does_not_grow_with_the_rest(tmp_path: Path) -> None:
     }
     assert files["whole"].stat().st_size > files["alone"].stat().st_size
     for path in files.values():
-        convert(path, path.with_suffix(".out"), **CPU)
+        convert(path, path.with_suffix(".out.safetensors"), **CPU)
     assert_same(
-        load_file(files["whole"].with_suffix(".out")), load_file(files["alone"].with_suffix(".out"))
+        load_file(files["whole"].with_suffix(".out.safetensors")),
+        load_file(files["alone"].with_suffix(".out.safetensors")),
     )
 
 
