@@ -18,6 +18,7 @@ PUBLIC = {
     "convert",
     "load_video_autoencoder",
     "load_video_decoder",
+    "save_video_autoencoder",
     "verify",
 }
 
