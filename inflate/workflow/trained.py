@@ -15,9 +15,9 @@ from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import start_rule
 from inflate.loading import make_tensor, read_tensor
 from inflate.options import VerifyOptions
-from inflate.parity.comparands import Comparands
 from inflate.parity.device import exact_float32
-from inflate.parity.memory import saying_memory
+from inflate.parity.memory import memory_errors
+from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
 from inflate.parity.result import Movement, ParityReport, TrainedResult
 from inflate.vocabulary import TRAINED, VERDICT_KEY
@@ -39,15 +39,15 @@ def check_trained(options: VerifyOptions, candidate: object) -> None:
         raise ConfigError("--trained cannot run like this:", problems)
 
 
-def spatial_path(comparands: Comparands) -> Comparands:
+def spatial_path(pair: DecoderPair) -> DecoderPair:
     """The comparison of the candidate's ``skip_video`` path with the reference."""
-    assert comparands.skip_video is not None
-    return replace(comparands, candidate=comparands.skip_video, modules=None)
+    assert pair.skip_video is not None
+    return replace(pair, candidate=pair.skip_video, modules=None)
 
 
 def with_training(
     report: ParityReport,
-    comparands: Comparands,
+    pair: DecoderPair,
     video: Source,
     probes: Iterable[Probe],
     device: torch.device,
@@ -58,7 +58,7 @@ def with_training(
 
     Args:
         report: that of :func:`spatial_path`.
-        comparands: the comparison with the temporal layers.
+        pair: the comparison with the temporal layers.
         video: the candidate.
         probes: on which outputs are compared.
         device: where to compute.
@@ -72,11 +72,11 @@ def with_training(
         problems.append(f"tensors hold NaN or infinity: {shown}")
     largest = squares = power = 0.0
     what = "outputs were compared"
-    with exact_float32(), torch.inference_mode(), saying_memory(device, what):
+    with exact_float32(), torch.inference_mode(), memory_errors(device, what):
         for probe in probes:
-            z = probe.latents(comparands.channels, seed).to(device, dtype)
-            image = comparands.reference(z, probe.frames).double().cpu()
-            difference = comparands.candidate(z, probe.frames).double().cpu() - image
+            z = probe.latents(pair.channels, seed).to(device, dtype)
+            image = pair.reference(z, probe.frames).double().cpu()
+            difference = pair.candidate(z, probe.frames).double().cpu() - image
             # A NaN must not be lost in a maximum.
             largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
             squares += float(difference.square().sum())

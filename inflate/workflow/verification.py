@@ -26,13 +26,13 @@ from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, checked
-from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
-from inflate.parity.fold import measure_fold
+from inflate.parity.floor import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import against_itself, against_source
 from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource
-from inflate.parity.trainability import measure
+from inflate.parity.trainability import measure_trainability
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
@@ -194,7 +194,7 @@ def verify_with(
         sources = [video]
         notes: tuple[str, ...] = ()
         if candidate is None:
-            comparands = against_itself(video, compute, where)
+            pair = against_itself(video, compute, where)
             reference_print = video_print
         else:
             image_file = checkpoints[1]
@@ -209,19 +209,19 @@ def verify_with(
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, options.seed)
-            comparands = against_source(image, video, compute, where)
+            pair = against_source(image, video, compute, where)
         temporal = compare_temporal(video)
-        extra, told = given_probes(options, sources, comparands.channels, where, progress)
-        comparands = replace(
-            comparands,
-            weights=replace(comparands.weights, temporal=temporal),
-            notes=(*comparands.notes, *notes, *told),
+        extra, told = given_probes(options, sources, pair.channels, where, progress)
+        pair = replace(
+            pair,
+            weights=replace(pair.weights, temporal=temporal),
+            notes=(*pair.notes, *notes, *told),
         )
         prints = reference_print.result(), video_print.result()
         probes = (*thorough_probes_for(where), *extra)
         trained = options.trained
         report = run_check(
-            spatial_path(comparands) if trained else comparands,
+            spatial_path(pair) if trained else pair,
             reference=(shown(str(reference)), prints[0]),
             candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
@@ -249,10 +249,10 @@ def verify_with(
             progress=progress,
         )
         if trained:
-            report = with_training(report, comparands, video, probes, where, compute, options.seed)
+            report = with_training(report, pair, video, probes, where, compute, options.seed)
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, video)))
-        learned = measure(video, where) if options.trainability else None
+        learned = measure_trainability(video, where) if options.trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d
 
 import inflate
 from inflate.errors import PlanError
-from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.probes import FOLD_PROBES
 from inflate.parity.result import FoldResult
 from inflate.workflow import convert, verify
 from tests.io.opening import assert_same
@@ -59,7 +59,7 @@ def conv_in_both_ways(weights: dict[str, Tensor], seed: int) -> tuple[float, flo
     """Largest differences on the border and inside, over the probes, by the definition."""
     weight, bias = folded_by_hand(weights)
     border = inside = 0.0
-    for probe in SMALL_PROBES:
+    for probe in FOLD_PROBES:
         z = probe.latents(weights["post_quant_conv.weight"].shape[1], seed)
         before = conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
         first = conv2d(before, weights["decoder.conv_in.weight"], weights["decoder.conv_in.bias"],
@@ -107,7 +107,7 @@ def test_the_border_and_the_inside_are_measured(tmp_path: Path) -> None:
     # The images differ as much as those of both decoders do.
     ours = inflate.load_video_autoencoder(tmp_path / "out")
     worst = 0.0
-    for probe in SMALL_PROBES:
+    for probe in FOLD_PROBES:
         z = probe.latents(4, 5)
         with torch.inference_mode():
             images = ours.decode(z, timesteps=probe.frames)

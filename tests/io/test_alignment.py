@@ -25,7 +25,7 @@ from inflate.io.reader import open_checkpoint
 from inflate.loading import aligned, as_tensor, load_encoder, load_image_decoder, load_video
 from inflate.models.chunked import Clip, FrameFile
 from inflate.parity.diffusers import against_export
-from inflate.parity.latents import read_latents
+from inflate.parity.media import read_latents
 from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, video_autoencoder, write_safetensors, write_torch
