@@ -32,7 +32,7 @@ def test_a_table_for_people(run: Run, image: Path, videos: dict[str, Path]) -> N
         *("single-frame", "two-videos", "odd-frames", "two-frames", "non-square"),
         *("frame-permutation", "skip-video"),
     ]
-    assert rows[2].split() == ["two-videos", "4", "4", "4", "3", "2", "bitwise", "0"]
+    assert rows[2].split() == ["two-videos", "6", "4", "2", "3", "3", "bitwise", "0"]
     assert [row.split(":")[0] for row in rows[8:11]] == ["layers", "noise floor", "weights"]
 
 
@@ -195,7 +195,7 @@ def test_real_latents_and_kept_outputs(
     assert rows["images"][:5] == ["1", "4", "4", "8", "1"]
     assert rows["video"][:5] == ["2", "4", "5", "8", "2"]
     assert rows["latents"][:5] == ["2", "4", "3", "5", "2"]
-    assert "note: the probe images" in ran.err
+    assert "note: probe images" in ran.err
     assert {"images.safetensors", "latents.safetensors"} <= {path.name for path in out.iterdir()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inflate.batch.render import to_html
+from inflate.batch.reports import to_html
 from inflate.report.html import as_page
 from inflate.report.summary import reason
 
