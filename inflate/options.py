@@ -137,6 +137,13 @@ class ConvertOptions:
     weights: Weights = _option(
         "plain", "Plain weights, or their moving averages.", "Basics", scope="matrix"
     )
+    ignore: Optional[tuple[str, ...]] = _option(
+        None,
+        "Leave out tensors of SOURCE by name, such as '*.total_ops'.",
+        "Advanced",
+        metavar="PATTERN",
+        scope="job",
+    )
     layout: Optional[Target] = _option(
         None,
         "Layout to write; copies a video checkpoint. [default: autoencoder]",

@@ -102,7 +102,7 @@ def against_source(
         notes=tuple(notes),
         skip_video=_video_decode(video, before_video, skip_video=True),
         modules=Modules(image, video, before_image, before_video, remake),
-        architecture=reference.config.architecture,
+        architecture=reference.config.architecture.decoder,
         framewise=True,
     )
 
@@ -131,7 +131,7 @@ def against_video(
         cast_types=None,
         notes=candidate.blend_notes,
         modules=Modules(first, second, before_reference, before_candidate, remake),
-        architecture=reference.config.architecture,
+        architecture=reference.config.architecture.decoder,
     )
 
 
@@ -158,7 +158,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
             "no reference was given: the candidate was compared with its own image layers",
         ),
         modules=Modules(video, video, before, before, remake),
-        architecture=candidate.config.architecture,
+        architecture=candidate.config.architecture.decoder,
         framewise=True,
     )
 
@@ -188,7 +188,7 @@ def _latent_channels(post_quant: nn.Module | None, source: Source) -> int:
 
 def _check_same_architecture(reference: Source, candidate: Source) -> None:
     problems = []
-    ours, theirs = reference.config.architecture, candidate.config.architecture
+    ours, theirs = reference.config.architecture.decoder, candidate.config.architecture.decoder
     names = ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels")
     pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
     pairs["attention"] = (ours.attn_type != "none", theirs.attn_type != "none")

@@ -119,18 +119,6 @@ def test_what_it_asks_for_and_this_family_lacks_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_not_finite_are_refused_as_json_has_them(
-    number: str, tmp_path: Path
-) -> None:
-    text = json.dumps(CONFIG).replace("0.5", number)
-    path = _folder(tmp_path, {})
-    (tmp_path / "config.json").write_text(text)
-    for source in (tmp_path, path):
-        with pytest.raises(ConfigError, match="scaling_factor"):
-            convert(source, dry_run=True, **CPU)
-
-
 @pytest.mark.parametrize(
     "other", [{"block_out_channels": [128, 256]}, {"_class_name": "UNet2DConditionModel"}]
 )

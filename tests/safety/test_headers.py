@@ -85,7 +85,6 @@ LIES: dict[str, bytes] = {
     "a shape with a fraction": one(shape=[2.0]),
     "a shape that is no list": one(shape=2),
     "another type": one(dtype="F64"),
-    "an unknown type": one(dtype="Q4_K"),
     "a type that is no text": one(dtype=["F32"]),
     "a type to frighten a terminal": one(dtype="\x1b[2J\nerror: "),
     "a type without end": one(dtype="F" * 100_000),
