@@ -195,6 +195,9 @@ class VerifyOptions:
         None, "Which autoencoder of REFERENCE to take, such as 'vae.'.", "Advanced"
     )
     weights: Weights = _option("plain", "Plain weights, or their moving averages.", "Advanced")
+    ignore: Optional[tuple[str, ...]] = _option(
+        None, "Leave out tensors of REFERENCE by name.", "Advanced", metavar="PATTERN"
+    )
     trainability: bool = _option(
         False, "Measure by two backward passes which temporal tensors learn.", "Checks"
     )

@@ -52,6 +52,10 @@ _LEGACY_VERSION = 1001
 _DEEPEST = 8
 """Levels of mappings that are searched for tensors."""
 
+_ROOM_OF_NAMES, _ENTRY = 4, 64
+"""Bytes of names per byte of pickle, and what a name takes on top: a file may refer to the same
+mapping and text over and over."""
+
 BARE = "latents"
 """The name given to a tensor that a file holds without one."""
 
@@ -63,6 +67,7 @@ class _Pickled:
     content: Any
     storages: Mapping[str, Extent]
     foreign: set[str]
+    nbytes: int
     big_endian: bool = False
 
 
@@ -83,7 +88,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         content = pickled.content
         single = bare and isinstance(content, TensorRef)
         found = Contents(foreign=frozenset(pickled.foreign))
-        for name, ref in ({BARE: content} if single else _named(content, path)).items():
+        for name, ref in ({BARE: content} if single else _named(pickled, path)).items():
             found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
         return found
     except RefusedError as refused:
@@ -121,7 +126,7 @@ def _zipped(file: SourceFile) -> _Pickled:
     order = records.get(folder + "byteorder", Extent(file, 0, 0))
     storages = {name.removeprefix(f"{folder}data/"): extent for name, extent in records.items()}
     big_endian = file.read(min(order.nbytes, 8), order.offset) == b"big"
-    return _Pickled(content, storages, interpreter.foreign, big_endian)
+    return _Pickled(content, storages, interpreter.foreign, program.nbytes, big_endian)
 
 
 def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict[str, Extent]:
@@ -167,14 +172,15 @@ def _legacy(file: SourceFile) -> _Pickled:
         at += 8 + storages[key].nbytes
         if count < 0 or at > file.size:
             raise DamagedError("it is cut short")
-    return _Pickled(content, storages, interpreter.foreign)
+    return _Pickled(content, storages, interpreter.foreign, file.size)
 
 
-def _named(content: Any, path: Path) -> dict[str, TensorRef]:
+def _named(pickled: _Pickled, path: Path) -> dict[str, TensorRef]:
     """Every tensor in a mapping, or in mappings nested in it, by its path in the file.
 
     ``state_dict`` at the top, the usual container, is left out of the path where it can be.
     """
+    content = pickled.content
     if isinstance(content, TensorRef):
         raise FamilyError(f"{path} holds a single tensor; expected a checkpoint of named tensors")
     top = items_of(content)
@@ -184,8 +190,8 @@ def _named(content: Any, path: Path) -> dict[str, TensorRef]:
             f"{path} holds a {kind!r} object, a whole pickled module perhaps; expected named "
             "tensors: save its state_dict() instead"
         )
-    found, usual = _flat(top, skip="state_dict"), items_of(top.get("state_dict"))
-    inner = _flat(usual) if usual is not None else {}
+    found, usual = _flat(top, pickled.nbytes, skip="state_dict"), items_of(top.get("state_dict"))
+    inner = _flat(usual, pickled.nbytes) if usual is not None else {}
     if found.keys() & inner.keys():
         inner = {f"state_dict.{name}": ref for name, ref in inner.items()}
     found |= inner
@@ -194,13 +200,15 @@ def _named(content: Any, path: Path) -> dict[str, TensorRef]:
     return found
 
 
-def _flat(top: Mapping[Any, Any], skip: str | None = None) -> dict[str, TensorRef]:
+def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[str, TensorRef]:
+    """Every tensor below a mapping by its path; ``nbytes`` of pickle explain only so many names."""
+    room = _ROOM_OF_NAMES * nbytes
     found: dict[str, TensorRef] = {}
     # Each mapping is taken once: files may refer to one from many places.
     seen = {id(top)}
     waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, top)]
     while waiting:
-        place, depth, mapping = waiting.pop()
+        place, depth, mapping = waiting.pop(0)
         for key, value in mapping.items():
             inner = items_of(value)
             if not isinstance(key, str) or (inner is None and not isinstance(value, TensorRef)):
@@ -212,6 +220,9 @@ def _flat(top: Mapping[Any, Any], skip: str | None = None) -> dict[str, TensorRe
                 if name in found:
                     raise DamagedError(f"two tensors have the name {name}")
                 found[name] = value
+                room -= len(name) + _ENTRY
+                if room < 0:
+                    raise DamagedError("its mappings name more tensors than it describes")
             elif (
                 inner
                 and id(inner) not in seen

@@ -37,7 +37,7 @@ from inflate.parity.trainability import measure
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, plan_rows
 from inflate.progress import Progress, silent
-from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
+from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
@@ -61,6 +61,7 @@ def verify(
     merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
+    ignore: Iterable[str] | None = None,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -89,6 +90,7 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        ignore: patterns of names in the reference to leave out.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not depend on it.
         images: a folder of images, decoded as the frames of one video.
@@ -118,6 +120,7 @@ def verify(
         merge_strategy=merge_strategy,
         prefix=prefix,
         weights=weights,
+        ignore=ignore,  # type: ignore[arg-type]  # Any iterable; it becomes a tuple.
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
@@ -193,7 +196,14 @@ def verify_with(
         else:
             image_file = checkpoints[1]
             ema = options.weights == "ema"
-            image = describe(image_file, prefix=options.prefix, ema=ema, image=True)
+            image = describe(
+                image_file,
+                _stored_type(video),
+                prefix=options.prefix,
+                ema=ema,
+                image=True,
+                ignore=options.ignore or (),
+            )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
@@ -244,6 +254,12 @@ def verify_with(
         )
         learned = measure(video, where) if options.trainability else None
         return replace(report, plan=plan_rows(video), trainability=learned)
+
+
+def _stored_type(video: Source) -> Mapping[str, object]:
+    """The type that float8 weights of the reference are widened to: the candidate's."""
+    info = video.info("decoder.conv_in.weight")
+    return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:

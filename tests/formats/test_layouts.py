@@ -91,6 +91,5 @@ def test_anything_else_is_told_with_names_that_it_holds(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
-    assert refused({0: torch.ones(2)}, tmp_path) == (  # type: ignore[dict-item]
-        "holds no tensors; expected an image autoencoder"
-    )
+    said = refused({0: torch.ones(2)}, tmp_path)  # type: ignore[dict-item]
+    assert said.startswith("holds no named tensors")

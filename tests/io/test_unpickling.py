@@ -194,3 +194,21 @@ def test_containers_that_torch_knows_are_taken(kwargs: dict[str, Any], tmp_path:
         "more": [Counter("aab"), {1, 2}, (None, True), b"bytes", 1 << 80, 1j, torch.float16],
     }
     assert_same(read_all(write_torch(tmp_path / "a.ckpt", content, **kwargs))[1], WEIGHTS)
+
+
+def test_a_name_that_two_containers_have_is_kept_apart(tmp_path: Path) -> None:
+    path = write_torch(tmp_path / "a.ckpt", {"a": torch.ones(1), "state_dict": WEIGHTS})
+    assert set(read_all(path)[1]) == {"a", "state_dict.a", "state_dict.b"}
+    path = write_torch(tmp_path / "b.ckpt", {"x.a": torch.ones(1), "x": {"a": torch.ones(1)}})
+    refusal(path)
+
+
+def test_names_that_repeat_what_is_held_once_are_bounded(tmp_path: Path) -> None:
+    keys = [f"k{i}" for i in range(200)]
+    value = torch.ones(1)
+    copies = {f"{i}{'x' * 500}": dict.fromkeys(keys, value) for i in range(200)}
+    refusal(write_torch(tmp_path / "a.ckpt", copies))
+    # The same mapping under many names is taken once.
+    one = dict.fromkeys(keys, value)
+    path = write_torch(tmp_path / "b.ckpt", {f"c{i}": one for i in range(200)})
+    assert len(read_all(path)[1]) == len(keys)
