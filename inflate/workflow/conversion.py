@@ -84,7 +84,7 @@ def convert(
     float32_norms: bool | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
-    ignore: Iterable[str] | None = None,
+    ignore: tuple[str, ...] | None = None,
     layout: Target | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
@@ -144,7 +144,7 @@ def convert(
         float32_norms=float32_norms,
         prefix=prefix,
         weights=weights,
-        ignore=ignore,  # type: ignore[arg-type]  # As set_ does.
+        ignore=ignore,
         layout=layout,
         post_quant=post_quant,
         allow_inexact=allow_inexact,

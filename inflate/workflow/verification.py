@@ -61,7 +61,7 @@ def verify(
     merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
-    ignore: Iterable[str] | None = None,
+    ignore: tuple[str, ...] | None = None,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -120,7 +120,7 @@ def verify(
         merge_strategy=merge_strategy,
         prefix=prefix,
         weights=weights,
-        ignore=ignore,  # type: ignore[arg-type]  # Any iterable; it becomes a tuple.
+        ignore=ignore,
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
