@@ -142,10 +142,10 @@ def shadow(weights: Weights) -> Any:
 REFUSED: dict[str, Callable[[Weights], Any]] = {
     "shadow_params": shadow,
     "shadow_params inside": lambda w: {"ema": shadow(w)},
-    "a module": lambda w: torch.nn.Linear(2, 2),
-    "a module inside": lambda w: {"model": torch.nn.Linear(2, 2), "epoch": 1},
+    "a module": lambda _: torch.nn.Linear(2, 2),
+    "a module inside": lambda _: {"model": torch.nn.Linear(2, 2), "epoch": 1},
     "placeholders": lambda w: {"module": {k: torch.ones(0) for k in w}},
-    "temporal layers": lambda w: {
+    "temporal layers": lambda _: {
         k.removeprefix("decoder."): v
         for k, v in video_autoencoder("plain", **TINY).items()
         if "time" in k or "mix" in k
@@ -363,7 +363,7 @@ def test_float8_is_widened_with_its_scales(
 def test_scales_that_are_not_known_are_refused(scale: Weights, tmp_path: Path) -> None:
     weights = {k: v.to(torch.float8_e4m3fn) for k, v in autoencoder("plain", **TINY).items()}
     path = saved({**weights, **scale}, tmp_path)
-    with pytest.raises(FamilyError, match="float8|factor"):
+    with pytest.raises(FamilyError, match=r"float8|factor"):
         convert(path, **CPU)
     assert inspect(path).obstacles
 
