@@ -213,9 +213,9 @@ def test_a_header_that_promises_other_temporal_layers_is_told(tmp_path: Path) ->
         load_video_decoder(path)
     assert str(caught.value).startswith(f"{path} does not fit its architecture:")
     assert caught.value.problems
-    for problem in caught.value.problems:
+    for problem in caught.value.problems[:3]:
         assert problem.startswith("decoder.mid.attn_1.")
-        assert "is missing; expected the shape" in problem
+    assert "temporal" in caught.value.problems[-1]
 
 
 # What is no video checkpoint

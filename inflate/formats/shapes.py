@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 
 from inflate.config.schema import Architecture
-from inflate.formats.layouts import DECODER, UNCHECKED
+from inflate.formats.layouts import DECODER, UNCHECKED, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.spec import Shape, image_shapes
 from inflate.io.index import FLOATS, NARROW
@@ -91,7 +91,7 @@ def _counted(problems: list[str], what: str, cause: str) -> list[str]:
     return [*problems[:_EXAMPLES], f"and {more} more tensors {what}: {cause}"]
 
 
-def _cause(present: Iterable[str], extra: list[str], missing: list[str]) -> str:
+def _cause(present: list[str], extra: list[str], missing: list[str]) -> str:
     """The likely cause of many missing or extra tensors."""
     if any(word in key for key in extra for word in (".norm_layer.", ".conv_y.", ".conv_b.")):
         return "it may be diffusers' MOVQ, whose norms take the latents"
@@ -99,7 +99,9 @@ def _cause(present: Iterable[str], extra: list[str], missing: list[str]) -> str:
         return "its levels may have different numbers of blocks"
     if extra and not missing:
         return "another tool added them; --ignore PATTERN leaves them out"
-    if not any(True for _ in present):
+    if missing and all(is_inflated([key]) for key in missing):
+        return "the file has fewer temporal layers than its configuration says"
+    if not present:
         return "the file does not have this part"
     return "the file may be incomplete, or of another architecture"
 
