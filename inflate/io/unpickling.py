@@ -184,6 +184,9 @@ def _named(pickled: _Pickled, path: Path) -> dict[str, TensorRef]:
     if isinstance(content, TensorRef):
         raise FamilyError(f"{path} holds a single tensor; expected a checkpoint of named tensors")
     top = items_of(content)
+    if top is None and not isinstance(content, UnresolvedCall):
+        held = "nothing" if content is None else f"a {described(content)}"
+        raise FamilyError(f"{path} holds {held}; expected a checkpoint of named tensors")
     if top is None or (isinstance(content, UnresolvedCall) and content.is_module):
         kind = described(content).rpartition(".")[2]
         raise FamilyError(

@@ -142,6 +142,8 @@ def shadow(weights: Weights) -> Any:
 REFUSED: dict[str, Callable[[Weights], Any]] = {
     "shadow_params": shadow,
     "shadow_params inside": lambda w: {"ema": shadow(w)},
+    "nothing": lambda _: None,
+    "a list": lambda w: [w],
     "a module": lambda _: torch.nn.Linear(2, 2),
     "a module inside": lambda _: {"model": torch.nn.Linear(2, 2), "epoch": 1},
     "placeholders": lambda w: {"module": {k: torch.ones(0) for k in w}},
