@@ -135,6 +135,13 @@ class ConvertOptions:
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
+    ignore: Optional[tuple[str, ...]] = _option(
+        None,
+        "Leave out tensors by name, such as '*.total_ops'.",
+        "Advanced",
+        metavar="PATTERN",
+        scope="job",
+    )
     layout: Optional[Target] = _option(
         None,
         "Layout to write; also of a video SOURCE.",
@@ -176,6 +183,9 @@ class VerifyOptions:
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
+    ignore: Optional[tuple[str, ...]] = _option(
+        None, "Leave out tensors by name, such as '*.total_ops'.", "Advanced", metavar="PATTERN"
+    )
     trained: bool = _option(
         False, "Check a trained checkpoint against its image decoder.", "Checks"
     )

@@ -99,6 +99,7 @@ def convert(
     float32_norms: bool | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
+    ignore: tuple[str, ...] | None = None,
     layout: Target | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
@@ -129,6 +130,7 @@ def convert(
         set_: further settings, ``key=value``; the arguments above win over them.
         prefix: which autoencoder to take where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages beside them.
+        ignore: patterns of names to leave out, such as ``*.total_ops``.
         layout: ``autoencoder`` (the default), ``decoder``, ``sgm`` or ``diffusers``.
         post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
         allow_inexact: fold although it changes the border.
@@ -159,6 +161,7 @@ def convert(
         float32_norms=float32_norms,
         prefix=prefix,
         weights=weights,
+        ignore=ignore,
         layout=layout,
         post_quant=post_quant,
         allow_inexact=allow_inexact,
@@ -213,6 +216,7 @@ def convert_with(
             "prefix": options.prefix,
             "ema": options.weights == "ema",
             "image": options.layout is None,
+            "ignore": options.ignore or (),
         }
         original = describe(checkpoint, *layers, **which)
         copying = original.inflated and options.layout is not None

@@ -118,6 +118,7 @@ def prepare(
         from inflate.workflow.folding import fold_as_asked
 
         seen, fold = fold_as_asked(original, target, options)
+        folded = seen.checkpoint is not original.checkpoint
     seen = _blended_for(seen, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)

@@ -37,7 +37,7 @@ from inflate.parity.trainability import measure_trainability
 from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
-from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
+from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
@@ -63,6 +63,7 @@ def verify(
     prefix: str | None = None,
     weights: Weights = "plain",
     trained: bool = False,
+    ignore: tuple[str, ...] | None = None,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -93,6 +94,7 @@ def verify(
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
             equal the reference; report how far its temporal layers and its outputs moved.
+        ignore: patterns of names in the reference to leave out.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not depend on it.
         images: a folder of images, decoded as the frames of one video.
@@ -123,6 +125,7 @@ def verify(
         prefix=prefix,
         weights=weights,
         trained=trained,
+        ignore=ignore,
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
@@ -206,7 +209,14 @@ def verify_with(
         else:
             image_file = checkpoints[1]
             ema = options.weights == "ema"
-            image = describe(image_file, prefix=options.prefix, ema=ema, image=True)
+            image = describe(
+                image_file,
+                _stored_type(video),
+                prefix=options.prefix,
+                ema=ema,
+                image=True,
+                ignore=options.ignore or (),
+            )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
@@ -262,6 +272,12 @@ def verify_with(
         learned = measure_trainability(video, where) if options.trainability else None
         bad = not_finite(video) if report.max_abs_error is None else ()
         return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
+
+
+def _stored_type(video: Source) -> Mapping[str, object]:
+    """The type that float8 weights of the reference are widened to: the candidate's."""
+    info = video.info("decoder.conv_in.weight")
+    return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:

@@ -30,6 +30,7 @@ DECLARED: dict[str, type[ConvertOptions] | type[VerifyOptions]] = {
     "verify": VerifyOptions,
 }
 OTHER_VALUES: dict[str, Any] = {
+    "ignore": ["*.total_ops"],
     "config": "kl-f8", "time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25,
     "video_kernel_size": [3, 1, 1], "attn_type": "none", "set": ["seed=3"], "seed": 7,
     "dtype": "float16", "float32_norms": True, "prefix": "vae.", "weights": "ema",
