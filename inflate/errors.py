@@ -14,7 +14,8 @@ Bugs are not in it: they keep their own exceptions and their traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -94,3 +95,25 @@ def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = N
     if not close:
         return ""
     return f" (did you mean {(shown or {}).get(close[0], close[0])!r}?)"
+
+
+@contextmanager
+def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[None]:
+    """Raise a failed import as ``kind``, with the command that installs an extra.
+
+    Args:
+        extra: the extra that brings the library.
+        what: the option or location that needs it.
+        kind: the error to raise.
+
+    Raises:
+        InflateError: as ``kind``, if an import failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = error.name or getattr(error.__cause__, "name", None) or error
+        raise kind(
+            f"{what} needs the extra {extra} ({missing} is missing); "
+            f"pip install 'inflate-video[{extra}]'"
+        ) from error

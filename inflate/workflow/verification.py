@@ -177,6 +177,7 @@ def verify_with(
         check_written([*kept, *reports], read)
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
+        video.checkpoint.download(progress)
         video_hash = hasher.submit(hash_files, opened.files)
         if not video.inflated:
             raise FamilyError(
@@ -199,6 +200,7 @@ def verify_with(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
+            image.checkpoint.download(progress)
             reference_hash = hasher.submit(hash_files, image_file.files)
             stored = image.checkpoint
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
@@ -283,12 +285,11 @@ def _recorded_source(
 
     The same weights in another file are the same source.
     """
-    sha256 = metadata.get(SOURCE_HASH_KEY, "")
-    if not sha256:
+    sha256, recorded = metadata.get(SOURCE_HASH_KEY, ""), metadata.get(SOURCE_FINGERPRINT_KEY)
+    if not (sha256 or recorded):
         return None
     name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
-    recorded = metadata.get(SOURCE_FINGERPRINT_KEY)
-    given = sha256 == reference_hash or recorded == fingerprint_of(reference)
+    given = (bool(sha256) and sha256 == reference_hash) or recorded == fingerprint_of(reference)
     return RecordedSource(name, shown_name(sha256), given)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inflate.io.faults import in_words, reason, status_of
 
 from inflate.errors import CheckpointError, InflateError, OutputError
 from inflate.io.remote import check_destination, fetch
-from inflate.io.remote.faults import in_words, reason, status_of
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inflate.io.hub import parse_hub
 
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.remote import check_destination, fetch
-from inflate.io.remote.hub import parse_hub
 
 from .conftest import Told
 from .web import Page, Web

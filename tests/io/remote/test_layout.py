@@ -10,8 +10,7 @@ import pytest
 from inflate.errors import CheckpointError
 from inflate.io.files import find_files
 from inflate.io.remote import fetch
-from inflate.io.remote.layout import shard_names
-from inflate.vocabulary import FOLDER_FILES
+from inflate.io.folder import FOLDER_FILES
 
 from .conftest import Told
 from .web import Web

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from inflate.io.location import is_plain, parse
 
 from inflate.errors import CheckpointError, InflateError, OutputError
 from inflate.io.remote import is_remote, local_path, shown
-from inflate.io.remote.location import is_plain, parse
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inflate.io.caching import cache_folder
 
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.remote import check_destination, fetch, publish
-from inflate.io.remote.caching import cache_folder
 
 from .conftest import Told, parts, whole_files
 

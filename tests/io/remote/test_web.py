@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inflate.io.location import parse
+from inflate.io.stores import open_store
 
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.remote import check_destination, fetch
-from inflate.io.remote.location import parse
-from inflate.io.remote.stores import open_store
 
 from .conftest import Told, parts, whole_files
 from .web import Page, Web
