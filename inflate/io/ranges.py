@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from inflate.errors import CheckpointError
@@ -200,10 +201,11 @@ def partial_of(path: Path) -> PartialFile | None:
         CheckpointError: the file is one of the cache that is not whole, and its URL is not open.
     """
     found = _OPEN.get(path)
-    if found is None and (work_folder(path.parent) / f"{path.name}.json").exists():
-        raise CheckpointError(
-            f"{path} is downloaded in part; give its URL, or a file that is whole"
-        )
+    if found is None:
+        with suppress(FileNotFoundError, ValueError):  # No working directory; a name with a NUL.
+            place = Path(os.path.abspath(path.parent))
+            if place.name and (work_folder(place) / f"{path.name}.json").exists():
+                raise CheckpointError(f"{path} is downloaded in part; give its URL instead")
     return found
 
 
