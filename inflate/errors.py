@@ -114,6 +114,10 @@ def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[Non
     except ImportError as error:
         missing = error.name or getattr(error.__cause__, "name", None) or error
         raise kind(
-            f"{what} needs the extra {extra} ({missing} is missing); "
-            f"pip install 'inflate-video[{extra}]'"
+            f"{what} needs the extra {extra} ({missing} is missing); {install_command(extra)}"
         ) from error
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'inflate-video[{extra}]'"

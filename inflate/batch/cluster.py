@@ -16,7 +16,7 @@ from typing import Any
 
 from inflate.batch.executor import Event, Task
 from inflate.batch.run import ATTEMPTS
-from inflate.errors import ConfigError, InflateError
+from inflate.errors import ConfigError, InflateError, needs_extra
 
 _OBJECTS = 100_000_000
 """Bytes for Ray's store of objects, of which jobs make none."""
@@ -160,12 +160,8 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Tasks without a GPU keep what the environment says of GPUs, as Ray will do of itself.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with needs_extra("ray", "--executor ray", InflateError):
         import ray
-    except ImportError as error:
-        raise InflateError(
-            "--executor ray needs the extra ray; pip install 'inflate-video[ray]'"
-        ) from error
     return ray
 
 

@@ -55,6 +55,8 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
 
     def publishing(result: ConversionResult, staged: Path) -> None:
         record = _record(result, started)
+        if not record["source_sha256"]:  # A remote source that was read in part.
+            record["source_sha256"] = hash_of_source(task.source)
         record["output_mark"] = None if is_remote(task.output) else _text(mark_of_output(staged))
         if not ask("publish", record).get("go"):
             raise StoppedError
@@ -76,6 +78,8 @@ def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
             before_publish=publishing,
         )
         record = _record(result, started)
+        if not record["source_sha256"]:  # A remote source that was read in part.
+            record["source_sha256"] = hash_of_source(task.source)
         # A source that changed meanwhile is not known by how it looks now.
         record["source_mark"] = _text(before) if before == mark_of_source(task.source) else None
         record["output_mark"] = _text(mark_of_output(task.output)) if result.passed else None

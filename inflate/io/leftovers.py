@@ -14,7 +14,14 @@ try:
 except ImportError:  # Windows: an abandoned staged file is left for its user to remove.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["fcntl", "hidden_name", "leftover_of", "remove", "remove_abandoned"]
+__all__ = [
+    "fcntl",
+    "hidden_name",
+    "leftover_of",
+    "remove",
+    "remove_abandoned",
+    "write_atomically",
+]
 
 _ENDING = ".staged"
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
@@ -24,6 +31,23 @@ _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
 def hidden_name(destination: Path) -> Path:
     """A name for what is being made for a destination."""
     return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}{_ENDING}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader finds it whole, or as it was.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    hidden = path.with_name(f".{secrets.token_hex(8)}{_ENDING}")  # The name may be a long one.
+    try:
+        with hidden.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def leftover_of(name: str) -> str | None:

@@ -27,6 +27,7 @@ from inflate.io.caching import (
 from inflate.io.contents import RemoteFile
 from inflate.io.file_signatures import header_length
 from inflate.io.folder import RemoteFolder
+from inflate.io.leftovers import write_atomically
 from inflate.progress import Progress, silent
 
 Span = tuple[int, int]
@@ -185,12 +186,7 @@ class PartialFile:
         self._spans = [(int(start), int(end)) for start, end in spans]
 
     def _save(self, spans: list[Span]) -> None:
-        part = self._record.with_suffix(".tmp")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(spans))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self._record)
+        write_atomically(self._record, json.dumps(spans).encode())
         self._spans = spans
 
 

@@ -12,26 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, needs_extra
 from inflate.parity.process import ProcessWide
-
-COMMAND = "pip install 'inflate-video[media]'"
-
-
-@contextmanager
-def needed(option: str) -> Iterator[None]:
-    """Raise a failed import as what the option needs, with the command that mends it.
-
-    Raises:
-        ConfigError: the import failed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        missing = error.name or str(error)
-        raise ConfigError(
-            f"{option} needs the extra media ({missing} is missing); {COMMAND}"
-        ) from error
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -40,7 +22,7 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         ConfigError: Pillow is missing; the folder is missing, or holds no image.
     """
-    with needed("--images"):
+    with needs_extra("media", "--images", ConfigError):
         from PIL import Image
     if not os.path.isdir(folder):
         raise ConfigError(f"--images {folder} is no folder; expected one with images in it")
@@ -88,7 +70,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
     Raises:
         ConfigError: Pillow or PyAV is missing; the file is, or cannot be decoded.
     """
-    with needed("--video"):
+    with needs_extra("media", "--video", ConfigError):
         import av
         import PIL.Image  # noqa: F401  PyAV hands its frames over through it.
     if not os.path.isfile(path):

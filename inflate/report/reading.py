@@ -10,10 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from inflate.errors import InflateError
+from inflate.errors import InflateError, needs_extra
 from inflate.report.summary import PARITY_SCHEMA, Document
 from inflate.report.text import one_line
-from inflate.report.writing import EXTRA
 
 _Number = TypeVar("_Number", int, float)
 _LARGEST = 64 * 2**20
@@ -62,13 +61,9 @@ def read_document(path: str | Path) -> Document:
 
 
 def _check(document: Document, path: Path) -> None:
-    try:
+    with needs_extra("report", "reading a report", InflateError):
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import best_match
-    except ImportError as error:
-        raise InflateError(
-            f"reading a report needs the extra report (jsonschema is missing); {EXTRA}"
-        ) from error
     problem = best_match(Draft202012Validator(parity_schema()).iter_errors(document))
     if problem is not None:
         where = "".join(f"[{step!r}]" for step in problem.absolute_path) or "the document"

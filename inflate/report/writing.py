@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.errors import ConfigError, InflateError, OutputError, needs_extra
+from inflate.io.leftovers import write_atomically
 from inflate.io.protected import check_written
 from inflate.report.compact import as_json
 from inflate.report.junit import as_junit
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 ENDINGS = ("html", "json", "md", "xml")
 """The endings of reports: a page, a document, Markdown, JUnit."""
-EXTRA = "pip install 'inflate-video[report]'"
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -49,17 +47,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")
     try:
-        try:
-            with hidden.open("xb") as file:
-                file.write(text.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-        finally:
-            with suppress(FileNotFoundError):
-                hidden.unlink()
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
 
@@ -161,7 +150,5 @@ def require_pages() -> None:
     Raises:
         InflateError: the extra ``report`` is missing.
     """
-    try:
+    with needs_extra("report", "a page", InflateError):
         import jinja2  # noqa: F401
-    except ImportError as error:
-        raise InflateError(f"pages need the extra report (Jinja2 is missing); {EXTRA}") from error

@@ -103,7 +103,7 @@ def test_pages_that_cannot_be_made_are_told_before_the_work(
     assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "Jinja2 is missing" in said.err
+    assert "inflate-video[report]" in said.err
     assert not Path("r").exists()
     assert not list(Path("out").glob("*.safetensors"))
 

@@ -21,9 +21,9 @@ from .web import Web
 
 
 @pytest.mark.parametrize(
-    ("scheme", "near"), [("s4", ""), ("htpps", "'https'"), ("memroy", "'memory'"), ("zip", "")]
+    ("scheme", "near"), [("s4", None), ("htpps", "'https'"), ("memroy", "'memory'"), ("zip", None)]
 )
-def test_an_unknown_scheme_is_refused(scheme: str, near: str) -> None:
+def test_an_unknown_scheme_is_refused(scheme: str, near: str | None) -> None:
     with pytest.raises(CheckpointError, match=near):
         fetch(f"{scheme}://b/a.ckpt")
     with pytest.raises(OutputError, match=near):

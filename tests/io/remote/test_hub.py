@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import inflate
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.faults import _REASONS
 from inflate.io.hub import parse_hub
 from inflate.io.remote import check_destination, fetch
 
+from ...checkpoints import autoencoder, prefixed, write_safetensors
 from .conftest import Told
 from .web import Page, Web
 
@@ -171,8 +175,8 @@ def test_of_a_safetensors_file_the_autoencoder_alone_is_downloaded(
     local = write_safetensors(tmp_path / "m.safetensors", prefixed(autoencoder()) | foreign)
     hub.put({"m.safetensors": local.read_bytes()}, revision=MAIN)
     hub.put({"m.safetensors": local.read_bytes()})
-    result = inflate.convert("hf://owner/repo/m.safetensors", tmp_path / "a", **CPU)
-    inflate.convert(local, tmp_path / "b", **CPU)
+    result = inflate.convert("hf://owner/repo/m.safetensors", tmp_path / "a", skip_parity=True)
+    inflate.convert(local, tmp_path / "b", skip_parity=True)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert result.source_sha256 == hashlib.sha256(local.read_bytes()).hexdigest()
     assert hub.web.sent < local.stat().st_size / 2
@@ -233,7 +237,7 @@ def test_a_missing_file_is_reported_with_the_nearest(hub: Hub) -> None:
 def test_what_the_hub_refuses_is_reported(hub: Hub, code: str, status: int, row: str) -> None:
     hub.fail(code, status)
     hub.fail(code, status, revision="v1")
-    reason = dict(_REASONS)[row].partition("{")[0]
+    reason = re.escape(dict(_REASONS)[row].partition("{")[0])
     for location in ("hf://owner/repo/a.ckpt", "hf://owner/repo@v1/a.ckpt"):
         with pytest.raises(CheckpointError, match=f"^{location} .*{reason}"):
             fetch(location)

@@ -15,6 +15,8 @@ from inflate.io.stores import open_store
 
 from .conftest import Told, whole_files
 
+pytestmark = pytest.mark.slow
+
 BODY = bytes(range(256)) * 1024
 
 
