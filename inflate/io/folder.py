@@ -159,8 +159,8 @@ def members_of_folder(folder: F) -> Members[F]:
         folder = folder.inside("vae")
         if not folder.has(CONFIG):
             raise CheckpointError(
-                f"{named.shown()} is not a folder of diffusers: it has neither config.json nor "
-                "vae/config.json; expected a checkpoint file, or such a folder"
+                f"{named.shown()} is a directory with neither config.json nor vae/config.json; "
+                "expected a checkpoint file, or a folder of diffusers"
             )
     config = _json(folder, CONFIG)
     if config.get("_class_name") not in CLASSES:
