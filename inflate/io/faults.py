@@ -28,56 +28,36 @@ _LIBRARIES = (
 )
 """Base classes of exceptions, by name: a library that is not loaded cannot have raised one."""
 
+# fmt: off
 _REASONS = (
     ("GatedRepoError", "its repository is gated; accept its terms on its page, then {sign_in}"),
-    (
-        "RepositoryNotFoundError",
-        "there is no such repository, or it is private; check the name, or {sign_in}",
-    ),
-    (
-        "RevisionNotFoundError",
-        "there is no such revision; expected a branch, a tag or a commit after the @",
-    ),
-    (
-        "OfflineModeIsEnabled",
-        "HF_HUB_OFFLINE is set; unset it, or give the path of a local file",
-    ),
-    (
-        "ConsistencyCheckFailed",
-        "another number of bytes arrived than the Hub lists; try again",
-    ),
-    (
-        "ClientAuthenticationError CredentialRetrievalError DefaultCredentialsError "
-        "NoCredentialsError PartialCredentialsError RefreshError",
-        "there are no credentials; {sign_in}",
-    ),
+    ("RepositoryNotFoundError",
+     "there is no such repository, or it is private; check the name, or {sign_in}"),
+    ("RevisionNotFoundError",
+     "there is no such revision; expected a branch, a tag or a commit after the @"),
+    ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set; unset it, or give the path of a local file"),
+    ("ConsistencyCheckFailed", "another number of bytes arrived than the Hub lists; try again"),
+    ("ClientAuthenticationError CredentialRetrievalError DefaultCredentialsError "
+     "NoCredentialsError PartialCredentialsError RefreshError",
+     "there are no credentials; {sign_in}"),
     ("PermissionError 401 403", "access is denied; check the name and your account: {sign_in}"),
-    (
-        "gaierror ClientConnectorDNSError",
-        "there is no such host, or no network; check the name and the connection",
-    ),
+    ("gaierror ClientConnectorDNSError",
+     "there is no such host, or no network; check the name and the connection"),
     ("SSLError", "the certificate of the server is not accepted; check the address"),
-    (
-        "ENOSPC EDQUOT",
-        "the disk of the cache is full; free some space, or set INFLATE_CACHE to a folder",
-    ),
-    (
-        "TimeoutError FSTimeoutError ReadTimeoutError ConnectTimeoutError TimeoutException",
-        "the server did not answer in time; try again later",
-    ),
-    (
-        "ConnectionRefusedError ClientConnectorError ConnectError EndpointConnectionError",
-        "the server cannot be reached; check the address and the connection",
-    ),
-    (
-        "ConnectionError ClientPayloadError IncompleteReadError RemoteProtocolError "
-        "ResponseStreamingError ReadError ServerDisconnectedError",
-        "the connection broke off; try again",
-    ),
+    ("ENOSPC EDQUOT",
+     "the disk of the cache is full; free some space, or set INFLATE_CACHE to a folder"),
+    ("TimeoutError FSTimeoutError ReadTimeoutError ConnectTimeoutError TimeoutException",
+     "the server did not answer in time; try again later"),
+    ("ConnectionRefusedError ClientConnectorError ConnectError EndpointConnectionError",
+     "the server cannot be reached; check the address and the connection"),
+    ("ConnectionError ClientPayloadError IncompleteReadError RemoteProtocolError "
+     "ResponseStreamingError ReadError ServerDisconnectedError",
+     "the connection broke off; try again"),
     ("NotImplementedError 501", "the store cannot do this; choose another one"),
     ("5xx", "the server failed ({status}); try again later"),
     ("FileNotFoundError 404 410", "there is no such file, folder or bucket; check the name"),
 )
+# fmt: on
 """Names of exceptions, statuses and error numbers, and what to report; the first match wins."""
 
 _SIGN_IN = {

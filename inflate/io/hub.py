@@ -143,28 +143,24 @@ class HubFolder:
 
     def _verified(self, file: RemoteFile, progress: Progress) -> Path:
         """The path of a file in the Hub's cache, downloaded again if it is damaged there."""
-        path, wrong = self._download(file, progress, again=False)
-        if wrong:
-            path, wrong = self._download(file, progress, again=True)
-        if wrong:
-            path.resolve().unlink(missing_ok=True)
-            raise CheckpointError(
-                f"{self.shown(file.name)} arrived with {wrong}; it is not used. Try again"
-            )
-        return path
-
-    def _download(
-        self, file: RemoteFile, progress: Progress, *, again: bool
-    ) -> tuple[Path, str | None]:
-        with in_words(f"{self.shown(file.name)} cannot be downloaded", "hf", CheckpointError):
-            path = self.api.hf_hub_download(
-                self.location.repo,
-                self.location.folder + file.name,
-                revision=self.commit,
-                force_download=again,
-                tqdm_class=_bar(file.size, progress),
-            )
-            return Path(path), file.check(Path(path))
+        for again in (False, True):
+            with in_words(f"{self.shown(file.name)} cannot be downloaded", "hf", CheckpointError):
+                path = Path(
+                    self.api.hf_hub_download(
+                        self.location.repo,
+                        self.location.folder + file.name,
+                        revision=self.commit,
+                        force_download=again,
+                        tqdm_class=_bar(file.size, progress),
+                    )
+                )
+                wrong = file.check(path)
+            if not wrong:
+                return path
+        path.resolve().unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{self.shown(file.name)} arrived with {wrong}; it is not used. Try again"
+        )
 
 
 def parse_hub(location: str) -> HubLocation:

@@ -6,22 +6,13 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 try:
     import fcntl
 except ImportError:  # Windows: an abandoned staged file is left for its user to remove.
     fcntl = None  # type: ignore[assignment]
-
-__all__ = [
-    "fcntl",
-    "hidden_name",
-    "leftover_of",
-    "remove",
-    "remove_abandoned",
-    "write_atomically",
-]
 
 _ENDING = ".staged"
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
@@ -54,6 +45,20 @@ def leftover_of(name: str) -> str | None:
     """The name of the file whose leftover a file of this name would be."""
     found = _LEFTOVER.fullmatch(name)
     return found and found[1]
+
+
+def hold(path: Path, held: ExitStack) -> bool:
+    """Lock a file or folder that was just made, until ``held`` is left; False if it is gone."""
+    if not fcntl:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    held.callback(os.close, handle)
+    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return path.exists()
 
 
 def remove_abandoned(destination: Path, *, folder: bool) -> None:

@@ -65,7 +65,7 @@ class PartialFile:
         if self.path.exists():
             try:
                 self._load()
-            except (OSError, ValueError):
+            except CheckpointError:
                 self.path.unlink()
         if not self.path.exists() and not self._create():
             return False
@@ -89,8 +89,7 @@ class PartialFile:
             if not missing(wanted, self._spans, self.file.size):
                 return
             with locked(self.place, self.folder.shown(self.file.name), progress):
-                with local_errors():
-                    self._load()
+                self._load()
                 self._download(missing(wanted, self._spans, self.file.size), progress)
                 self._finish()
 
@@ -174,16 +173,22 @@ class PartialFile:
         """Read the record; without one the file is whole.
 
         Raises:
-            OSError: the file is gone.
-            ValueError: the record or the file is damaged.
+            CheckpointError: the record or the file is damaged.
         """
-        if self.path.stat().st_size != self.file.size:
-            raise ValueError("the file has another size")
         try:
             spans = json.loads(self._record.read_bytes())
         except FileNotFoundError:
             spans = [(0, self.file.size)]
-        self._spans = [(int(start), int(end)) for start, end in spans]
+        except (OSError, ValueError):
+            spans = None
+        with local_errors():
+            size = self.path.stat().st_size
+        try:
+            self._spans = [(int(start), int(end)) for start, end in spans]
+        except (TypeError, ValueError):
+            size = -1
+        if size != self.file.size:
+            raise CheckpointError(f"{self.path} is damaged; remove it and run the command again")
 
     def _save(self, spans: list[Span]) -> None:
         write_atomically(self._record, json.dumps(spans).encode())

@@ -389,8 +389,7 @@ def test_a_folder_is_not_the_leftover_of_a_file(out: Path) -> None:
 
 
 def test_without_file_locks_nothing_is_removed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (staging, leftovers):
-        monkeypatch.setattr(module, "fcntl", None)
+    monkeypatch.setattr(leftovers, "fcntl", None)
     abandoned(out).touch()
     make(out)
     assert abandoned(out).exists()

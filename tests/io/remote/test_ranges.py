@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 import inflate
+from inflate.batch.marks import hash_of_source
 from inflate.errors import CheckpointError
 from inflate.io import ranges
 from inflate.io.files import find_files, hash_file
@@ -171,10 +172,11 @@ def test_a_file_that_changes_meanwhile_is_not_used(
     phase: str, url: str, local: Path, memory: Any, tmp_path: Path
 ) -> None:
     other = prefixed(autoencoder(seed=7)) | FOREIGN
+    changed = [save(other)]
 
     def change(now: str, done: int, total: int) -> None:
-        if now == phase:
-            memory.pipe("/m/whole.safetensors", save(other))
+        if now == phase and changed:
+            memory.pipe("/m/whole.safetensors", changed.pop())
 
     with pytest.raises(CheckpointError):
         inflate.convert(url, tmp_path / "out", progress=change, skip_parity=True)
@@ -219,22 +221,41 @@ def test_a_partial_file_is_read_through_its_url_alone(url: str, counted: Counted
             read(path)
 
 
-@pytest.mark.parametrize("harm", ["record", "size", "gone"])
+@pytest.mark.parametrize("harm", ["[3", "5", "[[0]]", "size", "gone"])
 def test_a_damaged_partial_file_is_made_again(
     harm: str, url: str, local: Path, counted: Counted, cache: Path
 ) -> None:
     path = fetch(url)
     (record,) = cache.glob("*.work/*.json")
-    if harm == "record":
-        record.write_text("[3")
-    elif harm == "size":
+    if harm == "size":
         os.truncate(path, 1000)
-    else:
+    elif harm == "gone":
         path.unlink()
+    else:
+        record.write_text(harm)
     ranges._OPEN.clear()
     with open_checkpoint(fetch(url)) as checkpoint:
         for key in ("first_stage_model.encoder.conv_in.weight", next(iter(FOREIGN))):
             assert checkpoint.read(key).tobytes() == load_file(local)[key].tobytes()
+
+
+def test_a_record_that_is_damaged_while_it_is_in_use_is_noticed(url: str, cache: Path) -> None:
+    with open_checkpoint(fetch(url)) as checkpoint:
+        (record,) = cache.glob("*.work/*.json")
+        record.write_text("5")
+        with pytest.raises(CheckpointError):
+            checkpoint.read(next(iter(FOREIGN)))
+
+
+def test_batches_distinguish_sources_whose_hash_is_not_known(
+    url: str, local: Path, memory: Any
+) -> None:
+    memory.pipe("/m/other.safetensors", local.read_bytes())
+    one, other = hash_of_source(url), hash_of_source("memory://m/other.safetensors")
+    assert one != other
+    assert hash_of_source(url) == one
+    memory.pipe("/m/whole.safetensors", local.read_bytes())
+    assert hash_of_source(url) != one
 
 
 def test_a_cache_that_is_removed_while_it_is_in_use_is_noticed(url: str, cache: Path) -> None:
