@@ -157,8 +157,8 @@ def produce(
         ThreadPoolExecutor(3) as pool,
     ):
         # The Hub and other stores publish the hash of a file, which costs nothing.
-        known = source_sha256 or all(partial_of(path) is not None for path in files.all)
-        file_hash = pool.submit(hash_files, files) if known else None
+        hashed = source_sha256 or all(partial_of(path) is not None for path in files.all)
+        file_hash = pool.submit(hash_files, files) if hashed else None
         loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
