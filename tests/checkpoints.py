@@ -104,7 +104,7 @@ def video_autoencoder(
         kind: one of :data:`KINDS`.
         seed: of the weights.
         dtype: of the weights.
-        temporal: what ``VideoDecoder`` takes beside a ``Decoder``'s arguments.
+        temporal: what ``VideoDecoder`` takes besides a ``Decoder``'s arguments.
         **changes: to :data:`DDCONFIG`.
     """
     config = {k: v for k, v in {**DDCONFIG, **changes}.items() if k != "embed_dim"}
@@ -156,7 +156,7 @@ def write_lightning(path: Path, weights: Mapping[str, Tensor], **kwargs: Any) ->
 
 @contextmanager
 def foreign_class(dotted: str) -> Iterator[type]:
-    """A class that pickle finds under ``dotted`` while this is entered, and nobody after."""
+    """A class that pickle finds under ``dotted`` while this is entered, and never after."""
     module_name, _, name = dotted.rpartition(".")
     parts = module_name.split(".")
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,4 +1,4 @@
-"""``scripts/benchmark.py``: that it measures and judges; how long anything takes is no test's."""
+"""``scripts/benchmark.py``: that it measures and judges; how long anything takes is not tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    """The modules of the benchmark, which lie beside their script."""
+    """The modules of the benchmark, which lie next to their script."""
     import importlib
 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
@@ -32,7 +32,7 @@ def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> Non
     assert run.cpu_seconds > 0 < run.seconds
 
 
-def test_a_program_that_fails_is_no_measurement(bench: dict[str, ModuleType]) -> None:
+def test_a_program_that_fails_is_not_a_measurement(bench: dict[str, ModuleType]) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)ended with 1:.*no such thing"):
         bench["running"].measure([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
@@ -86,7 +86,7 @@ def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path)
     assert "| convert / hand-written | time | 0.50 | 0.4 | not met |" in text
 
 
-def test_what_another_benchmark_wrote_is_shown_beside(
+def test_what_another_benchmark_wrote_is_shown_next_to_them(
     bench: dict[str, ModuleType], tmp_path: Path
 ) -> None:
     other = {"case": "forward <8>", "seconds": 3.0, "peak_bytes": None, "yardstick": None}

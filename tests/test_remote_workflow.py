@@ -63,7 +63,7 @@ def test_an_output_for_elsewhere_is_made_in_the_cache_where_one_is_chosen(
     assert not folder.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_a_cache_that_cannot_be_written_is_reported(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -88,7 +88,9 @@ def test_the_default_output_of_a_source_elsewhere_is_here(
     assert (tmp_path / "img.video.safetensors").is_file()
 
 
-def test_what_is_missing_elsewhere_is_said(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_elsewhere_is_reported(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["convert", f"{place}/nothing.ckpt", "--device", "cpu"]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -23,13 +23,13 @@ from inflate.workflow import checking
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import (
     CPU,
+    corrupt_file,
+    corrupt_start,
     image_decode,
     metadata_of,
     print_of,
     sha256,
     snapshot,
-    spoil_file,
-    spoil_start,
 )
 from .models.builders import noise
 
@@ -69,7 +69,9 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
         ("plain", "plain.video.safetensors"),
     ],
 )
-def test_the_default_name_stands_beside_the_source(tmp_path: Path, name: str, default: str) -> None:
+def test_the_default_name_stands_next_to_the_source(
+    tmp_path: Path, name: str, default: str
+) -> None:
     write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
     result = inflate.convert(tmp_path / name, skip_parity=True)
     assert result.output == tmp_path / default
@@ -180,7 +182,7 @@ def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None
     paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
     paths[1].parent.mkdir()
     hashes = {inflate.convert(image, p, time_mode="all", seed=1, **CPU).fingerprint for p in paths}
-    torch.manual_seed(99)  # nothing hangs on the global generator
+    torch.manual_seed(99)  # nothing depends on the global generator
     last = inflate.convert(
         image, paths[0], time_mode="all", seed=1, overwrite=True, skip_parity=False, **CPU
     )
@@ -225,8 +227,8 @@ def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start in which the branches are no identities, as a bug would make it."""
-    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
+    """A start in which the branches are not identities, as a bug would make it."""
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
 
 
 @pytest.mark.usefixtures("no_identity")
@@ -253,7 +255,7 @@ def test_what_fails_replaces_nothing(image: Path, tmp_path: Path) -> None:
 def test_what_is_judged_is_read_back_from_the_file(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    spoil_file(monkeypatch, damaged, 7.0)
+    corrupt_file(monkeypatch, damaged, 7.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert result.parity is not None
     assert result.parity.weights.different == (damaged,)
@@ -448,7 +450,7 @@ def test_an_alpha_that_the_stored_type_cannot_hold(
     assert snapshot(tmp_path) == {}
 
 
-# What it is told, and what it tells
+# Progress, notes and records
 
 
 def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:
@@ -467,7 +469,7 @@ def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path)
     assert chosen.temporal.merge_strategy == "fixed"
 
 
-def test_a_fixed_blend_with_alpha_0_is_told_of(image: Path) -> None:
+def test_a_fixed_blend_with_alpha_0_is_reported(image: Path) -> None:
     def notes(**options: Any) -> tuple[str, ...]:
         return inflate.convert(image, dry_run=True, **options).notes
 

@@ -116,7 +116,7 @@ def _unlike_the_class(
             "choose --merge-strategy learned, or an alpha between 0 and 1"
         )
     if a.num_res_blocks != 2:
-        yield f"it has 2 residual blocks a level, not {a.num_res_blocks}"
+        yield f"it has 2 residual blocks per level, not {a.num_res_blocks}"
     if a.attn_type == "none":
         yield "it has attention in the middle, and this architecture none"
     if a.attention_levels:

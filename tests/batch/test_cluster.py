@@ -86,7 +86,7 @@ class DeadlyExecutor(RayExecutor):
         return events
 
     def answer(self, event: Event, go: bool) -> None:
-        """Go on, or kill."""
+        """Continue, or kill."""
         if event.number in self._doomed:
             os.kill(self._pids[event.number], signal.SIGKILL)
         else:
@@ -164,7 +164,7 @@ def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch) -> None:
         def init(self, **options: Any) -> None:
             """Refuse."""
             assert options["address"] == "127.0.0.1:1"
-            raise ConnectionError("nobody there\nmore")
+            raise ConnectionError("no answer\nmore")
 
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1"):
         module._connect(Ray(), 1, "127.0.0.1:1")

@@ -261,7 +261,7 @@ def test_as_a_process(image: Path, videos: dict[str, Path], tmp_path: Path) -> N
     assert json.loads(ran.stdout)["verdict"] == "fail"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "inflate", "presets"]

@@ -15,7 +15,7 @@ from inflate.inflation.initializers import ZEROS
 from inflate.workflow import production
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import metadata_of, print_of, sha256, snapshot, spoil_start
+from ..conversions import corrupt_start, metadata_of, print_of, sha256, snapshot
 from .conftest import CPU, Run
 
 
@@ -196,7 +196,7 @@ def test_an_existing_file_is_kept(run: Run, source: Path, tmp_path: Path) -> Non
 def test_where_parity_does_not_hold_nothing_is_published(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
     before = snapshot(tmp_path)
     ran = run("convert", source, "--time-mode", mode, *CPU)
     assert ran.code == 1

@@ -9,7 +9,7 @@ import pytest
 from inflate.cli import demo
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import sha256, snapshot, spoil_start
+from ..conversions import corrupt_start, sha256, snapshot
 from .conftest import CPU, Run
 
 MODES = ("all", "conv-only", "attn-only")
@@ -62,7 +62,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
 def test_where_parity_does_not_hold(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
+    corrupt_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"

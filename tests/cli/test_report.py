@@ -13,7 +13,7 @@ import pytest
 
 from inflate import workflow
 
-from ..conversions import nudged, spoil_start
+from ..conversions import corrupt_start, nudged
 from ..report.building import document_of
 from .conftest import CPU, Run
 
@@ -53,7 +53,7 @@ def test_reports_of_a_conversion(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
 ) -> None:
     if failed:
-        spoil_start(monkeypatch, lambda *_: True)
+        corrupt_start(monkeypatch, lambda *_: True)
     ran = run("convert", source, "-q", "--report", tmp_path / "r.json", *CPU)
     document = json.loads((tmp_path / "r.json").read_text())
     assert (ran.code, document["verdict"]) == ((1, "fail") if failed else (0, "bitwise"))

@@ -59,8 +59,8 @@ def value_of(config: Config, key: str) -> Any:
     return value
 
 
-def told(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
-    """What is said of settings that are refused."""
+def problems(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
+    """The message about settings that are refused."""
     with pytest.raises(ConfigError) as caught:
         build_config(seen, *layers)
     assert str(caught.value) == "\n  - ".join(
@@ -81,7 +81,7 @@ def test_set_reaches_every_key() -> None:
 @pytest.mark.parametrize(
     "value", ["9" * 5000, "2001-99-99", "[" * 5000], ids=["digits", "date", "brackets"]
 )
-def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
+def test_what_yaml_stumbles_over_is_reported(value: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_set([f"description={value}"])
     (problem,) = caught.value.problems
@@ -109,8 +109,8 @@ def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
         ("model.video_kernel_sizes", "temporal.video_kernel_size"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> None:
-    assert told({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
+def test_an_unknown_key_is_reported_with_the_nearest_one(key: str, meant: str) -> None:
+    assert problems({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> No
         ("architecture", "kl-f8", "expected keys and values of its own"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_told(key: str, value: Any, expected: str) -> None:
-    text = told({key: value})
+def test_a_value_of_a_wrong_type_is_reported(key: str, value: Any, expected: str) -> None:
+    text = problems({key: value})
     assert text.startswith(f"{key} is {value!r}")
     assert expected in text
     assert "\n" not in text
@@ -154,13 +154,13 @@ def test_a_value_of_a_wrong_type_is_told(key: str, value: Any, expected: str) ->
 @pytest.mark.parametrize("key", ["description", "temporal.alpha", "architecture.ch_mult"])
 def test_a_setting_refers_to_nothing(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFLATE_TEST_SECRET", "hunter2")
-    text = told({key: value})
+    text = problems({key: value})
     assert text.startswith(f"{key} is {value!r}; expected a plain value")
     assert "hunter2" not in text
 
 
-def test_wrong_values_and_disagreements_are_told_at_once() -> None:
-    text = told({
+def test_wrong_values_and_disagreements_are_reported_at_once() -> None:
+    text = problems({
         "temporal.alpha": 2.0, "temporal.merge_strategy": "fixed", "temporal.video_kernel_size": 2,
         "architecture.dropout": 1.0, "architecture.z_channels": 16,
     })  # fmt: skip
@@ -236,8 +236,8 @@ def test_the_later_layer_wins_key_by_key() -> None:
         ),
     ],
 )
-def test_a_disagreement_with_the_checkpoint_is_told(change: dict[str, Any], said: str) -> None:
-    assert told({f"architecture.{key}": value for key, value in change.items()}) == said
+def test_a_disagreement_with_the_checkpoint_is_reported(change: dict[str, Any], said: str) -> None:
+    assert problems({f"architecture.{key}": value for key, value in change.items()}) == said
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_disagreement_with_the_checkpoint_is_told(change: dict[str, Any], said
         ),
     ],
 )
-def test_what_tensors_cannot_show_is_no_disagreement(
+def test_what_tensors_cannot_show_is_not_a_disagreement(
     seen: Architecture, change: dict[str, Any]
 ) -> None:
     config = build_config(seen, {f"architecture.{key}": value for key, value in change.items()})
@@ -263,7 +263,7 @@ def test_of_a_decoder_alone_nothing_of_the_encoder_is_a_disagreement() -> None:
     shown = replace(SEEN, embed_dim=None)
     change: dict[str, Any] = {"in_channels": 4, "double_z": False, "embed_dim": 3, "n_embed": 8}
     settings = {f"architecture.{key}": value for key, value in change.items()}
-    assert len(told(settings, seen=shown).splitlines()) == 4
+    assert len(problems(settings, seen=shown).splitlines()) == 4
     config = build_config(shown, settings, decoder_only=True)
     assert config.architecture == replace(shown, **change)
     with pytest.raises(ConfigError, match="z_channels: the configuration says 5"):
@@ -325,7 +325,7 @@ def test_neither_preset_nor_file(name: str, guess: str) -> None:
         ("seed: ${nowhere}", ": Interpolation key 'nowhere' not found"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_one_line(
+def test_what_is_wrong_with_a_file_is_reported_in_one_line(
     text: str | bytes, said: str, tmp_path: Path
 ) -> None:
     name = write(tmp_path / "c.yaml", text)
@@ -378,4 +378,4 @@ def test_a_decoder_of_its_own_has_its_own_keys(tmp_path: Path) -> None:
     config = build_config(seen, read_config(path), parse_set(["decoder.attn_resolutions=[256]"]))
     assert config.architecture.decoder.num_res_blocks == SEEN.num_res_blocks + 1
     assert config.architecture.decoder.attn_resolutions == (256,)
-    assert "of the decoder" in told({"decoder.num_res_blocks": 7}, seen=seen)
+    assert "of the decoder" in problems({"decoder.num_res_blocks": 7}, seen=seen)

@@ -89,7 +89,7 @@ def configured(name: str) -> Config:
     return build_config(seen(name), read_config(name))
 
 
-def test_presets_are_found_in_the_package_or_beside_it(
+def test_presets_are_found_in_the_package_or_next_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "inflate"
@@ -128,7 +128,7 @@ def test_the_tensors_alone_show_what_a_preset_says_of_them(name: str) -> None:
         ("vq-f4-noattn", ["vq-f4-noattn"]),
     ],
 )
-def test_matching_presets_are_those_that_tensors_cannot_tell_apart(
+def test_matching_presets_are_those_that_tensors_cannot_distinguish(
     name: str, alike: list[str]
 ) -> None:
     assert matching_presets(seen(name)) == alike

@@ -53,7 +53,7 @@ SMALL = Architecture(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4)
         ),
     ],
 )
-def test_what_cannot_be_built_is_said(change: dict[str, Any], problem: str) -> None:
+def test_what_cannot_be_built_is_reported(change: dict[str, Any], problem: str) -> None:
     assert replace(SMALL, **change).problems() == [problem]
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_built_is_said(change: dict[str, Any], problem: str) -> N
         ),
     ],
 )
-def test_temporal_layers_that_cannot_be_built_are_said(
+def test_temporal_layers_that_cannot_be_built_are_reported(
     change: dict[str, Any], problem: str
 ) -> None:
     assert Temporal(**change).problems() == [problem]

@@ -110,7 +110,7 @@ def test_more_levels_than_the_usual_resolution_has() -> None:
 
 
 def damaged(**changes: Any) -> str:
-    """What is said of an autoencoder with other shapes of its decoder; None leaves a tensor out."""
+    """The message about one with other shapes of its decoder; None leaves a tensor out."""
     shapes: dict[str, Any] = autoencoder_shapes()
     for name, shape in changes.items():
         shapes[f"decoder.{name}"] = shape
@@ -127,7 +127,7 @@ def damaged(**changes: Any) -> str:
              "decoder.up.0.attn.{}.q.weight"],
 )  # fmt: skip
 @pytest.mark.parametrize("digits", [20, 900, 5000])
-def test_a_level_of_absurd_number_is_told(
+def test_a_level_of_absurd_number_is_reported(
     writer: Any, name: str, digits: int, tmp_path: Path
 ) -> None:
     mark = "mid_block.resnets.0" if "up_blocks" in name else "mid.block_1"
@@ -140,24 +140,24 @@ def test_a_level_of_absurd_number_is_told(
 
 @pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight"])
 @pytest.mark.parametrize("shape", [(), (64,), (64, 64), (64, 4, 3, 3, 3)])
-def test_a_convolution_of_other_dimensions_is_told(name: str, shape: tuple[int, ...]) -> None:
+def test_a_convolution_of_other_dimensions_is_reported(name: str, shape: tuple[int, ...]) -> None:
     assert damaged(**{name: shape}) == (
         f"decoder.{name} has the shape {list(shape)}; expected four dimensions"
     )
 
 
 @pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight"])
-def test_a_tensor_without_which_nothing_can_be_said_is_told(name: str) -> None:
+def test_a_tensor_without_which_nothing_can_be_said_is_reported(name: str) -> None:
     assert damaged(**{name: None}) == f"decoder.{name} is missing"
 
 
 @pytest.mark.parametrize("shape", [None, (), (0, 64, 3, 3)])
-def test_a_level_that_shows_no_channels_is_told(shape: tuple[int, ...] | None) -> None:
+def test_a_level_that_shows_no_channels_is_reported(shape: tuple[int, ...] | None) -> None:
     name = "up.1.block.0.conv1.weight"
     assert damaged(**{name: shape}) == f"decoder.{name} is missing or empty"
 
 
-def test_levels_with_a_gap_are_told() -> None:
+def test_levels_with_a_gap_are_reported() -> None:
     assert "the levels decoder.up.N are [0, 1, 5]; expected 0, 1, 2 and so on" in damaged(
         **{"up.5.block.0.conv1.weight": (64, 64, 3, 3)}
     )

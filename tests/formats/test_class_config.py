@@ -134,7 +134,7 @@ def test_what_it_asks_for_and_this_family_lacks_is_refused(
 @pytest.mark.parametrize(
     "other", [{"block_out_channels": [128, 256]}, {"_class_name": "UNet2DConditionModel"}]
 )
-def test_of_another_model_beside_a_file_nothing_is_taken(
+def test_of_another_model_next_to_a_file_nothing_is_taken(
     other: dict[str, Any], tmp_path: Path
 ) -> None:
     config = {**CONFIG, "act_fn": "relu", **other}
@@ -153,7 +153,7 @@ def test_one_that_cannot_be_read_is_reported_where_diffusers_reads_it(tmp_path: 
     convert(path.rename(tmp_path / "vae.safetensors"), dry_run=True, **CPU)
 
 
-def test_what_a_file_of_ours_records_wins_over_what_lies_beside_it(tmp_path: Path) -> None:
+def test_what_a_file_of_ours_records_wins_over_what_lies_next_to_it(tmp_path: Path) -> None:
     source = _folder(tmp_path, CONFIG)
     output = tmp_path / "out.safetensors"
     convert(source, output, layout="decoder", post_quant="fold", allow_inexact=True, **CPU)

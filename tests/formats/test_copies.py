@@ -227,7 +227,7 @@ def blending(folder: Path, *shares: float) -> tuple[Path, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
 @pytest.mark.parametrize("shares", [(0.25,), (0.0, 0.5, 1.0)], ids=["one", "several"])
-def test_a_blend_that_is_said_to_be_fixed_is_copied_as_that(
+def test_a_blend_that_is_reported_to_be_fixed_is_copied_as_that(
     layout: str, shares: tuple[float, ...], tmp_path: Path
 ) -> None:
     source, weights = blending(tmp_path, *shares)
@@ -258,7 +258,7 @@ def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_
 
 @pytest.mark.parametrize("problem", ["missing", "extra", "misshapen"])
 @pytest.mark.parametrize("layout", TARGETS)
-def test_a_video_checkpoint_that_is_not_whole_is_told(
+def test_a_video_checkpoint_that_is_not_whole_is_reported(
     problem: str, layout: str, tmp_path: Path
 ) -> None:
     weights = prefixed(video_autoencoder("plain", temporal=SVD, **LIKE_CLASS))

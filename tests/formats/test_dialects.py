@@ -94,7 +94,7 @@ def test_there_and_back_is_the_identity_for_videos(config: dict[str, Any]) -> No
         "loss.logvar",
     ],
 )
-def test_a_key_without_a_place_there_is_told(key: str) -> None:
+def test_a_key_without_a_place_there_is_reported(key: str) -> None:
     with pytest.raises(KeyError):
         to_diffusers([key], 2)
 

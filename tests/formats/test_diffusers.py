@@ -20,7 +20,7 @@ from tests.io.opening import assert_same
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, metadata_of, spoil_file
+from ..conversions import CPU, corrupt_file, metadata_of
 from ..models.builders import error, noise
 from .making import (
     INSIDE,
@@ -291,7 +291,7 @@ def refusal(path: Path, **options: Any) -> tuple[str, ...]:
 
 
 POST_QUANT = "it has no place for post_quant_conv: fold it in with --post-quant fold"
-BLOCKS = "it has 2 residual blocks a level, not 1"
+BLOCKS = "it has 2 residual blocks per level, not 1"
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ BLOCKS = "it has 2 residual blocks a level, not 1"
         ),
     ],
 )  # fmt: skip
-def test_each_reason_is_told(
+def test_each_reason_is_reported(
     kind: str,
     changes: dict[str, Any],
     options: dict[str, Any],
@@ -393,7 +393,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
         "installed: pip install 'inflate-video[diffusers]', or pass --skip-parity\n"
     )
     assert list(tmp_path.iterdir()) == [path]
-    # What it is not needed for goes on without it.
+    # What it is not needed for continues without it.
     assert run(*command, "--dry-run").code == 0
     assert run(*command, "--skip-parity").code == 0
     assert (tmp_path / "out" / "config.json").is_file()
@@ -420,7 +420,7 @@ def test_an_export_that_differs_is_not_published(
     tmp_path: Path,
 ) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    spoil_file(monkeypatch, name, 0.05)
+    corrupt_file(monkeypatch, name, 0.05)
     result = convert(path, tmp_path / "out", **EXPORT)
     assert spoken_for(result) == "fail"
     assert result.output is None

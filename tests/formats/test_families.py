@@ -112,13 +112,13 @@ def test_a_file_of_another_family_is_refused_by_name(
         (("decoder.stages.0.0.main.conv.weight",), "DC-AE, a deep compression autoencoder"),
     ],
 )
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with names of this family"])
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "with names of this family"])
 @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
 def test_the_original_names_are_known_too(
-    run: Run, names: tuple[str, ...], family: str, beside: bool, prefix: str, tmp_path: Path
+    run: Run, names: tuple[str, ...], family: str, others: bool, prefix: str, tmp_path: Path
 ) -> None:
     weights = {name: torch.ones(1) for name in names}
-    if beside:
+    if others:
         weights.update(autoencoder(ch_mult=[1]))
     path = write_torch(tmp_path / "file.pth", prefixed(weights, prefix))
     ran = run("convert", path, "--device", "cpu")
@@ -126,7 +126,7 @@ def test_the_original_names_are_known_too(
     assert ran.err == f"error: {path} holds {family}{EXPECTED}\n"
 
 
-def test_another_family_beside_one_of_this_is_left_behind(tmp_path: Path) -> None:
+def test_another_family_next_to_one_of_this_is_left_behind(tmp_path: Path) -> None:
     weights = autoencoder(ch_mult=[1])
     beside = {"preview.decoder.layers.3.conv.0.weight": torch.ones(1)}
     path = write_safetensors(tmp_path / "file.safetensors", {**prefixed(weights, "vae."), **beside})

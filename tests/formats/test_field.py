@@ -159,7 +159,7 @@ REFUSED: dict[str, Callable[[Weights], Any]] = {
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_is_no_autoencoder_is_refused_as_what_it_is(
+def test_what_is_not_an_autoencoder_is_refused_as_what_it_is(
     case: str, legacy: bool, tmp_path: Path
 ) -> None:
     content = REFUSED[case](autoencoder("plain", **TINY))

@@ -1,4 +1,4 @@
-"""Where the autoencoder stands in a file, what is left behind, and what is no autoencoder."""
+"""Where the autoencoder stands in a file, what is left behind, and what is not an autoencoder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_bare_decoder_is_found(tmp_path: Path) -> None:
         assert source.info("post_quant_conv.weight") is None
 
 
-def test_an_autoencoder_is_told_from_what_stands_around_it(tmp_path: Path) -> None:
+def test_an_autoencoder_is_distinguished_from_what_stands_around_it(tmp_path: Path) -> None:
     around = empty(
         "model.diffusion_model.input_blocks.0.0.weight",
         "model_ema.decoderconv_inweight",
@@ -74,7 +74,7 @@ def test_of_several_image_autoencoders_none_is_chosen(tmp_path: Path) -> None:
     )
 
 
-def test_an_encoder_alone_is_told(tmp_path: Path) -> None:
+def test_an_encoder_alone_is_reported(tmp_path: Path) -> None:
     weights = {k: v for k, v in autoencoder(**SMALLEST).items() if k.startswith("encoder.")}
     assert refused(weights, tmp_path) == (
         "holds an encoder, and no decoder of this family: no key ends in "
@@ -82,7 +82,7 @@ def test_an_encoder_alone_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_anything_else_is_told_with_names_that_it_holds(tmp_path: Path) -> None:
+def test_anything_else_is_reported_with_names_that_it_holds(tmp_path: Path) -> None:
     weights = empty("head.weight", "body.weight", "tail.weight", "tail.bias")
     assert refused(weights, tmp_path) == (
         "holds no image autoencoder: no key ends in 'decoder.mid.block_1.conv1.weight' (4 tensors, "
@@ -90,6 +90,6 @@ def test_anything_else_is_told_with_names_that_it_holds(tmp_path: Path) -> None:
     )
 
 
-def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
+def test_names_that_are_not_text_are_passed_over(tmp_path: Path) -> None:
     said = refused({0: torch.ones(2)}, tmp_path)  # type: ignore[dict-item]
     assert said.startswith("holds no named tensors")

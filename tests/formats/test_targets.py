@@ -106,7 +106,7 @@ def test_layout_sgm_is_under_the_prefix_of_a_first_stage(plain: Path, tmp_path: 
     )
     whole = video_autoencoder("plain", temporal={"video_kernel_size": 3}, **LIKE_CLASS)
     assert set(written) == set(prefixed(whole))
-    # What tells others that this first stage is a video one.
+    # What shows others that this first stage is a video one.
     assert f"{FIRST_STAGE}decoder.mid.block_1.mix_factor" in written
     bare_video_decoder(
         under(written, f"{FIRST_STAGE}decoder."),
@@ -168,7 +168,7 @@ def test_a_layout_without_a_place_says_so_and_folds_nothing_unasked(
     run: Run, kind: str, layout: str, problems: list[str], tmp_path: Path
 ) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder(kind, **LIKE_CLASS))
-    # Leave to fold is no order to.
+    # Permission to fold is not an order to.
     ran = run("convert", path, "--layout", layout, "--video-kernel-size", "3,1,1",
               "--allow-inexact", "--skip-parity", "--device", "cpu")  # fmt: skip
     assert (ran.code, ran.out) == (2, "")

@@ -109,7 +109,7 @@ def test_weights_are_stored_in_the_type_asked_for(dtype: str, tmp_path: Path) ->
         ("float32", ["encoder.conv_out.bias"]),
     ],
 )
-def test_weights_that_the_stored_type_cannot_hold_are_told_all_at_once(
+def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     dtype: str, names: list[str], tmp_path: Path
 ) -> None:
     weights = autoencoder(dtype=torch.float64, **SMALLEST)
@@ -125,7 +125,7 @@ def test_weights_that_the_stored_type_cannot_hold_are_told_all_at_once(
 @pytest.mark.parametrize(
     ("dtype", "alpha"), [("float16", 7e4), ("float32", 1e39), ("bfloat16", 3.4e38)]
 )
-def test_a_start_that_the_stored_type_cannot_hold_is_told(
+def test_a_start_that_the_stored_type_cannot_hold_is_reported(
     dtype: str, alpha: float, tmp_path: Path
 ) -> None:
     settings = {"temporal.alpha": alpha, "dtype": dtype}

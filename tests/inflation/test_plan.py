@@ -181,7 +181,7 @@ def test_weights_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-def test_missing_and_extra_keys_and_wrong_shapes_are_told_at_once(
+def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(
     prefix: str, tmp_path: Path
 ) -> None:
     weights = autoencoder()
@@ -230,12 +230,12 @@ def test_a_part_that_is_there_must_be_whole(key: str, tmp_path: Path) -> None:
         ("encoder.", "quant_conv.", "post_quant_conv."),
     ],
 )
-def test_parts_beside_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_parts_next_to_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
     weights = {k: v for k, v in autoencoder().items() if not k.startswith(parts)}
     assert set(copies(plan_of(weights, tmp_path))) == set(weights)
 
 
-def test_channels_that_fit_no_architecture_are_told(tmp_path: Path) -> None:
+def test_channels_that_fit_no_architecture_are_reported(tmp_path: Path) -> None:
     weights = autoencoder() | {"decoder.up.0.block.0.conv1.weight": torch.ones(33, 64, 3, 3)}
     with pytest.raises(ConfigError) as caught:
         plan_of(weights, tmp_path)

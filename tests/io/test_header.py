@@ -64,7 +64,7 @@ def test_a_header_that_lies_is_refused(header: Any, size: int, said: str, tmp_pa
 
 
 @pytest.mark.parametrize("size", [0, 7])
-def test_data_of_another_size_than_the_header_tells_is_refused(size: int, tmp_path: Path) -> None:
+def test_data_of_another_size_than_the_header_gives_is_refused(size: int, tmp_path: Path) -> None:
     assert refusal(file_of(tmp_path / "a.safetensors", {"a": A}, size)) == (
         f"FILE is cut short: its tensors take 8 bytes, and the file holds {size}. Copy or download "
         "it again"

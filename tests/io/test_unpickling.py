@@ -31,7 +31,7 @@ WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 2)}
 
 
 class Call:
-    """Pickled as a call: whoever unpickles it without care makes it."""
+    """Pickled as a call: unpickling it without care makes it."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.reduced = function, args
@@ -104,7 +104,7 @@ def trace(tmp_path: Path) -> Iterator[str]:
 
 
 def harmless(path: Path) -> str | None:
-    """Open a file; None where it opens with its weights whole, else what is said of it."""
+    """Open a file; None where it opens with its weights whole, else the message."""
     try:
         assert_same(read_all(path)[1], WEIGHTS)
     except CheckpointError:

@@ -35,7 +35,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return module
 
 
-# What diffusers warns of when it is imported is no concern of these.
+# What diffusers warns of when it is imported does not concern these tests.
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_diffusers_decodes_the_same(benchmark: Any) -> None:

@@ -71,7 +71,7 @@ def test_half_precision(time_mode: str, dtype: torch.dtype, tolerance: float) ->
     assert relative_rms(out.cpu(), expected) < tolerance
 
 
-# What xformers warns of when it is imported is no concern of these.
+# What xformers warns of when it is imported does not concern these tests.
 @pytest.mark.filterwarnings("ignore")
 @every_mode
 @pytest.mark.parametrize(

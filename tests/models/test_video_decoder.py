@@ -180,7 +180,7 @@ def test_autocast_runs_close_to_float32(time_mode: str) -> None:
 @every_mode
 @pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers"])
 def test_gradients_reach_every_parameter(time_mode: str, attn_type: str) -> None:
-    # With 64 channels a group of a norm holds two, so that it does not undo the bias before it.
+    # With 64 channels each group of a norm holds two, so that it does not undo the bias before it.
     decoder = video_decoder(time_mode, ch=64, attn_type=attn_type, merge_strategy="learned")
     z = latents().requires_grad_()
     (decoder(z, timesteps=3) * noise(6, 3, 8, 8, seed=1)).sum().backward()
@@ -195,7 +195,7 @@ def test_gradients_reach_every_parameter(time_mode: str, attn_type: str) -> None
 
 
 @every_mode
-def test_temporal_layers_learn_beside_frozen_image_layers(time_mode: str) -> None:
+def test_temporal_layers_learn_next_to_frozen_image_layers(time_mode: str) -> None:
     """In channels last, torch's GroupNorm would crash here."""
     decoder = video_decoder(time_mode)
     image = set(Decoder(**SMALL).state_dict())

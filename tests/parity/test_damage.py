@@ -19,7 +19,7 @@ from ..models.builders import shapes_of
 from .damage import check, sound_pair
 
 WIDE = {"ch_mult": [2, 3]}
-"""More than one channel a group: alone in it, a bias is what the next norm takes out again."""
+"""More than one channel per group: alone in it, a bias is what the next norm takes out again."""
 
 CONFIG: dict[str, Any] = {
     **DDCONFIG,
@@ -72,7 +72,7 @@ ONE_OF_EACH = (
 """Blocks of every kind, in one of each place."""
 
 
-def spoil(decoder: nn.Module, key: str, by: float = 1.0) -> None:
+def corrupt(decoder: nn.Module, key: str, by: float = 1.0) -> None:
     """Move one number of a tensor."""
     decoder.state_dict()[key].view(-1)[0] += by
 
@@ -86,7 +86,7 @@ def module_of(key: str) -> str:
 @pytest.mark.parametrize("key", [key for key in REACHING if key.startswith(ONE_OF_EACH)])
 def test_any_one_temporal_tensor_that_reaches_the_output(key: str) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key)
+    corrupt(video, key)
     report = check(image, video, scope=BISECT, probes=ONE)
     assert report.verdict == "fail"
     assert report.first_divergence == f"decoder.{branch_of(key)[0]}"
@@ -101,7 +101,7 @@ def test_temporal_tensors_that_do_not_reach_the_output_fail_nothing() -> None:
     image, video = sound_pair(**CONFIG)
     for key in TEMPORAL:
         if not reaches(key):
-            spoil(video, key)
+            corrupt(video, key)
     report = check(image, video)
     assert report.verdict == "bitwise"
     assert report.first_divergence is None
@@ -111,11 +111,11 @@ def test_temporal_tensors_that_do_not_reach_the_output_fail_nothing() -> None:
 @pytest.mark.parametrize("key", [key for key in SPATIAL if key.startswith(ONE_OF_EACH)])
 def test_any_one_spatial_tensor(key: str) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key)
+    corrupt(video, key)
     report = check(image, video, scope=Scope(layers=True), probes=ONE)
     assert report.first_divergence == f"decoder.{key.rpartition('.')[0]}"
-    # That bias moves all scores of a query alike, which softmax takes out again: the layer tells,
-    # and the weights, but not the images.
+    # That bias moves all scores of a query alike, which softmax takes out again: the layer and
+    # the weights show it, but not the images.
     assert report.verdict == ("within-tolerance" if key.endswith(".k.bias") else "fail")
 
 
@@ -138,16 +138,16 @@ def test_frames_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(errors["first frame"], errors["last frame"]) > 1000 * errors["middle frame"]
 
 
-def test_one_wrong_frame_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wrong_frame_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     image, video = sound_pair(**CONFIG)
     fold = temporal.fold_frames
 
-    def spoilt(x: Tensor) -> Tensor:
+    def corrupted(x: Tensor) -> Tensor:
         x = x.clone()
         x[:, :, -1] += 0.0 if x.shape[1] > 3 else 0.1  # The output alone has three channels.
         return fold(x)
 
-    monkeypatch.setattr(temporal, "fold_frames", spoilt)
+    monkeypatch.setattr(temporal, "fold_frames", corrupted)
     report = check(image, video)
     assert report.first_divergence == "decoder.conv_out"
     (three,) = (probe for probe in report.probes if probe.name == "two-videos")
@@ -194,7 +194,7 @@ def test_weights_that_went_through_a_narrower_type(dtype: torch.dtype) -> None:
 )
 def test_what_is_not_finite(key: str, layer: str, bad: float) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key, bad)
+    corrupt(video, key, bad)
     report = check(image, video)
     assert (report.verdict, report.max_abs_error) == ("fail", None)
     assert report.first_divergence == layer
@@ -212,7 +212,7 @@ def test_several_guilty_modules_are_named_in_one_run() -> None:
         "conv_out.time_mix_conv.bias",
     )
     for key in keys:
-        spoil(video, key)
+        corrupt(video, key)
     report = check(image, video, scope=BISECT)
     assert report.bisect is not None
     assert report.bisect.guilty == tuple(module_of(key) for key in keys)
@@ -224,17 +224,17 @@ def test_several_guilty_modules_are_named_in_one_run() -> None:
 @pytest.mark.parametrize("key", ["conv_in.weight", "mid.block_1.conv2.bias", "conv_out.bias"])
 def test_no_temporal_module_is_guilty_of_a_spatial_fault(key: str) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key)
+    corrupt(video, key)
     report = check(image, video, scope=BISECT)
     assert report.bisect is not None
     assert report.bisect.guilty == ()
     assert report.notes
 
 
-def test_a_temporal_and_a_spatial_fault_are_told_apart() -> None:
+def test_a_temporal_and_a_spatial_fault_are_distinguished() -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, "mid.block_2.conv1.weight")
-    spoil(video, "up.0.block.0.time_stack.out_layers.3.bias")
+    corrupt(video, "mid.block_2.conv1.weight")
+    corrupt(video, "up.0.block.0.time_stack.out_layers.3.bias")
     report = check(image, video, scope=BISECT)
     assert report.first_divergence == "decoder.mid.block_2.conv1"
     assert report.bisect is not None
@@ -263,20 +263,20 @@ def test_an_image_decoder_that_overflows_says_which_type_to_use(
     assert bool(report.notes) == (overflow is not None)
 
 
-def test_what_no_type_can_hold_is_no_overflow() -> None:
+def test_what_no_type_can_hold_is_not_an_overflow() -> None:
     image, video = sound_pair(**CONFIG)
     for decoder in (image, video):
-        spoil(decoder, "mid.block_1.conv1.weight", math.nan)
+        corrupt(decoder, "mid.block_1.conv1.weight", math.nan)
     report = check(image, video)
     assert report.verdict == "fail"
     assert report.overflow is None
     assert report.first_divergence == "decoder.mid.block_1.conv1"
 
 
-def test_a_failure_is_located_though_nobody_asked() -> None:
+def test_a_failure_is_located_though_not_requested() -> None:
     image, video = sound_pair(**CONFIG)
     assert check(image, video, scope=Scope()).layers == ()
-    spoil(video, "mid.block_2.conv1.weight")
+    corrupt(video, "mid.block_2.conv1.weight")
     report = check(image, video, scope=Scope())
     assert report.first_divergence == "decoder.mid.block_2.conv1"
     assert report.floor is None

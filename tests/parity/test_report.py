@@ -1,4 +1,4 @@
-"""``inflate.verify``: what its report says of files beside the verdict."""
+"""``inflate.verify``: what its report says of files besides the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inflate.parity.result import OverflowResult
 from inflate.workflow import verify
 
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, write_safetensors, write_torch
-from ..conversions import CPU, nudged, spoil_start
+from ..conversions import CPU, corrupt_start, nudged
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
@@ -91,7 +91,7 @@ def test_what_was_made_can_be_made_again(
     assert report.verdict == "bitwise"
 
 
-def test_of_a_foreign_file_nobody_knows_how_it_was_made(
+def test_of_a_foreign_file_it_is_unknown_how_it_was_made(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     weights = prefixed(load_file(videos["all"]), FIRST_STAGE)
@@ -152,7 +152,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.parametrize(("device", "fallback"), [("auto", True), ("cpu", False)])
-def test_a_cpu_that_stands_in_for_a_gpu_is_told(
+def test_a_cpu_fallback_is_reported(
     image: Path, videos: dict[str, Path], tmp_path: Path, device: str, fallback: bool
 ) -> None:
     checked = inflate.verify(image, videos["all"], device=device)
@@ -179,7 +179,7 @@ def test_a_conversion_that_fails_names_the_layer(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = "up.1.block.0.time_stack.out_layers.3"
-    spoil_start(monkeypatch, lambda key, _: layer in key, by=1.0)
+    corrupt_start(monkeypatch, lambda key, _: layer in key, by=1.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", time_mode="all", **CPU)
     assert not result.passed
     assert result.parity is not None

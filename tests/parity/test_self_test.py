@@ -103,7 +103,7 @@ def test_a_check_of_single_frames_does_not_see_their_order() -> None:
     assert missed == ["frames-swapped"]
 
 
-def test_what_fails_is_not_spoilt_further() -> None:
+def test_what_fails_is_not_corrupted_further() -> None:
     image, video = sound_pair(**{**DDCONFIG, "time_mode": "all"})
     video.state_dict()["conv_out.bias"] += 1
     report = check(image, video, scope=SELF_TEST)

@@ -233,12 +233,12 @@ def test_a_layer_that_is_all_zero_is_named(zero: str, spared: str) -> None:
 def test_zeros_twice_in_a_row_never_move() -> None:
     before = "mid.block_1.time_stack.in_layers.2"
 
-    def spoil(decoder: VideoDecoder) -> None:
+    def corrupt(decoder: VideoDecoder) -> None:
         decoder.get_parameter(f"{before}.weight").zero_()
         decoder.get_parameter(f"{before}.bias").zero_()
         decoder.get_parameter("mid.block_1.time_stack.out_layers.0.bias").zero_()
 
-    reason, change = never(tiny(spoil), f"{before}.weight")
+    reason, change = never(tiny(corrupt), f"{before}.weight")
     assert f"{DECODER}{before}.weight" in reason
     assert change is not None
 
@@ -249,7 +249,7 @@ def test_weights_that_are_not_finite() -> None:
     assert change is not None
 
 
-def test_every_tensor_is_told_of_once() -> None:
+def test_every_tensor_is_reported_of_once() -> None:
     decoder = tiny(merge_strategy="fixed", alpha=0.25)
     found = learn_once(decoder)
     names = [tensor.name for tensor in found.tensors]
@@ -263,7 +263,7 @@ def test_every_tensor_is_told_of_once() -> None:
     assert told["never"] == blocks, "the buffers alone"
 
 
-def test_a_conversion_tells_and_verify_measures_the_same(image: Path, tmp_path: Path) -> None:
+def test_a_conversion_predicts_and_verify_measures_the_same(image: Path, tmp_path: Path) -> None:
     made = inflate.convert(image, tmp_path / "v", time_mode="all", alpha=20.0, **CPU)
     (said,) = [note for note in made.notes if "slope" in note]
     assert "a saturated sigmoid: at alpha 20" in said

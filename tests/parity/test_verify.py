@@ -205,7 +205,7 @@ def test_options_that_mean_nothing(
         inflate.verify(image, videos["all"], **options, **CPU)
 
 
-def test_progress_tells_of_every_probe(image: Path, videos: dict[str, Path]) -> None:
+def test_progress_reports_every_probe(image: Path, videos: dict[str, Path]) -> None:
     told: list[tuple[str, int, int]] = []
     inflate.verify(image, videos["all"], progress=lambda *step: told.append(step), **CPU)
     assert told == [("checking parity", done, 5) for done in range(6)]

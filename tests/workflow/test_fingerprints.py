@@ -15,7 +15,7 @@ from inflate.workflow import conversion, inspect, inspection
 from inflate.workflow.production import Made
 
 from ..checkpoints import autoencoder, video_autoencoder, write_safetensors, write_torch
-from ..conversions import CPU, metadata_of, print_of, sha256, spoil_start
+from ..conversions import CPU, corrupt_start, metadata_of, print_of, sha256
 
 FOLD = {"post_quant": "fold", "allow_inexact": True}
 LIKE_CLASS = {"ch_mult": [1], "num_res_blocks": 2}
@@ -68,7 +68,7 @@ def test_of_a_copy(made: list[Made], tmp_path: Path) -> None:
 def test_of_an_output_that_failed(
     made: list[Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil_start(monkeypatch, lambda *_: True)
+    corrupt_start(monkeypatch, lambda *_: True)
     source = write_safetensors(tmp_path / "img", autoencoder(ch_mult=[1]))
     assert not inflate.convert(source, tmp_path / "v", **CPU).passed
     assert made[0].fingerprints.source == print_of(source)
