@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from inflate.errors import InflateError
     from inflate.loading import load_video_autoencoder, load_video_decoder
     from inflate.models import VideoDecoder
-    from inflate.workflow import convert, verify
+    from inflate.report.writing import save_report
+    from inflate.workflow import convert, inspect, save_video_autoencoder, verify
 
 __all__ = [
     "InflateError",
     "VideoDecoder",
     "__version__",
     "convert",
+    "inspect",
     "load_video_autoencoder",
     "load_video_decoder",
+    "save_report",
+    "save_video_autoencoder",
     "verify",
 ]
 
@@ -31,14 +35,22 @@ _HOMES = {
     "InflateError": "inflate.errors",
     "VideoDecoder": "inflate.models",
     "convert": "inflate.workflow",
+    "inspect": "inflate.workflow",
     "load_video_autoencoder": "inflate.loading",
     "load_video_decoder": "inflate.loading",
+    "save_video_autoencoder": "inflate.workflow",
+    "save_report": "inflate.report.writing",
     "verify": "inflate.workflow",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'inflate' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for ``dir`` and ``help``."""
+    return sorted(__all__)

@@ -1,12 +1,13 @@
 """Modules filled from checkpoints: image decoders, video decoders and whole autoencoders.
 
-Every module is built on the meta device and given its tensors under strict names: nothing random is
-made first, nothing can be missed.
+Every module is built on the meta device and filled under strict names, so that no tensor stays at a
+random start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +21,10 @@ from inflate.formats.shapes import mismatches
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
-from inflate.io.arrays import ALIGNMENT, Array
+from inflate.io.arrays import ALIGNMENT, Array, numpy_dtype
 from inflate.io.reader import open_checkpoint
 from inflate.models import Decoder, Encoder, VideoDecoder
-from inflate.models.autoencoder import ImageEncoder, VideoAutoencoder
+from inflate.models.autoencoder import LatentEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
 from inflate.options import check_location
 
@@ -41,13 +42,21 @@ def as_tensor(array: Array) -> Tensor:
     """A tensor over the memory of an array, in the type of the same name."""
     if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array)
-    # torch does not know the half types of ml_dtypes, so the bytes pass as whole numbers.
+    # torch does not know the half types of ml_dtypes, so the bytes pass as integers.
     dtype: torch.dtype = getattr(torch, array.dtype.name)
     return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
 
 
+def as_array(tensor: Tensor) -> Array:
+    """A tensor's numbers as an array on the CPU, in the type of the same name."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
+
+
 def aligned(tensor: Tensor) -> Tensor:
-    """A tensor at a multiple of 64 bytes: at other addresses kernels may round differently."""
+    """A tensor at an address that is a multiple of 64: elsewhere kernels may round differently."""
     if tensor.device.type != "cpu" or not tensor.data_ptr() % ALIGNMENT:
         return tensor
     room = torch.empty(tensor.nbytes + ALIGNMENT, dtype=torch.uint8)
@@ -56,22 +65,16 @@ def aligned(tensor: Tensor) -> Tensor:
 
 
 def read_tensor(source: Source, key: str) -> Tensor:
-    """The tensor of a key of a source, which must be there."""
+    """The tensor of a key that the source has."""
     return as_tensor(source.read(key))
 
 
 def build_video_decoder(config: Config) -> VideoDecoder:
-    """The video decoder of a configuration, on the meta device: shapes without numbers."""
+    """The video decoder of a configuration, on the meta device."""
     with torch.device("meta"):
         return VideoDecoder(
-            **config.architecture.module_arguments(), **config.temporal.module_arguments()
+            **config.architecture.decoder.module_arguments(), **config.temporal.module_arguments()
         )
-
-
-def build_encoder(config: Config) -> Encoder:
-    """The encoder of a configuration, on the meta device."""
-    with torch.device("meta"):
-        return Encoder(**config.architecture.module_arguments())
 
 
 def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tensor:
@@ -79,7 +82,7 @@ def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tens
     array = make_array(rule, shape, key, seed)
     if any(array.strides):
         return torch.from_numpy(array)
-    return torch.tensor(array.flat[0]).expand(shape)  # One number, still stored once.
+    return torch.tensor(array.flat[0]).expand(shape)  # A constant, still stored once.
 
 
 def load_image_decoder(
@@ -90,10 +93,10 @@ def load_image_decoder(
     Args:
         source: an image checkpoint.
         dtype: the type to compute in.
-        stored_as: round each weight first to the type that it has in this source.
+        stored_as: first round each weight to its type in this source.
     """
     with torch.device("meta"):
-        decoder = Decoder(**source.config.architecture.module_arguments())
+        decoder = Decoder(**source.config.architecture.decoder.module_arguments())
     # The image layers of a video decoder are a whole image decoder.
     return _fill(decoder, DECODER, source, dtype, stored_as, extra=source.inflated)
 
@@ -112,7 +115,9 @@ def load_video(
             f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
             " expected a video checkpoint. 'inflate convert' makes one of it"
         )
-    return _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
+    decoder = _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
+    decoder.file_metadata = dict(source.checkpoint.metadata)
+    return decoder
 
 
 def load_post_quant_conv(
@@ -127,19 +132,17 @@ def load_post_quant_conv(
     return _fill(conv, "post_quant_conv.", source, dtype, stored_as)
 
 
-def load_encoder(source: Source, dtype: torch.dtype) -> ImageEncoder:
+def load_encoder(source: Source, dtype: torch.dtype) -> LatentEncoder:
     """The image encoder of a source with its quant conv and codebook, computing in ``dtype``.
 
     Raises:
         FamilyError: the source has no encoder.
     """
-    parts = source.located.part
-    if not parts("encoder."):
+    if not source.located.part("encoder."):
         raise FamilyError(f"{source.checkpoint.path} holds no encoder, so it makes no latents")
     with torch.device("meta"):
-        whole = ImageEncoder(build_encoder(source.config), **_encoding(source))
-    _fill_parts(whole, ("encoder", "quant_conv", "quantize"), source, dtype)
-    return whole.eval()
+        whole = LatentEncoder(_build_encoder(source), **_encoding(source))
+    return _fill_parts(whole, ("encoder", "quant_conv", "quantize"), source, dtype)
 
 
 def load_video_decoder(
@@ -147,7 +150,7 @@ def load_video_decoder(
 ) -> VideoDecoder:
     """Rebuild the bare video decoder from a file alone, in its stored type, ready to decode.
 
-    It takes latents after ``post_quant_conv``, as sgm's does; :func:`load_video_autoencoder` gives
+    It takes latents after ``post_quant_conv``, as sgm's does; :func:`load_video_autoencoder` loads
     the whole.
 
     Args:
@@ -157,12 +160,12 @@ def load_video_decoder(
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
-        DeviceError: the device is none.
+        DeviceError: the device is not known.
         ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
+        PlanError: its tensors do not fit its configuration.
     """
-    where = _checked_device(path, device)
-    with open_checkpoint(Path(path)) as checkpoint:
-        return load_video(describe(checkpoint, given_blend(merge_strategy))).to(where).eval()
+    with _opened(path, device, merge_strategy) as (source, where):
+        return load_video(source).to(where)
 
 
 def load_video_autoencoder(
@@ -170,63 +173,63 @@ def load_video_autoencoder(
 ) -> VideoAutoencoder:
     """Rebuild encoder, quant convs, codebook and video decoder from a file alone.
 
-    Args:
-        path: a video checkpoint, ours or one in sgm's names.
-        device: where its tensors go.
-        merge_strategy: ``learned`` or ``fixed``, for a file that does not record how it blends.
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds no video decoder.
-        DeviceError: the device is none.
-        ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
-        PlanError: parts of it do not fit its configuration.
+    Arguments and errors are those of :func:`load_video_decoder`.
     """
-    where = _checked_device(path, device)
-    with open_checkpoint(Path(path)) as checkpoint:
-        source = describe(checkpoint, given_blend(merge_strategy))
-        config = source.config
+    with _opened(path, device, merge_strategy) as (source, where):
         decoder = load_video(source)
-        if source.located.part("quantize.") and config.architecture.n_embed is None:
+        if source.located.part("quantize.") and source.config.architecture.n_embed is None:
             raise PlanError(
-                f"{path} quantises otherwise than by a codebook of nearest entries (it has no "
-                "quantize.embedding.weight), so its latents cannot be made here; "
+                f"{path} has a quantiser without quantize.embedding.weight, which is not a "
+                "codebook of nearest entries, so its latents cannot be made here; "
                 "load_video_decoder(path) loads its decoder"
             )
         with torch.device("meta"):
             whole = VideoAutoencoder(
                 decoder,
-                build_encoder(config) if source.located.part("encoder.") else None,
+                _build_encoder(source),
                 post_quant_conv=_quant_channels(source, "post_quant_conv."),
                 **_encoding(source),
             )
-        _fill_parts(whole, ("encoder", "quant_conv", "post_quant_conv", "quantize"), source)
-        return whole.to(where).eval()
+        parts = ("encoder", "quant_conv", "post_quant_conv", "quantize")
+        return _fill_parts(whole, parts, source).to(where)
 
 
-def _checked_device(path: object, device: object) -> torch.device:
-    """The device of a loader's arguments, checked before the file is opened."""
+@contextmanager
+def _opened(
+    path: object, device: object, merge_strategy: str | None
+) -> Iterator[tuple[Source, torch.device]]:
+    """The source of a loader's arguments, and its device, which is checked first."""
     check_location("path", path)
     try:
-        return torch.device(device)  # type: ignore[call-overload, no-any-return]
+        where = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError, ValueError) as error:
         raise DeviceError(
             f"device is {quoted(device)}; expected a torch.device, or its name, such as cuda:0"
         ) from error
+    with open_checkpoint(Path(path)) as checkpoint:  # type: ignore[arg-type]
+        yield describe(checkpoint, given_blend(merge_strategy)), where
+
+
+def _build_encoder(source: Source) -> Encoder | None:
+    """The encoder of a source, on the device in use; None where the source has none."""
+    if not source.located.part("encoder."):
+        return None
+    return Encoder(**source.config.architecture.module_arguments())
 
 
 def _encoding(source: Source) -> dict[str, Any]:
-    """What modules that encode take beside their encoder."""
+    """The arguments of a :class:`LatentEncoder` after its encoder."""
     architecture = source.config.architecture
     return {
         "latent_channels": architecture.embed_dim or architecture.z_channels,
         "quant_conv": _quant_channels(source, "quant_conv."),
-        # Other quantisers keep no plain codebook: their latents are taken as they are.
+        # Other quantisers have no plain codebook: their latents are taken as they are.
         "codebook_entries": architecture.n_embed if source.located.part(_CODEBOOK) else None,
     }
 
 
 def _quant_channels(source: Source, part: str) -> tuple[int, int] | None:
-    """Channels in and out of the one convolution that a part consists of, if there is that part."""
+    """Channels in and out of a quant conv, or None where the source has none."""
     if not source.located.part(part):
         return None
     shapes = quant_shapes(source.config.architecture)[part].values()
@@ -235,14 +238,15 @@ def _quant_channels(source: Source, part: str) -> tuple[int, int] | None:
 
 
 def _fill_parts(
-    whole: nn.Module, names: Sequence[str], source: Source, dtype: torch.dtype | None = None
-) -> None:
-    """Fill those parts of a whole that are there."""
+    whole: M, names: Sequence[str], source: Source, dtype: torch.dtype | None = None
+) -> M:
+    """Fill those parts of a whole that are not None."""
     for name in names:
         part = getattr(whole, name)
         if part is not None:
-            # Other quantisers keep more beside their codebook, which is not needed here.
+            # Some quantisers have more tensors than their codebook.
             _fill(part, f"{name}.", source, dtype, extra=name == "quantize")
+    return whole.eval()
 
 
 def _fill(
@@ -254,9 +258,9 @@ def _fill(
     *,
     extra: bool = False,
 ) -> M:
-    """Give a module on the meta device the tensors of a part, exactly those it names.
+    """Fill a module on the meta device with the tensors of a part, under strict names.
 
-    The part holds nothing else, unless ``extra`` allows it.
+    The part must hold nothing else, unless ``extra``.
     """
     shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
     problems = mismatches(source.located, shapes, [] if extra else source.located.part(part))

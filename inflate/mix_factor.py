@@ -1,8 +1,8 @@
-"""What ``mix_factor`` means: the one number per temporal block by which its branches are blended.
+"""The meaning of ``mix_factor``, the number by which a temporal block blends its branches.
 
 Checkpoints store it with two meanings: in a residual block it weighs the temporal branch, in an
-attention block the spatial branch. Users see one number, ``alpha``, the share of the temporal
-branch: as it is for ``fixed``, before a sigmoid for ``learned``. Only this module knows both.
+attention block the spatial branch. Users see one number, ``alpha``: the share of the temporal
+branch, before a sigmoid if ``learned``. Only this module converts between the two.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def alpha_of(mix_factor: N, merge_strategy: str, weighs: Weighs) -> N:
 
 
 def check_merge_strategy(merge_strategy: str) -> None:
-    """Raise ValueError for a ``merge_strategy`` by which a block cannot blend."""
+    """Raise ValueError for an unknown ``merge_strategy``."""
     if merge_strategy not in MERGE_STRATEGIES:
         raise ValueError(
             f"merge_strategy is {merge_strategy!r}; expected one of {', '.join(MERGE_STRATEGIES)}"

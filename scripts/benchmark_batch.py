@@ -1,4 +1,4 @@
-"""Measure batches: two workers against one, a batch against single commands, a thousand known jobs.
+"""Measure batches: two workers against one, a batch against single commands, 1,000 finished jobs.
 
     python scripts/benchmark_batch.py [--repeat 3] [--folder DIR]
 
@@ -35,12 +35,12 @@ def main() -> None:
         make(folder / "middle", 8, MIDDLE)
         workers(folder, chosen.repeat)
         commands(folder, chosen.repeat)
-        known(folder, chosen.repeat)
+        finished(folder, chosen.repeat)
 
 
 def make(folder: Path, count: int, shape: dict[str, object]) -> None:
-    """Put so many sources into a folder."""
-    from tests.ios import autoencoder, write_safetensors
+    """Write this many sources into a folder."""
+    from tests.checkpoints import autoencoder, write_safetensors
 
     folder.mkdir()
     for number in range(count):
@@ -53,7 +53,7 @@ def workers(folder: Path, repeat: int) -> None:
     for _ in range(repeat):
         for jobs, seconds in taken.items():
             seconds.append(batch(folder, "middle", "--jobs", jobs))
-    tell("8 mid-size jobs", "--jobs 2", taken["2"], "--jobs 1", taken["1"])
+    print_ratio("8 mid-size jobs", "--jobs 2", taken["2"], "--jobs 1", taken["1"])
 
 
 def commands(folder: Path, repeat: int) -> None:
@@ -68,11 +68,11 @@ def commands(folder: Path, repeat: int) -> None:
             inflate("convert", source, "-o", out / source.name, "--device", "cpu", "-q")
         alone.append(time.perf_counter() - started)
         shutil.rmtree(out)
-    tell("24 small jobs", "one batch", together, "24 commands", alone)
+    print_ratio("24 small jobs", "one batch", together, "24 commands", alone)
 
 
-def known(folder: Path, repeat: int) -> None:
-    """A thousand jobs that are done, beyond the start of a command that does nothing."""
+def finished(folder: Path, repeat: int) -> None:
+    """A thousand finished jobs, compared with a command that does nothing."""
     sources = folder / "thousand"
     sources.mkdir()
     first = next(iter(sorted((folder / "small").iterdir())))
@@ -85,7 +85,7 @@ def known(folder: Path, repeat: int) -> None:
     for _ in range(repeat):
         again.append(timed(*command))
         start.append(timed("presets"))
-    tell("1,000 known jobs", "batch", again, "inflate presets", start)
+    print_ratio("1,000 finished jobs", "batch", again, "inflate presets", start)
     print(f"  beyond start-up: {statistics.median(again) - statistics.median(start):.2f} s")
 
 
@@ -114,7 +114,7 @@ def inflate(*arguments: object) -> None:
     )
 
 
-def tell(what: str, name: str, new: list[float], other: str, old: list[float]) -> None:
+def print_ratio(what: str, name: str, new: list[float], other: str, old: list[float]) -> None:
     """Print two medians and their ratio."""
     a, b = statistics.median(new), statistics.median(old)
     print(f"{what}: {name} {a:.2f} s, {other} {b:.2f} s, ratio {a / b:.2f}", flush=True)

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latent", type=int, action="append", help="height and width of latents")
     parser.add_argument("--frames", type=int, action="append")
     parser.add_argument("--chunk", type=int, action="append", help="measure decode(chunk=...) too")
+    parser.add_argument("--train", action="store_true", help="measure gradient checkpointing too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch's threads; its own choice by default")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help=CLOCK_HELP)
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.latent or [16],
         options.frames or [8],
         options.chunk or [],
+        train=options.train,
         rounds=options.rounds,
         threads=options.threads,
         clock=options.clock,
@@ -81,6 +83,7 @@ def measure_all(
     frames: Sequence[int],
     chunks: Sequence[int] = (),
     *,
+    train: bool = False,
     rounds: int = 3,
     threads: int | None = None,
     clock: str = "wall",
@@ -94,6 +97,7 @@ def measure_all(
         latents: heights of square latents.
         frames: numbers of frames, T.
         chunks: chunks of ``decode`` to measure against the whole pass.
+        train: measure a training step of the temporal layers with gradient checkpointing, too.
         rounds: how often each is measured.
         threads: torch's threads, or None for its own choice.
         clock: one of CLOCKS.
@@ -110,13 +114,17 @@ def measure_all(
                 for count in frames:
                     case = {"mode": mode, "kernel": kernel, "latent": size, "frames": count}
                     rows += _against_yardsticks(
-                        {**case, "threads": threads, "clock": clock}, chunks, rounds, say
+                        {**case, "threads": threads, "clock": clock}, chunks, train, rounds, say
                     )
     return rows
 
 
 def _against_yardsticks(
-    case: dict[str, Any], chunks: Sequence[int], rounds: int, say: Callable[[str], None]
+    case: dict[str, Any],
+    chunks: Sequence[int],
+    train: bool,
+    rounds: int,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     subjects: dict[str, dict[str, Any]] = {"forward": {**case, "what": "forward"}}
     if case["mode"] == "conv-only" and case["kernel"] == "3,1,1":
@@ -124,6 +132,8 @@ def _against_yardsticks(
     subjects["convolutions"] = {**case, "what": "convolutions"}
     for chunk in chunks:
         subjects[f"chunk {chunk}"] = {**case, "what": "forward", "chunk": chunk}
+    for name in ("training", "checkpointed") if train else ():
+        subjects[name] = {**case, "what": name}
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, subject in subjects.items():
@@ -137,6 +147,8 @@ def _against_yardsticks(
     ]
     for chunk in chunks:
         rows.append(_row(f"{own} chunk {chunk}", seen[f"chunk {chunk}"], "whole", seen["forward"]))
+    if train:
+        rows.append(_row(f"{own} checkpointed", seen["checkpointed"], "training", seen["training"]))
     return rows
 
 
@@ -197,12 +209,16 @@ def _measure(subject: dict[str, Any]) -> dict[str, Any]:
     elif subject["what"] == "diffusers":
         theirs, indicator = _diffusers(decoder), torch.zeros(1, frames)
         run = _timed(lambda: theirs(z, indicator, frames), clock)
+    elif subject["what"] in ("training", "checkpointed"):
+        decoder.freeze_spatial()
+        decoder.enable_gradient_checkpointing(subject["what"] == "checkpointed")
+        run = _timed(lambda: decoder(z, timesteps=frames).square().mean().backward(), clock)
     elif "chunk" in subject:
         run = _timed(lambda: decoder.decode(z, frames, chunk=subject["chunk"]), clock)
     else:
         run = _timed(lambda: decoder(z, timesteps=frames), clock)
     before = _resident()
-    with torch.inference_mode():
+    with torch.inference_mode(subject["what"] not in ("training", "checkpointed")):
         seconds = min(run() for _ in range(PASSES))
     peak = 0 if subject["what"] == "convolutions" else max(0, _peak() - before)
     return {"seconds": seconds, "peak_bytes": peak}

@@ -1,8 +1,8 @@
-"""What the lockstep costs: both decoders watched layer by layer, against the same two passes alone.
+"""Measure the cost of comparing layers: two passes in lockstep against the same passes alone.
 
     python scripts/benchmark_lockstep.py IMAGE VIDEO [--repeats 3] [--latent 8]
 
-It prints the median of each in seconds and their ratio, as JSON.
+Prints the median of each in seconds and their ratio, as JSON.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
-from inflate.parity.comparands import Comparands, against_source
 from inflate.parity.device import exact_float32, resolve_device
 from inflate.parity.lockstep import Lockstep
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import DecoderPair, against_source
 from inflate.parity.probes import Probe
 from inflate.parity.running import run_probe
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("image", type=Path)
     parser.add_argument("video", type=Path)
@@ -38,28 +38,28 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     with open_checkpoint(options.image) as image, open_checkpoint(options.video) as video:
-        comparands = against_source(describe(image), describe(video), torch.float32, device)
+        pair = against_source(describe(image), describe(video), torch.float32, device)
         probe = Probe("benchmark", 1, options.frames, options.latent, options.latent)
-        found = measure(comparands, probe, options.repeats, device)
+        found = measure(pair, probe, options.repeats, device)
     print(json.dumps({"device": str(device), "latents": [options.frames, options.latent], **found}))
 
 
 def measure(
-    comparands: Comparands, probe: Probe, repeats: int, device: torch.device
+    pair: DecoderPair, probe: Probe, repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds of two plain passes and of two watched ones, taken in turn, and their ratio."""
-    assert comparands.modules is not None
-    modules = comparands.modules
+    """Seconds of two plain passes and of two in lockstep, taken in turn, and their ratio."""
+    assert pair.modules is not None
+    modules = pair.modules
     tolerance = Tolerance(TOLERANCES["float32"], TOLERANCES["float32"])
-    z = probe.latents(comparands.channels, 0).to(device)
+    z = probe.latents(pair.channels, 0).to(device)
 
     def plain() -> None:
-        comparands.reference(z, probe.frames)
-        comparands.candidate(z, probe.frames)
+        pair.reference(z, probe.frames)
+        pair.candidate(z, probe.frames)
 
     def watched() -> None:
         lockstep = Lockstep(modules, tolerance)
-        run_probe(comparands, probe.name, z, probe.frames, tolerance, lockstep)
+        run_probe(pair, probe.name, z, probe.frames, tolerance, lockstep)
         assert lockstep.layers
 
     times: dict[str, list[float]] = {"plain": [], "lockstep": []}
@@ -73,7 +73,7 @@ def measure(
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
-    """How long a piece of work takes."""
+    """Seconds that a call takes."""
     started = time.perf_counter()
     work()
     if device.type == "cuda":

@@ -4,9 +4,9 @@
 #   scripts/ci_convert.sh MANIFEST [OPTIONS OF inflate batch]
 #
 # INFLATE_REPORTS    folder for index.html, batch.json, junit.xml, summary.md (inflate-reports)
-# INFLATE_PACKAGE    what pip installs (this checkout, or else inflate-video[remote,report])
-# INFLATE_VENV       where it is installed (.inflate-venv)
-# INFLATE_INSTALLED  set to 1 where PYTHON has it already: nothing is installed
+# INFLATE_PACKAGE    package for pip (this checkout, or else inflate-video[remote,report])
+# INFLATE_VENV       environment to install into (.inflate-venv)
+# INFLATE_INSTALLED  1 if PYTHON has it already: nothing is installed
 # PYTHON             the interpreter (python3)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ if [ "${INFLATE_INSTALLED:-0}" != 1 ]; then
   venv=${INFLATE_VENV:-.inflate-venv}
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
   install=("${INFLATE_PACKAGE:-inflate-video[remote,report]}")
-  # A checkout installs itself, with the versions that it was tested with.
+  # A checkout installs itself, with the versions of its tests.
   if [ -z "${INFLATE_PACKAGE:-}" ] && grep -qs '^name = "inflate-video"' "$root/pyproject.toml"; then
     install=(--constraint "$root/constraints.txt" "$root[remote,report]")
   fi

@@ -1,4 +1,8 @@
-"""What all tests share."""
+"""What all tests share.
+
+Session fixtures for every directory, to be read and never changed: ``image`` (two levels) and
+``videos`` (by time mode); ``tiny`` (one level, the fastest) and ``tiny_video``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .checkpoints import autoencoder, write_lightning
+from .checkpoints import autoencoder, write_lightning, write_safetensors
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +40,7 @@ def _signals_of_a_terminal() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny image autoencoder as Lightning writes it; nobody may change the file."""
+    """A tiny image autoencoder as Lightning writes it."""
     return write_lightning(tmp_path_factory.mktemp("image") / "img.ckpt", autoencoder())
 
 
@@ -51,3 +55,20 @@ def videos(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     for mode, path in paths.items():
         convert(image, path, time_mode=mode, alpha=0.3, device="cpu")
     return paths
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest image autoencoder, of one level, as a safetensors file."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return write_safetensors(folder / "img.safetensors", autoencoder(ch_mult=[1]))
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tiny: Path) -> Path:
+    """The checked conversion of ``tiny`` with default options."""
+    from inflate.workflow import convert
+
+    path = tiny.with_name("video.safetensors")
+    convert(tiny, path, device="cpu")
+    return path

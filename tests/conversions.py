@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,10 +35,11 @@ Change = Callable[[dict[str, Tensor]], None]
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Everything below a folder, hidden files too: relative path to SHA-256, or ``folder``."""
+    """Everything below a folder, hidden files too: relative path to SHA-256, or to its kind."""
     return {
-        str(path.relative_to(folder)): "folder" if path.is_dir() else sha256(path)
-        for path in folder.rglob("*")
+        str(Path(parent, name).relative_to(folder)): _content(Path(parent, name))
+        for parent, names, files in os.walk(folder)
+        for name in (*names, *files)
     }
 
 
@@ -45,6 +47,15 @@ def print_of(path: Path) -> str:
     """The fingerprint of the autoencoder in a file."""
     with open_checkpoint(path) as checkpoint:
         return fingerprint_of(describe(checkpoint).checkpoint)
+
+
+def _content(path: Path) -> str:
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode):
+        return sha256(path)
+    if stat.S_ISLNK(mode):
+        return f"link to {os.readlink(path)}"
+    return "folder" if stat.S_ISDIR(mode) else f"of kind {stat.S_IFMT(mode):o}"
 
 
 def sha256(path: Path) -> str:

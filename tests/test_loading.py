@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-import inflate
+from inflate import errors
 from inflate.config.schema import Architecture, Config, Temporal
-from inflate.errors import CheckpointError, ConfigError, FamilyError, PlanError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.loading import (
@@ -24,20 +22,17 @@ from inflate.loading import (
     load_video_autoencoder,
     load_video_decoder,
 )
-from inflate.models import Decoder, Encoder, VideoDecoder
+from inflate.models import Encoder, VideoDecoder
 from tests.io.opening import assert_same, opened
 
 from .checkpoints import (
     ATTENTION_IN_UP,
-    CODES,
     DDCONFIG,
     FIRST_STAGE,
     KINDS,
     autoencoder,
-    bare_decoder,
     prefixed,
     video_autoencoder,
-    write_lightning,
     write_safetensors,
     write_torch,
 )
@@ -77,7 +72,7 @@ def written(folder: Path, header: Any, weights: dict[str, Tensor] | None = None)
 @pytest.mark.parametrize("attention", [{}, ATTENTION_IN_UP], ids=["middle", "up"])
 @pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
-def test_a_video_decoder_of_another_tool_is_rebuilt(
+def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     mode: str, prefix: str, attention: dict[str, Any], tmp_path: Path
 ) -> None:
     temporal = {"time_mode": mode} if mode == "attn-only" else {
@@ -92,19 +87,8 @@ def test_a_video_decoder_of_another_tool_is_rebuilt(
     with torch.no_grad():
         assert torch.equal(decoder(LATENTS, timesteps=2), expected(LATENTS, timesteps=2))
     assert not decoder.training
-
-
-@pytest.mark.parametrize("writer", [write_safetensors, write_torch, write_lightning])
-def test_a_file_of_any_format_will_do(writer: Any, tmp_path: Path) -> None:
-    weights = video_autoencoder(**SMALLEST)
-    decoder = load_video_decoder(str(writer(tmp_path / "a", weights)))
-    assert_same(decoder.state_dict(), part(weights, "decoder."))
-
-
-def test_a_bare_video_decoder_is_rebuilt(tmp_path: Path) -> None:
-    weights = part(video_autoencoder(), "decoder.")
-    decoder = load_video_decoder(write_torch(tmp_path / "a.pt", weights))
-    assert_same(decoder.state_dict(), weights)
+    decoder.train()(LATENTS, timesteps=2).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -123,113 +107,58 @@ def test_the_module_goes_where_it_is_asked_to(tmp_path: Path) -> None:
         assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
 
 
-def test_the_module_outlives_its_file(tmp_path: Path) -> None:
-    weights = video_autoencoder(**SMALLEST)
-    path = write_safetensors(tmp_path / "a", weights)
-    decoder = load_video_decoder(path)
-    path.unlink()
-    assert_same(decoder.state_dict(), part(weights, "decoder."))
+# The header
 
 
-def test_the_module_can_be_trained(tmp_path: Path) -> None:
-    decoder = load_video_decoder(
-        write_safetensors(tmp_path / "a", video_autoencoder(**SMALLEST))
-    ).train()
-    decoder(LATENTS, timesteps=2).square().mean().backward()
-    assert all(parameter.grad is not None for parameter in decoder.parameters())
-
-
-# What the header tells
-
-
-def test_the_header_tells_what_tensors_cannot_show(tmp_path: Path) -> None:
-    told = config(
+def test_the_header_records_what_tensors_cannot_show(tmp_path: Path) -> None:
+    recorded = config(
         architecture=replace(config().architecture, tanh_out=True, dropout=0.25),
         temporal=Temporal("all", "fixed", 0.25, KERNEL),
         seed=7,
     )
     temporal = {"time_mode": "all", "merge_strategy": "fixed", "video_kernel_size": KERNEL}
     weights = video_autoencoder(temporal=temporal)
-    path = written(tmp_path, asdict(told), weights)
+    path = written(tmp_path, asdict(recorded), weights)
     with open_checkpoint(path) as checkpoint:
-        assert describe(checkpoint).config == told
+        assert describe(checkpoint).config == recorded
     decoder = load_video_decoder(path)
     assert (decoder.merge_strategy, decoder.alpha, decoder.tanh_out) == ("fixed", 0.25, True)
     assert "mid.block_1.mix_factor" in dict(decoder.named_buffers())
     assert decoder.mid.block_1.dropout.p == 0.25
 
 
-def test_settings_win_over_the_header(tmp_path: Path) -> None:
-    path = written(tmp_path, asdict(config(seed=7)))
-    with open_checkpoint(path) as checkpoint:
-        layers = ({"temporal.alpha": 0.5, "seed": 8}, {"seed": 9})
-        described = describe(checkpoint, *layers).config
-    assert described == config(temporal=Temporal(alpha=0.5), seed=9)
-
-
-def test_a_header_that_is_not_json_is_told(tmp_path: Path) -> None:
-    path = written(tmp_path, "{'seed': 1}")
-    with pytest.raises(CheckpointError) as caught:
-        load_video_decoder(path)
-    assert str(caught.value).startswith(
-        f"{path}: its header's 'inflate.config' is not JSON: Expecting property name"
-    )
-
-
-@pytest.mark.parametrize("header", ["[1, 2]", "null", "7", '"seed"'])
-def test_a_header_that_is_no_object_is_told(header: str, tmp_path: Path) -> None:
-    path = written(tmp_path, header)
-    with pytest.raises(CheckpointError) as caught:
-        load_video_decoder(path)
-    assert str(caught.value) == f"{path}: its header's 'inflate.config' is not a JSON object"
-
-
 @pytest.mark.parametrize(
-    ("header", "problem"),
+    ("header", "error"),
     [
-        ({"architecture": {"z_channels": 16}}, "z_channels: the configuration says 16, the "
-                                               "checkpoint has 4"),
-        ({"temporal": {"alhpa": 0.5}}, "temporal.alhpa: unknown key (did you mean "
-                                       "'temporal.alpha'?)"),
-        ({"temporal": 3}, "temporal is 3; expected keys and values of its own"),
-        ({"seed": "${oc.env:HOME}"}, "seed is '${oc.env:HOME}'; expected a plain value: only a "
-                                     "YAML file refers to others"),
+        ("{'seed': 1}", errors.CheckpointError),
+        ("[1, 2]", errors.CheckpointError),
+        ("null", errors.CheckpointError),
+        ({"architecture": {"z_channels": 16}}, errors.ConfigError),
+        ({"temporal": {"alhpa": 0.5}}, errors.ConfigError),
+        ({"temporal": 3}, errors.ConfigError),
+        ({"seed": "${oc.env:HOME}"}, errors.ConfigError),
+        ({"temporal": {"time_mode": "all", "merge_strategy": "learned"}}, errors.PlanError),
     ],
-)  # fmt: skip
-def test_a_header_that_contradicts_itself_or_the_tensors_is_told(
-    header: dict[str, Any], problem: str, tmp_path: Path
+)
+def test_a_header_that_is_damaged_or_contradicts_the_tensors_is_refused(
+    header: Any, error: type[errors.InflateError], tmp_path: Path
 ) -> None:
-    path = written(tmp_path, header)
-    with pytest.raises(ConfigError) as caught:
-        load_video_decoder(path)
-    assert str(caught.value) == (
-        f"{path}: the configuration in its header has errors:\n  - {problem}"
-    )
+    with pytest.raises(error) as caught:
+        load_video_decoder(written(tmp_path, header))
+    assert type(caught.value) is error
+    assert len(getattr(caught.value, "problems", "1")) >= 1
 
 
-def test_a_header_that_promises_other_temporal_layers_is_told(tmp_path: Path) -> None:
-    path = written(tmp_path, asdict(config(temporal=Temporal(time_mode="all"))))
-    with pytest.raises(PlanError) as caught:
-        load_video_decoder(path)
-    assert str(caught.value).startswith(f"{path} does not fit its architecture:")
-    assert caught.value.problems
-    for problem in caught.value.problems:
-        assert problem.startswith("decoder.mid.attn_1.")
-        assert "is missing; expected the shape" in problem
-
-
-# What is no video checkpoint
+# Files that do not fit
 
 
 @pytest.mark.parametrize("load", [load_video_decoder, load_video_autoencoder])
-def test_an_image_checkpoint_is_refused(load: Any, tmp_path: Path) -> None:
+def test_an_image_checkpoint_and_an_unknown_device_are_refused(load: Any, tmp_path: Path) -> None:
     path = write_torch(tmp_path / "img.pt", autoencoder(**SMALLEST))
-    with pytest.raises(FamilyError) as caught:
+    with pytest.raises(errors.FamilyError):
         load(path)
-    assert str(caught.value) == (
-        f"{path} is an image autoencoder: its decoder has no temporal layers; expected a video "
-        "checkpoint. 'inflate convert' makes one of it"
-    )
+    with pytest.raises(errors.DeviceError):
+        load(path, device="tpu0")
 
 
 @pytest.mark.parametrize(
@@ -256,11 +185,11 @@ def test_a_video_checkpoint_is_taken_strictly(
 ) -> None:
     weights: dict[str, Any] = video_autoencoder(**SMALLEST) | change
     path = write_torch(tmp_path / "a", {k: v for k, v in weights.items() if v is not None})
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(errors.PlanError) as caught:
         load_video_autoencoder(path)
     assert caught.value.problems == (problem,)
     if problem.startswith("decoder."):
-        with pytest.raises(PlanError):
+        with pytest.raises(errors.PlanError):
             load_video_decoder(path)
     else:
         load_video_decoder(path)
@@ -317,23 +246,6 @@ def test_encode_and_decode_are_what_their_parts_compute(
         )
 
 
-def test_latents_of_a_codebook_are_its_entries(tmp_path: Path) -> None:
-    weights = video_autoencoder("vq")
-    whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
-    with torch.no_grad():
-        pixels = whole.encode(IMAGES).permute(0, 2, 3, 1).reshape(-1, 4)
-    entries = weights["quantize.embedding.weight"]
-    assert entries.shape == (CODES, 4)
-    assert all((pixel == entries).all(dim=1).any() for pixel in pixels)
-
-
-def test_what_else_a_quantiser_keeps_beside_its_codebook_is_not_needed(tmp_path: Path) -> None:
-    weights = video_autoencoder("vq")
-    more = {"quantize.embedding.cluster_size": torch.ones(CODES), "quantize.beta": torch.ones(1)}
-    whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights | more))
-    assert_same(whole.state_dict(), weights)
-
-
 def test_a_codebook_that_only_the_header_names_is_not_made_up(tmp_path: Path) -> None:
     weights = {f"decoder.{k}": v for k, v in part(video_autoencoder(), "decoder.").items()}
     header = {"architecture": {"n_embed": 8192, "embed_dim": 4, "double_z": False}}
@@ -350,30 +262,7 @@ def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
         assert whole.decode(LATENTS, timesteps=2).shape == (4, 3, 8, 6)
 
 
-def test_a_bare_video_decoder_is_an_autoencoder_without_its_rest(tmp_path: Path) -> None:
-    weights = part(video_autoencoder(**SMALLEST), "decoder.")
-    whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
-    assert whole.encoder is whole.quant_conv is whole.post_quant_conv is whole.quantize is None
-    assert_same(whole.state_dict(), {f"decoder.{key}": value for key, value in weights.items()})
-
-
-def test_the_public_names_are_these() -> None:
-    assert inflate.load_video_decoder is load_video_decoder
-    assert inflate.load_video_autoencoder is load_video_autoencoder
-
-
 # The image side
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_image_decoder_is_filled_strictly(dtype: torch.dtype, tmp_path: Path) -> None:
-    weights = autoencoder(**ATTENTION_IN_UP)
-    with opened(prefixed(weights), tmp_path) as source:
-        decoder = load_image_decoder(source, dtype)
-    assert type(decoder) is Decoder
-    assert_same(
-        decoder.state_dict(), {k: v.to(dtype) for k, v in part(weights, "decoder.").items()}
-    )
 
 
 def test_weights_can_be_rounded_to_the_type_of_another_file(tmp_path: Path) -> None:
@@ -392,30 +281,10 @@ def test_weights_can_be_rounded_to_the_type_of_another_file(tmp_path: Path) -> N
     assert_same(conv_.state_dict(), part(weights, "post_quant_conv."))
 
 
-def test_post_quant_conv_where_there_is_one(tmp_path: Path) -> None:
-    weights = autoencoder(embed_dim=3)
-    with opened(weights, tmp_path) as source:
-        conv_ = load_post_quant_conv(source, torch.float32)
-    assert conv_ is not None
-    x = noise(2, 3, 4, 4)
-    assert torch.equal(conv_(x), conv(weights, "post_quant_conv", x))
-
-
-@pytest.mark.parametrize("weights", [autoencoder("plain", **SMALLEST), bare_decoder(**SMALLEST)])
-def test_no_post_quant_conv_where_there_is_none(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    with opened(weights, tmp_path) as source:
-        assert load_post_quant_conv(source, torch.float32) is None
-
-
 def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:
-    weights = autoencoder("vq")
+    weights = video_autoencoder("vq", **SMALLEST)
     weights["quantize.embed.weight"] = weights.pop("quantize.embedding.weight")
-    weights["quantize.used"] = torch.arange(4)
-    source = write_torch(tmp_path / "gumbel.ckpt", weights)
-    output = tmp_path / "video.safetensors"
-    assert inflate.convert(source, output, device="cpu", dtype="float16").passed
-    with safe_open(output, "pt") as file:
-        assert torch.equal(file.get_tensor("quantize.used"), torch.arange(4))
-    with pytest.raises(PlanError, match="quantises otherwise"):
-        inflate.load_video_autoencoder(output)
-    assert inflate.load_video_decoder(output).time_mode == "conv-only"
+    path = write_torch(tmp_path / "gumbel.ckpt", weights)
+    with pytest.raises(errors.PlanError):
+        load_video_autoencoder(path)
+    assert load_video_decoder(path).time_mode == "conv-only"

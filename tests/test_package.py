@@ -16,8 +16,11 @@ PUBLIC = {
     "VideoDecoder",
     "__version__",
     "convert",
+    "inspect",
     "load_video_autoencoder",
     "load_video_decoder",
+    "save_report",
+    "save_video_autoencoder",
     "verify",
 }
 

@@ -1,1 +1,1 @@
-"""Batches: many conversions, which may be stopped and gone on with, on one machine or on many."""
+"""Batches: many resumable conversions, on one machine or on a Ray cluster."""

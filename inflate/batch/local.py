@@ -1,79 +1,74 @@
-"""Jobs on this machine: worker processes that live as long as the batch, each with torch loaded."""
+"""Worker processes on this machine: each lives as long as the batch and loads torch once."""
 
 from __future__ import annotations
 
-import json
 import os
-import queue
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from multiprocessing import Pipe
+from multiprocessing.connection import wait as wait_for
 
-from inflate.batch.executor import Event, Task
+from inflate.batch.task import Event, Task
 
 _GRACE = 8.0
-"""Seconds that workers get to remove what they have staged."""
+"""Seconds for workers to remove what they have staged."""
 
-_SAID_LAST = 15
-"""Lines of a worker's errors that are told when it dies."""
+_LAST_LINES = 15
+"""Lines of a worker's stderr that are reported when it dies."""
 
 
 class LocalExecutor:
     """Worker processes, started when they are first needed; one that dies is replaced."""
 
-    def __init__(self, slots: int, lock: Path) -> None:
-        """Get ready for so many tasks at once.
-
-        Args:
-            slots: how many workers there may be.
-            lock: the file that every process of the batch holds.
-        """
+    def __init__(self, slots: int, lock: int) -> None:
+        """Prepare for ``slots`` tasks at once; every worker inherits the handle of the lock."""
         self.slots = slots
         self._lock = lock
-        self._happened: queue.Queue[tuple[_Worker, Mapping[str, Any] | None]] = queue.Queue()
         self._workers: dict[int, _Worker] = {}
         self._backlog: deque[Task] = deque()
 
     def submit(self, task: Task) -> None:
-        """Give a task to a worker that is free, or keep it until one is."""
+        """Give a task to a free worker, or keep it until there is one."""
         self._backlog.append(task)
         self._hand_out()
 
     def wait(self, seconds: float) -> list[Event]:
-        """What happened since the last call."""
-        events: list[Event] = []
-        deadline = time.monotonic() + seconds
-        while True:
-            patience = 0.0 if events else max(0.0, deadline - time.monotonic())
+        """The events since the last call."""
+        events = []
+        by_connection = {worker.connection: worker for worker in self._workers.values()}
+        for ready in wait_for(list(by_connection), seconds):
+            worker = by_connection[ready]  # type: ignore[index]
             try:
-                worker, said = self._happened.get(block=patience > 0, timeout=patience or None)
-            except queue.Empty:
-                return events
-            if said is None:
-                events += self._ended(worker)
-            elif said["kind"] == "idle":
+                event: Event = worker.connection.recv()
+            except (EOFError, OSError):
+                del self._workers[worker.number]
+                why = worker.end(0.0)
+                if worker.task is None:
+                    continue
+                event = Event("lost", worker.task, worker.name, {"error": why})
+            if event.kind == "end":
                 worker.task = None
-            else:
-                events.append(Event(said["kind"], said["number"], worker.name, said["content"]))
-            self._hand_out()
+            events.append(event)
+        self._hand_out()
+        return events
 
-    def answer(self, event: Event, answer: Mapping[str, Any]) -> None:
-        """Let a worker go on."""
-        worker = self._workers.get(int(event.worker.partition(" ")[2]) - 1)
-        if worker is not None and worker.task is not None and worker.task.number == event.number:
-            worker.send(answer)
+    def answer(self, event: Event, go: bool) -> None:
+        """Let a worker publish, or not."""
+        for worker in self._workers.values():
+            if worker.task == event.number:
+                worker.send(go)
+                if not go:
+                    worker.task = None
 
     def close(self) -> None:
-        """Stop the workers; what they have staged is removed."""
+        """Stop the workers; they remove what they have staged."""
         for worker in self._workers.values():
-            worker.stop()
+            worker.process.terminate()
         deadline = time.monotonic() + _GRACE
         for worker in self._workers.values():
             worker.end(max(0.0, deadline - time.monotonic()))
@@ -81,115 +76,55 @@ class LocalExecutor:
 
     def _hand_out(self) -> None:
         while self._backlog:
-            free = [worker for worker in self._workers.values() if worker.task is None]
-            if not free:
-                numbers = [n for n in range(self.slots) if n not in self._workers]
-                if not numbers:
+            worker = next((w for w in self._workers.values() if w.task is None), None)
+            if worker is None:
+                number = next((n for n in range(self.slots) if n not in self._workers), None)
+                if number is None:
                     return
-                number = numbers[0]
-                free = [_Worker(number, self._lock, self.slots, self._happened)]
-                self._workers[number] = free[0]
-            free[0].begin(self._backlog.popleft())
-
-    def _ended(self, worker: _Worker) -> list[Event]:
-        """A worker's output has ended: it is gone, and perhaps a task with it."""
-        if self._workers.get(worker.number) is not worker:
-            return []
-        del self._workers[worker.number]
-        why = worker.why()
-        if worker.task is None:
-            return []
-        return [Event("lost", worker.task.number, worker.name, {"error": why})]
+                worker = self._workers[number] = _Worker(number, self._lock, self.slots)
+            task = self._backlog.popleft()
+            worker.task = task.number
+            worker.send(task)
 
 
 class _Worker:
-    """A process, and the threads that read what it says."""
+    """A process, and the connection to it."""
 
-    def __init__(
-        self,
-        number: int,
-        lock: Path,
-        slots: int,
-        happened: queue.Queue[tuple[_Worker, Mapping[str, Any] | None]],
-    ) -> None:
+    def __init__(self, number: int, lock: int, slots: int) -> None:
         self.number, self.name = number, f"worker {number + 1}"
-        self.task: Task | None = None
-        # Workers that all take every core wait for one another.
+        self.task: int | None = None
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``end``.
+        self.connection, theirs = Pipe()
+        # Workers that each use every core would wait for one another.
         threads = str(max(1, (os.cpu_count() or 1) // slots))
-        self._process = subprocess.Popen(  # noqa: S603 - this program, with a number and a path.
-            [sys.executable, "-m", "inflate.batch.worker", str(number), str(lock)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
+        self.process = subprocess.Popen(  # noqa: S603 - this program.
+            [sys.executable, "-m", "inflate.batch.worker", str(number), str(theirs.fileno())],
+            pass_fds=[theirs.fileno(), lock],
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,  # What a library prints goes with the errors.
+            stderr=self._errors,
             env={"OMP_NUM_THREADS": threads, **os.environ},
-            start_new_session=True,  # Ctrl-C is told to the batch, which then stops its workers.
+            start_new_session=True,  # Ctrl-C goes to the batch, which then stops its workers.
         )
-        self._said: deque[str] = deque(maxlen=_SAID_LAST)
-        self._threads = [
-            threading.Thread(target=self._listen, args=(happened,), daemon=True),
-            threading.Thread(target=self._keep_errors, daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        theirs.close()
 
-    def begin(self, task: Task) -> None:
-        self.task = task
-        self.send(asdict(task))
+    def send(self, message: Task | bool) -> None:
+        with suppress(OSError):  # A worker that is gone is reported by ``wait``.
+            self.connection.send(message)
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):  # It is gone, which is told where its output ends.
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def why(self) -> str:
-        code = self._process.wait()
-        self._threads[1].join(1.0)
-        self._let_go()
+    def end(self, seconds: float) -> str:
+        """Wait for the end, at most so long, then kill; how it ended, and its last errors."""
+        self.connection.close()
+        try:
+            code = self.process.wait(seconds or 1.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 8000))
+        lines = self._errors.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        self._errors.close()
         how = f"ended with code {code}"
         if code < 0:
-            how = f"was killed by signal {-code}" + (
-                ", as the system does where memory runs out" if code == -9 else ""
-            )
-        return "\n".join([f"{self.name} {how}", *self._said])
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
-        self._process.terminate()
-
-    def end(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for thread in self._threads:
-            thread.join(1.0)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            with suppress(OSError):
-                pipe.close()
-
-    def _listen(self, happened: queue.Queue[tuple[_Worker, Mapping[str, Any] | None]]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
-                said = json.loads(line)
-            except ValueError:  # It died in the middle of a line, or will not make sense again.
-                self._process.kill()
-                break
-            happened.put((self, said))
-        happened.put((self, None))
-
-    def _keep_errors(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._said.append(line.rstrip())
+            memory = " (the system kills where memory runs out)" if -code == signal.SIGKILL else ""
+            how = f"was killed by signal {-code}{memory}"
+        return "\n".join([f"{self.name} {how}", *lines])

@@ -1,4 +1,4 @@
-"""The folder of reports: one a job, and the summary of the batch in every form."""
+"""The folder of reports: one per job, and the summary as HTML, JSON, JUnit and Markdown."""
 
 from __future__ import annotations
 
@@ -9,12 +9,93 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-from inflate.batch.render import to_html, to_junit, to_markdown
+from inflate.batch.files import make_folder
 from inflate.batch.run import Outcome
-from inflate.batch.summary import parity_of
-from inflate.errors import OutputError
-from inflate.report.writing import append_summary, write_report, write_whole
+from inflate.batch.summary import ORDER, failure_text, failures_first, headline, parity_of
+from inflate.errors import printable
+from inflate.report.summary import verdict_text
+from inflate.report.text import error_text
+from inflate.report.writing import require_pages, write_report, write_whole
+
+_JOBS = "jobs"
+_WORDS = {"held": "converted", "unequal": "not equal", "failed": "failed", "not-run": "not run"}
+_SIGNS = {"held": "✅", "unequal": "❌", "failed": "⛔", "not-run": "⏭️"}
+_LARGEST_TABLE = 1000
+"""Rows that fit into a step summary of GitHub, which may have 1 MiB."""
+
+
+def to_junit(document: Mapping[str, Any]) -> str:
+    """JUnit's XML: a case per job; unequal jobs are failures, those that could not run errors."""
+    counts = document["counts"]
+    numbers = {
+        "tests": str(counts["total"]),
+        "failures": str(counts["unequal"]),
+        "errors": str(counts["failed"]),
+        "skipped": str(counts["not_run"]),
+        "time": f"{document['seconds']:.3f}",
+    }
+    suites = ElementTree.Element("testsuites", {"name": "inflate", **numbers})
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": "inflate batch", **numbers})
+    for job in failures_first(document):
+        case = ElementTree.SubElement(suite, "testcase")
+        case.set("classname", printable(job["source"]))
+        case.set("name", printable(job["output"]))
+        case.set("time", f"{job['seconds'] or 0:.3f}")
+        kind = {"unequal": "failure", "failed": "error", "not-run": "skipped"}.get(job["status"])
+        if kind is not None:
+            why = printable(failure_text(job)) or "not started after an earlier failure"
+            element = ElementTree.SubElement(case, kind, {"message": why})
+            element.text = printable(job["traceback"] or "")
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def to_markdown(document: Mapping[str, Any]) -> str:
+    """A heading, a line per failure, and a table; short enough for a step summary of GitHub."""
+    jobs = failures_first(document)
+    lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
+    failed = [job for job in jobs if failure_text(job)]
+    lines += [f"- {_code(job['source'])}: {_code(failure_text(job), 500)}" for job in failed[:50]]
+    if len(failed) > 50:
+        lines.append(f"- and {len(failed) - 50} more failures")
+    lines += [
+        *([""] if failed else []),
+        "| | source | output | verdict | largest error | seconds |",
+        "| --- | --- | --- | --- | ---: | ---: |",
+    ]
+    for job in jobs[:_LARGEST_TABLE]:
+        seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
+        verdict = verdict_text(job) or _WORDS[job["status"]]
+        known = " (unchanged)" if job["reused"] else ""
+        cells = (_code(job["source"]), _code(job["output"]), verdict + known, _error(job), seconds)
+        lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
+    if len(jobs) > _LARGEST_TABLE:
+        lines += ["", f"and {len(jobs) - _LARGEST_TABLE} more"]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(document: Mapping[str, Any]) -> str:
+    """A page with links to the reports of the jobs.
+
+    Raises:
+        InflateError: the extra ``report`` is missing.
+    """
+    require_pages()
+    from inflate.report.html import render_page
+
+    jobs = [{**job, "error": failure_text(job)} for job in failures_first(document)]
+    return render_page(
+        "batch.html.j2",
+        batch={**document, "jobs": jobs},
+        headline=headline(document),
+        worst=_worst(document),
+        words=_WORDS,
+        error_of=_error,
+        verdict_text=verdict_text,
+    )
+
 
 SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
@@ -22,39 +103,37 @@ SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "summary.md": to_markdown,
     "index.html": to_html,
 }
-"""The files of a summary, and what makes each."""
-
-_JOBS = "jobs"
+"""The files of the summary, and what makes each."""
 
 
 def files_of_reports(folder: Path) -> list[Path]:
-    """What the summary is written to, and the folder of the jobs' reports."""
+    """The files of the summary, and the folder of the jobs' reports."""
     return [folder / name for name in (*SUMMARIES, _JOBS)]
 
 
 def files_of_job_report(folder: Path, output: str) -> tuple[Path, Path]:
-    """What the parity report of one job is written to: for programs, and for people."""
+    """The files of the parity report of one job: JSON, and a page."""
     name = re.sub(r"[^\w.-]+", "_", Path(output.rstrip("/")).name)[-80:]
-    stem = f"{name}-{hashlib.sha256(os.fsencode(output)).hexdigest()[:8]}"  # No other output's.
+    stem = f"{name}-{hashlib.sha256(os.fsencode(output)).hexdigest()[:8]}"  # Unique per output.
     return folder / _JOBS / f"{stem}.json", folder / _JOBS / f"{stem}.html"
 
 
 def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, str]:
-    """Write a parity report for each job that has one, and say where, by output.
+    """Write the parity report of each job that has one; the page of each output.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     make_folder(folder / _JOBS)
-    written = {}
+    pages = {}
     for outcome in outcomes:
         parity = parity_of(outcome)
         if parity is not None:
-            for path in files_of_job_report(folder, outcome.job.output):
+            document, page = files_of_job_report(folder, outcome.job.output)
+            for path in (document, page):
                 write_report(dict(parity), path)
-            # The summary links to the page, which comes last.
-            written[outcome.job.output] = f"{_JOBS}/{path.name}"
-    return written
+            pages[outcome.job.output] = f"{_JOBS}/{page.name}"
+    return pages
 
 
 def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
@@ -68,37 +147,19 @@ def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
         write_whole(folder / name, made(document))
 
 
-def append_step_summary(document: Mapping[str, Any]) -> None:
-    """Add the summary to the one that GitHub shows of a step.
-
-    Raises:
-        OutputError: ``GITHUB_STEP_SUMMARY`` is not set, or names no file that can be written.
-    """
-    append_summary(step_summary_path(), to_markdown(document))
+def _worst(document: Mapping[str, Any]) -> str:
+    statuses = {job["status"] for job in document["jobs"]}
+    return next((status for status in ORDER if status in statuses), "held")
 
 
-def step_summary_path() -> Path:
-    """Where GitHub wants the summary of a step.
-
-    Raises:
-        OutputError: ``GITHUB_STEP_SUMMARY`` is not set.
-    """
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
-        raise OutputError(
-            "--github-summary: GITHUB_STEP_SUMMARY is not set; expected the file that GitHub "
-            "Actions names there. Use --report-dir elsewhere"
-        )
-    return Path(path)
+def _error(job: Mapping[str, Any]) -> str:
+    return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for reports.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+def _code(text: str, longest: int = 300) -> str:
+    """A text as code in a cell of a table, whatever characters it has."""
+    flat = " ".join(text.split())
+    flat = flat if len(flat) <= longest else flat[:longest] + "…"
+    fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{fence}{pad}{flat}{pad}{fence}".replace("|", "\\|")

@@ -1,71 +1,78 @@
-"""The run of a batch: jobs claimed, handed to an executor, and what comes of them written down."""
+"""Run the jobs of a batch: claim them, hand them to an executor, and record their results."""
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from inflate.batch.estimate import estimate
-from inflate.batch.executor import Event, Executor, Task, failure
-from inflate.batch.jobs import Job, check_names, identity
+from inflate.batch.jobs import Job, absolute
 from inflate.batch.ledger import Ledger, Row
-from inflate.batch.marks import parse_mark
-from inflate.batch.survey import Seen, look_again, may_overwrite, published
-from inflate.io.remote import is_remote, local_path
-
-Status = Literal["held", "unequal", "failed", "not-run"]
+from inflate.batch.survey import Seen, look_again, may_overwrite, was_published
+from inflate.batch.task import Event, Executor, Task, failure
+from inflate.display import Displayed
+from inflate.io.remote import is_remote, shown
 
 ATTEMPTS = 3
-"""How often a job is begun whose process is lost."""
+"""How often a job is started whose process is lost."""
 
 _PATIENCE = 0.25
-"""Seconds between two looks at what another batch is doing."""
+"""Seconds between two looks at the work of another batch."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job; ``reused`` where the ledger knew it already."""
+@dataclass(frozen=True, repr=False)
+class Outcome(Displayed):
+    """The result of a job: its row; ``reused`` if it is from an earlier run."""
 
     job: Job
-    status: Status
+    row: Row
     reused: bool = False
-    attempts: int = 0
-    source_sha256: str | None = None
-    output_sha256: str | None = None
-    document: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """``held``, ``unequal``, ``failed`` or ``not-run``."""
+        return "not-run" if self.row.state == "waiting" else self.row.state
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The error, or the conversion with its parity report."""
+        return self.row.document or {}
+
+    def _facts(self) -> dict[str, object]:
+        return {"status": self.status, "output": shown(self.job.output)}
 
 
 class Watch(Protocol):
-    """Whoever follows a batch."""
+    """Follows a batch."""
 
     def began(self, job: Job, worker: str) -> None:
-        """A worker begins a job."""
+        """A worker starts a job."""
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """A job has come this far."""
+        """A job makes progress."""
 
     def lost(self, job: Job, why: str) -> None:
-        """A job's process is gone, and it will be begun again."""
+        """The process of a job is gone; the job is started again."""
 
     def ended(self, outcome: Outcome) -> None:
-        """It is known what became of a job."""
+        """The result of a job is known."""
 
 
 @dataclass
 class _Running:
-    number: int
+    index: int
     seen: Seen
     memory: int
-    begun: int = 0
-    lost: int = 0
 
 
 class Run:
-    """One run of a batch over what a survey found."""
+    """One run of a batch over the result of a survey.
+
+    ``memory`` limits the estimates in bytes of all jobs that run at once; one job always may run.
+    """
 
     def __init__(
         self,
@@ -78,263 +85,169 @@ class Run:
         fail_fast: bool = False,
         memory: int | None = None,
     ) -> None:
-        """Get ready; see :func:`run_batch`."""
         self._ledger, self._executor, self._watch = ledger, executor, watch
         self._retry_failed, self._fail_fast, self._memory = retry_failed, fail_fast, memory
         self._outcomes: dict[int, Outcome] = {}
-        self._waiting: deque[tuple[int, Seen]] = deque()
+        self._waiting: dict[int, Seen] = {}
         self._elsewhere: dict[int, Seen] = {}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _Running] = {}  # By the number of the attempt.
         self._needs: dict[int, int] = {}
+        self._numbers = itertools.count()
         self._total = len(seen)
-        for number, one in enumerate(seen):
-            self._sort(number, one)
+        for index, one in enumerate(seen):
+            self._sort(index, one)
 
     def outcomes(self) -> list[Outcome]:
-        """Run to the end; what became of each job, in their order.
+        """Run to the end; the result of every job, in their order.
 
         Raises:
-            KeyboardInterrupt: as it came, with how many jobs are finished in words.
+            KeyboardInterrupt: with a message that says how many jobs are finished.
         """
         try:
             while self._waiting or self._running or self._elsewhere:
-                self._advance()
+                self._start()
+                if self._running:
+                    for event in self._executor.wait(_PATIENCE):
+                        self._take(event)
+                elif self._elsewhere:
+                    time.sleep(_PATIENCE)
+                if not self._waiting:
+                    self._look_elsewhere()
         except KeyboardInterrupt as stop:
             finished = sum(outcome.status != "not-run" for outcome in self._outcomes.values())
             raise KeyboardInterrupt(
-                f"{finished} of {self._total} jobs are finished; run the same command again for "
-                "the others"
+                f"{finished} of {self._total} jobs are finished; run the same command to resume"
             ) from stop
-        return [self._outcomes[number] for number in sorted(self._outcomes)]
+        return [self._outcomes[index] for index in sorted(self._outcomes)]
 
-    def _advance(self) -> None:
-        self._start()
-        if self._running:
-            for event in self._executor.wait(_PATIENCE):
-                self._take(event)
-        elif self._elsewhere:
-            time.sleep(_PATIENCE)
-        if not self._waiting:
-            self._look_elsewhere()
+    def _sort(self, index: int, seen: Seen) -> None:
+        if seen.standing == "settled":
+            self._end(index, Outcome(seen.job, seen.row, reused=True))
+        elif seen.problem is not None:
+            self._end(index, _failed(seen, {"error": seen.problem}))
+        elif seen.standing == "elsewhere":
+            self._elsewhere[index] = seen
+        else:
+            self._waiting[index] = seen
+
+    def _look_elsewhere(self) -> None:
+        for index, seen in list(self._elsewhere.items()):
+            if not self._ledger.is_taken(self._ledger.row(seen.row.output)):
+                del self._elsewhere[index]
+                self._sort(index, look_again(seen, self._ledger, retry_failed=self._retry_failed))
+
+    def _start(self) -> None:
+        for index, seen in list(self._waiting.items()):
+            if len(self._running) >= self._executor.slots or index not in self._waiting:
+                return  # After a failure with fail_fast, nothing waits any more.
+            try:
+                needed, settings = self._need(index, seen.job), seen.job.settings
+                seen.job.check_names()
+            except Exception as error:  # noqa: BLE001 - an error ends its job alone.
+                del self._waiting[index]
+                self._end(index, _failed(seen, failure(error)))
+                continue
+            used = sum(running.memory for running in self._running.values())
+            if self._memory is not None and self._running and used + needed > self._memory:
+                continue  # A smaller job may still fit.
+            del self._waiting[index]
+            claim = {"state": "running", "owner": self._ledger.owner.token, "settings": settings}
+            new = {"source_mark": None, "source_sha256": None, "attempts": 1, "document": None}
+            row = self._ledger.write(seen.row, **claim, **new)
+            if row is None:  # Another batch was faster.
+                self._sort(index, look_again(seen, self._ledger, retry_failed=self._retry_failed))
+            else:
+                self._submit(_Running(index, replace(seen, row=row), needed))
+
+    def _need(self, index: int, job: Job) -> int:
+        if index not in self._needs:
+            known = self._memory is not None and not is_remote(job.source)
+            self._needs[index] = estimate(job).memory if known else 0
+        return self._needs[index]
+
+    def _submit(self, running: _Running) -> None:
+        number, job = next(self._numbers), running.seen.job
+        options = {**job.options, "overwrite": may_overwrite(job, running.seen.row)}
+        self._running[number] = running
+        places = absolute(job.source), absolute(job.output)
+        self._executor.submit(Task(number, *places, options, running.memory))
 
     def _take(self, event: Event) -> None:
-        """Handle an event; whatever is raised ends its job, and not the batch."""
-        running = self._running.get(event.number)
+        """Handle an event; an error ends its job, not the batch."""
+        running, go = self._running.get(event.number), False
         try:
-            if running is not None:
-                self._handle(event, running)
-            elif event.wants_answer:  # Its job has failed here already.
-                self._executor.answer(event, {"go": False})
+            if running is not None:  # Else its job has failed already, or was started again.
+                go = self._handle(event, running)
         except Exception as error:
             if running is None or event.number not in self._running:
                 raise
-            self._fail(running, error)
-            if event.wants_answer:
-                self._executor.answer(event, {"go": False})
+            self._finish(event.number, running, state="failed", document=failure(error))
+        if event.kind == "publish":
+            self._executor.answer(event, go)
 
-    def _fail(self, running: _Running, error: Exception) -> None:
-        # What stands in the output's place stays known as it is: it may have got its name.
-        document, row = failure(error), running.seen.row
-        self._ledger.write(row, state="failed", owner=None, document=document)
-        del self._running[running.number]
-        outcome = Outcome(running.seen.job, "failed", attempts=row.attempts, document=document)
-        self._end(running.number, outcome)
-
-    def _sort(self, number: int, seen: Seen) -> None:
-        if seen.standing == "settled":
-            self._end(number, replace(_outcome_of(seen.job, seen.row), reused=True))
-        elif seen.problem is not None:
-            self._end(number, Outcome(seen.job, "failed", document={"error": seen.problem}))
-        elif seen.standing == "elsewhere":
-            self._elsewhere[number] = seen
-        else:
-            self._waiting.append((number, seen))
-
-    def _look_elsewhere(self) -> None:
-        for number, seen in list(self._elsewhere.items()):
-            if not self._ledger.is_taken(self._ledger.row(seen.row.output)):
-                del self._elsewhere[number]
-                self._sort(number, look_again(seen, self._ledger, retry_failed=self._retry_failed))
-
-    def _start(self) -> None:
-        for number, seen in list(self._waiting):
-            if len(self._running) >= self._executor.slots:
-                return
-            try:
-                needed, settings = self._need(number, seen.job), seen.job.settings
-                check_names(seen.job)
-            except Exception as error:  # noqa: BLE001 - it ends this job, and not the batch.
-                self._waiting.remove((number, seen))
-                self._end(number, Outcome(seen.job, "failed", document=failure(error)))
-                return  # As below.
-            used = sum(running.memory for running in self._running.values())
-            if self._memory is not None and self._running and used + needed > self._memory:
-                continue  # A smaller one may still fit beside those that run.
-            self._waiting.remove((number, seen))
-            row = self._ledger.write(
-                seen.row,
-                state="running",
-                owner=self._ledger.owner.token,
-                settings=settings,
-                source_sha256=None,
-                attempts=0,
-                document=None,
-                **_what_stands(seen),
-            )
-            if row is None:  # Another batch was quicker.
-                again = look_again(seen, self._ledger, retry_failed=self._retry_failed)
-                self._sort(number, again)
-                return  # It may have ended the batch; the next round starts the others.
-            self._running[number] = _Running(number, replace(seen, row=row), needed)
-            self._executor.submit(_task(number, seen.job, needed))
-
-    def _need(self, number: int, job: Job) -> int:
-        if number not in self._needs:
-            known = self._memory is not None and not is_remote(job.source)
-            self._needs[number] = estimate(job).memory if known else 0
-        return self._needs[number]
-
-    def _handle(self, event: Event, running: _Running) -> None:
-        seen, content = running.seen, event.content
-        job, row = seen.job, seen.row
-        if event.kind == "progress":
-            self._watch.moved(job, content["phase"], content["done"], content["total"])
-        elif event.kind == "begin":
-            running.begun += 1
-            if row.state == "publishing" and published(job, row):
-                self._finish(running, state="held")
-                self._executor.answer(event, {"go": False})
-                return
-            self._write(running, state="running", attempts=running.begun)
+    def _handle(self, event: Event, running: _Running) -> bool:
+        """Handle an event of a job that runs; whether it may publish."""
+        job, row, content = running.seen.job, running.seen.row, event.content
+        if event.kind == "begin":
             self._watch.began(job, event.worker)
-            overwrite = seen.overwrite or may_overwrite(job, running.seen.row)
-            self._executor.answer(event, {"go": True, "overwrite": overwrite})
+        elif event.kind == "progress":
+            self._watch.moved(job, content["phase"], content["done"], content["total"])
         elif event.kind == "publish":
-            self._write(
-                running,
-                state="publishing",
-                source_sha256=content["source_sha256"],
-                output_mark=parse_mark(content["output_mark"]),
-                output_sha256=content["output_sha256"],
-                document=content["document"],
-            )
-            self._executor.answer(event, {"go": True})
+            made = (*row.made, (content["output_mark"], content["output_sha256"]))
+            known = {name: content[name] for name in ("source_sha256", "document")}
+            self._write(running, state="publishing", made=made, **known)
         elif event.kind == "end":
-            self._record(running, content)
+            held = content["state"] == "held"
+            made = ((content["output_mark"], content["output_sha256"]),) if held else row.made
+            known = {name: content[name] for name in ("source_mark", "source_sha256", "document")}
+            self._finish(event.number, running, state=content["state"], made=made, **known)
         else:
-            self._lose(running, content)
+            self._lose(event.number, running, content["error"])
+        return event.kind == "publish"
 
-    def _lose(self, running: _Running, content: Mapping[str, Any]) -> None:
-        running.lost += 1
-        job = running.seen.job
-        if content.get("final") or running.lost >= ATTEMPTS:
-            times = max(running.begun, running.lost)
-            error = f"its process was lost {times} times: {content['error']}"
-            self._finish(running, state="failed", document={"error": error})
+    def _lose(self, number: int, running: _Running, why: str) -> None:
+        job, row = running.seen.job, running.seen.row
+        if row.state == "publishing" and not is_remote(job.output) and was_published(job, row):
+            self._finish(number, running, state="held")
+        elif row.attempts >= ATTEMPTS:
+            error = f"its process was lost {row.attempts} times: {why}"
+            self._finish(number, running, state="failed", document={"error": error})
         else:
-            self._watch.lost(job, content["error"])
-            self._executor.submit(_task(running.number, job, running.memory))
-
-    def _record(self, running: _Running, record: Mapping[str, Any]) -> None:
-        mark = parse_mark(record.get("source_mark"))
-        sha256 = record["source_sha256"]
-        if mark is not None and sha256 is not None:
-            self._ledger.know_source(identity(running.seen.job.source), mark, sha256)
-        changes = {"source_sha256": sha256, "document": record["document"]}
-        if record["state"] == "held":
-            changes["output_mark"] = parse_mark(record["output_mark"])
-            changes["output_sha256"] = record["output_sha256"]
-        self._finish(running, state=record["state"], **changes)
+            self._watch.lost(job, why)
+            self._write(running, state="running", attempts=row.attempts + 1)
+            del self._running[number]
+            self._submit(running)
 
     def _write(self, running: _Running, **changes: Any) -> None:
         row = self._ledger.write(running.seen.row, **changes)
-        # This batch is alive and holds the row: nobody else writes it.
+        # This batch is alive and has claimed the row: no other writes it.
         assert row is not None, running.seen.row.output
         running.seen = replace(running.seen, row=row)
 
-    def _finish(self, running: _Running, **changes: Any) -> None:
-        job, row = running.seen.job, running.seen.row
-        announced = row.state == "publishing"
-        if changes["state"] != "held" and announced and not published(job, row):
-            # It never got its name: what stands there is still what stood there before.
-            changes["output_mark"] = row.previous_mark
-            changes["output_sha256"] = row.previous_sha256
-        self._write(running, owner=None, previous_mark=None, previous_sha256=None, **changes)
-        outcome = _outcome_of(job, running.seen.row)
-        del self._running[running.number]
-        self._end(running.number, outcome)
+    def _finish(self, number: int, running: _Running, **changes: Any) -> None:
+        self._write(running, owner=None, **changes)
+        del self._running[number]
+        self._end(running.index, Outcome(running.seen.job, running.seen.row))
 
-    def _end(self, number: int, outcome: Outcome) -> None:
-        self._outcomes[number] = outcome  # Before it is shown: Ctrl-C may come in between.
+    def _end(self, index: int, outcome: Outcome) -> None:
+        self._outcomes[index] = outcome  # Before it is shown: Ctrl-C may come in between.
         try:
             self._watch.ended(outcome)
         except OSError:
-            raise  # The output itself is gone, for every job alike.
-        except Exception as error:  # noqa: BLE001 - it ends this job, and not the batch.
+            raise  # Nothing can be printed any more, of any job.
+        except Exception as error:  # noqa: BLE001 - an error ends its job alone.
             document = {**outcome.document, **failure(error)}
-            outcome = replace(outcome, status="failed", document=document)
-        self._outcomes[number] = outcome
+            outcome = replace(outcome, row=replace(outcome.row, state="failed", document=document))
+        self._outcomes[index] = outcome
         if self._fail_fast and not outcome.reused and outcome.status in ("unequal", "failed"):
-            left = [*self._waiting, *self._elsewhere.items()]
+            left = {**self._waiting, **self._elsewhere}
             self._waiting.clear()
             self._elsewhere.clear()
-            for other, seen in left:
-                self._outcomes[other] = Outcome(seen.job, "not-run")
+            for other, seen in left.items():
+                self._outcomes[other] = Outcome(seen.job, Row(seen.row.output))
                 self._watch.ended(self._outcomes[other])
 
 
-def run_batch(
-    seen: Sequence[Seen],
-    ledger: Ledger,
-    executor: Executor,
-    watch: Watch,
-    *,
-    retry_failed: bool = False,
-    fail_fast: bool = False,
-    memory: int | None = None,
-) -> list[Outcome]:
-    """Run what there is to do, to the end.
-
-    Args:
-        seen: what a survey found.
-        ledger: where claims and results are written down.
-        executor: what runs the jobs; closed by the caller.
-        watch: told of everything.
-        retry_failed: try again what failed, or did not hold, and has not changed.
-        fail_fast: start nothing more after a first failure; what runs is let end.
-        memory: bytes that the jobs that run at once may take by their estimates, beside what
-            their processes take anyway; one job alone always may.
-    """
-    return Run(
-        seen, ledger, executor, watch,
-        retry_failed=retry_failed, fail_fast=fail_fast, memory=memory,
-    ).outcomes()  # fmt: skip
-
-
-def _what_stands(seen: Seen) -> dict[str, Any]:
-    """What of a row says which file stands in the output's place now."""
-    row = seen.row
-    if row.state == "publishing":  # Left by a batch that was killed; what it announced is not it.
-        return {"output_mark": row.previous_mark, "output_sha256": row.previous_sha256}
-    return {"previous_mark": row.output_mark, "previous_sha256": row.output_sha256}
-
-
-def _outcome_of(job: Job, row: Row) -> Outcome:
-    assert row.state in ("held", "unequal", "failed"), row.state
-    return Outcome(
-        job,
-        row.state,
-        attempts=row.attempts,
-        source_sha256=row.source_sha256,
-        output_sha256=row.output_sha256 if row.state == "held" else None,
-        document=row.document or {},
-    )
-
-
-def _task(number: int, job: Job, memory: int) -> Task:
-    options = {key: value for key, value in job.options.items() if key != "overwrite"}
-    return Task(number, _absolute(job.source), _absolute(job.output), options, memory)
-
-
-def _absolute(location: str) -> str:
-    return location if is_remote(location) else os.path.abspath(local_path(location))
+def _failed(seen: Seen, document: Mapping[str, Any]) -> Outcome:
+    """A job that failed before it was claimed; its row in the ledger stays as it is."""
+    return Outcome(seen.job, Row(seen.row.output, state="failed", document=document))

@@ -1,4 +1,4 @@
-"""What came of a batch, as a versioned JSON document: all other summaries are made of it."""
+"""The results of a batch as a versioned JSON document, from which every report is made."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inflate._version import __version__
+from inflate.batch.ledger import facts_of
 from inflate.batch.run import Outcome
 from inflate.io.remote import shown
+from inflate.report.text import error_text
 
 BATCH_SCHEMA = "inflate/batch/1"
 
-STATUSES = ("held", "unequal", "failed", "not-run")
-"""Parity held (or was not asked for); it did not; the job could not run; it was not begun."""
+ORDER = ("failed", "unequal", "not-run", "held")
+"""The statuses, failures first."""
 
 
 def batch_document(
@@ -24,23 +26,15 @@ def batch_document(
     seconds: float,
     reports: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A batch as ``inflate/batch/1``.
-
-    Args:
-        outcomes: of every job, in their order.
-        ledger: where it lies.
-        executor: what ran the jobs.
-        seconds: that the batch took.
-        reports: the parity report of each output that has one, as a path from the summary.
-    """
-    counts: Counter[str] = Counter(outcome.status for outcome in outcomes)
+    """A batch as ``inflate/batch/1``; ``reports`` has the page of an output, by its name."""
+    counts = Counter(outcome.status for outcome in outcomes)
     return {
         "schema": BATCH_SCHEMA,
         "inflate": __version__,
-        "exit_code": exit_code(outcomes),
+        "exit_code": 2 if counts["failed"] else 1 if counts["unequal"] else 0,
         "counts": {
             "total": len(outcomes),
-            **{status.replace("-", "_"): counts[status] for status in STATUSES},
+            **{status.replace("-", "_"): counts[status] for status in ORDER},
             "reused": sum(outcome.reused for outcome in outcomes),
         },
         "executor": executor,
@@ -50,12 +44,45 @@ def batch_document(
     }
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0: all held; 1: some parity did not hold; 2: some could not run, whatever the others did."""
-    statuses = {outcome.status for outcome in outcomes}
-    if "failed" in statuses:
-        return 2
-    return 1 if "unequal" in statuses else 0
+def headline(document: Mapping[str, Any]) -> str:
+    """The result of a batch in one line."""
+    counts, jobs = document["counts"], document["jobs"]
+    known = [job for job in jobs if job["reused"]]
+    held = sum(job["status"] == "held" for job in known)
+    bad, known_bad = counts["unequal"] + counts["failed"], len(known) - held
+    converted = f"{counts['held']} of {counts['total']} converted"
+    if held:
+        converted += f" ({_some(held, counts['held'])}unchanged since an earlier run)"
+    parts = [converted]
+    if counts["unequal"]:
+        parts.append(f"{counts['unequal']} not equal")
+    if counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
+    if known_bad:
+        retry = "unchanged since the last run; --retry-failed tries again"
+        parts[-1] += f" ({_some(known_bad, bad)}{retry})"
+    if counts["not_run"]:
+        parts.append(f"{counts['not_run']} not run")
+    return ", ".join(parts)
+
+
+def failures_first(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The jobs of a document, those that failed first."""
+    return sorted(document["jobs"], key=lambda job: ORDER.index(job["status"]))
+
+
+def failure_text(job: Mapping[str, Any]) -> str:
+    """Why a job failed and what to do about it, in one line; empty for other jobs."""
+    if job["status"] == "unequal":
+        where = job["report"] or "the reports of --report-dir DIR"
+        return (
+            f"its video decoder is not equal to its image decoder (largest error "
+            f"{error_text(job['max_abs_error'])}), so nothing was published; see {where}"
+        )
+    error = " ".join((job["error"] or "").split())
+    if job["traceback"]:
+        error += "; please report this, with the traceback from --json or batch.json"
+    return error
 
 
 def parity_of(outcome: Outcome) -> dict[str, Any] | None:
@@ -65,12 +92,16 @@ def parity_of(outcome: Outcome) -> dict[str, Any] | None:
     return found
 
 
+def _some(number: int, total: int) -> str:
+    return "" if number == total else f"{number} "
+
+
 def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
-    parity = parity_of(outcome)
-    conversion = outcome.document.get("conversion") or {}
-    verdict = None
-    if outcome.status in ("held", "unequal"):
-        verdict = parity["verdict"] if parity else "unverified"
+    facts, row = facts_of(outcome.document), outcome.row
+    if outcome.status not in ("held", "unequal"):
+        facts["verdict"] = None
+    elif facts["verdict"] is None:
+        facts["verdict"] = "unverified"
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in outcome.job.options.items()}
     return {
         "source": shown(outcome.job.source),
@@ -78,16 +109,9 @@ def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
         "options": options,
         "status": outcome.status,
         "reused": outcome.reused,
-        "verdict": verdict,
-        "compared_with": parity["compared_with"] if parity else None,
-        "max_abs_error": parity["max_abs_error"] if parity else None,
-        "device": parity["environment"]["device"] if parity else None,
-        "source_sha256": outcome.source_sha256,
-        "output_sha256": outcome.output_sha256,
-        "attempts": outcome.attempts,
-        "seconds": outcome.document.get("seconds"),
-        "notes": conversion.get("notes", []),
-        "error": outcome.document.get("error"),
-        "traceback": outcome.document.get("traceback"),
+        "source_sha256": row.source_sha256,
+        "output_sha256": row.made[-1][1] if outcome.status == "held" and row.made else None,
+        "attempts": row.attempts,
+        **facts,
         "report": report,
     }

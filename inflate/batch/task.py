@@ -1,106 +1,165 @@
-"""What a worker does with one task, wherever it runs."""
+"""A task is a job as a worker gets it; every executor runs it through :func:`run_task`."""
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from inflate.batch.executor import Task, failure
-from inflate.batch.marks import Mark, hash_of_output, hash_of_source, mark_of_output, mark_of_source
-from inflate.errors import OutputError
+from inflate.batch.files import (
+    hash_of_output,
+    hash_of_source,
+    make_folder,
+    mark_of_output,
+    mark_of_source,
+)
+from inflate.errors import InflateError
 from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
     from inflate.workflow import ConversionResult
 
-Tell = Callable[[str, Mapping[str, Any]], None]
-Ask = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-
 _PROGRESS_EVERY = 0.1
 """Seconds between two reports of progress."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """One attempt at a job: plain values, absolute paths.
+
+    ``options`` are those of ``convert``; ``memory`` is the estimated peak in bytes. Each attempt
+    has its own ``number``, so that a worker that was given up cannot publish.
+    """
+
+    number: int
+    source: str
+    output: str
+    options: Mapping[str, Any]
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A message about a task.
+
+    ``content`` of ``progress`` has ``phase``, ``done`` and ``total``; of ``publish`` and ``end``
+    the record of the result; of ``lost``, in ``error``, why the process is gone. A worker that
+    sends ``publish`` waits for an answer: nothing gets its name before the ledger has its record.
+    """
+
+    kind: Literal["begin", "progress", "publish", "end", "lost"]
+    number: int
+    worker: str
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Runs tasks, at most ``slots`` at once."""
+
+    slots: int
+
+    def submit(self, task: Task) -> None:
+        """Start a task."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """The events since the last call; waits at most this long for the first."""
+
+    def answer(self, event: Event, go: bool) -> None:
+        """Answer a ``publish``."""
+
+    def close(self) -> None:
+        """Stop everything that still runs."""
+
+
 class StoppedError(Exception):
-    """The batch does not want the result any more."""
+    """The batch does not want the result."""
 
 
-def run_task(task: Task, tell: Tell, ask: Ask, gpu: int | None = None) -> None:
-    """Convert, and tell what came of it: a ``begin``, perhaps a ``publish``, an ``end``.
+def run_task(
+    task: Task,
+    worker: str,
+    send: Callable[[Event], None],
+    ask: Callable[[Event], bool],
+    gpu: int | None = None,
+) -> None:
+    """Convert, and send ``begin``, ``progress``, ``publish`` where parity held, and ``end``.
 
-    The record of ``end`` has ``state`` (``held``, ``unequal`` or ``failed``), the source's hash and
-    mark, and a ``document`` as :mod:`inflate.batch.records` keeps it.
-
-    Args:
-        task: what to do.
-        tell: sends a kind of event and its content.
-        ask: sends one and waits for the answer.
-        gpu: which of the CUDA devices that torch sees is this worker's, counted from 0 and
-            wrapped around, for tasks that leave the choice open.
+    ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
+    CUDA device of this worker, for tasks that leave the choice open.
     """
     from inflate.workflow import convert_with
 
     started = time.perf_counter()
-    told = 0.0
+    sent = 0.0
+    mark: str | None = None
+    source_sha256: str | None = None
+    output_sha256: str | None = None
+
+    def event(kind: Any, **content: Any) -> Event:
+        return Event(kind, task.number, worker, content)
 
     def progress(phase: str, done: int, total: int) -> None:
-        nonlocal told
+        nonlocal sent
         now = time.perf_counter()
-        if now - told > _PROGRESS_EVERY or done == total:
-            told = now
-            tell("progress", {"phase": phase, "done": done, "total": total})
+        if now - sent > _PROGRESS_EVERY or done == total:
+            sent = now
+            send(event("progress", phase=phase, done=done, total=total))
 
-    hashes: dict[str, str | None] = {"source_sha256": None, "output_sha256": None}
-
-    def hashed(staged: Path) -> dict[str, str | None]:
-        hashes["output_sha256"] = hash_of_output(str(staged))
-        return hashes
-
-    def publishing(result: ConversionResult, staged: Path) -> None:
-        record = _record(result, started, hashed(staged))
-        record["output_mark"] = None if is_remote(task.output) else _text(mark_of_output(staged))
-        if not ask("publish", record).get("go"):
+    def before_publish(result: ConversionResult, staged: Path) -> None:
+        nonlocal output_sha256
+        output_sha256 = hash_of_output(staged)
+        mark = None if is_remote(task.output) else mark_of_output(staged)
+        record = _record(result, started, source_sha256, output_sha256)
+        if not ask(event("publish", **record, output_mark=mark)):
             raise StoppedError
 
-    answer = ask("begin", {})
-    if not answer.get("go"):
-        return
-    options = {**task.options, "overwrite": bool(answer.get("overwrite"))}
-    options["device"] = _device(options.get("device"), gpu)
-    before: Mark | None = None
+    send(event("begin", pid=os.getpid()))
     try:
-        before = mark_of_source(task.source)
-        _make_folder(task.output)
-        hashes["source_sha256"] = hash_of_source(task.source)
+        device = _device(task.options.get("device"), gpu)
+        options = ConvertOptions(**{**task.options, "device": device})
+        mark = mark_of_source(task.source)
+        if not is_remote(task.output):
+            make_folder(Path(task.output).parent)
+        source_sha256 = hash_of_source(task.source)
         result = convert_with(
-            task.source,
-            task.output,
-            ConvertOptions(**options),
-            progress=progress,
-            before_publish=publishing,
+            task.source, task.output, options, progress=progress, before_publish=before_publish
         )
-        record = _record(result, started, hashes)
-        # A source that changed meanwhile is not known by how it looks now.
-        record["source_mark"] = _text(before) if before == mark_of_source(task.source) else None
-        record["output_mark"] = _text(mark_of_output(task.output)) if result.passed else None
+        # The mark of a source that changed meanwhile is not the mark of what was read.
+        record = {
+            **_record(result, started, source_sha256, output_sha256),
+            "source_mark": mark if mark == mark_of_source(task.source) else None,
+            "output_mark": mark_of_output(task.output) if result.passed else None,
+        }
     except StoppedError:
         return
-    except Exception as error:  # noqa: BLE001 - whatever ends one job, the others go on.
-        record = _failure(task, error, started, before)
-    tell("end", record)
+    except Exception as error:  # noqa: BLE001 - an error ends its job alone.
+        record = _failure(task, error, started, mark)
+    send(event("end", **record))
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The document of a failed job: a message, and for a bug its traceback."""
+    if isinstance(error, InflateError):
+        return {"error": str(error)}
+    trace = "".join(traceback.format_exception(error))
+    return {"error": f"a bug: {type(error).__name__}: {error}", "traceback": trace}
 
 
 def _record(
-    result: ConversionResult, started: float, hashes: Mapping[str, str | None]
+    result: ConversionResult, started: float, source_sha256: str | None, output_sha256: str | None
 ) -> dict[str, Any]:
     from inflate.report.documents import conversion_document
 
     return {
         "state": "held" if result.passed else "unequal",
-        **hashes,
+        "source_sha256": source_sha256,
+        "output_sha256": output_sha256,
         "document": {
             "conversion": conversion_document(result),
             "seconds": round(time.perf_counter() - started, 3),
@@ -108,39 +167,23 @@ def _record(
     }
 
 
-def _failure(task: Task, error: Exception, started: float, before: Mark | None) -> dict[str, Any]:
+def _failure(task: Task, error: Exception, started: float, mark: str | None) -> dict[str, Any]:
     document = {**failure(error), "seconds": round(time.perf_counter() - started, 3)}
-    # A source that cannot be looked at, or that changed meanwhile, is not known: the next batch
-    # tries again.
-    unknown = {"source_mark": None, "source_sha256": None}
-    record: dict[str, Any] = {"state": "failed", "document": document, **unknown}
-    with suppress(Exception):  # What cannot be looked at may be what ended the job.
+    # Without the hash of its source, a job is tried again by the next batch.
+    unknown = {"state": "failed", "document": document, "source_mark": None, "source_sha256": None}
+    with suppress(Exception):  # Whatever ended the job may end this too.
         sha256 = hash_of_source(task.source)
-        if before is not None and before == mark_of_source(task.source):
-            record |= {"source_mark": _text(before), "source_sha256": sha256}
-    return record
+        if mark is not None and mark == mark_of_source(task.source):
+            return {**unknown, "source_mark": mark, "source_sha256": sha256}
+    return unknown
 
 
-def _device(asked: str | None, gpu: int | None) -> str:
-    """The device of a task: what it asks for, or where that is open, this worker's own GPU."""
-    if gpu is None or asked not in (None, "auto", "cuda"):
-        return asked or "auto"
+def _device(wanted: str | None, gpu: int | None) -> str:
+    """The device of a task: the one that it names, or this worker's GPU."""
+    if gpu is None or wanted not in (None, "auto", "cuda"):
+        return wanted or "auto"
     import torch
 
     if not torch.cuda.is_available():
-        return asked or "auto"
+        return wanted or "auto"
     return f"cuda:{gpu % torch.cuda.device_count()}"
-
-
-def _make_folder(output: str) -> None:
-    if is_remote(output):
-        return
-    folder = Path(output).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
-
-
-def _text(mark: Mark | None) -> str | None:
-    return mark.text() if mark else None

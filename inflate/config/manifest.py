@@ -1,7 +1,6 @@
-"""Manifests of batches: YAML, read through OmegaConf and typed value by value.
+"""Manifests of batches: YAML, read through OmegaConf, with a type for every value.
 
-Problems are collected and not raised, so that whoever reads a manifest can list them together with
-what only the file system knows.
+Problems are collected, not raised, so that a batch can report them together with those of files.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _EXAMPLE = "{source: 'ckpts/*.safetensors', output: 'out/{stem}.safetensors'}"
 
 @dataclass(frozen=True)
 class Entry:
-    """What a manifest says of one or many jobs; ``place`` is where, for messages.
+    """An item of ``jobs``, which may stand for many; ``place`` is its name in messages.
 
     ``options`` and the lists of ``matrix`` hold values of the right types.
     """
@@ -41,16 +40,16 @@ class Entry:
     matrix: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def with_options(self, options: Mapping[str, Any]) -> Entry:
-        """The same, with options that win over its own and over the axes of its matrix."""
+        """The entry with options that replace its own and the axes of its matrix."""
         matrix = {key: values for key, values in self.matrix.items() if key not in options}
         return dataclasses.replace(self, options={**self.options, **options}, matrix=matrix)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The entries of a batch, and everything that is wrong with how they are written.
+    """The entries of a batch, and every problem of their keys and values.
 
-    Relative paths are meant from ``folder``; ``path`` is the file itself, if there is one.
+    Relative paths start from ``folder``; ``path`` is the file itself, if there is one.
     """
 
     folder: Path
@@ -64,12 +63,12 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest: ``defaults``, ``jobs``, and perhaps ``ledger``.
 
     Raises:
-        ConfigError: it is not readable YAML, not a mapping, or a value calls a resolver; all else
-            is in ``problems``.
+        ConfigError: it is not YAML, not a mapping, or a value calls a resolver; all else is in
+            ``problems``.
     """
     content = load_yaml(path)
     if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path} is no manifest; expected 'jobs:' with a list under it")
+        raise ConfigError(f"{path} is not a manifest; expected 'jobs:' with a list under it")
     values = plain(content, path)
     reading = _Reading()
     for key in values:
@@ -93,7 +92,7 @@ def read_manifest(path: Path) -> Manifest:
         own = reading.section(place, {"source": job} if isinstance(job, str) else job)
         if own.source is None:
             if isinstance(job, Mapping) and job.get("source") is None:
-                reading.problems.append(f"{place} has no source; expected a path, glob or URL")
+                reading.problems.append(f"{place} has no source; expected a path, pattern or URL")
             continue
         matrix = {k: v for k, v in defaults.matrix.items() if k not in own.options} | own.matrix
         options = {k: v for k, v in defaults.options.items() if k not in own.matrix} | own.options
@@ -112,7 +111,7 @@ class _Section:
 
 @dataclass
 class _Reading:
-    """Collects what is wrong while a manifest is read."""
+    """Collects problems while a manifest is read."""
 
     problems: list[str] = field(default_factory=list)
 
@@ -151,15 +150,14 @@ class _Reading:
                 "conv-only]}"
             )
             return read
-        axes = MATRIX_OPTIONS
         for key, values in content.items():
             where = f"{place}.matrix.{key}"
-            if key not in axes:
-                what = "belongs beside the matrix" if key in JOB_OPTIONS else "unknown key"
-                self.problems.append(f"{where}: {what}{nearest(str(key), axes)}")
+            if key not in MATRIX_OPTIONS:
+                what = "cannot vary in a matrix" if key in JOB_OPTIONS else "unknown key"
+                self.problems.append(f"{where}: {what}{nearest(str(key), MATRIX_OPTIONS)}")
             elif not isinstance(values, list) or not values:
                 self.problems.append(
-                    f"{where} is {quoted(values)}; expected a list with a value or more"
+                    f"{where} is {quoted(values)}; expected a list of at least one value"
                 )
             else:
                 kept: dict[str, Any] = {}
@@ -178,7 +176,7 @@ class _Reading:
 
 
 def typed(key: str, value: object) -> Any:
-    """A value of an option, as the type it has to be.
+    """A value of an option, converted to the type of the option.
 
     Raises:
         ConfigError: it is of another type.
@@ -188,7 +186,7 @@ def typed(key: str, value: object) -> Any:
     except TypeError as error:
         raise ConfigError("expected a plain value; put quotes around a date") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError("expected a value of fewer digits and brackets") from error
+        raise ConfigError("expected a value with fewer digits and brackets") from error
 
 
 @lru_cache(maxsize=4096)
@@ -197,7 +195,7 @@ def _typed(key: str, encoded: str) -> Any:
     OmegaConf.set_readonly(draft, False)  # A frozen dataclass gives read-only nodes.
     value = json.loads(encoded)
     if _is_template(value):
-        raise ConfigError("expected a plain value, which refers to no other")
+        raise ConfigError("expected a plain value, without references")
     try:
         OmegaConf.update(draft, key, value, merge=False)
     except REFUSALS as error:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inflate.config.schema import Architecture, Temporal
-from inflate.formats.layouts import DECODER, TemporalPart, temporal_part
+from inflate.formats.layouts import DECODER, temporal_part
 from inflate.mix_factor import ATTENTION_WEIGHS, RESIDUAL_WEIGHS, Weighs
+from inflate.vocabulary import TemporalPart
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -73,6 +74,7 @@ def _shapes(tensors: Iterable[TensorSpec]) -> Shapes:
 
 
 def _decoder(a: Architecture, temporal: Temporal | None) -> Specs:
+    a = a.decoder
     top = len(a.ch_mult) - 1
     yield from _conv("decoder.conv_in", a.z_channels, a.level_channels[top], 3)
     yield from _middle("decoder.mid", a.level_channels[top], a, temporal)

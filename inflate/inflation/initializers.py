@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inflate.config.schema import Config, Temporal
-from inflate.formats.layouts import TemporalPart
 from inflate.formats.spec import TensorSpec, decoder_spec
 from inflate.mix_factor import mix_factor_of
+from inflate.vocabulary import TemporalPart
 
 Floats = NDArray[np.float32]
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inflate.config.schema import Config
+from inflate.display import Displayed, bytes_text
 from inflate.errors import FamilyError, PlanError
-from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.shapes import image_problems, mismatches
 from inflate.formats.spec import TensorSpec, decoder_spec
@@ -70,13 +71,24 @@ class Dropped:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class InflationPlan:
+@dataclass(frozen=True, repr=False)
+class InflationPlan(Displayed):
     """All tensors of the target, in the order of the file, and those dropped from the source."""
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
+
+    def _facts(self) -> dict[str, object]:
+        temporal = self.config.temporal
+        made = len(self.of("temporal"))
+        return {
+            "copied": f"{len(self.tensors) - made} tensors copied",
+            "initialised": f"{made} initialised",
+            "size": bytes_text(self.nbytes),
+            "dropped": len(self.dropped),
+            "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}",
+        }
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""
@@ -147,7 +159,11 @@ def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
 
 def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
     keys = [key for part in PASSED_THROUGH for key in located.part(part)]
-    tensors = decoder + [_copied(located, key, "passed-through", config.dtype) for key in keys]
+    tensors = decoder + [
+        # Statistics are no weights: they keep their type.
+        _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
+        for k in keys
+    ]
     # Wider types first, so that every tensor starts at a multiple of its width.
     tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
     dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)

@@ -7,8 +7,23 @@ Source:
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 FIRST_BYTES = 512
 """How much of a file is looked at."""
+
+
+def header_length(head: bytes, size: int) -> int | None:
+    """The bytes of the header that a file of safetensors begins with; None for other files.
+
+    Args:
+        head: the first bytes of the file, 9 or more.
+        size: the bytes of the whole file.
+    """
+    length = int.from_bytes(head[:8], "little")
+    return length if head[8:9] == b"{" and 0 < length <= size - 8 else None
+
 
 _EXPORTED = "an export for inference; expected the checkpoint that it was made from"
 _CONVERTED = "weights of another framework; convert them to safetensors with the tool they are from"
@@ -33,6 +48,10 @@ _MAGIC = {
     b"\x89PNG": ("a picture", "check the name"),
     b"\xff\xd8\xff": ("a picture", "check the name"),
 }
+DISTRIBUTED = (
+    "a part of a distributed checkpoint of torch",
+    "save the whole with torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
+)
 _PAGES = (b"<!doctype html", b"<html")
 
 
@@ -59,6 +78,19 @@ def known_as(head: bytes) -> tuple[str, str] | None:
         return "an ONNX model", _EXPORTED
     if _is_msgpack(head):
         return "a MessagePack file, as Flax writes", _CONVERTED
+    return None
+
+
+def known_folder(path: Path) -> str | None:
+    """The kind of a folder that training tools write, and what to do; None for any other."""
+    if any(path.glob("*.distcp")) or any(path.glob("*/*.distcp")):
+        return f"a folder with a distributed checkpoint of torch; {DISTRIBUTED[1]}"
+    with suppress(OSError, UnicodeDecodeError):
+        step = (path / "latest").read_text(encoding="utf-8")[:100].strip()
+        weights = f"{step}/mp_rank_00_model_states.pt"
+        if step.isprintable() and (path / weights).is_file():
+            return f"a folder of DeepSpeed or SAT; give the file of its weights, {weights}"
+        return "a folder of DeepSpeed or SAT; give the file of its weights, *_model_states.pt"
     return None
 
 

@@ -7,13 +7,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, about
 from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.header import check_shards, read_header
-from inflate.io.index import TensorInfo
-from inflate.io.stored import Extent, Place, SourceFile
+from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.stored import Extent, Place, SourceFile, download
 from inflate.io.unpickling import read_pickled
+from inflate.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,23 @@ class Checkpoint:
         info, place = self.tensors[key], self.places[key]
         if not isinstance(place, Extent):
             return aligned(place())
+        if info.dtype not in WIDTHS:
+            raise CheckpointError(
+                f"{self.path}: {info.name} is stored as {info.dtype}, which is not known here; "
+                f"expected one of {', '.join(WIDTHS)}"
+            )
         try:
             return place.read().view(numpy_dtype(info.dtype)).reshape(info.shape)
         except ValueError as error:  # Such as a shape of 0 times more than any array holds.
             raise CheckpointError(f"{self.path}: {info.name} cannot be read: {error}") from error
+
+    def download(self, progress: Progress) -> None:
+        """Download every tensor of a remote file at once; else each is when it is read.
+
+        Raises:
+            CheckpointError: they cannot be downloaded, or the file has changed.
+        """
+        download(self.places.values(), progress)
 
     def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
         """The numbers of a tensor piece by piece, each flat and valid until the next is taken.
@@ -86,23 +100,24 @@ def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
             file has changed while it was read.
         FamilyError: the files are sound, and hold no named tensors.
     """
-    files = find_files(path)
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, Place] = {}
     metadata: dict[str, str] = {}
     foreign: set[str] = set()
     with ExitStack() as stack:
-        for weights in files.weights:
-            file = stack.enter_context(closing(SourceFile(weights)))
-            if files.format == "torch":
-                contents = read_pickled(file, bare=bare)
-            else:
-                contents = read_header(file)
-            metadata.update(contents.metadata)
-            foreign.update(contents.foreign)
-            for name, info in contents.tensors.items():
-                if not files.shards or files.shards.get(name) == weights:
-                    tensors[name], places[name] = info, contents.places[name]
-        check_shards(files, tensors)
+        with about(path):
+            files = find_files(path)
+            for weights in files.weights:
+                file = stack.enter_context(closing(SourceFile(weights)))
+                if files.format == "torch":
+                    contents = read_pickled(file, bare=bare)
+                else:
+                    contents = read_header(file)
+                metadata.update(contents.metadata)
+                foreign.update(contents.foreign)
+                for name, info in contents.tensors.items():
+                    if not files.shards or files.shards.get(name) == weights:
+                        tensors[name], places[name] = info, contents.places[name]
+            check_shards(files, tensors)
         yield Checkpoint(path, files, tensors, metadata, tuple(sorted(foreign)), places)
     files.read.check_unchanged()

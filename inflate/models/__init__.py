@@ -1,8 +1,7 @@
-"""The modules: plain arguments in, tensors out; of checkpoints and settings they know nothing."""
+"""The layers and networks: plain arguments in, tensors out, no configuration and no files."""
 
 from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
-from inflate.models.decoder import Decoder
-from inflate.models.encoder import Encoder
+from inflate.models.image import Decoder, Encoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock, make_time_attn
 from inflate.models.video_decoder import VideoDecoder

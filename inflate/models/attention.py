@@ -23,8 +23,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, memory_efficient: bool = False) -
         q: queries, ``N L C``.
         k: keys, ``N S C``.
         v: values, ``N S C``.
-        memory_efficient: ask for xformers' kernel. Off CUDA, or without xformers, torch's own
-            kernel runs instead, which the log says once.
+        memory_efficient: prefer xformers' kernel. Off CUDA, or without xformers, torch's own kernel
+            runs, which is logged once.
 
     Returns:
         The attended values, ``N L C``.
@@ -36,26 +36,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, memory_efficient: bool = False) -
         out = _xformers_attention(q, k, v)
         if out is not None:
             return out
-    # A head axis of one: without it CUDA's fused kernels are not considered.
+    # Without a head axis, CUDA's fused kernels are not considered.
     q, k, v = (t.unsqueeze(1) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).squeeze(1)
 
 
 def _xformers_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
-    """The same by xformers, or None, said once in the log, where it cannot serve."""
+    """The same by xformers, or None where it is missing or has no kernel."""
     ops = _xformers_ops() if q.is_cuda else None
     if ops is not None:
         try:
             out: Tensor = ops.memory_efficient_attention(q, k, v)
-        except NotImplementedError:
-            # How xformers says that no kernel of its build takes this device, type and size.
+        except NotImplementedError:  # No kernel for this device, type and size.
             why = f"xformers has no kernel for {q.dtype} of {q.shape[-1]} channels here"
         else:
             return out
     else:
         why = "xformers is not installed" if q.is_cuda else f"the device is {q.device.type}"
     if not torch.compiler.is_compiling():
-        _say_fallback(why)
+        _log_fallback(why)
     return None
 
 
@@ -69,5 +68,5 @@ def _xformers_ops() -> ModuleType | None:
 
 
 @functools.cache
-def _say_fallback(why: str) -> None:
+def _log_fallback(why: str) -> None:
     logger.warning("attn_type 'vanilla-xformers': using torch's attention, since %s", why)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from inflate.models.blocks import at_least_float32, conv1x1
-from inflate.models.encoder import Encoder
+from inflate.models.image import Encoder
+from inflate.models.training import Trainable
 from inflate.models.video_decoder import VideoDecoder
 
 
@@ -27,48 +29,17 @@ class Codebook(nn.Module):
         """
         entries = at_least_float32(self.embedding.weight)
         pixels = at_least_float32(z).flatten(2).transpose(1, 2)
-        # An image at a time: the distances of a whole clip to a large codebook fill a memory.
+        # One image at a time: the distances of a clip to a large codebook would fill the memory.
         chosen = torch.stack([torch.cdist(image, entries).argmin(dim=1) for image in pixels])
         nearest: Tensor = self.embedding(chosen)
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
-class _WithEncoder(nn.Module):
-    """The half that encodes: an image encoder, and what stands after it."""
-
-    def __init__(
-        self,
-        encoder: Encoder | None,
-        latent_channels: int,
-        quant_conv: tuple[int, int] | None,
-        codebook_entries: int | None,
-    ) -> None:
-        super().__init__()
-        self.latent_channels = latent_channels
-        self.encoder = encoder
-        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
-        self.quantize = (
-            None if codebook_entries is None else Codebook(codebook_entries, latent_channels)
-        )
-
-    def _latents(self, images: Tensor) -> Tensor:
-        """The posterior's mean, or the nearest entries of the codebook."""
-        assert self.encoder is not None
-        h: Tensor = self.encoder(images)
-        if self.quant_conv is not None:
-            h = self.quant_conv(h)
-        if self.quantize is not None:
-            entries: Tensor = self.quantize(h)
-            return entries
-        # A KL encoder gives mean and log-variance; one without (double_z false) gives the mean.
-        return h[:, : self.latent_channels].contiguous()
-
-
-class ImageEncoder(_WithEncoder):
-    """An image encoder with what stands after it, ``N C H W -> N e h w``.
+class LatentEncoder(nn.Module):
+    """An image encoder with its quant conv and codebook, ``N C H W -> N e h w``.
 
     Args:
-        encoder: the encoder.
+        encoder: the encoder; without one, ``encode`` raises.
         latent_channels: channels of the latents, ``e``.
         quant_conv: channels in and out of the convolution after the encoder, or None.
         codebook_entries: entries of the codebook, or None for a KL autoencoder.
@@ -76,29 +47,70 @@ class ImageEncoder(_WithEncoder):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoder | None,
         *,
         latent_channels: int,
         quant_conv: tuple[int, int] | None = None,
         codebook_entries: int | None = None,
     ) -> None:
-        super().__init__(encoder, latent_channels, quant_conv, codebook_entries)
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = encoder
+        self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
+        entries = codebook_entries
+        self.quantize = None if entries is None else Codebook(entries, latent_channels)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``N C H W`` in [-1, 1] to unscaled latents ``N e h w``."""
-        return self._latents(images)
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents of images: the posterior's mean, or the nearest entries of the codebook.
+
+        Args:
+            images: ``N C H W`` or ``B T C H W`` in [-1, 1].
+
+        Returns:
+            Latents ``N e h w`` or ``B T e h w``, unscaled.
+
+        Raises:
+            ValueError: another shape; or the file that this was loaded from holds no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                "this autoencoder was loaded from a file without an encoder: convert the whole "
+                "image autoencoder to have encode()"
+            )
+        channels = self.encoder.conv_in.in_channels
+        h: Tensor = self.encoder(_folded("images", images, channels))
+        if self.quant_conv is not None:
+            h = self.quant_conv(h)
+        if self.quantize is not None:
+            h = self.quantize(h)
+        else:  # With double_z, a KL encoder returns mean and log-variance.
+            h = h[:, : self.latent_channels].contiguous()
+        return _unfolded(h, images)
 
 
-class VideoAutoencoder(_WithEncoder):
-    """An image encoder and a video decoder, with what stands between them.
+def _folded(name: str, x: Tensor, channels: int) -> Tensor:
+    """``N C H W`` or ``B T C H W`` to ``N C H W``; ValueError for other shapes."""
+    if x.dim() not in (4, 5) or x.shape[-3] != channels:
+        raise ValueError(
+            f"{name} have the shape {list(x.shape)}; expected (B T) C H W or B T C H W with "
+            f"{channels} channels"
+        )
+    return x if x.dim() == 4 else x.flatten(0, 1)
+
+
+def _unfolded(out: Tensor, x: Tensor) -> Tensor:
+    """``(B T) ...`` in the form of ``x``: folded, or ``B T ...``."""
+    return out if x.dim() == 4 else out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+class VideoAutoencoder(LatentEncoder, Trainable):
+    """An image encoder and a video decoder, with the quant convs and the codebook between them.
 
     Args:
         decoder: the video decoder.
-        encoder: the image encoder; without one there is no ``encode``.
-        latent_channels: channels of the latents, ``e``.
-        quant_conv: channels in and out of the convolution after the encoder, or None.
-        post_quant_conv: channels in and out of the one before the decoder, or None.
-        codebook_entries: entries of the codebook, or None for a KL autoencoder.
+        encoder: the image encoder; without one, ``encode`` raises.
+        post_quant_conv: channels in and out of the convolution before the decoder, or None.
+        **between: other arguments of :class:`LatentEncoder`.
     """
 
     def __init__(
@@ -106,33 +118,12 @@ class VideoAutoencoder(_WithEncoder):
         decoder: VideoDecoder,
         encoder: Encoder | None,
         *,
-        latent_channels: int,
-        quant_conv: tuple[int, int] | None = None,
         post_quant_conv: tuple[int, int] | None = None,
-        codebook_entries: int | None = None,
+        **between: Any,
     ) -> None:
-        super().__init__(encoder, latent_channels, quant_conv, codebook_entries)
+        super().__init__(encoder, **between)
         self.post_quant_conv = conv1x1(*post_quant_conv) if post_quant_conv else None
         self.decoder = decoder
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The latents of images: the posterior's mean, or the nearest entries of the codebook.
-
-        Args:
-            images: ``N C H W`` in [-1, 1]; frames of videos are folded, ``(B T) C H W``.
-
-        Returns:
-            Latents ``N e h w``, unscaled.
-
-        Raises:
-            ValueError: the file that this was loaded from holds no encoder.
-        """
-        if self.encoder is None:
-            raise ValueError(
-                "this autoencoder was loaded from a file without an encoder: convert the whole "
-                "image autoencoder to have encode()"
-            )
-        return self._latents(images)
 
     def decode(
         self,
@@ -146,24 +137,40 @@ class VideoAutoencoder(_WithEncoder):
         """The images of latents.
 
         Args:
-            latents: ``(B T) e h w``, unscaled.
-            timesteps: frames of a video, T.
+            latents: ``(B T) e h w`` or ``B T e h w``, unscaled.
+            timesteps: frames per video, T; known from the second form.
             skip_video: run the image layers alone.
             chunk: how many frames of each video to hold in memory at a time, for long clips; see
                 ``decode_stream`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
             directory: where temporary files go; the system's place for them by default.
 
         Returns:
-            Images ``(B T) C H W``, near [-1, 1].
+            Images ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
-                not positive; or a gradient is to flow to ``latents`` through chunks.
+            ValueError: another shape, or one that contradicts ``timesteps``; or as
+                :meth:`~inflate.models.video_decoder.VideoDecoder.decode`.
             OSError: the temporary files cannot be written.
         """
-        z = latents
-        if self.post_quant_conv is not None:
-            z = self.post_quant_conv(z)
+        post = self.post_quant_conv
+        z = _folded("latents", latents, (post or self.decoder.conv_in).in_channels)
+        if latents.dim() == 5:
+            frames = latents.shape[1]
+            if timesteps not in (None, frames):
+                raise ValueError(
+                    f"timesteps is {timesteps}, and the latents have {frames} frames per video; "
+                    "leave timesteps out"
+                )
+            timesteps = frames
+        if post is not None:
+            z = post(z)
         if chunk is not None and not latents.requires_grad:
-            z = z.detach()  # What no gradient was asked of may go through chunks.
-        return self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+            z = z.detach()  # The gradient of post_quant_conv alone must not refuse chunks.
+        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+        return _unfolded(out, latents)
+
+    def forward(
+        self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False
+    ) -> Tensor:
+        """:meth:`decode`, through which wrappers such as DistributedDataParallel train."""
+        return self.decode(latents, timesteps, skip_video)

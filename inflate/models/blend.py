@@ -1,4 +1,4 @@
-"""How a temporal block blends its two branches, and the number of frames that it needs."""
+"""How a temporal block blends its two branches, and how many frames its batch is folded from."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TemporalBlock(nn.Module):
         return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
 
     def blend(self, spatial: Tensor, temporal: Tensor, *, overwrite: bool = False) -> Tensor:
-        """The weighted sum of two branches of one shape, laid out in memory as ``spatial`` is.
+        """The weighted sum of two branches of one shape, in the memory layout of ``spatial``.
 
-        It is interpolated as ``a + w (b - a)``: if the branches are bit-identical, so is the blend,
-        for any share. ``w b + (1 - w) a`` would round. The layout matters because convolutions
-        choose their algorithm, and so their rounding, by it.
+        Computed as ``a + w (b - a)``: if the branches are bit-identical, so is the blend for any
+        share, where ``w b + (1 - w) a`` would round. Convolutions choose their algorithm, and so
+        their rounding, by the layout.
 
         Args:
             spatial: the spatial branch.
@@ -58,9 +58,9 @@ class TemporalBlock(nn.Module):
     def is_silent(self) -> bool:
         """Whether the blend is fixed and fully spatial, so that the temporal branch can be skipped.
 
-        The value is read when it is set (built, loaded, moved or written to), because reading it on
-        every call would wait for the device. A compiled graph holds it as a constant and checks
-        that it is unchanged.
+        The value is read only after it was set (built, loaded, moved or written to), since reading
+        waits for the device. A compiled graph holds it as a constant and asserts that it is
+        unchanged.
         """
         if self.merge_strategy == "learned" or self.mix_factor.requires_grad:
             return False
@@ -78,7 +78,7 @@ class TemporalBlock(nn.Module):
         mix = self.mix_factor
         if self.merge_strategy == "learned" or mix.is_meta or type(mix) is not Tensor:
             return
-        # An inference tensor does not count how often it was written to: it is read each time.
+        # An inference tensor does not count its writes, so it is read each time.
         version = None if mix.is_inference() else mix._version
         if self._noted[0] is not mix or self._noted[1] != version or version is None:
             self._noted = (mix, version)
@@ -90,12 +90,12 @@ class TemporalBlock(nn.Module):
 
 
 def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:
-    """The number of frames ``T`` a batch ``(B T) ...`` is folded from.
+    """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
 
     Args:
         x: the folded batch.
-        timesteps: what the caller gave, or None.
-        default: what the module was built with, or None.
+        timesteps: the caller's, or None.
+        default: the module's own, or None.
 
     Raises:
         ValueError: neither is given, T is not positive, or it does not divide the batch.
@@ -103,12 +103,12 @@ def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:
     frames = default if timesteps is None else timesteps
     if frames is None:
         raise ValueError(
-            "timesteps is given nowhere: pass the number of frames of each video, "
+            "timesteps is not given: pass the number of frames of each video, "
             "forward(z, timesteps=T), or build the module with timesteps=T"
         )
     if frames < 1 or x.shape[0] % frames:
         raise ValueError(
-            f"timesteps is {frames}, and the batch holds {x.shape[0]} frames: expected a positive "
+            f"timesteps is {frames}, and the batch holds {x.shape[0]} frames; expected a positive "
             "number that divides it, since a batch is whole videos, (B T) C H W"
         )
     return frames

@@ -7,7 +7,7 @@ video-major), ``C`` channels, ``H W`` height and width.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -18,13 +18,16 @@ from inflate.errors import nearest
 from inflate.models.attention import attend
 from inflate.vocabulary import ATTN_TYPES, DDCONFIG_FIXED, DDCONFIG_KEYS, GROUPS
 
+Step = Callable[..., Tensor]
+"""One step of an encoder or decoder: a module, or a function of ``N C H W``."""
+
 
 def check_ignored(module: nn.Module, ignored: Mapping[str, object]) -> None:
     """Refuse keywords that are neither a module's own nor those of a shared ``ddconfig``.
 
     Raises:
-        TypeError: a keyword that no ``ddconfig`` carries.
-        ValueError: one that this family knows at another value only.
+        TypeError: a ``ddconfig`` has no such keyword.
+        ValueError: this family supports the keyword at another value only.
     """
     kind = type(module)
     for name, value in ignored.items():
@@ -36,46 +39,42 @@ def check_ignored(module: nn.Module, ignored: Mapping[str, object]) -> None:
             )
         if value != DDCONFIG_FIXED.get(name, value):
             raise ValueError(
-                f"{name} is {value!r}; this family leaves it at {DDCONFIG_FIXED[name]!r}"
+                f"{name} is {value!r}; this family supports {DDCONFIG_FIXED[name]!r} only"
             )
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 where it is narrower, as it is otherwise: norms are not computed in half."""
+    """``x`` in float32 if its type is narrower, else unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _wide(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else at_least_float32(parameter)
-
-
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm that computes in float32 whatever the type of its input, which it gives back."""
+    """GroupNorm that computes in float32 or wider and returns its input's type."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``N C ...``; the result has the input's shape and dtype."""
-        weight, bias = _wide(self.weight), _wide(self.bias)
+        """``N C ...`` to the same shape and type."""
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         y = F.group_norm(at_least_float32(input), self.num_groups, weight, bias, self.eps)
         return y.to(input.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm that computes in float32 whatever the type of its input, which it gives back."""
+    """LayerNorm that computes in float32 or wider and returns its input's type."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``... C`` over its last axis; the result has the input's shape and dtype."""
-        weight, bias = _wide(self.weight), _wide(self.bias)
+        """``... C``, normalised over the last axis, to the same shape and type."""
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         y = F.layer_norm(at_least_float32(input), self.normalized_shape, weight, bias, self.eps)
         return y.to(input.dtype)
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else reads: in its place, unless a gradient needs it."""
+    """SiLU, in place unless a gradient needs ``x``; the caller must not use ``x`` again."""
     return F.silu(x, inplace=not x.requires_grad)
 
 
 def add_to(h: Tensor, x: Tensor) -> Tensor:
-    """``x + h``, in the place of ``h``, which nobody else reads, unless a gradient needs it."""
+    """``x + h``, in place of ``h`` unless a gradient needs it; do not use ``h`` again."""
     if h.requires_grad or x.requires_grad or h.dtype != x.dtype:
         return x + h
     return h.add_(x)
@@ -104,8 +103,8 @@ class ResnetBlock(nn.Module):
         out_channels: channels of the output; the input's by default. Where they differ the skip
             is a 1x1 convolution, ``nin_shortcut``.
         dropout: share of the activations zeroed in training, before the second convolution.
-        temb_channels: always 0, since autoencoders have no noise level to be told; accepted so
-            that calls written for diffusion models' blocks run.
+        temb_channels: always 0, since autoencoders have no time embedding; accepted for calls
+            written for the blocks of diffusion models.
 
     Raises:
         ValueError: ``temb_channels`` is not 0.
@@ -125,8 +124,8 @@ class ResnetBlock(nn.Module):
         super().__init__()
         if temb_channels:
             raise ValueError(
-                f"temb_channels is {temb_channels}: the blocks of an autoencoder take no time "
-                "embedding; pass 0"
+                f"temb_channels is {temb_channels}; the blocks of an autoencoder take no time "
+                "embedding: pass 0"
             )
         out_channels = in_channels if out_channels is None else out_channels
         self.in_channels = in_channels
@@ -140,7 +139,7 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = conv1x1(in_channels, out_channels)
 
     def forward(self, x: Tensor, temb: None = None) -> Tensor:
-        """``N C H W -> N C' H W``; ``temb`` is there for callers of the original and stays None."""
+        """``N C H W -> N C' H W``; ``temb`` is always None, as in the original's calls."""
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(self.dropout(silu(self.norm2(h))))
         skip = x if self.in_channels == self.out_channels else self.nin_shortcut(x)
@@ -166,13 +165,13 @@ class AttnBlock(nn.Module):
         self.proj_out = conv1x1(in_channels, in_channels)
 
     def attention(self, x: Tensor) -> Tensor:
-        """What the pixels attend to, before ``proj_out``: ``N C H W -> N (H W) C``."""
+        """The attended tokens before ``proj_out``: ``N C H W -> N (H W) C``."""
         h = self.norm(x)
         q, k, v = (f(h).flatten(2).transpose(1, 2).contiguous() for f in (self.q, self.k, self.v))
         return attend(q, k, v, memory_efficient=self.memory_efficient)
 
     def project(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """Fold tokens ``N (H W) C`` back to ``x``'s ``N C H W``, project them and add ``x``."""
+        """Fold tokens ``N (H W) C`` to ``N C H W``, project them and add ``x``."""
         h = tokens.transpose(1, 2).reshape(x.shape)
         return add_to(self.proj_out(h), x)
 
@@ -196,13 +195,12 @@ def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
     check_attn_type(attn_type)
     if attn_type == "none":
         return nn.Identity()
-    if attn_type == "vanilla-xformers":
-        return MemoryEfficientAttnBlock(in_channels)
-    return AttnBlock(in_channels)
+    block = MemoryEfficientAttnBlock if attn_type == "vanilla-xformers" else AttnBlock
+    return block(in_channels)
 
 
 def check_attn_type(attn_type: str) -> None:
-    """Raise ValueError for an ``attn_type`` outside the family's."""
+    """Raise ValueError for an unknown ``attn_type``."""
     if attn_type not in ATTN_TYPES:
         raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
 
@@ -230,7 +228,7 @@ class Downsample(nn.Module):
             self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``N C H W -> N C H/2 W/2``; the convolution sees one zero pixel right and below."""
+        """``N C H W -> N C H/2 W/2``; the convolution pads one zero pixel right and below."""
         if not self.with_conv:
             return F.avg_pool2d(x, kernel_size=2, stride=2)
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -238,26 +236,38 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution of an encoder or decoder: residual blocks, attention, and the step beside it.
+    """One resolution: residual blocks, attention after each if any, then the change of size.
 
-    It names the keys ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``; whoever owns
-    it decides the order in which they run.
+    Its keys are ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``.
     """
 
-    upsample: nn.Module
-    downsample: nn.Module
-
-    def __init__(self, blocks: Sequence[nn.Module], attns: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attns: Sequence[nn.Module],
+        *,
+        upsample: nn.Module | None = None,
+        downsample: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attns)
+        self.upsample = upsample
+        self.downsample = downsample
+
+    def steps(self) -> Iterator[Step]:
+        """The modules in the order in which they run."""
+        for i, block in enumerate(self.block):
+            yield block
+            if self.attn:
+                yield self.attn[i]
+        yield from (step for step in (self.upsample, self.downsample) if step is not None)
 
 
 class Levels(nn.ModuleList):
     """The levels of an encoder or decoder, finest first."""
 
     def __iter__(self) -> Iterator[Level]:
-        """Each level."""
         return cast("Iterator[Level]", super().__iter__())
 
 
@@ -269,3 +279,7 @@ class Middle(nn.Module):
         self.block_1 = block_1
         self.attn_1 = attn_1
         self.block_2 = block_2
+
+    def steps(self) -> Iterator[Step]:
+        """The modules in the order in which they run."""
+        yield from (self.block_1, self.attn_1, self.block_2)

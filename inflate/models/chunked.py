@@ -1,26 +1,117 @@
-"""Long clips, decoded a chunk of frames at a time and yet as a whole.
+"""Decode long clips chunk by chunk, with the result of decoding them whole.
 
-Temporal layers see every frame: their norms take statistics over all of them, and attention looks
-at all of them. So a temporal block cannot run on a chunk alone. It runs in passes over all chunks,
-and what one pass leaves for the next lies in a temporary file; between such blocks chunks stream.
+Temporal layers see every frame: their norms take statistics over all of them, and attention attends
+to all of them. So a temporal block runs in passes over all chunks, and each pass leaves its result
+for the next in a temporary file. Between such blocks, chunks stream.
 
 A chunk is ``(B t) C H W``, video-major; chunks come in the order of their frames.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from inflate.models.blend import TemporalBlock
-from inflate.models.blocks import GroupNorm, add_to, at_least_float32
-from inflate.models.decoder import Step, best_layout
-from inflate.models.frame_file import Clip, FrameFile, by_video
+from inflate.models.blocks import GroupNorm, Step, add_to, at_least_float32
+from inflate.models.image import best_layout
 from inflate.models.temporal import AE3DConv, TimeConv, VideoResBlock, fold_frames, unfold_frames
 from inflate.models.time_attention import VideoBlock
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How a batch of videos is cut: ``videos`` of ``frames`` frames, ``chunk`` at a time."""
+
+    videos: int
+    frames: int
+    chunk: int
+    directory: Path | None
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The first frame of each chunk, and the one after its last."""
+        for first in range(0, self.frames, self.chunk):
+            yield first, min(first + self.chunk, self.frames)
+
+    def by_video(self, x: Tensor) -> Tensor:
+        """``(B t) ... -> B t ...``."""
+        return x.reshape(self.videos, -1, *x.shape[1:])
+
+
+class FrameFile:
+    """Frames in a temporary file without a name, removed when it is closed or collected.
+
+    The layout is ``T B H W C``: the frames of a chunk are contiguous, and so are neighbouring
+    pixels of one frame. Nothing is mapped into memory, where it would count as used.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self._file = tempfile.TemporaryFile(dir=clip.directory)  # noqa: SIM115
+        self._end = 0
+
+    def __enter__(self) -> FrameFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def append(self, x: Tensor) -> None:
+        """Add a chunk ``(B t) C H W`` at the end."""
+        self._kind = x.new_empty(0)
+        _, self.channels, self.height, self.width = x.shape
+        by_frame = self.clip.by_video(x).transpose(0, 1).movedim(2, -1)
+        self._end += self._put(self._end, by_frame)
+
+    def read(self, first: int, last: int) -> Tensor:
+        """The frames from ``first`` to before ``last``, ``(B t) C H W``."""
+        shape = (last - first, self.clip.videos, self.height, self.width, self.channels)
+        by_frame = self._get(self._offset(first, 0, 0), shape)
+        x = by_frame.transpose(0, 1).flatten(0, 1).movedim(-1, 1).to(self._kind.device)
+        return best_layout(x) if x.device.type == "cpu" else x.contiguous()
+
+    def read_pixels(self, first: int, last: int) -> Tensor:
+        """All frames of some pixels, ``(B T) S C``."""
+        clip = self.clip
+        shape = (clip.videos, clip.frames, last - first, self.channels)
+        x = self._kind.new_empty(shape, device="cpu")
+        for video in range(clip.videos):
+            for frame in range(clip.frames):
+                x[video, frame] = self._get(self._offset(frame, video, first), x.shape[2:])
+        return x.flatten(0, 1).to(self._kind.device)
+
+    def write_pixels(self, first: int, x: Tensor) -> None:
+        """Replace pixels, from ``first`` on, by ``(B T) S C``."""
+        videos = self.clip.by_video(x)
+        for video in range(self.clip.videos):
+            for frame in range(self.clip.frames):
+                self._put(self._offset(frame, video, first), videos[video, frame])
+
+    def _offset(self, frame: int, video: int, pixel: int) -> int:
+        image = frame * self.clip.videos + video
+        numbers = (image * self.height * self.width + pixel) * self.channels
+        return numbers * self._kind.element_size()
+
+    def _put(self, offset: int, x: Tensor) -> int:
+        buffer = bytearray(x.numel() * x.element_size())
+        torch.frombuffer(buffer, dtype=x.dtype).view(x.shape).copy_(x)
+        self._file.seek(offset)
+        return self._file.write(buffer)
+
+    def _get(self, offset: int, shape: Iterable[int]) -> Tensor:
+        # torch's memory is aligned as its kernels expect; that of a bytearray is not.
+        x = torch.empty(tuple(shape), dtype=self._kind.dtype)
+        self._file.seek(offset)
+        buffer: Any = x.view(-1).view(torch.uint8).numpy()
+        assert self._file.readinto(buffer) == x.nbytes
+        return x
 
 
 class Moments:
@@ -42,7 +133,7 @@ class Moments:
         self._squares = torch.zeros_like(self._mean)
 
     def add(self, x: Tensor) -> None:
-        """Take a chunk ``(B t) C H W`` into account."""
+        """Add a chunk ``(B t) C H W`` to the statistics."""
         groups = x.reshape(self._videos, -1, self._norm.num_groups, self._each, *x.shape[2:])
         variance, mean = torch.var_mean(at_least_float32(groups), dim=(1, 3, 4, 5), correction=0)
         variance, mean = variance.cpu().double(), mean.cpu().double()
@@ -54,7 +145,7 @@ class Moments:
         self._count = total
 
     def normalize(self, x: Tensor) -> Tensor:
-        """What the norm of all frames gives for ``(B t) C H W``, whose place may be taken."""
+        """Normalise ``(B t) C H W`` by the statistics of all frames, perhaps in place."""
         norm = self._norm
         inverse = (self._squares / self._count + norm.eps).rsqrt()
         mean, inverse = (m.repeat_interleave(self._each, 1) for m in (self._mean, inverse))
@@ -75,12 +166,12 @@ def decode_stream(
     """The images of latents, chunk by chunk, each ``(B t) C H W``.
 
     Args:
-        steps: the parts of a decoder in their order.
+        steps: the steps of a decoder in their order.
         z: latents ``(B T) z h w``.
         clip: how they are cut.
         skip_video: run the image layers alone.
     """
-    videos = by_video(z, clip)
+    videos = clip.by_video(z)
     stream: Iterator[Tensor] = (
         best_layout(videos[:, first:last].flatten(0, 1)) for first, last in clip.spans()
     )
@@ -101,10 +192,10 @@ def decode_stream(
 
 
 def _residual(block: VideoResBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """A temporal residual block, in three passes: each of its two norms waits for all frames."""
+    """A temporal residual block, in three passes: each of its two norms needs all frames."""
     stack = block.time_stack
     before, between = Moments(clip, stack.in_layers[0]), Moments(clip, stack.out_layers[0])
-    with clip.file() as spatial, clip.file() as hidden:
+    with FrameFile(clip) as spatial, FrameFile(clip) as hidden:
         for x in stream:
             x = block(x, skip_video=True)
             before.add(x)
@@ -122,7 +213,7 @@ def _residual(block: VideoResBlock, stream: Iterator[Tensor], clip: Clip) -> Ite
 def _time_layers(
     layers: nn.Sequential, moments: Moments, source: FrameFile, first: int, last: int
 ) -> Tensor:
-    """A norm over all frames and the layers after it, the last a convolution, for a chunk."""
+    """A norm over all frames, then the other layers, the last a convolution, for one chunk."""
 
     def prepare(x: Tensor) -> Tensor:
         h: Tensor = layers[1:-1](moments.normalize(x))
@@ -133,7 +224,7 @@ def _time_layers(
 
 def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
     """The output convolution."""
-    with clip.file() as spatial:
+    with FrameFile(clip) as spatial:
         for x in stream:
             spatial.append(conv(x, skip_video=True))
         for first, last in clip.spans():
@@ -141,13 +232,9 @@ def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterat
 
 
 def _convolved(
-    conv: nn.Module,
-    prepare: Callable[[Tensor], Tensor],
-    source: FrameFile,
-    first: int,
-    last: int,
+    conv: nn.Module, prepare: Callable[[Tensor], Tensor], source: FrameFile, first: int, last: int
 ) -> Tensor:
-    """A convolution over time for a chunk, with the frames beside it that its kernel reaches."""
+    """A convolution over time for one chunk and the neighbouring frames its kernel reaches."""
     assert isinstance(conv, TimeConv)
     radius = conv.kernel_size[0] // 2
     low, high = max(0, first - radius), min(source.clip.frames, last + radius)
@@ -156,8 +243,8 @@ def _convolved(
 
 
 def _attention(block: VideoBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """A temporal attention block: over the frames of a few pixels at a time, as they never meet."""
-    with clip.file() as inputs, clip.file() as tokens:
+    """A temporal attention block, a few pixels at a time, since pixels do not mix."""
+    with FrameFile(clip) as inputs, FrameFile(clip) as tokens:
         for x in stream:
             inputs.append(x)
             tokens.append(block.attention(x).transpose(1, 2).reshape(x.shape))

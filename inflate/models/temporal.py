@@ -25,9 +25,9 @@ from inflate.vocabulary import GROUPS, kernel_of
 class TimeConv(nn.Conv3d):
     """A convolution over ``T H W`` that keeps channels, frames, height and width.
 
-    A single frame meets only zeros before and after, so it needs the kernel's middle slice alone: a
-    third of the work. It is also the one case that oneDNN gets wrong (bfloat16, fewer than four
-    channels, kernel of three frames or more: it reads past its input, torch 2.13 on AMX).
+    A single frame has only zeros before and after it, so it needs the kernel's middle slice alone.
+    It is also the one case that oneDNN gets wrong (bfloat16, fewer than four channels, kernel of
+    three frames or more: it reads past its input, torch 2.13 on AMX).
     """
 
     def __init__(self, channels: int, video_kernel_size: int | Sequence[int]) -> None:
@@ -38,16 +38,16 @@ class TimeConv(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """``B C T H W -> B C T H W``."""
         if input.shape[2] > 1:
-            return self._by_taps(input) if self._is_of_matrices(input) else super().forward(input)
+            return self._by_taps(input) if self._by_taps_is_best(input) else super().forward(input)
         middle = self.weight[:, :, self.kernel_size[0] // 2]
         padding = (self.kernel_size[1] // 2, self.kernel_size[2] // 2)
         return F.conv2d(input.squeeze(2), middle, self.bias, padding=padding).unsqueeze(2)
 
-    def _is_of_matrices(self, input: Tensor) -> bool:
-        """Whether frames are rows of channels, and each tap multiplies them by a matrix.
+    def _by_taps_is_best(self, input: Tensor) -> bool:
+        """Whether frames are rows of channels in memory, which each tap multiplies by a matrix.
 
-        In half precision the sum of the taps would be rounded at each of them, and off the CPU the
-        convolutions of the vendor are better.
+        In half precision the sum would be rounded at every tap. Off the CPU, the vendors'
+        convolutions are better.
         """
         return (
             self.kernel_size[1:] == (1, 1)
@@ -58,7 +58,7 @@ class TimeConv(nn.Conv3d):
         )
 
     def _by_taps(self, input: Tensor) -> Tensor:
-        """The same as a product of matrices for each tap, without a copy of the frames."""
+        """The convolution as one matrix product per tap, without a copy of the frames."""
         videos, channels, frames, height, width = input.shape
         rows = input.permute(0, 2, 3, 4, 1).reshape(videos, frames, -1, channels)  # a view
         taps = self.weight[..., 0, 0].permute(2, 1, 0).contiguous()  # K I O
@@ -67,7 +67,7 @@ class TimeConv(nn.Conv3d):
         out = torch.addmm(self.bias, rows.view(-1, channels), taps[middle]).view(rows.shape)
         for tap in range(len(taps)):
             shift = tap - middle
-            seen = frames - abs(shift)  # Frames beyond the ends are zeros, and add nothing.
+            seen = frames - abs(shift)  # Frames beyond the ends are zeros.
             if shift == 0 or seen < 1:
                 continue
             here, there = max(0, -shift), max(0, shift)
@@ -88,10 +88,10 @@ def fold_frames(x: Tensor) -> Tensor:
 
 
 class SiLU(nn.SiLU):
-    """SiLU of a norm's output, which nobody else reads."""
+    """SiLU after a norm, in place unless a gradient needs its input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The same shape; in the input's place, unless a gradient needs it."""
+        """The same shape."""
         return silu(input)
 
 
@@ -111,9 +111,8 @@ class TimeStack(nn.Module):
             GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), TimeConv(channels, video_kernel_size)
         )
         last = TimeConv(channels, video_kernel_size)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.out_layers = nn.Sequential(
             GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), nn.Dropout(dropout), last
         )
@@ -128,13 +127,11 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
 
     Args:
         out_channels: channels of the output.
-        in_channels: channels of the input.
-        dropout: share of the activations zeroed in training.
-        temb_channels: always 0, as in :class:`~inflate.models.blocks.ResnetBlock`.
-        video_kernel_size: kernel of the Conv3d, one odd number or three (time, height, width).
-        alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
-        merge_strategy: ``learned`` or ``fixed``.
-        timesteps: frames of a video where ``forward`` is not told.
+        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
+        alpha: likewise.
+        merge_strategy: likewise.
+        timesteps: likewise.
+        **spatial: arguments of :class:`~inflate.models.blocks.ResnetBlock`.
 
     Raises:
         ValueError: an argument out of its range.
@@ -146,21 +143,14 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         self,
         out_channels: int,
         *,
-        in_channels: int,
-        dropout: float = 0.0,
-        temb_channels: int = 0,
         video_kernel_size: int | Sequence[int] = 3,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
         timesteps: int | None = None,
+        **spatial: Any,
     ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            dropout=dropout,
-            temb_channels=temb_channels,
-        )
-        self.time_stack = TimeStack(out_channels, dropout, video_kernel_size)
+        super().__init__(out_channels=out_channels, **spatial)
+        self.time_stack = TimeStack(out_channels, self.dropout.p, video_kernel_size)
         self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(
@@ -170,7 +160,7 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         skip_video: bool = False,
         timesteps: int | None = None,
     ) -> Tensor:
-        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` leaves the image block alone.
+        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -190,11 +180,11 @@ class AE3DConv(nn.Conv2d):
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output, which the time convolution keeps.
-        video_kernel_size: kernel of the Conv3d, one odd number or three (time, height, width).
-        *args: what ``torch.nn.Conv2d`` takes, such as its kernel size.
-        timesteps: frames of a video where ``forward`` is not told.
-        **kwargs: what ``torch.nn.Conv2d`` takes.
+        out_channels: channels of the output.
+        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
+        *args: arguments of ``torch.nn.Conv2d``, such as its kernel size.
+        timesteps: frames per video, the default of ``forward``.
+        **kwargs: arguments of ``torch.nn.Conv2d``.
 
     Raises:
         ValueError: the kernel is not one or three odd numbers.

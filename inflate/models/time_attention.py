@@ -1,4 +1,4 @@
-"""The temporal layers that attend: attention over time beside the image's own.
+"""The temporal layers that attend: attention over time, blended with the image's own.
 
 Source:
     ``sgm/modules/autoencoding/temporal_ae.py`` and ``sgm/modules/video_attention.py``.
@@ -15,15 +15,7 @@ from torch.nn import functional as F
 from inflate.mix_factor import ATTENTION_WEIGHS
 from inflate.models.attention import attend
 from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import (
-    AttnBlock,
-    LayerNorm,
-    MemoryEfficientAttnBlock,
-    check_attn_type,
-)
-
-MAX_PERIOD = 10_000.0
-"""Longest period of the frame embedding, in frames."""
+from inflate.models.blocks import AttnBlock, LayerNorm, MemoryEfficientAttnBlock, check_attn_type
 
 
 def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
@@ -34,7 +26,7 @@ def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=device)
-    frequencies = torch.exp(-math.log(MAX_PERIOD) * steps / half)
+    frequencies = torch.exp(-math.log(10_000.0) * steps / half)
     index = torch.arange(frames, dtype=torch.float32, device=device)
     angles = index[:, None] * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -63,7 +55,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # The empty place is the original's dropout: it keeps the keys net.0 and net.2.
+        # The identity is in the place of the original's dropout and keeps the key net.2.
         self.net = nn.Sequential(GatedLinear(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +101,7 @@ class TimeMixBlock(nn.Module):
         self.norm3 = LayerNorm(dim)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``(B T) S C -> (B T) S C``, where ``S`` pixels never meet one another."""
+        """``(B T) S C -> (B T) S C``; the ``S`` pixels do not mix."""
         pixels = x.shape[1]
         x = x.reshape(-1, frames, pixels, x.shape[2]).transpose(1, 2).flatten(0, 1)  # (B S) T C
         x = self.ff_in(self.norm_in(x)) + x
@@ -125,9 +117,9 @@ class VideoBlock(AttnBlock, TemporalBlock):
 
     Args:
         in_channels: channels of input and output, an even number.
-        alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
-        merge_strategy: ``learned`` or ``fixed``.
-        timesteps: frames of a video where ``forward`` is not told.
+        alpha: as in :class:`~inflate.models.VideoDecoder`.
+        merge_strategy: likewise.
+        timesteps: likewise.
 
     Raises:
         ValueError: an argument out of its range.
@@ -152,7 +144,7 @@ class VideoBlock(AttnBlock, TemporalBlock):
         self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
-        """``(B T) C H W -> (B T) C H W``; ``skip_video`` leaves the image block alone.
+        """``(B T) C H W -> (B T) C H W``; ``skip_video`` runs the image block alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -165,9 +157,9 @@ class VideoBlock(AttnBlock, TemporalBlock):
         return self.project(self.mix(self.attention(x), frames), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
-        """Blend tokens ``(B T) S C``, whose place may be taken, with what they are over time.
+        """Blend tokens ``(B T) S C`` with themselves attended over time, perhaps in place.
 
-        The pixels ``S`` never meet one another: any of them may be given, with all their frames.
+        ``S`` may be any of the pixels, since pixels do not mix.
         """
         embedding = frame_embedding(frames, self.in_channels, spatial.device).to(spatial.dtype)
         embedding = self.video_time_embed(embedding)  # T C
@@ -188,22 +180,17 @@ def make_time_attn(
     merge_strategy: str = "learned",
     timesteps: int | None = None,
 ) -> nn.Module:
-    """The temporal attention block of an ``attn_type``.
+    """The temporal attention block of an ``attn_type``; ``none`` is an identity without keys.
 
-    Args:
-        in_channels: channels of input and output.
-        attn_type: ``vanilla``, ``vanilla-xformers``, or ``none``: the identity, without keys.
-        attn_kwargs: kept for calls written for the original, where it is always None.
-        alpha: see :class:`VideoBlock`.
-        merge_strategy: see :class:`VideoBlock`.
-        timesteps: see :class:`VideoBlock`.
+    ``attn_kwargs`` is always None, as in the original's calls; the rest is as in
+    :class:`VideoBlock`.
 
     Raises:
         ValueError: an argument out of its range.
     """
     check_attn_type(attn_type)
     if attn_kwargs is not None:
-        raise ValueError(f"attn_kwargs is {attn_kwargs!r}; temporal attention takes none")
+        raise ValueError(f"attn_kwargs is {attn_kwargs!r}; expected None for temporal attention")
     if attn_type == "none":
         return nn.Identity()
     block = MemoryEfficientVideoBlock if attn_type == "vanilla-xformers" else VideoBlock

@@ -1,4 +1,4 @@
-"""The video decoder: the image decoder with temporal layers in the places its time mode names."""
+"""The video decoder: the image decoder with temporal layers where its time mode puts them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from inflate.mix_factor import check_merge_strategy
 from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import make_attn
-from inflate.models.chunked import decode_stream
-from inflate.models.decoder import Decoder, Step
-from inflate.models.frame_file import Clip
+from inflate.models.blocks import Step, make_attn
+from inflate.models.chunked import Clip, decode_stream
+from inflate.models.image import Decoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
 from inflate.models.time_attention import make_time_attn
+from inflate.models.training import Trainable
 from inflate.vocabulary import TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
 """The modules that take ``timesteps`` and ``skip_video``."""
 
 
-class VideoDecoder(Decoder):
+class VideoDecoder(Decoder, Trainable):
     """The image decoder with temporal layers, ``(B T) z_channels h w -> (B T) out_ch H W``.
 
     ==================  =================  ==============  =================
@@ -40,9 +40,9 @@ class VideoDecoder(Decoder):
         alpha: share of the temporal branch at the start, 0 fully spatial; for ``learned``, the
             share before its sigmoid.
         merge_strategy: ``learned`` (a parameter, through a sigmoid) or ``fixed`` (a buffer).
-        time_mode: which parts are temporal, as in the table.
-        timesteps: frames of a video where ``forward`` is not told.
-        **kwargs: what :class:`~inflate.models.decoder.Decoder` takes.
+        time_mode: which parts are temporal, see the table.
+        timesteps: frames per video, the default of ``forward``.
+        **kwargs: arguments of :class:`~inflate.models.image.Decoder`.
 
     Raises:
         TypeError: an unknown keyword.
@@ -53,6 +53,8 @@ class VideoDecoder(Decoder):
     """
 
     available_time_modes: ClassVar[list[str]] = list(TIME_MODES)
+    file_metadata: dict[str, str]
+    """The header of the file of ours that this was loaded from; saving records its origin."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class VideoDecoder(Decoder):
                 f"time_mode is {time_mode!r}; expected one of "
                 + ", ".join(self.available_time_modes)
             )
-        kernel_of(video_kernel_size)  # Both are refused where nothing is built of them, too.
+        kernel_of(video_kernel_size)  # Checked even where no layer uses them.
         check_merge_strategy(merge_strategy)
         # The factories below need these before nn.Module is set up, so they are plain attributes.
         self.video_kernel_size = video_kernel_size
@@ -77,28 +79,21 @@ class VideoDecoder(Decoder):
         self.merge_strategy = merge_strategy
         self.time_mode = time_mode
         self.timesteps = timesteps
+        self.file_metadata = {}
         super().__init__(**kwargs)
+
+    def _blend(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("alpha", "merge_strategy", "timesteps")}
 
     def _make_attn(self) -> Callable[..., nn.Module]:
         if self.time_mode == "conv-only":
             return make_attn
-        return partial(
-            make_time_attn,
-            alpha=self.alpha,
-            merge_strategy=self.merge_strategy,
-            timesteps=self.timesteps,
-        )
+        return partial(make_time_attn, **self._blend())
 
     def _make_resblock(self) -> Callable[..., nn.Module]:
         if self.time_mode == "attn-only":
             return super()._make_resblock()
-        return partial(
-            VideoResBlock,
-            video_kernel_size=self.video_kernel_size,
-            alpha=self.alpha,
-            merge_strategy=self.merge_strategy,
-            timesteps=self.timesteps,
-        )
+        return partial(VideoResBlock, video_kernel_size=self.video_kernel_size, **self._blend())
 
     def _make_conv(self) -> Callable[..., nn.Module]:
         if self.time_mode == "attn-only":
@@ -106,9 +101,9 @@ class VideoDecoder(Decoder):
         return partial(AE3DConv, video_kernel_size=self.video_kernel_size, timesteps=self.timesteps)
 
     def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
-        """The weight of the last time convolution, or of the spatial one.
+        """The weight of the output's time convolution.
 
-        The spatial one where ``skip_time_mix`` asks for it, and in ``attn-only``, without another.
+        If ``skip_time_mix``, or in ``attn-only``, that of its spatial convolution.
         """
         if skip_time_mix or not isinstance(self.conv_out, AE3DConv):
             return super().get_last_layer()
@@ -119,7 +114,7 @@ class VideoDecoder(Decoder):
 
         Args:
             z: latents of B videos of T frames, video-major.
-            timesteps: T; the decoder's own ``timesteps`` where it is left out.
+            timesteps: T; the decoder's own ``timesteps`` by default.
             skip_video: run the image layers alone.
 
         Raises:
@@ -129,8 +124,8 @@ class VideoDecoder(Decoder):
 
         def call(step: Step, h: Tensor) -> Tensor:
             if isinstance(step, TEMPORAL_MODULES):
-                return step(h, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
-            return step(h)
+                return self.run_step(step, h, timesteps=frames, skip_video=skip_video)
+            return self.run_step(step, h)
 
         return self._run(z, call)
 
@@ -143,32 +138,25 @@ class VideoDecoder(Decoder):
         chunk: int | None = None,
         directory: str | Path | None = None,
     ) -> Tensor:
-        """What ``forward`` gives, also for clips too long for it, ``(B T) z h w -> (B T) C H W``.
+        """The result of ``forward``, also for clips that are too long for it.
 
-        With ``chunk`` left out, or no less than T, it is ``forward``. Otherwise the images are put
-        together from :meth:`decode_stream`, which says what that costs.
-
-        Args:
-            z: latents of B videos of T frames, video-major.
-            timesteps: T; the decoder's own ``timesteps`` where it is left out.
-            skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time.
-            directory: where temporary files go; the system's place for them by default.
+        Without ``chunk``, or with one of at least T, it is ``forward``. Otherwise the images come
+        from :meth:`decode_stream`, which takes the same arguments.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
-                not positive; or a gradient is to flow to ``z`` through chunks.
+                not positive; or ``z`` requires a gradient, which does not flow through chunks.
             OSError: the temporary files cannot be written.
         """
         frames = self._frames(z, timesteps, skip_video)
         if chunk is None or chunk >= frames:
             return self(z, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
-        videos, done = z.shape[0] // frames, 0
-        out = z.new_empty(0)
-        for images in self.decode_stream(z, frames, skip_video, chunk=chunk, directory=directory):
-            by_video = images.reshape(videos, -1, *images.shape[1:])
+        chunks = self.decode_stream(z, frames, skip_video, chunk=chunk, directory=directory)
+        out, done = z.new_empty(0), 0
+        for images in chunks:
+            by_video = images.reshape(z.shape[0] // frames, -1, *images.shape[1:])
             if not done:
-                out = images.new_empty(videos, frames, *images.shape[1:])
+                out = images.new_empty(by_video.shape[0], frames, *images.shape[1:])
             out[:, done : done + by_video.shape[1]] = by_video
             done += by_video.shape[1]
         return out.flatten(0, 1)
@@ -184,26 +172,22 @@ class VideoDecoder(Decoder):
     ) -> Iterator[Tensor]:
         """The images of a long clip, ``chunk`` frames at a time, each ``(B t) out_ch H W``.
 
-        Nothing is cut off: the norms of the temporal layers take their statistics over all frames,
-        convolutions see the frames beside a chunk, and attention sees all frames of a pixel. So the
-        result is that of ``forward`` but for rounding: sums are taken in another order, which moves
-        float32 images by some 1e-5 of their range.
+        The result is that of ``forward`` up to rounding: norms take their statistics over all
+        frames, convolutions see the frames next to a chunk, attention sees all frames of a pixel.
+        Sums are taken in another order, which moves float32 images by some 1e-5 of their range. No
+        gradient flows.
 
-        Memory holds ``chunk`` frames, those beside them that a kernel reaches, and for attention
-        all frames of one pixel at least; nothing in it grows with T otherwise. Disk does: at most
-        three outputs of a residual block for every frame, which is 0.4 GB a frame of 512 x 512 for
-        ``ch`` 128 in float32. Frames that two chunks need are convolved over time twice.
-
-        No gradient flows.
+        Memory holds ``chunk`` frames, the neighbours that a kernel reaches, and for attention all
+        frames of at least one pixel. Disk holds at most three outputs of a residual block per
+        frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32.
 
         Args:
-            z: latents of B videos of T frames, video-major.
-            timesteps: T; the decoder's own ``timesteps`` where it is left out.
+            z: latents of B videos of T frames, video-major, ``(B T) z h w``.
+            timesteps: T; the decoder's own ``timesteps`` by default.
             skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time; the last chunk holds
-                what is left.
+            chunk: how many frames of each video to hold in memory at a time.
             directory: where temporary files go; the system's place for them by default. They have
-                no names, and go when the iterator is finished or forgotten.
+                no names, and are removed when the iterator is finished or collected.
 
         Raises:
             ValueError: as :meth:`decode`.
@@ -222,5 +206,5 @@ class VideoDecoder(Decoder):
         return decode_stream(self.steps(), z, clip, skip_video)
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
-        """T; where the frames never meet, they are those of one video."""
+        """T; all frames are one video where they do not mix."""
         return z.shape[0] if skip_video else frames_of(z, timesteps, self.timesteps)

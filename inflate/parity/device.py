@@ -1,27 +1,27 @@
-"""Where parity is computed, and how: the device, and float32 that is float32."""
+"""The device that computes, and float32 that is not rounded to less on it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from inflate.errors import DeviceError
 from inflate.loading import dtype_name
-from inflate.parity.process import ProcessWide
 from inflate.parity.result import Environment
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    ``auto`` is the first CUDA device where there is one, and the CPU otherwise.
+    ``auto`` is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        DeviceError: an unknown name, or a device that is not there.
+        DeviceError: an unknown name, or a device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -44,32 +44,26 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-def device_name(device: torch.device) -> str:
-    """A device, and which one it is where there are many kinds."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
-
-
 def fell_back(name: str, device: torch.device) -> bool:
-    """Whether the CPU computes because no GPU was found, though ``auto`` looked for one."""
+    """Whether the CPU computes because ``auto`` found no GPU."""
     return name == "auto" and device.type == "cpu"
 
 
 def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
-    """What is computed in, as a report states it.
+    """Where and how outputs are computed, for a report.
 
     Args:
         device: where.
-        dtype: the type computed in.
-        fallback: whether the CPU computes for want of a GPU.
+        dtype: the type to compute in.
+        fallback: whether the CPU computes because no GPU was found.
     """
-    cudnn = None
+    name, cudnn = str(device), None
     if device.type == "cuda":
+        name = f"{device} ({torch.cuda.get_device_name(device)})"
         version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         cudnn = None if version is None else str(version)
     return Environment(
-        device=device_name(device),
+        device=name,
         dtype=dtype_name(dtype),
         torch=torch.__version__,
         tf32=tf32_enabled(device),
@@ -78,10 +72,42 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
     )
 
 
-def exact_float32() -> AbstractContextManager[None]:
-    """Compute float32 in float32: TF32 and reduced bfloat16 passes off, one algorithm per shape.
+class ProcessWide:
+    """A setting of the whole process that stays on while any thread needs it.
 
-    The settings are the process's; after the last thread that needs them they are as before.
+    The first thread that enters switches it on, the last that leaves restores it. If each thread
+    saved and restored by itself, one would save what another had switched.
+
+    Args:
+        switch: saves and switches on entry, restores on exit.
+    """
+
+    def __init__(self, switch: Callable[[], AbstractContextManager[object]]) -> None:
+        self._switch = switch
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._switched = ExitStack()
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Switch it on inside."""
+        with self._lock:
+            if not self._inside:
+                self._switched.enter_context(self._switch())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._switched.close()
+
+
+def exact_float32() -> AbstractContextManager[None]:
+    """Compute float32 in float32: no TF32, no bfloat16 passes, one algorithm per shape.
+
+    These are settings of the process; they are restored after the last thread that needs them.
     """
     return _EXACT_FLOAT32.on()
 
@@ -107,7 +133,7 @@ _EXACT_FLOAT32 = ProcessWide(_switched)
 
 
 def tf32_enabled(device: torch.device) -> bool:
-    """Whether a convolution or matrix product on the device may round float32 to TF32 now."""
+    """Whether convolutions or matrix products on the device may round float32 to TF32 now."""
     if device.type != "cuda":
         return False
     return any(switch.fp32_precision == "tf32" for switch in _cuda_switches())

@@ -1,4 +1,4 @@
-"""Pixels of images and videos: Pillow reads the ones, PyAV the others, imported where used."""
+"""Pixels of images and videos, and stored latents. Pillow and PyAV are imported where used."""
 
 from __future__ import annotations
 
@@ -9,93 +9,86 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from inflate.errors import ConfigError
-from inflate.parity.process import ProcessWide
+from inflate.errors import ConfigError, InflateError, needs_extra
+from inflate.io.files import like
+from inflate.io.reader import open_checkpoint
+from inflate.io.unpickling import BARE
+from inflate.loading import as_tensor
+from inflate.parity.device import ProcessWide
+from inflate.parity.probes import GivenProbe
 
-COMMAND = "pip install 'inflate-video[media]'"
-
-
-@contextmanager
-def needed(option: str) -> Iterator[None]:
-    """Raise a failed import as what the option needs, with the command that mends it.
-
-    Raises:
-        ConfigError: the import failed.
-    """
-    try:
-        yield
-    except ImportError as error:
-        missing = error.name or str(error)
-        raise ConfigError(
-            f"{option} needs the extra media ({missing} is missing); {COMMAND}"
-        ) from error
+_NAMES = (BARE, "samples")
+"""The names of latents in a file with several tensors."""
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder, in the order of their names; other files in it are left alone.
+    """The images of a folder, by name; other files are ignored.
 
     Raises:
         ConfigError: Pillow is missing; the folder is missing, or holds no image.
     """
-    with needed("--images"):
+    with needs_extra("media", "--images", ConfigError):
         from PIL import Image
     if not os.path.isdir(folder):
-        raise ConfigError(f"--images {folder} is no folder; expected one with images in it")
+        raise ConfigError(
+            f"--images {folder} is not a folder{like(folder)}; expected one of images"
+        )
     endings = Image.registered_extensions()
     try:
-        names = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
     except OSError as error:
         raise ConfigError(f"--images {folder} cannot be read: {error.strerror}") from error
-    names = [path for path in names if not path.name.startswith(".")]
-    if not names:
+    paths = [path for path in paths if not path.name.startswith(".")]
+    if not paths:
         raise ConfigError(
             f"--images {folder} holds no images; expected files such as .png, .jpg or .webp"
         )
-    return names
+    return paths
 
 
 def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """The images of a folder.
+    """Read the images of a folder.
 
-    All take the size of the first one: as large as ``side`` and ``multiple`` allow; the others are
-    scaled to cover it, and cropped around their centres.
+    All get the size of the first, as large as ``side`` and ``multiple`` allow; the others are
+    scaled to cover it and cropped around their centres.
 
     Args:
-        folder: where they lie.
-        multiple: of which height and width are to be multiples.
-        side: pixels that the longer side has at most.
-        most: how many images are taken.
+        folder: where they are.
+        multiple: height and width become multiples of it.
+        side: the longer side's largest number of pixels.
+        most: the largest number of images.
 
     Returns:
-        ``T 3 H W`` in -1..1, and in words what was taken.
+        ``T 3 H W`` in -1..1, and a note on what was read.
 
     Raises:
-        ConfigError: Pillow is missing; the folder is, or holds no image; an image cannot be read.
+        ConfigError: as :func:`image_files`; or an image cannot be read.
     """
-    names = image_files(folder)
-    pixels = _fitted([_opened(path) for path in names[:most]], multiple, side)
+    paths = image_files(folder)
+    pixels = _fitted([_opened(path) for path in paths[:most]], multiple, side)
     count, _, height, width = pixels.shape
-    taken = f"the first {count} of {len(names)}" if count < len(names) else f"{count}"
+    taken = f"the first {count} of {len(paths)}" if count < len(paths) else f"{count}"
     return pixels, f"{width} x {height} pixels: {taken} images of {folder}"
 
 
 def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """The first frames of a video; arguments and result as for :func:`image_pixels`.
+    """Read the first frames of a video; arguments and result as for :func:`image_pixels`.
 
     Raises:
-        ConfigError: Pillow or PyAV is missing; the file is, or cannot be decoded.
+        ConfigError: Pillow or PyAV is missing; the file is missing or cannot be decoded.
     """
-    with needed("--video"):
+    with needs_extra("media", "--video", ConfigError):
         import av
-        import PIL.Image  # noqa: F401  PyAV hands its frames over through it.
+        import PIL.Image  # noqa: F401  PyAV converts frames with it.
     if not os.path.isfile(path):
-        raise ConfigError(f"--video {path} is no file; expected a video")
+        raise ConfigError(f"--video {path} is not a file{like(path)}; expected a video")
     frames: list[Any] = []
     try:
-        # An opened file, and no protocol to reach another by: a playlist names whatever it likes.
+        # An open file, and no protocols: a playlist can name any other file or address.
         with (
             path.open("rb") as file,
             av.open(file, options={"protocol_whitelist": "none"}) as video,
@@ -106,10 +99,10 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
                 frames.append(frame.to_image())
                 if len(frames) == most:
                     break
-    except (OSError, ValueError) as error:  # Those of FFmpeg are among them.
+    except (OSError, ValueError) as error:  # FFmpeg's errors are among them.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"--video {path} cannot be decoded: {reason}. Copy or download it again, or take "
+            f"--video {path} cannot be decoded: {reason}. Copy or download it again, or use "
             "another format"
         ) from error
     if not frames:
@@ -120,15 +113,15 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
 
 
 def fitting_size(size: tuple[int, int], multiple: int, side: int) -> tuple[int, int]:
-    """Width and height of an image that is to be a multiple, and no longer than ``side``."""
-    scale = min(side, max(size)) / max(size)  # No number is too large for --max-side.
+    """Width and height of an image as multiples of a number, and no longer than ``side``."""
+    scale = min(side, max(size)) / max(size)  # In this order --max-side may be any number.
     width, height = (max(1, int(extent * scale) // multiple) * multiple for extent in size)
     return width, height
 
 
 @contextmanager
-def _refusing_bombs() -> Iterator[None]:
-    """Make an error of Pillow's warning of too many pixels: a few bytes may claim any number."""
+def _bombs_are_errors() -> Iterator[None]:
+    """Raise Pillow's warning of too many pixels: a few bytes may claim any number."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -136,29 +129,87 @@ def _refusing_bombs() -> Iterator[None]:
         yield
 
 
-_REFUSING_BOMBS = ProcessWide(_refusing_bombs)
+_BOMBS_ARE_ERRORS = ProcessWide(_bombs_are_errors)
 
 
 def _opened(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with _REFUSING_BOMBS.on(), Image.open(path) as image:
+        with _BOMBS_ARE_ERRORS.on(), Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    # Whatever a damaged file makes the reader raise is a fact about the file.
+    # A damaged file makes the reader raise errors of any type.
     except Exception as error:
         raise ConfigError(f"--images: {path} cannot be read as an image: {error}") from error
 
 
 def _fitted(images: list[Any], multiple: int, side: int) -> Tensor:
+    """Images of one size, ``T 3 H W`` in -1..1."""
     from PIL import Image, ImageOps
 
     size = fitting_size(images[0].size, multiple, side)
-    return torch.stack(
-        [_pixels(ImageOps.fit(image, size, Image.Resampling.LANCZOS)) for image in images]
-    )
+    fitted = [ImageOps.fit(image, size, Image.Resampling.LANCZOS) for image in images]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def _pixels(image: Any) -> Tensor:
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.reshape(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1.0
+def read_latents(path: Path, channels: int) -> GivenProbe:
+    """A probe of stored latents: ``T C h w``, one video, or ``B T C h w``, several.
+
+    Args:
+        path: a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of which
+            one is called ``latents`` or ``samples``.
+        channels: of the decoder's latents, ``C``.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        tensor = _read(path)
+    except InflateError as error:
+        raise ConfigError(f"--latents: {error}") from error
+    shape = list(tensor.shape)
+    if not tensor.is_floating_point():
+        raise ConfigError(f"--latents {path} holds {tensor.dtype}; expected floating-point numbers")
+    if len(shape) not in (4, 5) or 0 in shape:
+        raise ConfigError(
+            f"--latents {path} has the shape {shape}; expected T C h w, or B T C h w, without 0"
+        )
+    if shape[-3] != channels:
+        order = (
+            "B C T h w, use permute(0, 2, 1, 3, 4)"
+            if len(shape) == 5
+            else "C T h w, use transpose(0, 1)"
+        )
+        raise ConfigError(
+            f"--latents {path} has the shape {shape}, so {shape[-3]} channels; the decoder "
+            f"takes {channels}, as T C h w or B T C h w"
+            + (f". If it is {order}" if shape[-4] == channels else "")
+        )
+    if not tensor.isfinite().all():
+        raise ConfigError(f"--latents {path} holds NaN or infinity; expected finite numbers")
+    return GivenProbe.of("latents", tensor.float().reshape(-1, *shape[-3:]), shape[-4])
+
+
+def _read(path: Path) -> Tensor:
+    if os.path.isfile(path):
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                return _read_numpy(path)
+    with open_checkpoint(path, bare=True) as checkpoint:
+        names = list(checkpoint.tensors)
+        chosen = names if len(names) == 1 else [name for name in _NAMES if name in names]
+        if not chosen:
+            raise ConfigError(
+                f"{path} holds {len(names)} tensors ({', '.join(names[:5])}); expected one, or one "
+                f"called {' or '.join(_NAMES)}"
+            )
+        return as_tensor(checkpoint.read(chosen[0]))
+
+
+def _read_numpy(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        raise ConfigError(f"{path} cannot be read as a .npy file: {error}") from error

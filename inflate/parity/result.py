@@ -1,7 +1,7 @@
-"""What a parity check found: a verdict, and every number behind it.
+"""The result of a parity check: a verdict, and every number behind it.
 
-The field names are those of the published JSON document (``inflate.report.documents``). An error of
-None is one that is not finite; an SQNR of None is that of equal outputs where ``finite`` is true.
+Field names are those of the published JSON document (``inflate.report.documents``). An error of
+None is not finite; an SQNR of None means equal outputs if ``finite`` is true.
 """
 
 from __future__ import annotations
@@ -9,36 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from inflate.display import Displayed, counted, error_text
 from inflate.vocabulary import ComparedWith, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inflate.parity.metrics import Tolerance
 
 Learns = Literal["now", "next-step", "never"]
-"""From which optimiser step on a tensor learns."""
+"""The first optimiser step that changes a tensor."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Two numbers agree if their difference is at most ``atol + rtol * abs(reference)``."""
+
+    atol: float
+    rtol: float
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How far two tensors are apart.
-
-    ``sqnr_db`` is the reference's power over that of the difference, in dB. ``needed`` is the
-    smallest value that, as ``atol`` and ``rtol`` alike, would pass.
-    """
+    """How far two tensors are apart: absolute errors, SQNR, and the tolerance that would pass."""
 
     max_abs: float | None
     mean_abs: float | None
     p99_abs: float | None
     sqnr_db: float | None
+    """The reference's power over that of the difference, in dB."""
     needed: float | None
+    """The smallest value that passes as both ``atol`` and ``rtol``."""
     finite: bool
 
 
 @dataclass(frozen=True)
 class Worst:
-    """Where the largest error of a probe sits: video, frame, channel, row, column, from 0."""
+    """The place of a probe's largest error; all numbers start at 0."""
 
     video: int
     frame: int
@@ -49,7 +55,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part of a probe's output judged for itself: ``first frame``, ``border``, ..."""
+    """The verdict on a part of a probe's output: ``first frame``, ``border``, ..."""
 
     name: str
     verdict: Verdict
@@ -72,7 +78,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """A spatial layer that both decoders have, in the order in which they run: its outputs."""
+    """The outputs of a spatial layer that both decoders have."""
 
     name: str
     kind: str
@@ -85,7 +91,7 @@ class LayerResult:
 class TemporalResult:
     """How many temporal tensors were compared with what their rules and seed make.
 
-    ``changed`` names those that differ; alone they fail nothing, since training changes them.
+    Those that differ do not fail the check, since training changes them.
     """
 
     compared: int
@@ -103,21 +109,19 @@ class WeightsResult:
 
 @dataclass(frozen=True)
 class FloorResult:
-    """What rounding alone does to the image decoder's output, measured in the same run.
-
-    ``batch_layout`` is how far it is from itself when frames are decoded in another batch layout,
-    ``float64`` how far from itself computed in float64. ``multiple`` is the check's largest error
-    over the larger of the two; None where that is 0 or not finite.
-    """
+    """How much rounding alone changes the image decoder's output."""
 
     batch_layout: float | None
+    """Frames decoded together against one by one."""
     float64: float | None
+    """The same computed in float64."""
     multiple: float | None
+    """The check's largest error over the larger of the two; None if that is 0 or not finite."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A temporal module, and the largest error that is left with it alone made an identity."""
+    """A temporal module, and the largest error with that module disabled."""
 
     name: str
     guilty: bool
@@ -126,19 +130,19 @@ class Suspect:
 
 @dataclass(frozen=True)
 class BisectResult:
-    """The temporal modules, each set to identity in turn."""
+    """The temporal modules, each disabled in turn."""
 
     suspects: tuple[Suspect, ...]
 
     @property
     def guilty(self) -> tuple[str, ...]:
-        """The modules without which the error is smaller."""
+        """The faulty modules."""
         return tuple(suspect.name for suspect in self.suspects if suspect.guilty)
 
 
 @dataclass(frozen=True)
 class TensorLearning:
-    """When a temporal tensor learns, why, and what to change where it never does."""
+    """When a temporal tensor learns, why, and what to change if it never does."""
 
     name: str
     learns: Learns
@@ -154,8 +158,39 @@ class TrainabilityResult:
 
 
 @dataclass(frozen=True)
+class Movement:
+    """How far training moved the tensors of a temporal part from their start.
+
+    ``moved`` counts those that changed at all. ``distance`` is the norm of the difference,
+    ``relative`` that in units of the start's norm; None where the start is zero. Both are None
+    where they are not finite.
+    """
+
+    part: str
+    tensors: int
+    moved: int
+    distance: float | None
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class TrainedResult:
+    """What training did to a video decoder whose spatial layers were checked.
+
+    The differences are those of its outputs to the image decoder's: the largest, and the root mean
+    square in units of that of the image decoder's. ``problems`` make the check fail.
+    ``movements`` is empty where the file does not record its start.
+    """
+
+    problems: tuple[str, ...]
+    max_abs_difference: float | None
+    relative_difference: float | None
+    movements: tuple[Movement, ...]
+
+
+@dataclass(frozen=True)
 class Damage:
-    """A way in which the candidate was spoilt in memory, and what caught it; None: nothing did."""
+    """A fault that was injected into the candidate in memory, and the probe that caught it."""
 
     name: str
     what: str
@@ -164,19 +199,19 @@ class Damage:
 
 @dataclass(frozen=True)
 class SelfTestResult:
-    """The damages that the check was tried on."""
+    """The faults that were injected."""
 
     damages: tuple[Damage, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every damage was caught."""
+        """Whether every fault was caught."""
         return all(damage.caught_by is not None for damage in self.damages)
 
 
 @dataclass(frozen=True)
 class OverflowResult:
-    """The image decoder itself is not finite: the type, its first such layer, the type to use."""
+    """The image decoder overflows in a type: its first such layer, and the type to use."""
 
     dtype: str
     layer: str
@@ -185,7 +220,7 @@ class OverflowResult:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """A tensor of the candidate: where it came from, and what it is."""
+    """A tensor of the candidate, and its origin."""
 
     name: str
     origin: Literal["copied", "initialised", "passed-through"]
@@ -197,7 +232,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class CastResult:
-    """What rounding the source to the stored type changes in the image decoder's output."""
+    """How much rounding to the stored type changes the image decoder's output."""
 
     source_dtype: str
     stored_dtype: str
@@ -206,10 +241,10 @@ class CastResult:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What folding ``post_quant_conv`` into ``conv_in`` changes: largest absolute errors.
+    """How much folding ``post_quant_conv`` into ``conv_in`` changes: largest absolute errors.
 
-    ``border`` and ``inside`` are those of the output of ``conv_in``, on the frame's border of one
-    latent pixel and inside it; ``output`` is that of the decoded images.
+    ``border`` and ``inside`` are of the output of ``conv_in``, on the border of one latent pixel
+    and inside it; ``output`` is of the decoded images.
     """
 
     border: float | None
@@ -218,13 +253,13 @@ class FoldResult:
 
 
 def compared_with(fold: FoldResult | None) -> ComparedWith:
-    """What a verdict is of, where this was measured of a fold of the reference."""
+    """What the candidate was compared with, given what a fold of the reference changed."""
     return "reference" if fold is None else "folded-reference"
 
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """The source that the candidate's header names; ``given`` if the reference is that source."""
+    """The source that the candidate's header names; ``given`` if it is the reference."""
 
     name: str
     fingerprint: str
@@ -233,11 +268,7 @@ class RecordedSource:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how the outputs were computed.
-
-    ``cudnn`` is the library's version where it computed, else None; ``fallback`` is true where the
-    CPU computed because no GPU was found.
-    """
+    """Where and how the outputs were computed."""
 
     device: str
     dtype: str
@@ -245,26 +276,27 @@ class Environment:
     tf32: bool
     cudnn: str | None = None
     fallback: bool = False
+    """Whether the CPU computed because no GPU was found."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame of a probe as both decoders made it; images ``C H W`` in -1..1."""
+    """A frame of a probe as both decoders decoded it; images are ``C H W`` in -1..1."""
 
     probe: str
     frame: int
     source: Tensor | None
-    """The image that was encoded, where the latents came from one."""
+    """The image that was encoded, if any."""
     reference: Tensor
     candidate: Tensor
 
 
-@dataclass(frozen=True)
-class ParityReport:
+@dataclass(frozen=True, repr=False)
+class ParityReport(Displayed):
     """A verdict, and every number behind it.
 
-    ``reference`` and ``candidate`` are the names and fingerprints of the files; ``notes`` are
-    what a reader of the numbers needs to know. What was not asked for is None or empty.
+    ``reference`` and ``candidate`` are the paths and fingerprints of the files. What was not
+    requested is None or empty.
     """
 
     verdict: Verdict
@@ -287,21 +319,37 @@ class ParityReport:
     floor: FloorResult | None = None
     bisect: BisectResult | None = None
     trainability: TrainabilityResult | None = None
+    trained: TrainedResult | None = None
     self_test: SelfTestResult | None = None
     overflow: OverflowResult | None = None
     plan: tuple[PlanRow, ...] = ()
+    not_finite: tuple[str, ...] = ()
+    """The candidate's tensors that hold NaN or infinity, where its outputs are not finite."""
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
     """For pages only; documents leave them out."""
 
+    def _facts(self) -> dict[str, object]:
+        checked = [counted(len(self.probes), "probe")]
+        checked += [counted(len(self.layers), "layer")] if self.layers else []
+        return {
+            "verdict": self.verdict,
+            "error": f"largest error {error_text(self.max_abs_error)}",
+            "checked": ", ".join(checked),
+            "compared with": self.compared_with,
+            "first layer out of tolerance": self.first_divergence or "none",
+            "tensors that differ": f"{len(self.weights.different)} of {self.weights.compared}",
+            "tolerance": f"atol {self.tolerance.atol:g}, rtol {self.tolerance.rtol:g}",
+            "device": self.environment.device,
+            "reference": self.reference[0],
+            "candidate": self.candidate[0],
+        }
+
     @property
     def compared_with(self) -> ComparedWith:
-        """What the verdict is of: the reference as it is, or with its ``post_quant_conv`` folded.
-
-        A folded reference gives other images than the reference does; ``fold`` says by how much.
-        """
+        """The reference as it is, or with its ``post_quant_conv`` folded: see ``fold``."""
         return compared_with(self.fold)
 
     @property
     def passed(self) -> bool:
-        """Whether the candidate may be used as the reference's equal."""
+        """Whether the candidate equals the reference within tolerance."""
         return self.verdict != "fail"

@@ -1,4 +1,4 @@
-"""The probes run: both decoders on the same latents, watched layer by layer where asked."""
+"""Run probes through both decoders."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inflate.parity.comparands import Comparands
 from inflate.parity.lockstep import Lockstep
-from inflate.parity.metrics import Tolerance
+from inflate.parity.metrics import Tolerance, judge
+from inflate.parity.pair import DecoderPair
 from inflate.parity.result import Picture, ProbeResult
-from inflate.parity.statistics import judge
 
 _PICTURES = 8
-"""Frames that are kept to be looked at."""
+"""Frames of a probe that are kept for the report."""
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A probe that was run: what went in, what came out, and what was made of it."""
+class ProbeRun:
+    """A probe that was run: its latents, the images of both sides, and the result."""
 
     z: Tensor
     frames: int
@@ -29,78 +28,69 @@ class Ran:
     found: Tensor
     result: ProbeResult
 
+    @classmethod
+    def judged(
+        cls, name: str, z: Tensor, frames: int, images: tuple[Tensor, Tensor], tolerance: Tolerance
+    ) -> ProbeRun:
+        """A run whose images, of reference and candidate, are judged now."""
+        return cls(z, frames, *images, judge(name, z, frames, images, tolerance))
+
 
 def run_probe(
-    comparands: Comparands,
+    pair: DecoderPair,
     name: str,
     z: Tensor,
     frames: int,
     tolerance: Tolerance,
     lockstep: Lockstep | None = None,
-) -> Ran:
+) -> ProbeRun:
     """Decode a probe on both sides and judge it.
 
     Args:
-        comparands: the two ways to decode.
+        pair: the two ways to decode.
         name: the probe's.
         z: its latents, ``(B T) e h w``.
         frames: T.
         tolerance: what ``within-tolerance`` means.
-        lockstep: told of every layer on the way.
+        lockstep: compares every layer on the way.
     """
-    with nullcontext() if lockstep is None else lockstep.reference(len(z)):
-        expected = comparands.reference(z, frames)
-    with nullcontext() if lockstep is None else lockstep.candidate(len(z)):
-        found = comparands.candidate(z, frames)
-    return _judged(name, z, frames, expected, found, tolerance)
+    with nullcontext() if lockstep is None else lockstep.reference():
+        expected = pair.reference(z, frames)
+    with nullcontext() if lockstep is None else lockstep.candidate():
+        found = pair.candidate(z, frames)
+    return ProbeRun.judged(name, z, frames, (expected, found), tolerance)
 
 
-def run_frames(comparands: Comparands, ran: Sequence[Ran], tolerance: Tolerance) -> list[Ran]:
-    """Probe a permutation of the frames, and ``skip_video``, on latents that were decoded before.
+def run_frames(pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance) -> list[ProbeRun]:
+    """Probe a permutation of the frames, and ``skip_video``, on the longest probe.
 
-    Decoding starts frame by frame: of frames in another order the candidate makes the reference's
-    images in that order.
+    Before training each frame is decoded by itself: if frames change places, their images do.
     """
-    longest = max(ran, key=lambda one: one.frames)
-    found = []
-    if longest.frames > 1:
-        order = _moved_on(len(longest.z), longest.frames)
-        z, expected = longest.z[order], longest.expected[order]
-        images = comparands.candidate(z, longest.frames)
-        found.append(_judged("frame-permutation", z, longest.frames, expected, images, tolerance))
-        if comparands.skip_video is not None:
-            images = comparands.skip_video(longest.z, longest.frames)
-            found.append(
-                _judged(
-                    "skip-video", longest.z, longest.frames, longest.expected, images, tolerance
-                )
-            )
+    longest = max(runs, key=lambda run: run.frames)
+    z, frames, expected = longest.z, longest.frames, longest.expected
+    if frames == 1:
+        return []
+    # Every frame moves, within its video.
+    order = torch.arange(len(z)).reshape(-1, frames).roll(1, dims=1).flatten()
+    images = (expected[order], pair.candidate(z[order], frames))
+    found = [ProbeRun.judged("frame-permutation", z[order], frames, images, tolerance)]
+    if pair.skip_video is not None:
+        images = (expected, pair.skip_video(z, frames))
+        found.append(ProbeRun.judged("skip-video", z, frames, images, tolerance))
     return found
 
 
-def pictures_of(ran: Ran, sources: Tensor | None = None) -> tuple[Picture, ...]:
-    """Frames of the first video of a probe, spread over its time, and what they were made of."""
-    count = min(ran.frames, _PICTURES)
-    chosen = torch.linspace(0, ran.frames - 1, count).round().int().tolist()
+def pictures_of(run: ProbeRun, sources: Tensor | None = None) -> tuple[Picture, ...]:
+    """Frames of the first video of a probe, spread over its time, and the encoded images."""
+    count = min(run.frames, _PICTURES)
+    chosen = torch.linspace(0, run.frames - 1, count).round().int().tolist()
     return tuple(
         Picture(
-            ran.result.name,
+            run.result.name,
             t,
             None if sources is None else sources[t],
-            ran.expected[t].float().cpu(),
-            ran.found[t].float().cpu(),
+            run.expected[t].float().cpu(),
+            run.found[t].float().cpu(),
         )
         for t in chosen
     )
-
-
-def _judged(
-    name: str, z: Tensor, frames: int, expected: Tensor, found: Tensor, tolerance: Tolerance
-) -> Ran:
-    result = judge(name, z, frames, (expected, found), tolerance)
-    return Ran(z, frames, expected, found, result)
-
-
-def _moved_on(batch: int, frames: int) -> Tensor:
-    """An order of the frames in which every one has moved, within its video."""
-    return torch.arange(batch).reshape(-1, frames).roll(1, dims=1).flatten()

@@ -1,106 +1,99 @@
-"""The check checked: a sound candidate is spoilt in memory in known ways, which must be caught."""
+"""Fault injection: every known corruption of a sound candidate must be detected."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from inflate.formats.layouts import DECODER
 from inflate.inflation.initializers import usual_start
 from inflate.loading import make_tensor
 from inflate.models import VideoDecoder
 from inflate.models.blend import TemporalBlock
 from inflate.models.temporal import AE3DConv, VideoResBlock
-from inflate.parity.comparands import Comparands, Decode, Modules
-from inflate.parity.metrics import Tolerance, compare
+from inflate.parity.metrics import Tolerance, measure
+from inflate.parity.pair import Decode, DecoderPair, Modules
 from inflate.parity.result import Damage, SelfTestResult
-
-Shown = tuple[str, Tensor, int, Tensor]
-"""A probe that was decoded before: its name, latents, frames, and the reference's images."""
+from inflate.parity.running import ProbeRun
 
 _STEP = 1.0
-"""By how much a number is moved: far beyond every type's rounding, far below what shows at once."""
-
+"""How far a number is moved: far beyond the rounding of every type."""
 
 _LEAST_SHARE = 0.01
-"""Of a branch that is blended in by less, damage may drown in the tolerance by right."""
+"""A branch with a smaller share of the blend may be damaged within tolerance."""
 
 
 @dataclass(frozen=True)
-class _Change:
-    """A tensor of the candidate put in the place of another."""
+class _Fault:
+    """A tensor of the candidate, by its key without ``decoder.``, and what replaces it."""
 
     name: str
     what: str
     key: str
-    """In the decoder, without ``decoder.``."""
     tensor: Tensor
 
 
 def self_test(
-    comparands: Comparands, shown: Sequence[Shown], tolerance: Tolerance
+    pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance
 ) -> tuple[SelfTestResult | None, tuple[str, ...]]:
-    """Spoil the candidate in each known way, and see which probe catches it.
+    """Inject each known fault into the candidate, and find the probe that detects it.
 
-    The candidate is as it was afterwards. A damage that cannot reach the output of this decoder is
-    left out, which a note says.
+    Afterwards the candidate is as it was. A fault that cannot reach the output of this decoder is
+    left out with a note.
 
     Args:
-        comparands: what was checked, and passed.
-        shown: the probes of that check.
-        tolerance: that of the check.
+        pair: what was checked, and passed.
+        runs: the probes of that check.
+        tolerance: of that check.
+
+    Returns:
+        The faults and what caught them, and notes.
     """
-    modules = comparands.modules
-    if modules is None:
-        return None, ("the self-test needs decoders of ours on both sides, and was left out",)
-    damages, notes = [], []
-    changes, left_out = _changes(modules)
-    for change in changes:
-        with _spoilt(modules.candidate, change.key, change.tensor):
-            caught = _caught(comparands.candidate, shown, tolerance)
-        if caught is None and _weights_tell(comparands, change):
+    if pair.modules is None:
+        return None, ("the self-test was left out: it needs decoders of this package",)
+    video, damages, notes = pair.modules.candidate.video, [], []
+    for fault in _faults(pair.modules):
+        if isinstance(fault, str):
+            notes.append(f"self-test: {fault}")
+            continue
+        with _replaced(video, fault.key, fault.tensor):
+            caught = _caught(pair.candidate, runs, tolerance)
+        if caught is None and _compared(pair, fault):
             caught = "weights"
-        damages.append(Damage(change.name, change.what, caught))
-    caught = _caught(_swapping(comparands.candidate), shown, tolerance)
+        damages.append(Damage(fault.name, fault.what, caught))
+
+    def reversed_frames(z: Tensor, frames: int) -> Tensor:
+        images = pair.candidate(z, frames)
+        return images.reshape(-1, frames, *images.shape[1:]).flip(1).flatten(0, 1)
+
+    caught = _caught(reversed_frames, runs, tolerance)
     damages.append(Damage("frames-swapped", "the frames of each video in reverse order", caught))
-    notes += [f"self-test: {text}" for text in left_out]
     return SelfTestResult(tuple(damages)), tuple(notes)
 
 
-def _caught(candidate: Decode, shown: Sequence[Shown], tolerance: Tolerance) -> str | None:
-    """The first probe that a spoilt candidate fails."""
-    for name, z, frames, expected in shown:
-        if compare(expected, candidate(z, frames), tolerance).verdict == "fail":
-            return name
+def _caught(candidate: Decode, runs: Sequence[ProbeRun], tolerance: Tolerance) -> str | None:
+    """The first probe that a faulty candidate fails."""
+    for run in runs:
+        if measure(run.expected, candidate(run.z, run.frames), tolerance)[0] == "fail":
+            return run.result.name
     return None
 
 
-def _weights_tell(comparands: Comparands, change: _Change) -> bool:
-    """Whether a changed tensor is one that is compared with its source."""
-    assert comparands.modules is not None
-    reference = comparands.modules.reference.state_dict()
-    if not comparands.weights.compared or change.key not in reference:
-        return False
-    return not torch.equal(reference[change.key], change.tensor)
-
-
-def _swapping(decode: Decode) -> Decode:
-    def swapped(z: Tensor, frames: int) -> Tensor:
-        images = decode(z, frames)
-        return images.reshape(-1, frames, *images.shape[1:]).flip(1).flatten(0, 1)
-
-    return swapped
+def _compared(pair: DecoderPair, fault: _Fault) -> bool:
+    """Whether the comparison of weights shows a fault."""
+    assert pair.modules is not None
+    shared = pair.modules.reference.decoder.state_dict()
+    compared = bool(pair.weights.compared) and fault.key in shared
+    return compared and not torch.equal(shared[fault.key], fault.tensor)
 
 
 @contextmanager
-def _spoilt(decoder: VideoDecoder, key: str, tensor: Tensor) -> Iterator[None]:
-    """A decoder with another tensor, put back after.
-
-    The tensor is replaced, and never written to: the reference may share it.
-    """
+def _replaced(decoder: VideoDecoder, key: str, tensor: Tensor) -> Iterator[None]:
+    """Replace a tensor for a while; never write to it, since the reference may share it."""
     path, _, name = key.rpartition(".")
     owner = decoder.get_submodule(path)
     before = getattr(owner, name)
@@ -111,79 +104,50 @@ def _spoilt(decoder: VideoDecoder, key: str, tensor: Tensor) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _changes(modules: Modules) -> tuple[list[_Change], list[str]]:
-    """The damages that reach this decoder's output, and why others do not."""
-    makers: Sequence[Callable[[Modules], _Change | str]] = (
-        _temporal_bias,
-        _spatial_weight,
-        _branch_not_zeroed,
-        _dirac_off_centre,
-    )
-    made = [make(modules) for make in makers]
-    changes = [change for change in made if isinstance(change, _Change)]
-    return changes, [text for text in made if isinstance(text, str)]
-
-
-def _temporal_bias(modules: Modules) -> _Change | str:
-    """The last bias of the first branch that is blended in, else of the output's convolution."""
-    key = _last_layer(modules.candidate)
-    if key is None and isinstance(modules.candidate.conv_out, AE3DConv):
-        key = "conv_out.time_mix_conv"
-    if key is None:
-        return "no temporal bias reaches the output, since no temporal branch has a share of it"
-    tensor = _tensor(modules.candidate, f"{key}.bias")
-    tensor[0] += _STEP
-    return _Change(
-        "temporal-bias", f"{_STEP:g} added to decoder.{key}.bias[0]", f"{key}.bias", tensor
-    )
-
-
-def _spatial_weight(modules: Modules) -> _Change | str:
+def _faults(modules: Modules) -> Iterator[_Fault | str]:
+    """The known faults, or why one cannot reach this decoder's output."""
+    decoder = modules.candidate.video
+    branch = _zeroed_layer(decoder)
+    dirac = "conv_out.time_mix_conv" if isinstance(decoder.conv_out, AE3DConv) else None
+    if (key := branch or dirac) is None:
+        yield "no temporal bias was changed: no temporal branch reaches the output"
+    else:
+        yield _moved("temporal-bias", decoder, f"{key}.bias", (0,))
     if modules.reference is modules.candidate:
-        return "a spatial weight is not spoilt, since the reference has the candidate's own"
-    tensor = _tensor(modules.candidate, "conv_in.weight")
-    tensor[0, 0, 1, 1] += _STEP
-    what = f"{_STEP:g} added to decoder.conv_in.weight[0, 0, 1, 1]"
-    return _Change("spatial-weight", what, "conv_in.weight", tensor)
-
-
-def _branch_not_zeroed(modules: Modules) -> _Change | str:
-    decoder = modules.candidate
-    key = _last_layer(decoder)
-    if key is None:
-        return "no branch is left that must be zeros, since none has a share of the output"
-    tensor = _tensor(decoder, f"{key}.weight")
-    usual = usual_start(tensor[0].numel())
-    drawn = make_tensor(usual, tuple(tensor.shape), f"decoder.{key}.weight", 0)
-    return _Change(
-        "branch-not-zeroed",
-        f"decoder.{key}.weight drawn at random instead of zeros",
-        f"{key}.weight",
-        drawn.to(tensor),
-    )
-
-
-def _dirac_off_centre(modules: Modules) -> _Change | str:
-    if not isinstance(modules.candidate.conv_out, AE3DConv):
-        return "there is no Dirac to move, since the output has no time convolution"
-    key = "conv_out.time_mix_conv.weight"
-    tensor = _tensor(modules.candidate, key)
-    axis = next((i for i in (2, 3, 4) if tensor.shape[i] > 1), None)
+        yield "no spatial weight was changed: the reference has the candidate's own"
+    else:
+        yield _moved("spatial-weight", decoder, "conv_in.weight", (0, 0, 1, 1))
+    if branch is None:
+        yield "no branch was drawn at random: none reaches the output"
+    else:
+        key = f"{branch}.weight"
+        tensor = decoder.get_parameter(key)
+        drawn = make_tensor(usual_start(tensor[0].numel()), tuple(tensor.shape), DECODER + key, 0)
+        what = f"decoder.{key} drawn at random instead of zeros"
+        yield _Fault("branch-not-zeroed", what, key, drawn.to(tensor))
+    if dirac is None:
+        yield "no Dirac was moved: the output has no time convolution"
+        return
+    key = f"{dirac}.weight"
+    weight = decoder.get_parameter(key).detach()
+    axis = next((i for i in (2, 3, 4) if weight.shape[i] > 1), None)
     if axis is None:
-        return "there is no Dirac to move, since the time convolution has a kernel of one number"
-    what = f"decoder.{key} moved on by one {('frame', 'row', 'column')[axis - 2]}"
-    return _Change("dirac-off-centre", what, key, tensor.roll(1, dims=axis))
+        yield "no Dirac was moved: the kernel of the time convolution has only one element"
+    else:
+        what = f"decoder.{key} moved by one {('frame', 'row', 'column')[axis - 2]}"
+        yield _Fault("dirac-off-centre", what, key, weight.roll(1, dims=axis))
 
 
-def _last_layer(decoder: VideoDecoder) -> str | None:
-    """The layer whose zeros make the first branch that is blended in an identity."""
+def _moved(name: str, decoder: VideoDecoder, key: str, index: tuple[int, ...]) -> _Fault:
+    tensor = decoder.get_parameter(key).detach().clone()
+    tensor[index] += _STEP
+    return _Fault(name, f"{_STEP:g} added to decoder.{key}{list(index)}", key, tensor)
+
+
+def _zeroed_layer(decoder: VideoDecoder) -> str | None:
+    """The layer whose zeros make the first branch with a share of the output an identity."""
     for name, module in decoder.named_modules():
         if isinstance(module, TemporalBlock) and float(module.temporal_share()) >= _LEAST_SHARE:
-            if isinstance(module, VideoResBlock):
-                return f"{name}.time_stack.out_layers.3"
-            return f"{name}.time_mix_block.ff.net.2"
+            end = "time_stack.out_layers.3" if isinstance(module, VideoResBlock) else None
+            return f"{name}.{end or 'time_mix_block.ff.net.2'}"
     return None
-
-
-def _tensor(decoder: VideoDecoder, key: str) -> Tensor:
-    return decoder.get_parameter(key).detach().clone()

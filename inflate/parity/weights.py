@@ -1,4 +1,4 @@
-"""The first half of the check: the tensors that two files should share, one by one."""
+"""The tensors that two files should share, compared one by one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,17 @@ from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.recorded import CONFIG_KEY
 from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
+from inflate.io.arrays import is_finite
 from inflate.io.index import WIDTHS
 from inflate.loading import make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
-def _shared_keys(reference: Source, candidate: Source) -> list[str]:
-    """The keys whose tensors the candidate should hold as the reference does."""
-    keys = candidate.located.part(DECODER)
-    if not reference.inflated:
-        keys = [key for key in keys if not is_inflated([key])]
-    if any(reference.located.part(part) for part in PASSED_THROUGH):
-        keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
-    return keys
-
-
 def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
     """Compare every shared tensor with its source, rounded to the candidate's type.
 
-    A tensor that the source lacks counts as different, but for a ``quant_conv`` that changes
-    nothing: diffusers' class always has one.
+    A tensor that the source lacks counts as different, except an identity ``quant_conv``, which
+    diffusers' class always has.
     """
     made = () if reference.located.part("quant_conv.") else _identity_quant(candidate)
     keys = [key for key in _shared_keys(reference, candidate) if key not in made]
@@ -46,7 +37,7 @@ def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
 def compare_temporal(candidate: Source) -> TemporalResult | None:
     """Compare every temporal tensor with what its rule and seed make.
 
-    None where the file does not say by which configuration and seed it was made.
+    None if the file does not record its configuration and seed.
     """
     if CONFIG_KEY not in candidate.checkpoint.metadata:
         return None
@@ -60,33 +51,27 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
     return TemporalResult(len(rules), tuple(changed))
 
 
-def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
-    """Every tensor of a video checkpoint, and where it came from, told by what it is.
+def not_finite(candidate: Source) -> tuple[str, ...]:
+    """The tensors of a video checkpoint that hold NaN or infinity."""
+    tensors = candidate.located.tensors
+    return tuple(key for key in tensors if not is_finite(candidate.read(key)))
 
-    The rule is that of the file's own configuration, and None where the file holds none.
+
+def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
+    """Every tensor of a video checkpoint and its origin, by its name.
+
+    Rules are those of the configuration that the file records, and None without one.
     """
     rules = start_rules(candidate.config)
     ours = CONFIG_KEY in candidate.checkpoint.metadata
     rows = []
     for key, info in candidate.located.tensors.items():
-        rule = None
-        if key in rules:
-            origin: Literal["copied", "initialised", "passed-through"] = "initialised"
-            rule = str(rules[key]) if ours else None
-        else:
-            origin = "copied" if key.startswith(DECODER) else "passed-through"
+        origin: Literal["copied", "initialised", "passed-through"] = "passed-through"
+        if key.startswith(DECODER):
+            origin = "initialised" if key in rules else "copied"
+        rule = str(rules[key]) if ours and key in rules else None
         rows.append(PlanRow(key, origin, info.shape, info.dtype, info.nbytes, rule))
     return tuple(rows)
-
-
-def _identity_quant(source: Source) -> tuple[str, ...]:
-    """The keys of a source's ``quant_conv`` where it is an identity."""
-    keys = ("quant_conv.weight", "quant_conv.bias")
-    if any(source.info(key) is None for key in keys):
-        return ()
-    weight, bias = map(source.read, keys)
-    is_identity = np.array_equal(weight[:, :, 0, 0], np.eye(len(bias))) and not bias.any()
-    return keys if is_identity else ()
 
 
 def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
@@ -98,3 +83,23 @@ def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
         if WIDTHS[want.dtype] <= WIDTHS[have.dtype]:
             return have.dtype, want.dtype
     return None
+
+
+def _shared_keys(reference: Source, candidate: Source) -> list[str]:
+    """The keys whose tensors both files should hold."""
+    keys = candidate.located.part(DECODER)
+    if not reference.inflated:
+        keys = [key for key in keys if not is_inflated([key])]
+    if any(reference.located.part(part) for part in PASSED_THROUGH):
+        keys += [key for part in PASSED_THROUGH for key in candidate.located.part(part)]
+    return keys
+
+
+def _identity_quant(source: Source) -> tuple[str, ...]:
+    """The keys of a source's ``quant_conv`` if it is an identity."""
+    keys = ("quant_conv.weight", "quant_conv.bias")
+    if any(source.info(key) is None for key in keys):
+        return ()
+    weight, bias = map(source.read, keys)
+    is_identity = np.array_equal(weight[:, :, 0, 0], np.eye(len(bias))) and not bias.any()
+    return keys if is_identity else ()

@@ -1,27 +1,55 @@
-"""Results as versioned JSON documents: plain values under stable names."""
+"""Results and errors as versioned JSON documents: plain values under stable names.
+
+Every document keeps to the JSON Schema of its name and version in ``schema/``. Nothing here imports
+torch.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from inflate.inflation.plan import Copy, InflationPlan, Make
-from inflate.parity.result import ParityReport
-from inflate.report.summary import PARITY_SCHEMA
-from inflate.workflow import ConversionResult
+if TYPE_CHECKING:
+    from inflate.config.presets import Preset
+    from inflate.inflation.plan import InflationPlan
+    from inflate.parity.result import ParityReport
+    from inflate.workflow import ConversionResult, Inspection
 
-CONVERSION_SCHEMA = "inflate/conversion/1"
+PARITY_SCHEMA = "inflate/parity-report/1"
+CONVERSION_SCHEMA = "inflate/conversion/2"
+INSPECTION_SCHEMA = "inflate/inspection/1"
+PRESETS_SCHEMA = "inflate/presets/1"
+ERROR_SCHEMA = "inflate/error/1"
+
+_HASHES = ("fingerprint", "source_fingerprint", "source_sha256")
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """A document as JSON, one row of a list per line; it holds no NaN, which JSON lacks."""
+    dump = partial(json.dumps, allow_nan=False)
+    entries = [
+        f"{dump(key)}: " + ("[\n " + ",\n ".join(map(dump, value)) + "\n]"
+                           if isinstance(value, list) and value else dump(value))
+        for key, value in document.items()
+    ]  # fmt: skip
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _plain(value: Any) -> Any:
+    """A result as values that JSON has."""
+    if is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """A parity report as ``inflate/parity-report/1``; an error that is not finite is null."""
-    without = {"pictures", "reference", "candidate", "weights"}
-    values = {
-        entry.name: _plain(getattr(report, entry.name))
-        for entry in fields(report)
-        if entry.name not in without
-    }
+    apart = {"pictures", "reference", "candidate", "weights"}
     weights = report.weights
     return {
         "schema": PARITY_SCHEMA,
@@ -35,30 +63,25 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
             "names": list(weights.different),
             "temporal": _plain(weights.temporal),
         },
-        **values,
+        **{
+            entry.name: _plain(getattr(report, entry.name))
+            for entry in fields(report)
+            if entry.name not in apart
+        },
     }
 
 
-def _plain(value: Any) -> Any:
-    """A result as values that JSON has."""
-    if is_dataclass(value):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
 def conversion_document(result: ConversionResult) -> dict[str, Any]:
-    """A conversion as ``inflate/conversion/1``."""
+    """A conversion as ``inflate/conversion/2``."""
     config = result.plan.config
     return {
         "schema": CONVERSION_SCHEMA,
         "output": None if result.output is None else str(result.output),
-        "fingerprint": result.fingerprint,
-        "source_fingerprint": result.source_fingerprint,
-        "source_sha256": result.source_sha256,
+        **{f.name: getattr(result, f.name) for f in fields(result) if f.name in _HASHES},
         "layout": result.layout,
         "plan": plan_counts(result.plan),
-        "architecture": asdict(config.architecture),
-        "temporal": asdict(config.temporal),
+        "architecture": _plain(config.architecture),
+        "temporal": _plain(config.temporal),
         "seed": config.seed,
         "parity": None if result.parity is None else parity_document(result.parity),
         "notes": list(result.notes),
@@ -67,18 +90,24 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
 
 
 def plan_counts(plan: InflationPlan) -> dict[str, int]:
-    """How many tensors are copied, made, passed through and left behind."""
+    """How many tensors are copied, initialised, passed through and dropped."""
+    from inflate.inflation.plan import Make  # It needs numpy, which presets do without.
+
     parts = Counter(tensor.part for tensor in plan.tensors)
+    temporal = (tensor.origin for tensor in plan.tensors if tensor.part == "temporal")
+    made = sum(isinstance(origin, Make) for origin in temporal)
     return {
-        "copied": parts["spatial"],
-        "initialised": parts["temporal"],
+        "copied": parts["spatial"] + parts["temporal"] - made,
+        "initialised": made,
         "passed_through": parts["passed-through"],
         "dropped": len(plan.dropped),
     }
 
 
 def plan_document(plan: InflationPlan) -> dict[str, Any]:
-    """Every tensor of a plan with its origin, and every one that is left behind."""
+    """Every tensor of a plan with its origin, and every tensor that is dropped."""
+    from inflate.inflation.plan import Copy, Make  # It needs numpy, which presets do without.
+
     tensors = [
         {
             "key": tensor.info.name,
@@ -91,10 +120,66 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
         }
         for tensor in plan.tensors
     ]
+    dropped = [{"source": d.source, "reason": d.reason, "bytes": d.nbytes} for d in plan.dropped]
+    return {"tensors": tensors, "dropped": dropped}
+
+
+def inspection_document(found: Inspection) -> dict[str, Any]:
+    """An inspection as ``inflate/inspection/1``; a blend that nothing shows is null."""
+    blend, temporal = found.blend, _plain(found.temporal)
+    if temporal is not None:
+        temporal |= {
+            "merge_strategy": blend and blend.strategy,
+            "alpha": blend and blend.alpha,
+            "blend": blend and blend.reason,
+        }
+    same = (
+        "names",
+        "prefix",
+        "inflated",
+        "presets",
+        "parts",
+        "dropped",
+        "foreign",
+        "obstacles",
+        "fingerprint",
+        "changed",
+    )
     return {
-        "tensors": tensors,
-        "dropped": [
-            {"source": dropped.source, "reason": dropped.reason, "bytes": dropped.nbytes}
-            for dropped in plan.dropped
-        ],
+        "schema": INSPECTION_SCHEMA,
+        "path": str(found.path),
+        "format": found.files.format,
+        "files": [str(path) for path in found.files.all],
+        "ema": found.has_ema,
+        "architecture": _plain(found.architecture),
+        "temporal": temporal,
+        **{name: _plain(getattr(found, name)) for name in same},
+        "dtypes": dict(found.dtypes),
+        "metadata": dict(found.metadata),
+        "convert": {
+            "output": str(found.would_write),
+            "copied": found.copied,
+            "passed_through": found.passed_through,
+            "dropped": sum(group.tensors for group in found.dropped),
+        },
+    }
+
+
+def presets_document(presets: Mapping[str, Preset]) -> dict[str, Any]:
+    """Presets by their names as ``inflate/presets/1``."""
+    content = {name: preset.content for name, preset in presets.items()}
+    return {"schema": PRESETS_SCHEMA, "presets": content}
+
+
+def error_document(kind: str, message: str, path: str | None = None) -> dict[str, Any]:
+    """An error as ``inflate/error/1``: the name of its class, its message, the file it is about."""
+    # Messages give the value first, and then, in a clause of its own, what was expected or to do.
+    first = message.partition("\n")[0]
+    clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)
+    return {
+        "schema": ERROR_SCHEMA,
+        "kind": kind,
+        "message": message,
+        "path": path,
+        "hint": clauses[-1] if len(clauses) > 1 else None,
     }

@@ -1,13 +1,15 @@
-"""A parity document as one page that needs nothing but itself: no network, no script to be read."""
+"""A parity document as one page without any request to a network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,9 +18,8 @@ from markupsafe import Markup, escape
 from inflate._version import __version__
 from inflate.errors import printable
 from inflate.report import summary, text
+from inflate.report.plot import error_plot, part_of
 from inflate.report.summary import Document
-from inflate.report.svg import error_plot
-from inflate.report.tree import plan_tree
 
 if TYPE_CHECKING:
     from inflate.parity.result import Picture
@@ -40,25 +41,24 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
         from inflate.report.images import strips as strips_of
 
         strips = strips_of(pictures)
-    # In the order of the probe that has most of them: first, middle, last.
-    most_first = sorted(document["probes"], key=lambda probe: -len(probe["parts"]))
-    parts = {part["name"]: None for probe in most_first for part in probe["parts"]}
+    overflow, probes = document["overflow"], document["probes"]
+    # In the order of the probe that has most parts: first, middle, last.
+    most_first = sorted(probes, key=lambda probe: -len(probe["parts"]))
     return render_page(
         "report.html.j2",
-        script=_script(),
         document=document,
-        title=_title(document),
+        title=f"Overflow in {overflow['dtype']}"
+        if overflow
+        else _TITLES[summary.verdict_text(document)],
         tone=summary.tone(document),
-        reason=summary.reason(document),
-        advice=summary.advice(document),
+        reason=summary.reason(document, _sentence),
+        causes=summary.causes(document),
+        advice=summary.advice(document, _sentence),
         strips=strips,
         plot=error_plot(document),
-        tree=plan_tree(document["plan"]),
-        part_names=list(parts),
-        any_worst=any(probe["worst"] for probe in document["probes"]),
-        probes=[
-            (probe, {part["name"]: part for part in probe["parts"]}) for probe in document["probes"]
-        ],
+        plan=_plan_parts(document["plan"]),
+        part_names=list({part["name"]: None for probe in most_first for part in probe["parts"]}),
+        probes=[(probe, {part["name"]: part for part in probe["parts"]}) for probe in probes],
         learning=_learning(document),
         learning_counts=summary.learning_counts(document),
         failed_layers=summary.failing(document["layers"]),
@@ -66,24 +66,13 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
     )
 
 
-def render_page(template: str, *, script: str = "", **values: Any) -> str:
-    """A template that extends ``base.html.j2`` as a page.
-
-    Args:
-        template: its name.
-        script: the one script that may run in the page; nothing else is, whatever a text says.
-        values: what the template is filled with; texts are escaped.
-    """
+def render_page(template: str, **values: Any) -> str:
+    """A template that extends ``base.html.j2`` as a page; texts in ``values`` are escaped."""
+    script = (resources.files("inflate.report") / "templates" / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            "style-src 'unsafe-inline'",
-            "img-src data:",
-            f"script-src 'sha256-{digest}'" if script else "script-src 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template)
     return page.render(policy=policy, script=Markup(script), version=__version__, **values)  # noqa: S704 - our own file
@@ -97,7 +86,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Names come from files: what would move a cursor or turn a line around is shown as it is.
+        # Names come from files: escape what would move a cursor or reverse a line.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters.update(
@@ -109,43 +98,57 @@ def _environment() -> Environment:
         place=summary.place_text,
     )
     environment.globals.update(
+        common_folder=_common_folder,
         counted=text.counted,
+        limit_share=summary.limit_share,
         multiple_text=summary.multiple_text,
         tolerance_text=summary.tolerance_text,
-        floor_of=summary.floor_of,
     )
     return environment
 
 
 def _breakable(value: str) -> Markup:
-    """A text whose long names may go on in the next line, but only behind their dots and lines."""
+    """A text whose long names may wrap after their dots, dashes and slashes."""
     return Markup(re.sub(r"(?<=\w)([._/])(?=\w)", r"\1<wbr>", str(escape(printable(value)))))  # noqa: S704 - escaped
 
 
-def _title(document: Document) -> str:
-    overflow = document["overflow"]
-    if overflow:
-        return f"Overflow in {overflow['dtype']}"
-    return _TITLES[summary.verdict_text(document)]
+def _sentence(sentence: str) -> Markup:
+    def name(value: str) -> str:
+        return f"<code>{_breakable(value)}</code>"
+
+    return Markup(text.with_names(sentence, name, _breakable))  # noqa: S704 - both parts are escaped
 
 
-def _script() -> str:
-    file = resources.files("inflate.report") / "templates" / "report.js"
-    return file.read_text(encoding="utf-8")
+def _common_folder(paths: Iterable[str]) -> str:
+    """The folder, or start of a URL, in which all of some files lie, with its last slash."""
+    folders = [path.split("/")[:-1] for path in paths]
+    if not folders:
+        return ""
+    shared = takewhile(lambda steps: len(set(steps)) == 1, zip(*folders, strict=False))
+    return "".join(f"{steps[0]}/" for steps in shared)
+
+
+def _plan_parts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tensors of a plan by the part of the autoencoder, with sums."""
+    parts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        part = parts.setdefault(
+            part_of(row["name"]), {"rows": [], "counts": Counter(), "nbytes": 0}
+        )
+        part["rows"].append(row)
+        part["counts"][row["origin"]] += 1
+        part["nbytes"] += row["nbytes"]
+    return parts
 
 
 def _learning(document: Document) -> list[dict[str, Any]]:
     """The temporal tensors by when they learn, why, and what to change; never first."""
-    if document["trainability"] is None:
-        return []
     groups: dict[tuple[str, str, str | None], list[str]] = {}
-    for tensor in document["trainability"]["tensors"]:
+    for tensor in (document["trainability"] or {"tensors": []})["tensors"]:
         key = (tensor["learns"], tensor["reason"], tensor["change"])
         groups.setdefault(key, []).append(tensor["name"])
     order = ("never", "next-step", "now")
     return [
-        {"learns": learns, "reason": why, "change": change, "names": names}
-        for (learns, why, change), names in sorted(
-            groups.items(), key=lambda item: order.index(item[0][0])
-        )
+        {"learns": learns, "reason": why, "change": change, "names": groups[learns, why, change]}
+        for learns, why, change in sorted(groups, key=lambda key: order.index(key[0]))
     ]

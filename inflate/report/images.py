@@ -1,4 +1,4 @@
-"""Pictures of a report as PNG in data URIs: what was decoded, and the difference, amplified."""
+"""Pictures of a report as PNG in data URIs: what was decoded, and the amplified difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,16 +18,17 @@ if TYPE_CHECKING:
     from inflate.parity.result import Picture
 
 LONGEST = 192
-"""Pixels of the longer side; what is larger is made smaller, so that a page stays small."""
+"""Pixels of the longer side; larger images are scaled down, so that a page stays small."""
 MOST = 12
-"""Frames a probe."""
-_BROKEN = torch.tensor([255, 0, 255], dtype=torch.uint8)
-"""The colour of pixels that are not finite."""
+"""Frames per probe."""
+_RANDOM = "clip"
+"""The probe of random latents among the pictured ones; the others are the user's own."""
+_MAGENTA = torch.tensor([255, 0, 255], dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame's images as data URIs, their captions before them, and their size in pixels."""
+    """A frame's images as captions and data URIs, and their ``(width, height)`` in pixels."""
 
     number: int
     images: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Strip:
-    """The frames of a probe that are shown, and how many are not."""
+    """The frames of a probe that are shown, and how many are left out."""
 
     probe: str
     frames: tuple[Frame, ...]
@@ -47,22 +47,25 @@ class Strip:
 
 
 def strips(pictures: Sequence[Picture]) -> list[Strip]:
-    """The pictures of each probe, in time; differences of one probe are amplified alike."""
+    """The pictures of each probe in time, the user's own first; one amplification per probe."""
+    by_probe: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        by_probe.setdefault(picture.probe, []).append(picture)
     made = []
-    ordered = sorted(pictures, key=lambda picture: picture.probe)
-    for probe, group in groupby(ordered, key=lambda picture: picture.probe):
-        frames = sorted(group, key=lambda picture: picture.frame)
-        chosen = _spread(frames, MOST)
+    for probe in sorted(by_probe, key=lambda name: name == _RANDOM):
+        frames = sorted(by_probe[probe], key=lambda picture: picture.frame)
+        last, count = len(frames) - 1, min(len(frames), MOST)
+        chosen = [frames[round(i * last / max(count - 1, 1))] for i in range(count)]
         gain = _gain(chosen)
         shown = tuple(_frame(picture, gain) for picture in chosen)
-        made.append(Strip(probe, shown, len(frames) - len(chosen)))
+        made.append(Strip(probe, shown, len(frames) - count))
     return made
 
 
 def png(pixels: Tensor) -> bytes:
     """Pixels ``H W 3`` of type uint8 as a PNG file (ISO/IEC 15948), true colour, 8 bits."""
     height, width, _ = pixels.shape
-    # Each row as its difference from the one above, which packs better: filter 2, "Up".
+    # Filter 2, "Up": each row as its difference from the one above compresses better.
     above = torch.cat([torch.zeros_like(pixels[:1]), pixels[:-1]])
     rows = (pixels.int() - above.int()).remainder(256).to(torch.uint8).reshape(height, -1)
     rows = torch.cat([torch.full((height, 1), 2, dtype=torch.uint8), rows], dim=1)
@@ -94,11 +97,8 @@ def _plain(image: Tensor) -> Tensor:
 
 def _gain(pictures: Sequence[Picture]) -> float:
     """A round factor that spreads the largest finite difference over most of the range."""
-    largest = 0.0
-    for picture in pictures:
-        difference = (_plain(picture.candidate) - _plain(picture.reference)).abs()
-        finite = difference[difference.isfinite()]
-        largest = max(largest, finite.max().item() if finite.numel() else 0.0)
+    differences = [(_plain(p.candidate) - _plain(p.reference)).abs() for p in pictures]
+    largest = max(d.nan_to_num(0.0, 0.0, 0.0).max().item() for d in differences)
     if largest == 0.0:
         return 0.0
     decade = 10.0 ** math.floor(math.log10(1.0 / largest))
@@ -116,7 +116,7 @@ def _pixels(image: Tensor) -> Tensor:
     broken = ~image.isfinite().all(dim=0)
     levels = ((torch.nan_to_num(image).clamp(-1.0, 1.0) + 1.0) * 127.5).round()
     pixels = levels.to(torch.uint8).permute(1, 2, 0).contiguous()
-    pixels[broken] = _BROKEN
+    pixels[broken] = _MAGENTA
     return pixels
 
 
@@ -127,10 +127,3 @@ def _small(image: Tensor) -> Tensor:
         return image
     size = (max(1, round(height * share)), max(1, round(width * share)))
     return F.adaptive_avg_pool2d(image, size)
-
-
-def _spread(frames: list[Picture], most: int) -> list[Picture]:
-    """At most so many frames, the first and the last among them."""
-    if len(frames) <= most:
-        return frames
-    return [frames[round(i * (len(frames) - 1) / (most - 1))] for i in range(most)]

@@ -1,4 +1,4 @@
-"""A parity document as JUnit's XML: a case a probe, a case a layer, one for the weights."""
+"""A parity document as JUnit's XML: one case per probe, layers as properties."""
 
 from __future__ import annotations
 
@@ -17,113 +17,88 @@ from inflate.report.summary import (
 )
 from inflate.report.text import counted, error_text, shape_text, sqnr_text
 
+Failure = tuple[str, list[str]]
+"""A message, and the lines behind it."""
+
 
 def as_junit(document: Document) -> str:
-    """A document as JUnit's XML; of what fails, the numbers. Times are left out: none is known."""
-    suites = ET.Element("testsuites", name="inflate")
-    suite = ET.SubElement(suites, "testsuite", name="parity")
-    _add_properties(suite, document)
-    for probe in document["probes"]:
-        _add_case(suite, "probes", probe["name"], _probe_failure(probe, document))
-    for layer in document["layers"]:
-        _add_case(suite, "layers", layer["name"], _layer_failure(layer))
-    _add_case(suite, "weights", "copied tensors", _weights_failure(document["weights"]))
-    if document["verdict"] == "fail" and not suite.findall(".//failure"):
-        # Whatever is the reason: what fails for the shell fails here.
-        _add_case(suite, "verdict", "verdict", (reason(document), ""))
-    missed = missed_damages(document)
+    """A document as JUnit's XML; times are left out, since none is known.
+
+    Readers make a hierarchy of dots, so names have none.
+    """
+    weights, missed = document["weights"], missed_damages(document)
+    different = weights["different"]
+    message = f"{different} of {weights['compared']} tensors differ from their source"
+    cases: list[tuple[str, Failure | None]] = [
+        *((f"probe {p['name']}", _probe_failure(p, document)) for p in document["probes"]),
+        ("copied tensors", (message, weights["names"]) if different else None),
+    ]
     if document["self_test"] is not None:
-        said = ("not noticed: " + ", ".join(missed), "") if missed else None
-        _add_case(suite, "self-test", "the check notices damages", said)
-    _add(suite, "system-out", "\n".join([reason(document), *advice(document), *document["notes"]]))
-    tests, failures = len(suite.findall("testcase")), len(suite.findall(".//failure"))
-    for element in (suites, suite):
-        for name, number in (("tests", tests), ("failures", failures), ("errors", 0)):
-            element.set(name, str(number))
-    suite.set("skipped", "0")
+        cases.append(("self-test", (f"not detected: {', '.join(missed)}", []) if missed else None))
+    if document["verdict"] == "fail" and not any(failure for _, failure in cases):
+        # Whatever the reason: what fails for the shell fails here.
+        cases.append(("verdict", (reason(document), [])))
+    failures = sum(failure is not None for _, failure in cases)
+    counts = {"tests": str(len(cases)), "failures": str(failures), "errors": "0"}
+    suites = ET.Element("testsuites", {"name": "inflate", **counts})
+    suite = ET.SubElement(suites, "testsuite", {"name": "parity", "skipped": "0", **counts})
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(document).items():
+        ET.SubElement(properties, "property", name=_dotless(name), value=printable(value))
+    for name, failure in cases:
+        case = ET.SubElement(suite, "testcase", classname="inflate parity", name=_dotless(name))
+        if failure is not None:
+            message, details = failure
+            element = ET.SubElement(case, "failure", message=printable(message), type="parity")
+            element.text = printable("\n".join(details))
+    lines = [reason(document), *advice(document), *document["notes"]]
+    ET.SubElement(suite, "system-out").text = printable("\n".join(lines))
     ET.indent(suites)
-    return ET.tostring(suites, "unicode", xml_declaration=False, short_empty_elements=True) + "\n"
+    return ET.tostring(suites, "unicode") + "\n"
 
 
-def _add_properties(suite: ET.Element, document: Document) -> None:
+def _dotless(name: str) -> str:
+    return printable(name).replace(".", "/")
+
+
+def _properties(document: Document) -> dict[str, str]:
+    parts = {
+        name: document[name] or {} for name in ("fold", "environment", "reference", "candidate")
+    }
     values = {
-        "verdict": document["verdict"],
-        "compared_with": document["compared_with"],
+        **{key: document[key] for key in ("verdict", "compared_with", "first_divergence")},
         "max_abs_error": error_text(document["max_abs_error"]),
         "tolerance": tolerance_text(document),
-        **{f"fold.{key}": error_text(value) for key, value in (document["fold"] or {}).items()},
-        **{f"environment.{key}": value for key, value in document["environment"].items()},
-        **{
-            f"{side}.{key}": document[side][key]
-            for side in ("reference", "candidate")
-            for key in ("path", "fingerprint")
-        },
+        **{f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()},
     }
-    properties = ET.SubElement(suite, "properties")
-    for name, value in values.items():
-        ET.SubElement(properties, "property", name=name, value=_clean(_said(value)))
+    layers = {
+        f"layer.{layer['name']}": f"{layer['verdict']}: {error_text(layer['errors']['max_abs'])}"
+        for layer in document["layers"]
+    }
+    plain = {True: "true", False: "false", None: ""}
+    return {
+        name: str(value) if isinstance(value, (str, float)) else plain[value]
+        for name, value in values.items()
+    } | layers
 
 
-def _said(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
-
-
-def _add_case(suite: ET.Element, group: str, name: str, failure: tuple[str, str] | None) -> None:
-    case = ET.SubElement(suite, "testcase", classname=f"inflate.{group}", name=_clean(name))
-    if failure is not None:
-        message, details = map(_clean, failure)
-        ET.SubElement(case, "failure", message=message, type="parity").text = details
-
-
-def _probe_failure(probe: dict[str, Any], document: Document) -> tuple[str, str] | None:
+def _probe_failure(probe: dict[str, Any], document: Document) -> Failure | None:
     if probe["verdict"] != "fail":
         return None
-    parts = [
+    bad = [
         f"{part['name']}: {error_text(part['max_abs_error'])}" for part in failing(probe["parts"])
     ]
     details = [
-        f"latents {shape_text(probe['shape'])}, {counted(probe['frames'], 'frame')} a video",
+        f"latents {shape_text(probe['shape'])}, {counted(probe['frames'], 'frame')} per video",
         f"tolerance {tolerance_text(document)}",
-        *_numbers(probe["errors"]),
+        *([_numbers(probe["errors"])] if probe["errors"] else []),
         *([f"worst at {place_text(probe['worst'])}"] if probe["worst"] else []),
-        *([f"parts that fail: {', '.join(parts)}"] if parts else []),
+        *([f"parts that fail: {', '.join(bad)}"] if bad else []),
     ]
-    return f"largest error {error_text(probe['max_abs_error'])}", "\n".join(details)
+    return f"largest error {error_text(probe['max_abs_error'])}", details
 
 
-def _layer_failure(layer: dict[str, Any]) -> tuple[str, str] | None:
-    if layer["verdict"] != "fail":
-        return None
-    errors = layer["errors"]
-    return (
-        f"largest error {error_text(errors['max_abs'])}",
-        "\n".join([layer["kind"], *_numbers(errors)]),
-    )
-
-
-def _numbers(errors: dict[str, Any] | None) -> list[str]:
-    if errors is None:
-        return []
-    return [
-        f"mean {error_text(errors['mean_abs'])}, p99 {error_text(errors['p99_abs'])}, "
-        f"SQNR {sqnr_text(errors)}",
-        f"would pass with atol and rtol {error_text(errors['needed'])}"
-        if errors["needed"] is not None
-        else "no tolerance would pass",
-    ]
-
-
-def _weights_failure(weights: dict[str, Any]) -> tuple[str, str] | None:
-    if not weights["different"]:
-        return None
-    message = f"{weights['different']} of {weights['compared']} tensors differ from their source"
-    return message, "\n".join(weights["names"])
-
-
-def _add(parent: ET.Element, tag: str, text: str) -> None:
-    ET.SubElement(parent, tag).text = _clean(text)
-
-
-def _clean(text: str) -> str:
-    """A text that XML can hold: it knows no control characters, however they are written."""
-    return printable(text)
+def _numbers(errors: dict[str, Any]) -> str:
+    mean, p99, needed = (error_text(errors[key]) for key in ("mean_abs", "p99_abs", "needed"))
+    passing = needed if errors["finite"] else "none"
+    return f"mean {mean}, p99 {p99}, SQNR {sqnr_text(errors)}, passing atol and rtol {passing}"

@@ -1,14 +1,16 @@
-"""A parity document as Markdown that fits GitHub's step summary, however much it has to tell."""
+"""A parity document as Markdown that fits GitHub's step summary, however much there is to say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from inflate.report.summary import (
     Document,
     advice,
+    causes,
     failing,
     learning_counts,
+    missed_damages,
     multiple_text,
     place_text,
     reason,
@@ -16,7 +18,7 @@ from inflate.report.summary import (
     tone,
     verdict_text,
 )
-from inflate.report.text import error_text, one_line, shape_text, sqnr_text
+from inflate.report.text import error_text, one_line, shape_text, sqnr_text, with_names
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}
 _MOST = 10
@@ -28,119 +30,15 @@ def as_markdown(document: Document) -> str:
     return "\n".join(_lines(document)) + "\n"
 
 
-def _lines(document: Document) -> Iterator[str]:
-    yield f"## {SIGNS[tone(document)]} Parity: {verdict_text(document)}"
-    yield ""
-    yield _plain(reason(document))
-    told = advice(document)
-    if told:
-        yield ""
-        yield "**What to do**"
-        yield ""
-        yield from (f"- {_plain(text)}" for text in told[:_MOST])
-    yield ""
-    yield from _environment(document)
-    yield from _probes(document)
-    yield from _layers(document)
-    yield from _rest(document)
+def code(text: str) -> str:
+    """A name as code, in which nothing can end the code or the cell of a table."""
+    return f"`{_cut(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
-def _environment(document: Document) -> Iterator[str]:
-    where = document["environment"]
-    device = _code(where["device"]) + (" (**no GPU was found**)" if where["fallback"] else "")
-    facts = {
-        "reference": _code(document["reference"]["path"]),
-        "candidate": _code(document["candidate"]["path"]),
-        "computed": f"{where['dtype']} on {device}, TF32 {'on' if where['tf32'] else 'off'}, "
-        f"torch {_code(where['torch'])}",
-        "tolerance": tolerance_text(document),
-    }
-    if multiple := multiple_text(document):
-        facts["largest error"] = f"{error_text(document['max_abs_error'])}, {multiple}"
-    if (counts := learning_counts(document)) is not None:
-        facts["temporal tensors learn"] = (
-            f"{counts['now']} now, {counts['next-step']} from the next step, "
-            f"{counts['never']} never"
-        )
-    yield from _table(("", ""), facts.items())
-
-
-def _probes(document: Document) -> Iterator[str]:
-    probes = document["probes"]
-    yield "### Probes"
-    yield ""
-    # Those that fail first, so that none of them is left out.
-    ordered = sorted(probes, key=lambda probe: probe["verdict"] != "fail")[: 4 * _MOST]
-    yield from _table(
-        ("probe", "latents", "frames", "verdict", "largest error", "parts that fail", "worst"),
-        (
-            (
-                _code(probe["name"]),
-                shape_text(probe["shape"]),
-                probe["frames"],
-                f"{SIGNS[probe['verdict']]} {probe['verdict']}",
-                error_text(probe["max_abs_error"]),
-                _plain(", ".join(part["name"] for part in failing(probe["parts"])[:_MOST])),
-                place_text(probe["worst"]),
-            )
-            for probe in ordered
-        ),
-    )
-    yield from _left_out(len(probes) - len(ordered), "probes")
-
-
-def _layers(document: Document) -> Iterator[str]:
-    layers = document["layers"]
-    if not layers:
-        return
-    bad = failing(layers)
-    yield f"### Layers: {len(layers)} compared, {len(bad)} out of tolerance"
-    yield ""
-    if not bad:
-        return
-    yield from _table(
-        ("layer", "kind", "largest error", "mean", "SQNR"),
-        (
-            (
-                _code(layer["name"]),
-                _code(layer["kind"]),
-                error_text(layer["errors"]["max_abs"]),
-                error_text(layer["errors"]["mean_abs"]),
-                sqnr_text(layer["errors"]),
-            )
-            for layer in bad[:_MOST]
-        ),
-    )
-    yield from _left_out(len(bad) - _MOST, "layers")
-
-
-def _rest(document: Document) -> Iterator[str]:
-    weights = document["weights"]
-    if weights["compared"]:
-        yield f"Weights: {weights['compared']} compared, {weights['different']} different."
-        yield ""
-        yield from (f"- {_code(name)}" for name in weights["names"][:_MOST])
-        yield from _left_out(len(weights["names"]) - _MOST, "tensors")
-    damages = (document["self_test"] or {"damages": []})["damages"]
-    if damages:
-        caught = sum(damage["caught_by"] is not None for damage in damages)
-        yield f"The check's own test: {caught} of {len(damages)} damages noticed."
-        yield ""
-    yield from (f"> {_plain(text)}\n" for text in document["notes"][:_MOST])
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
-    head = list(head)
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(map(str, row))} |"
-    yield ""
-
-
-def _left_out(number: int, what: str) -> Iterator[str]:
-    if number > 0:
-        yield f"\nand {number} more {what}\n"
+def escaped(text: str) -> str:
+    """A text in which nothing is markup."""
+    marks = {c: f"\\{c}" for c in "\\`*_[]#|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    return "".join(marks.get(c, c) for c in _cut(text))
 
 
 def _cut(text: str) -> str:
@@ -148,12 +46,98 @@ def _cut(text: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 4] + " ..."
 
 
-def _code(text: str) -> str:
-    """A name as code, in which nothing can end the code or the cell of a table."""
-    return f"`{_cut(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+def _sentence(text: str) -> str:
+    return with_names(text, code, escaped)
 
 
-def _plain(text: str) -> str:
-    """A sentence in which nothing is markup."""
-    marks = {c: f"\\{c}" for c in "\\`*_[]#|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return "".join(marks.get(c, c) for c in _cut(text))
+def _lines(document: Document) -> Iterator[str]:
+    yield f"## {SIGNS[tone(document)]} Parity: {verdict_text(document)}\n"
+    yield f"{reason(document, _sentence)}\n"
+    for what, names in causes(document).items():
+        more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+        yield f"- {what}: {', '.join(map(code, names[:_MOST]))}{more}"
+    if what_to_do := advice(document, _sentence):
+        yield "\n**What to do**\n"
+        yield from (f"- {text}" for text in what_to_do[:_MOST])
+    yield ""
+    yield from _table(("", ""), list(_facts(document).items()))
+    yield from _probes(document)
+    yield from _layers(document)
+    yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
+
+
+def _facts(document: Document) -> dict[str, str]:
+    where, weights = document["environment"], document["weights"]
+    device = code(where["device"]) + (" (**no GPU found**)" if where["fallback"] else "")
+    facts = {
+        "reference": code(document["reference"]["path"]),
+        "candidate": code(document["candidate"]["path"]),
+        "computed": f"{where['dtype']} on {device}, TF32 {'on' if where['tf32'] else 'off'}, "
+        f"torch {code(where['torch'])}",
+        "tolerance": tolerance_text(document),
+    }
+    if multiple := multiple_text(document):
+        facts["largest error"] = f"{error_text(document['max_abs_error'])}, {multiple}"
+    if weights["compared"]:
+        facts["copied tensors"] = f"{weights['compared']} compared, {weights['different']} differ"
+    if (counts := learning_counts(document)) is not None:
+        facts["temporal tensors learn"] = (
+            f"{counts['now']} now, {counts['next-step']} from the next step, "
+            f"{counts['never']} never"
+        )
+    if document["self_test"] is not None:
+        damages, missed = document["self_test"]["damages"], missed_damages(document)
+        facts["self-test"] = f"{len(damages) - len(missed)} of {len(damages)} damages detected"
+    return facts
+
+
+def _probes(document: Document) -> Iterator[str]:
+    # Those that fail first, so that none of them is left out.
+    probes = sorted(document["probes"], key=lambda probe: probe["verdict"] != "fail")
+    yield "### Probes\n"
+    yield from _table(
+        ("probe", "latents", "frames", "verdict", "largest error", "parts that fail", "worst"),
+        [
+            (
+                code(probe["name"]),
+                shape_text(probe["shape"]),
+                probe["frames"],
+                f"{SIGNS[probe['verdict']]} {probe['verdict']}",
+                error_text(probe["max_abs_error"]),
+                escaped(", ".join(part["name"] for part in failing(probe["parts"])[:_MOST])),
+                place_text(probe["worst"]),
+            )
+            for probe in probes
+        ],
+        "probes",
+        4 * _MOST,
+    )
+
+
+def _layers(document: Document) -> Iterator[str]:
+    bad = failing(document["layers"])
+    if document["layers"]:
+        yield f"### Layers: {len(document['layers'])} compared, {len(bad)} out of tolerance\n"
+    if bad:
+        yield from _table(
+            ("layer", "kind", "largest error", "mean", "SQNR"),
+            [
+                (
+                    code(layer["name"]),
+                    code(layer["kind"]),
+                    *(error_text(layer["errors"][key]) for key in ("max_abs", "mean_abs")),
+                    sqnr_text(layer["errors"]),
+                )
+                for layer in bad
+            ],
+            "layers",
+        )
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Iterable[object]], what: str = "", most: int = _MOST
+) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows[:most])
+    yield f"\nand {len(rows) - most} more {what}\n" if len(rows) > most else ""

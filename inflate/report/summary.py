@@ -1,31 +1,35 @@
-"""What a parity document says in words: why the verdict is what it is, and what to do about it."""
+"""A parity document in words: why the verdict is what it is, and what to do about it."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from inflate.report.text import counted, error_text
-
-PARITY_SCHEMA = "inflate/parity-report/1"
+from inflate.report.text import counted, error_text, named, plain
 
 Document = dict[str, Any]
 """A parity report as ``inflate/parity-report/1``."""
 
+Render = Callable[[str], str]
+"""Renders a sentence in which names are marked (:func:`inflate.report.text.named`)."""
+
 
 def verdict_text(document: Mapping[str, Any]) -> str:
-    """The verdict of a parity report or of a job of a batch, and what it is of if that was folded.
-
-    Empty for a job without one.
-    """
+    """The verdict of a parity report or of a batch job, empty for a job without one."""
     verdict: str = document["verdict"] or ""
     return f"{verdict} with the folded decoder" if _passed_folded(document) else verdict
 
 
 def tone(document: Mapping[str, Any]) -> str:
-    """The verdict whose colour and sign are shown: equal to a folded decoder is only close."""
+    """The verdict whose colour is shown: equal to a folded decoder is only close."""
     return "within-tolerance" if _passed_folded(document) else document["verdict"]
+
+
+def _passed_folded(document: Mapping[str, Any]) -> bool:
+    passed = document["verdict"] in ("bitwise", "within-tolerance")
+    return passed and document["compared_with"] == "folded-reference"
 
 
 def fold_text(document: Document) -> str | None:
@@ -35,67 +39,85 @@ def fold_text(document: Document) -> str | None:
     return f"the fold itself changes the images by up to {error_text(document['fold']['output'])}"
 
 
-def _passed_folded(document: Mapping[str, Any]) -> bool:
-    passed = document["verdict"] in ("bitwise", "within-tolerance")
-    return passed and document["compared_with"] == "folded-reference"
-
-
-def reason(document: Document) -> str:
+def reason(document: Document, render: Render = plain) -> str:
     """Why the verdict is what it is, in one sentence; in two where the reference was folded."""
     fold = fold_text(document)
-    return _reason(document) + (f" {fold[0].upper()}{fold[1:]}." if fold else "")
+    return render(_reason(document) + (f" {fold[0].upper()}{fold[1:]}." if fold else ""))
 
 
 def _reason(document: Document) -> str:
-    if document["overflow"] is not None:
-        overflow = document["overflow"]
+    overflow = document["overflow"]
+    if overflow is not None:
         return (
             f"The image decoder itself overflows in {overflow['dtype']}, first in "
-            f"{overflow['layer']}: there is nothing to be equal to."
+            f"{named(overflow['layer'])}: there is nothing to compare with."
         )
     if document["verdict"] == "fail":
         return _why_it_fails(document)
     checked = counted(len(document["probes"]), "probe")
     if document["layers"]:
         checked += f" and {counted(len(document['layers']), 'layer')}"
+    if document.get("trained") is not None:
+        return (
+            "The spatial layers are still the image decoder's: all their tensors, and their "
+            f"outputs on {checked}."
+        )
     if document["verdict"] == "bitwise":
         folded = "folded " if document["fold"] is not None else ""
-        return (
-            f"The video decoder's outputs equal the {folded}image decoder's, bit for bit, on "
-            f"{checked}."
-        )
-    text = (
+        return f"The outputs equal those of the {folded}image decoder bit for bit, on {checked}."
+    multiple = multiple_text(document)
+    return (
         f"The largest error on {checked} is {error_text(document['max_abs_error'])}, within the "
-        f"tolerance of {tolerance_text(document)}"
+        f"tolerance of {tolerance_text(document)}{f'; that is {multiple}' if multiple else ''}."
     )
-    return f"{text}; that is {multiple}." if (multiple := multiple_text(document)) else f"{text}."
 
 
 def _why_it_fails(document: Document) -> str:
-    weights = document["weights"]
+    weights, largest = document["weights"], document["max_abs_error"]
     failed = [probe["name"] for probe in failing(document["probes"])]
     if not failed and weights["different"]:
         return (
             f"The outputs agree, but {weights['different']} of {weights['compared']} copied "
             "tensors differ from their source."
         )
-    first = document["first_divergence"]
-    where = f"; {first} is the first layer that differs" if first is not None else ""
-    if document["max_abs_error"] is None:
-        return f"The outputs are not finite, on {_listed(failed)}{where}."
+    trained = document.get("trained")
+    if not failed and trained is not None:
+        return f"Training did not leave a sound checkpoint: {'; '.join(trained['problems'])}."
+    if largest is None:
+        return f"The outputs are not finite on {_listed(failed)}."
     return (
-        f"The outputs differ by up to {error_text(document['max_abs_error'])}, more than the "
-        f"tolerance of {tolerance_text(document)}, on {_listed(failed)}{where}."
+        f"The outputs differ by up to {error_text(largest)}, more than the tolerance of "
+        f"{tolerance_text(document)}, on {_listed(failed)}."
     )
 
 
-def advice(document: Document) -> list[str]:
+def causes(document: Document) -> dict[str, list[str]]:
+    """Layers, modules and tensors that explain a verdict, by what is wrong with them."""
+    first, weights = document["first_divergence"], document["weights"]
+    temporal = weights["temporal"] or {"changed": []}
+    found = {
+        "First layer out of tolerance": [] if first is None else [first],
+        "Faulty temporal modules": guilty_modules(document),
+        "Copied tensors that differ from the source": weights["names"],
+        "Temporal tensors changed since the conversion": temporal["changed"],
+    }
+    return {what: names for what, names in found.items() if names}
+
+
+def advice(document: Document, render: Render = plain) -> list[str]:
     """What to do now, a sentence each; nothing where all is well."""
-    return [
-        *_about_the_outputs(document),
-        *_about_the_check(document),
-        *_about_learning(document),
+    sentences = _about_the_outputs(document)
+    if missed := missed_damages(document):
+        sentences.append(
+            f"Do not rely on this verdict: the self-test did not detect {_listed(missed)}."
+        )
+    tensors = (document["trainability"] or {"tensors": []})["tensors"]
+    changes = Counter(t["change"] for t in tensors if t["learns"] == "never" and t["change"])
+    sentences += [
+        f"To let {counted(count, 'more temporal tensor')} learn, {change.rstrip('.')}."
+        for change, count in changes.items()
     ]
+    return list(map(render, sentences))
 
 
 def _about_the_outputs(document: Document) -> list[str]:
@@ -103,66 +125,47 @@ def _about_the_outputs(document: Document) -> list[str]:
         return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     if document["verdict"] != "fail":
         return []
-    told = []
-    # The ledgers of earlier versions hold documents without it.
+    if bad := document.get("not_finite"):
+        return [
+            f"Convert the source again, or take a checkpoint from before {_listed(bad)} became NaN "
+            "or infinite."
+        ]
+    found = []
+    # Documents of earlier versions lack it.
     source = document.get("recorded_source")
     if source is not None and not source["given"]:
-        told.append(
-            f"Verify against the checkpoint that the candidate was made from, {source['name']} "
-            f"(fingerprint {source['fingerprint']}); the reference holds other weights."
+        found.append(
+            f"Verify against the checkpoint that the candidate was made from, "
+            f"{named(source['name'])}; the reference holds other weights."
         )
-    weights, bisect = document["weights"], document["bisect"]
+    weights, faulty = document["weights"], guilty_modules(document)
     if weights["different"]:
-        names = _listed(weights["names"])
-        told.append(
-            f"Convert the source anew, or verify against the checkpoint that the copied tensors "
-            f"came from: {names} {'differs' if weights['different'] == 1 else 'differ'}."
+        found.append(
+            "Convert the source again, or verify against the checkpoint that the copied tensors "
+            f"came from: {_listed(weights['names'])} "
+            f"{'differs' if weights['different'] == 1 else 'differ'}."
         )
-    guilty = guilty_modules(document)
-    if guilty:
-        told.append(
-            f"Look at {_listed(guilty)}: made an identity, "
-            f"{'it leaves' if len(guilty) == 1 else 'each leaves'} a smaller error."
+    if faulty:
+        found.append(
+            f"Look at {_listed(faulty)}: with "
+            f"{'it' if len(faulty) == 1 else 'one of them'} disabled, the error is smaller."
         )
-    elif bisect is not None:
-        told.append("No temporal module alone is guilty: look at the spatial layers.")
-    elif not weights["different"]:
-        told.append("Run again with --bisect: it names the temporal module that is to blame.")
-    return told
-
-
-def _about_the_check(document: Document) -> list[str]:
-    missed = missed_damages(document)
-    if not missed:
-        return []
-    return [f"Do not rely on this verdict: the check's own test did not notice {_listed(missed)}."]
-
-
-def _about_learning(document: Document) -> list[str]:
-    if document["trainability"] is None:
-        return []
-    changes = Counter(
-        tensor["change"]
-        for tensor in document["trainability"]["tensors"]
-        if tensor["learns"] == "never" and tensor["change"]
-    )
-    return [
-        f"To let {counted(count, 'more temporal tensor')} learn, {change.rstrip('.')}."
-        for change, count in changes.items()
-    ]
+    elif document["bisect"] is not None:
+        found.append("No single temporal module is at fault: look at the spatial layers.")
+    elif not weights["different"] and document.get("trained") is None:
+        found.append("Run again with --bisect to find the faulty temporal module.")
+    return found
 
 
 def guilty_modules(document: Document) -> list[str]:
     """The temporal modules without which the error is smaller."""
-    bisect = document["bisect"]
-    return [] if bisect is None else [s["name"] for s in bisect["suspects"] if s["guilty"]]
+    bisect = document["bisect"] or {"suspects": []}
+    return [suspect["name"] for suspect in bisect["suspects"] if suspect["guilty"]]
 
 
 def missed_damages(document: Document) -> list[str]:
-    """The damages that the check's own test did not notice."""
-    tried = document["self_test"]
-    if tried is None:
-        return []
+    """The damages that the self-test did not detect."""
+    tried = document["self_test"] or {"damages": []}
     return [damage["name"] for damage in tried["damages"] if damage["caught_by"] is None]
 
 
@@ -198,21 +201,33 @@ def failing(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def floor_of(document: Document) -> float | None:
     """The noise floor: the larger of what was measured; None where nothing was."""
-    floor = document["floor"]
-    if floor is None:
-        return None
-    known = [floor[key] for key in ("batch_layout", "float64") if floor[key] is not None]
+    floor = document["floor"] or {}
+    known = [floor[key] for key in ("batch_layout", "float64") if floor.get(key) is not None]
     return max(known, default=None)
 
 
 def multiple_text(document: Document) -> str | None:
     """The largest error as a multiple of the noise floor, in words; None where either is 0."""
-    floor = document["floor"]
-    if floor is None or not floor["multiple"]:
+    multiple = (document["floor"] or {}).get("multiple")
+    if not multiple:
         return None
-    multiple = floor["multiple"]
     number = f"{multiple:.3g}" if multiple < 1000 else f"{multiple:,.0f}"
     return f"{number} times the noise floor"
+
+
+def limit_share(item: Mapping[str, Any], document: Document) -> float | None:
+    """The largest error of a probe or layer over its limit: above 1 exactly where it fails.
+
+    ``needed`` over the tolerance, which is exact where ``atol`` equals ``rtol``. Where they differ,
+    the bound that lies on the verdict's side of 1. None where it is not finite or not known.
+    """
+    needed = (item["errors"] or {}).get("needed")
+    if not needed:
+        return needed
+    low, high = sorted((document["tolerance"]["atol"], document["tolerance"]["rtol"]))
+    if item["verdict"] == "fail":
+        return min(max(needed / high, 1.0 + 1e-9), sys.float_info.max) if high else None
+    return min(needed / low, 1.0) if low else 1.0
 
 
 def tolerance_text(document: Document) -> str:
@@ -222,13 +237,9 @@ def tolerance_text(document: Document) -> str:
 
 def place_text(worst: dict[str, int] | None) -> str:
     """Where the largest error sits, counted from 0; empty where all is equal."""
-    if worst is None:
-        return ""
-    return "video {video}, frame {frame}, channel {channel}, row {row}, column {column}".format(
-        **worst
-    )
+    return ", ".join(f"{axis} {place}" for axis, place in (worst or {}).items())
 
 
 def _listed(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(map(named, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,15 +1,35 @@
-"""Values as text for people, shared by every renderer."""
+"""Values and sentences as text for people, shared by every renderer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
+from inflate.display import bytes_text as bytes_text
+from inflate.display import counted as counted
+from inflate.display import error_text as error_text
 from inflate.errors import printable
 
+_NAME = re.compile("\ue000(.*?)\ue001", re.DOTALL)
 
-def error_text(error: float | None) -> str:
-    """An error as text; None is one that is not finite."""
-    return "not finite" if error is None else f"{error:.3g}"
+
+def named(name: object) -> str:
+    """The name of a file, layer or tensor, marked so that renderers can set it apart.
+
+    A name cannot imitate the marks: ``printable`` escapes private characters.
+    """
+    return f"\ue000{printable(str(name))}\ue001"
+
+
+def plain(sentence: str) -> str:
+    """A sentence without the marks around its names."""
+    return _NAME.sub(r"\1", sentence)
+
+
+def with_names(sentence: str, name: Callable[[str], str], rest: Callable[[str], str]) -> str:
+    """A sentence whose names are rendered by ``name`` and all else by ``rest``."""
+    parts = enumerate(_NAME.split(sentence))
+    return "".join(name(part) if index % 2 else rest(part) for index, part in parts)
 
 
 def sqnr_text(errors: dict[str, float | bool | None]) -> str:
@@ -19,24 +39,9 @@ def sqnr_text(errors: dict[str, float | bool | None]) -> str:
     return "equal" if errors["finite"] else "not finite"
 
 
-def bytes_text(nbytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
 def one_line(text: str) -> str:
     """A text in one line, in which nothing moves a cursor; files choose their words."""
     return printable(text).replace("\n", "\\n")
-
-
-def counted(number: int, word: str) -> str:
-    """``1 layer``, ``3 layers``."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def shape_text(shape: Iterable[int]) -> str:

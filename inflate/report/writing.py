@@ -3,71 +3,72 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.errors import ConfigError, InflateError, OutputError, needs_extra
+from inflate.io.leftovers import write_atomically
 from inflate.io.protected import check_written
-from inflate.report.compact import as_json
+from inflate.report.documents import as_json, parity_document
 from inflate.report.junit import as_junit
 from inflate.report.markdown import as_markdown
 from inflate.report.summary import Document
 
 if TYPE_CHECKING:
-    from inflate.parity.result import Picture
+    from inflate.parity.result import ParityReport, Picture
+    from inflate.workflow import ConversionResult
 
 ENDINGS = ("html", "json", "md", "xml")
 """The endings of reports: a page, a document, Markdown, JUnit."""
-EXTRA = "pip install 'inflate-video[report]'"
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-def write_report(document: Document, path: str | Path, pictures: Sequence[Picture] = ()) -> None:
-    """Write a parity document as what the ending of ``path`` says; an older report is replaced.
+def save_report(result: ParityReport | ConversionResult, path: str | Path) -> None:
+    """Write what a check found to ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit), by the ending.
 
-    Args:
-        document: the report, as ``inflate/parity-report/1``.
-        path: where to: ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit).
-        pictures: frames for the page; the document does not hold them.
+    An older report is replaced.
 
     Raises:
+        ConfigError: the conversion was not checked.
         OutputError: another ending, or a place that cannot be written.
         InflateError: a page without the extra ``report``.
     """
+    report = result.parity if hasattr(result, "parity") else result
+    if report is None:
+        raise ConfigError("the conversion has no report: parity was not checked")
+    write_report(parity_document(report), path, report.pictures)
+
+
+def write_report(document: Document, path: str | Path, pictures: Sequence[Picture] = ()) -> None:
+    """Write a parity document in the format that the ending of ``path`` names.
+
+    ``pictures`` are for pages; documents do not hold them. Raises as :func:`check_reports`.
+    """
     path = Path(path)
     check_reports([path])
-    text = render(document, _ending(path), pictures)
-    write_whole(path, text)
+    write_whole(path, render(document, _ending(path), pictures))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text so that whoever reads the file finds it whole, or as it was.
+    """Write a text so that readers find the whole file, or the one before.
 
     Raises:
         OutputError: it cannot be written.
     """
-    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")
     try:
-        try:
-            with hidden.open("xb") as file:
-                file.write(text.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-        finally:
-            with suppress(FileNotFoundError):
-                hidden.unlink()
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
+        raise _refused(path, f"cannot be written: {error.strerror}") from error
 
 
 def render(document: Document, ending: str, pictures: Sequence[Picture] = ()) -> str:
     """A parity document as the text of a report with one of ``ENDINGS``."""
     if ending == "html":
-        return _page(document, pictures)
+        require_pages()
+        from inflate.report.html import as_page
+
+        return as_page(document, pictures)
     return {"json": as_json, "md": as_markdown, "xml": as_junit}[ending](document)
 
 
@@ -75,30 +76,24 @@ def check_reports(paths: Iterable[str | Path]) -> None:
     """Refuse reports that could not be written, before anything is computed for them.
 
     Raises:
-        OutputError: an ending that no report has, a folder that is missing or may not be written,
-            two reports in one file, or a report that is a device, pipe or socket.
+        OutputError: an unknown ending, a folder that is missing or may not be written, two reports
+            in one file, or a report that is a device, pipe or socket.
         InflateError: a page without the extra ``report``.
     """
     paths = list(paths)
     for given in paths:
         path = Path(given)
-        if "://" in str(given):  # Not shown: it may hold a password.
-            raise OutputError("a report is asked for at a URL; expected a local file")
+        if "://" in str(given):  # Not quoted: it may hold a password.
+            raise OutputError("a report cannot be written to a URL; expected a local file")
         if _ending(path) not in ENDINGS:
             known = ", ".join(f".{ending}" for ending in ENDINGS)
-            raise OutputError(f"the report {path} has no ending that is known; expected {known}")
-        try:
-            folder = path.parent.resolve()
-            if path.is_dir():
-                raise OutputError(f"the report {path} is a folder; expected the name of a file")
-            if not folder.is_dir():
-                raise OutputError(
-                    f"the report {path} needs the folder {path.parent}; make it first"
-                )
-        except OSError as error:
-            raise OutputError(f"the report {path} cannot be written: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"the report {path} cannot be written: {folder} is read-only")
+            raise _refused(path, f"has an unknown ending; expected {known}")
+        if os.path.isdir(path):
+            raise _refused(path, "is a folder; expected the name of a file")
+        if not os.path.isdir(path.parent):
+            raise _refused(path, f"needs the folder {path.parent}; make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise _refused(path, f"cannot be written: {path.parent} is read-only")
         if _ending(path) == "html":
             require_pages()
     check_written(paths, ())
@@ -108,27 +103,17 @@ def github_summary() -> Path:
     """The file in which GitHub collects a step's summary.
 
     Raises:
-        ConfigError: this is no step of a GitHub workflow.
+        ConfigError: this is not a step of a GitHub workflow.
         OutputError: it is a device, pipe or socket.
     """
-    named = os.environ.get(SUMMARY)
-    if not named:
+    path = os.environ.get(SUMMARY)
+    if not path:
         raise ConfigError(
             f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
-            "workflows; elsewhere, --report summary.md writes the same"
+            "workflows; elsewhere, use --report or --report-dir"
         )
-    check_written([Path(named)], ())
-    return Path(named)
-
-
-def write_github_summary(document: Document) -> None:
-    """Append a report to the summary of the step that runs.
-
-    Raises:
-        ConfigError: this is no step of a GitHub workflow.
-        OutputError: the file cannot be written.
-    """
-    append_summary(github_summary(), as_markdown(document))
+    check_written([Path(path)], ())
+    return Path(path)
 
 
 def append_summary(path: Path, text: str) -> None:
@@ -141,27 +126,20 @@ def append_summary(path: Path, text: str) -> None:
         with path.open("ab") as file:
             file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise OutputError(f"${SUMMARY} cannot be written: {path}: {error.strerror}") from error
+        raise OutputError(
+            f"${SUMMARY} cannot be written: {path}: {error.strerror}", path=path
+        ) from error
+
+
+def require_pages() -> None:
+    """Raise an InflateError where pages cannot be made: the extra ``report`` is missing."""
+    with needs_extra("report", "a page", InflateError):
+        import jinja2  # noqa: F401
+
+
+def _refused(path: Path, why: str) -> OutputError:
+    return OutputError(f"the report {path} {why}", path=path)
 
 
 def _ending(path: Path) -> str:
     return path.suffix.lower().removeprefix(".")
-
-
-def _page(document: Document, pictures: Sequence[Picture]) -> str:
-    require_pages()
-    from inflate.report.html import as_page
-
-    return as_page(document, pictures)
-
-
-def require_pages() -> None:
-    """Refuse a page where what makes pages is not installed.
-
-    Raises:
-        InflateError: the extra ``report`` is missing.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise InflateError(f"pages need the extra report (Jinja2 is missing); {EXTRA}") from error

@@ -14,6 +14,7 @@ from inflate.workflow.sources import check_working_directory
 if TYPE_CHECKING:
     from inflate.workflow.conversion import ConversionResult, convert, convert_with
     from inflate.workflow.inspection import Inspection, inspect
+    from inflate.workflow.saving import save_video_autoencoder
     from inflate.workflow.verification import verify, verify_with
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "convert",
     "convert_with",
     "inspect",
+    "save_video_autoencoder",
     "verify",
     "verify_with",
 ]
@@ -32,6 +34,7 @@ _HOMES = {
     "convert": "conversion",
     "convert_with": "conversion",
     "inspect": "inspection",
+    "save_video_autoencoder": "saving",
     "verify": "verification",
     "verify_with": "verification",
 }

@@ -1,4 +1,4 @@
-"""The check of a conversion before it is published: the part of it that needs torch."""
+"""Check a conversion before it is published; needs torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.io.staging import Staged
-from inflate.parity.comparands import against_source, against_video
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import against_source, against_video
 from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
@@ -24,17 +24,17 @@ def check(
     fingerprints: Fingerprints,
     progress: Progress,
 ) -> ParityReport:
-    """Read what was staged back and compare it with its source, in float32.
+    """Read the staged file back and compare it with its source, in float32.
 
     Args:
         device: where to compute, by name.
-        job: what was made of what.
+        job: the source and what was made of it.
         staged: the result, not published yet.
         fingerprints: those of the source and of the result.
         progress: called with the phase, the steps done and their number.
 
     Raises:
-        DeviceError: the device is not there, or its memory does not suffice.
+        DeviceError: there is no such device, or it runs out of memory.
     """
     where = resolve_device(device)
     tolerance = TOLERANCES["float32"]
@@ -42,13 +42,13 @@ def check(
     with open_checkpoint(staged.path) as checkpoint:
         candidate = describe(checkpoint)
         if job.target == "diffusers":
-            comparands = against_export(reference, candidate, staged.path, where)
+            pair = against_export(reference, candidate, staged.path, where)
         elif reference.inflated:
-            comparands = against_video(reference, candidate, torch.float32, where)
+            pair = against_video(reference, candidate, torch.float32, where)
         else:
-            comparands = against_source(reference, candidate, torch.float32, where)
+            pair = against_source(reference, candidate, torch.float32, where)
         return run_check(
-            comparands,
+            pair,
             reference=(str(reference.checkpoint.path), fingerprints.source),
             candidate=(str(staged.destination), fingerprints.output),
             dtype=torch.float32,

@@ -1,4 +1,4 @@
-"""``--post-quant fold``: the 1x1 convolutions around the latents folded into their neighbours."""
+"""``--post-quant fold``: fold the 1x1 convolutions around the latents into their neighbours."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_f
 from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
 from inflate.parity.device import resolve_device
-from inflate.parity.fold import measure_fold
+from inflate.parity.floor import measure_fold
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
 
 
 def folded(source: Source, target: Target) -> Source:
-    """A source without ``post_quant_conv``; for ``sgm``, which has neither, without quant convs."""
+    """A source with ``post_quant_conv`` folded; for ``sgm``, ``quant_conv`` too."""
     checkpoint = source.checkpoint
     if source.located.part("post_quant_conv."):
         _require(source, "post_quant_conv", "decoder.conv_in")
@@ -33,7 +33,7 @@ def folded(source: Source, target: Target) -> Source:
 
 
 def _require(source: Source, *convolutions: str) -> None:
-    """Check that the convolutions of a fold are complete, which the plan checks only later.
+    """Check that the convolutions of a fold are complete, before the plan does.
 
     Raises:
         PlanError: a weight or bias is missing.
@@ -45,7 +45,7 @@ def _require(source: Source, *convolutions: str) -> None:
 
 
 def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
-    """A source without what is around its decoder, which takes other latents when it is folded."""
+    """The decoder of a source alone, since a fold changes the latents that it takes."""
     around = {k: info for k, info in checkpoint.tensors.items() if not k.startswith(DECODER)}
     left = [LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()]
     located = replace(source.located, dropped=(*source.located.dropped, *left))
@@ -55,16 +55,18 @@ def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
 def fold_as_asked(
     source: Source, target: Target, options: ConvertOptions
 ) -> tuple[Source, FoldResult | None]:
-    """Fold, and measure what it changes.
+    """Fold a source, and measure what that changes.
 
     Raises:
-        PlanError: there is nothing to fold; or the fold is not exact, which was not allowed.
+        PlanError: the fold is not exact, which was not allowed.
     """
     path = source.checkpoint.path
     if not source.located.part("post_quant_conv."):
         if target == "sgm" and source.located.part("quant_conv."):
             return folded(source, target), None  # Exact up to rounding: nothing to allow.
-        raise PlanError(f"{path} has no post_quant_conv: there is nothing to fold; leave it out")
+        note = "the source has no post_quant_conv: nothing is folded"
+        located = replace(source.located, notes=(*source.located.notes, note))
+        return replace(source, located=located), None
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     if e != z and target != "decoder":
         raise PlanError(

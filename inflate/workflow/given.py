@@ -1,4 +1,4 @@
-"""What whoever runs ``verify`` hands over beside the checkpoints, and where outputs are kept."""
+"""Real images, videos and latents for ``verify``, and where outputs are saved."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ from inflate.formats.source import Source
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
-from inflate.parity.given import GivenProbe
-from inflate.parity.latents import read_latents, unscaled
-from inflate.parity.media import image_files, image_pixels, video_pixels
-from inflate.parity.memory import saying_memory
-from inflate.parity.probes import Probe
+from inflate.parity.media import image_files, image_pixels, read_latents, video_pixels
+from inflate.parity.memory import memory_errors
+from inflate.parity.probes import GivenProbe, Probe
 from inflate.progress import Progress
 
 SIDE, FRAMES = 512, 16
-"""Pixels of the longer side, and frames, on an accelerator."""
+"""Largest side in pixels, and largest number of frames, on an accelerator."""
 
 CPU_SIDE, CPU_FRAMES = 128, 4
-"""The same on a CPU, which computes some seconds for them."""
+"""The same on a CPU, which takes some seconds for them."""
 
 
 def check_given(options: VerifyOptions) -> None:
-    """Check the options for real frames and latents before anything is read.
+    """Check the options for real frames and latents before any file is read.
 
     Raises:
         ConfigError: an option has no effect, or a number is too small.
-        OutputError: the folder for outputs is in use.
+        OutputError: the folder for outputs is not empty.
     """
     for name in ("max_side", "max_frames"):
         value = getattr(options, name)
@@ -64,80 +62,59 @@ def given_files(options: VerifyOptions) -> list[Path]:
 
 
 def given_probes(
-    given: VerifyOptions,
+    options: VerifyOptions,
     sources: Sequence[Source],
     channels: int,
     device: torch.device,
     progress: Progress,
 ) -> tuple[tuple[GivenProbe, ...], tuple[str, ...]]:
-    """Probes of what is given, and in words what was taken.
+    """Make probes of the given images, video and latents.
 
     Args:
-        given: the options of verify.
-        sources: the checkpoints; the first that has an encoder makes latents of images.
+        options: of verify.
+        sources: the checkpoints; the first with an encoder encodes images.
         channels: of the latents.
         device: where images are encoded, in float32.
-        progress: told of every image.
+        progress: called for every image.
+
+    Returns:
+        The probes, and notes on what was read.
 
     Raises:
         InflateError: something cannot be read, or there is no encoder.
     """
     probes: list[GivenProbe] = []
     notes = []
-    architecture = sources[0].config.architecture
     cpu = device.type == "cpu"
     size = {
-        "multiple": architecture.downsampling,
-        "side": given.max_side or (CPU_SIDE if cpu else SIDE),
-        "most": given.max_frames or (CPU_FRAMES if cpu else FRAMES),
+        "multiple": sources[0].config.architecture.downsampling,
+        "side": options.max_side or (CPU_SIDE if cpu else SIDE),
+        "most": options.max_frames or (CPU_FRAMES if cpu else FRAMES),
     }
     for name, path, read in (
-        ("images", given.images, image_pixels),
-        ("video", given.video, video_pixels),
+        ("images", options.images, image_pixels),
+        ("video", options.video, video_pixels),
     ):
         if path is None:
             continue
         encoder = _with_encoder(sources, f"--{name}")
-        pixels, told = read(path, **size)
-        z = encode(encoder, pixels, device, progress)
+        pixels, taken = read(path, **size)
+        z = _encode(encoder, pixels, device, progress)
         probes.append(GivenProbe.of(name, z, pixels.shape[0], pixels))
-        notes.append(f"the probe {name} is of {told}")
-    if given.latents is not None:
-        stored = read_latents(given.latents, channels)
-        probes.append(_as_decoded(stored, sources) if given.scaled_latents else stored)
+        notes.append(f"probe {name}: {taken}")
+    if options.latents is not None:
+        stored = read_latents(options.latents, channels)
+        probes.append(_unscaled(stored, sources) if options.scaled_latents else stored)
     return tuple(probes), tuple(notes)
-
-
-def encode(source: Source, pixels: Tensor, device: torch.device, progress: Progress) -> Tensor:
-    """Images ``N 3 H W`` in -1..1 to latents ``N e h w``, one at a time, in float32.
-
-    Raises:
-        ConfigError: the encoder takes other images.
-        DeviceError: the device runs out of memory.
-    """
-    wanted = source.config.architecture.in_channels
-    if wanted != pixels.shape[1]:
-        raise ConfigError(
-            f"{source.checkpoint.path} encodes images of {wanted} channels; images and videos have "
-            f"{pixels.shape[1]}. Give --latents"
-        )
-    encoder = load_encoder(source, torch.float32).to(device)
-    found = []
-    with exact_float32(), torch.inference_mode(), saying_memory(device, "images were encoded"):
-        for done, image in enumerate(pixels):
-            progress("encoding", done, len(pixels))
-            found.append(encoder(image[None].to(device)).cpu())
-        progress("encoding", len(pixels), len(pixels))
-    return torch.cat(found)
 
 
 def keep_outputs(
     folder: Path, probe: Probe, z: Tensor, reference: Tensor, candidate: Tensor
 ) -> None:
-    """Write what both decoders made of a probe to ``NAME.safetensors``, never over another file.
+    """Write a probe's latents and both outputs to a new file ``NAME.safetensors``.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the file exists, or the folder cannot be written.
     """
     tensors = {"latents": z, "reference": reference, "candidate": candidate}
     if probe.sources is not None:
@@ -150,7 +127,7 @@ def keep_outputs(
         if path.exists():
             raise OutputError(f"{path} exists; choose another folder for --save-outputs")
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        # Written here, since the library's own files can be read by their owner alone.
+        # Not by save_file, whose files only their owner can read.
         hidden.write_bytes(save(contiguous, {"frames": str(probe.frames)}))
         hidden.rename(path)
     except OSError as error:
@@ -165,20 +142,39 @@ def _with_encoder(sources: Sequence[Source], option: str) -> Source:
             return source
     names = " and ".join(str(source.checkpoint.path) for source in sources)
     raise FamilyError(
-        f"{option} needs an encoder, and {names} has none: a bare decoder makes no latents. Give "
-        "the whole autoencoder as the reference, or --latents"
+        f"{option} needs an encoder, but {names} holds only a decoder. Give the whole autoencoder "
+        "as the reference, or --latents"
     )
 
 
-def _as_decoded(probe: GivenProbe, sources: Sequence[Source]) -> GivenProbe:
-    """Latents of a diffusion model as the decoder takes them, by the factor that is known."""
+def _encode(source: Source, pixels: Tensor, device: torch.device, progress: Progress) -> Tensor:
+    """Images ``N 3 H W`` in -1..1 to latents ``N e h w``, one at a time, in float32."""
+    wanted = source.config.architecture.in_channels
+    if wanted != pixels.shape[1]:
+        raise ConfigError(
+            f"{source.checkpoint.path} encodes images of {wanted} channels; images and videos have "
+            f"{pixels.shape[1]}. Give --latents"
+        )
+    encoder = load_encoder(source, torch.float32).to(device)
+    found = []
+    with exact_float32(), torch.inference_mode(), memory_errors(device, "images were encoded"):
+        for done, image in enumerate(pixels):
+            progress("encoding", done, len(pixels))
+            found.append(encoder.encode(image[None].to(device)).cpu())
+        progress("encoding", len(pixels), len(pixels))
+    return torch.cat(found)
+
+
+def _unscaled(probe: GivenProbe, sources: Sequence[Source]) -> GivenProbe:
+    """Latents of a diffusion model as the decoder takes them: ``z / factor + shift``."""
     for source in sources:
         architecture = source.config.architecture
         known = scaling_factors(architecture)
         factor = architecture.scaling_factor or (known[0] if len(known) == 1 else None)
         if factor is not None:
-            return unscaled(probe, factor, architecture.shift_factor or 0.0)
+            z = probe.z / factor + (architecture.shift_factor or 0.0)
+            return GivenProbe.of(probe.name, z, probe.frames)
     raise ConfigError(
-        "--scaled-latents: the scaling factor is not known from the checkpoint; divide the latents "
-        "by it yourself, and leave the option out"
+        "--scaled-latents: the checkpoint does not show the scaling factor; divide the latents by "
+        "it yourself, and drop the option"
     )

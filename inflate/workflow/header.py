@@ -13,6 +13,8 @@ from inflate.formats.recorded import CONFIG_KEY, SOURCE_NAME_KEY
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.vocabulary import VERDICT_KEY, Target
 
+SEED_KEY = "inflate.seed"
+PROVENANCE_KEY = "inflate.provenance"
 POST_QUANT_KEY = "inflate.post_quant"
 LAYOUT_KEY = "inflate.layout"
 SOURCE_BLEND_KEY = "inflate.source.blend"
@@ -36,10 +38,10 @@ def header_of(
         "inflate.version": __version__,
         SOURCE_NAME_KEY: printable(source_name),
         CONFIG_KEY: json.dumps(asdict(plan.config), sort_keys=True),
-        "inflate.seed": str(plan.config.seed),
+        SEED_KEY: str(plan.config.seed),
         LAYOUT_KEY: target,
         POST_QUANT_KEY: "fold" if folded else "keep",
-        "inflate.provenance": json.dumps(provenance(plan)),
+        PROVENANCE_KEY: json.dumps(provenance(plan)),
         VERDICT_KEY: "unverified",
         "inflate.parity.device": "none",
     }

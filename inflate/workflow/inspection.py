@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
+from inflate.display import Displayed, bytes_text
 from inflate.errors import CheckpointError, ConfigError, PlanError
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, check_known, find_blend
 from inflate.formats.class_config import class_settings
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.formats.locate import EMA, Located, locate
+from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import changed_since, recorded_settings
 from inflate.formats.shapes import image_problems
 from inflate.formats.views import autoencoder_view
@@ -53,8 +54,8 @@ class Group:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Displayed):
     """What a file holds, and what ``convert`` would do with it.
 
     ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
@@ -83,6 +84,21 @@ class Inspection:
     obstacles: tuple[str, ...]
     fingerprint: str | None = None
     changed: bool | None = None
+
+    def _facts(self) -> dict[str, object]:
+        kind = "image autoencoder" if self.architecture else "not an autoencoder of this family"
+        if self.obstacles:
+            converts = f"cannot be converted: {self.obstacles[0]}"
+        else:
+            converts = f"converts to {self.would_write.name}"
+        return {
+            "kind": "video autoencoder" if self.inflated else kind,
+            "path": self.path.name,
+            "size": bytes_text(sum(group.nbytes for group in self.parts)),
+            "convert": converts,
+            "presets": ", ".join(self.presets) or "none of this shape",
+            "types": ", ".join(self.dtypes),
+        }
 
     @property
     def copied(self) -> int:
@@ -166,7 +182,7 @@ def _inspect(
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
         inflated=bool(located and located.inflated),
-        has_ema=any(name.startswith(EMA) and "decoder" in name for name in index),
+        has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
         blend=blend,

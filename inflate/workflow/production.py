@@ -22,6 +22,7 @@ from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.io.files import hash_files
+from inflate.io.ranges import partial_of
 from inflate.io.staging import Staged, saying_why, stage
 from inflate.io.writer import SafetensorsWriter
 from inflate.options import ConvertOptions
@@ -118,6 +119,7 @@ def prepare(
         from inflate.workflow.folding import fold_as_asked
 
         seen, fold = fold_as_asked(original, target, options)
+        folded = seen.checkpoint is not original.checkpoint
     seen = _blended_for(seen, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
@@ -154,7 +156,9 @@ def produce(
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
-        file_hash = pool.submit(hash_files, files) if source_sha256 else None
+        # The Hub and other stores publish the hash of a file, which costs nothing.
+        hashed = source_sha256 or all(partial_of(path) is not None for path in files.all)
+        file_hash = pool.submit(hash_files, files) if hashed else None
         loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
@@ -165,9 +169,11 @@ def produce(
         written = time.perf_counter()
         parity = None
         if loading is not None:
+            if not loading.done():
+                progress("loading torch…", 0, 0)
             parity = loading.result()(job, staged, prints, progress)
         checked = time.perf_counter()
-        sha256 = None if file_hash is None else file_hash.result()
+        sha256 = None if file_hash is None else file_hash.result() or None
         made = Made(parity, prints, sha256, written, checked)
         if not made.published:
             return made

@@ -14,6 +14,7 @@ import torch
 
 from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
@@ -26,21 +27,22 @@ from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, checked
-from inflate.parity.comparands import against_itself, against_source
 from inflate.parity.device import fell_back, resolve_device
-from inflate.parity.fold import measure_fold
+from inflate.parity.floor import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import against_itself, against_source
 from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource
-from inflate.parity.trainability import measure
+from inflate.parity.trainability import measure_trainability
 from inflate.parity.verify import Scope, run_check
-from inflate.parity.weights import compare_temporal, plan_rows
+from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
-from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
+from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
 from inflate.workflow.sources import files_of, local_source
+from inflate.workflow.trained import check_trained, hint, spatial_path, with_training
 
 _COMPUTED = ("tanh_out", "attn_type")
 _FACTORS = ("scaling_factor", "shift_factor")
@@ -60,6 +62,8 @@ def verify(
     merge_strategy: MergeStrategy | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
+    trained: bool = False,
+    ignore: tuple[str, ...] | None = None,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -88,6 +92,9 @@ def verify(
         merge_strategy: how the candidate blends, where its file does not say.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
+        trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
+            equal the reference; report how far its temporal layers and its outputs moved.
+        ignore: patterns of names in the reference to leave out.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not depend on it.
         images: a folder of images, decoded as the frames of one video.
@@ -117,6 +124,8 @@ def verify(
         merge_strategy=merge_strategy,
         prefix=prefix,
         weights=weights,
+        trained=trained,
+        ignore=ignore,
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
@@ -156,6 +165,8 @@ def verify_with(
         if value is not None and not 0.0 <= value < math.inf:
             raise ConfigError(f"--{name} is {value}; expected a finite number, 0 or more")
     check_given(options)
+    if options.trained:
+        check_trained(options, candidate)
     where = resolve_device(options.device)
     compute = getattr(torch, options.dtype)
     default = TOLERANCES[options.dtype]
@@ -176,7 +187,14 @@ def verify_with(
         check_written([*kept, *reports], read)
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
+        video.checkpoint.download(progress)
         if not video.inflated:
+            if candidate is not None and is_inflated(checkpoints[1].tensors):
+                raise FamilyError(
+                    f"the arguments are the wrong way round: {reference} is a video checkpoint, "
+                    f"{candidate} an image checkpoint; expected inflate verify {candidate} "
+                    f"{reference}"
+                )
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
@@ -187,48 +205,58 @@ def verify_with(
         sources = [video]
         notes: tuple[str, ...] = ()
         if candidate is None:
-            comparands = against_itself(video, compute, where)
+            pair = against_itself(video, compute, where)
             reference_print = video_print
         else:
             image_file = checkpoints[1]
             ema = options.weights == "ema"
-            image = describe(image_file, prefix=options.prefix, ema=ema, image=True)
+            image = describe(
+                image_file,
+                _stored_type(video),
+                prefix=options.prefix,
+                ema=ema,
+                image=True,
+                ignore=options.ignore or (),
+            )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
+            image.checkpoint.download(progress)
             reference_print = pool.submit(fingerprint_of, image.checkpoint)
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
             image, fold = _folded_alike(image, video, where, options.seed)
-            comparands = against_source(image, video, compute, where)
+            pair = against_source(image, video, compute, where)
         temporal = compare_temporal(video)
-        extra, told = given_probes(options, sources, comparands.channels, where, progress)
-        comparands = replace(
-            comparands,
-            weights=replace(comparands.weights, temporal=temporal),
-            notes=(*comparands.notes, *notes, *told),
+        extra, told = given_probes(options, sources, pair.channels, where, progress)
+        pair = replace(
+            pair,
+            weights=replace(pair.weights, temporal=temporal),
+            notes=(*pair.notes, *notes, *told),
         )
         prints = reference_print.result(), video_print.result()
+        probes = (*thorough_probes_for(where), *extra)
+        trained = options.trained
         report = run_check(
-            comparands,
+            spatial_path(pair) if trained else pair,
             reference=(shown(str(reference)), prints[0]),
             candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
             device=where,
             tolerance=tolerance,
             seed=options.seed,
-            probes=(*thorough_probes_for(where), *extra),
+            probes=probes,
             fold=fold,
             recorded_source=None
             if candidate is None
             else _recorded_source(opened.metadata, prints[0]),
             changed=changed_since(opened.metadata, prints[1]),
             scope=Scope(
-                layers=True,
-                frames=True,
-                floor=True,
+                layers=not trained,
+                frames=not trained,
+                floor=not trained,
                 bisect=options.bisect,
                 self_test=options.self_test,
                 pictures=pictures,
@@ -239,8 +267,19 @@ def verify_with(
             else partial(keep_outputs, options.save_outputs),
             progress=progress,
         )
-        learned = measure(video, where) if options.trainability else None
-        return replace(report, plan=plan_rows(video), trainability=learned)
+        if trained:
+            report = with_training(report, pair, video, probes, where, compute, options.seed)
+        elif candidate is not None:
+            report = replace(report, notes=(*report.notes, *hint(report, video)))
+        learned = measure_trainability(video, where) if options.trainability else None
+        bad = not_finite(video) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
+
+
+def _stored_type(video: Source) -> Mapping[str, object]:
+    """The type that float8 weights of the reference are widened to: the candidate's."""
+    info = video.info("decoder.conv_in.weight")
+    return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:

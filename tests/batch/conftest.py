@@ -33,7 +33,7 @@ Sources = Callable[..., list[Path]]
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The least of autoencoders, each with weights of its own; nobody may change the files."""
+    """The smallest autoencoders, with different weights; no test may change the files."""
     folder = tmp_path_factory.mktemp("originals")
     return [
         write_safetensors(folder / f"m{i:02}.safetensors", autoencoder(ch_mult=[1], seed=i))
@@ -43,7 +43,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def sources(originals: list[Path], tmp_path: Path) -> Sources:
-    """Puts so many sources into ``ckpts``, the numbers in ``broken`` cut short."""
+    """Writes this many sources into ``ckpts``, the numbers in ``broken`` cut short."""
 
     def put(count: int, broken: tuple[int, ...] = ()) -> list[Path]:
         folder = tmp_path / "ckpts"

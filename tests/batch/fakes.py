@@ -1,123 +1,128 @@
-"""An executor and a watcher that tests look into: nothing is computed, everything is remembered."""
+"""An executor and a watcher for tests: nothing is computed, everything is remembered."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inflate.batch.executor import Event, Task
+from inflate.batch.batch import Batch
+from inflate.batch.files import hash_of_source, mark_of_output, mark_of_source
 from inflate.batch.jobs import Job
-from inflate.batch.marks import hash_of_source, mark_of_output, mark_of_source
-from inflate.batch.run import Outcome
+from inflate.batch.ledger import Ledger
+from inflate.batch.run import Outcome, Run
+from inflate.batch.survey import survey
+from inflate.batch.task import Event, Task
 
 from ..report.building import document_of
 
 PARITY = document_of("equal")
 FAILED = document_of("failed")
-Publish = Callable[[Task], str]
+Act = Callable[[Task], str]
 
 
-def always_held(_task: Task) -> str:
-    """What tasks come to where nothing is said."""
-    return "held"
+def by_stem(**acts: str) -> Act:
+    """What tasks come to by the stem of their source: ``m01="failed"``; else ``held``."""
+    return lambda task: acts.get(Path(task.source).stem, "held")
 
 
 class Watcher:
-    """Remembers what it is told."""
+    """Remembers its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
 
     def began(self, job: Job, worker: str) -> None:
         """Remember."""
-        self.told.append(("began", job.output))
+        self.calls.append(("began", job.output))
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         """Remember."""
-        self.told.append(("moved", job.output))
+        self.calls.append(("moved", job.output))
 
     def lost(self, job: Job, why: str) -> None:
         """Remember."""
-        self.told.append(("lost", job.output))
+        self.calls.append(("lost", job.output))
 
     def ended(self, outcome: Outcome) -> None:
         """Remember."""
-        self.told.append(("ended", outcome.job.output))
+        self.calls.append(("ended", outcome.job.output))
 
 
 class FakeExecutor:
-    """Copies the source to the output, in the steps of a real worker; or does what it is told.
+    """Copies the source to the output, in the steps of a real worker.
 
     ``act`` gives what a task comes to: ``held``, ``unequal``, ``failed``, ``lost`` (before it
-    publishes), ``vanish`` (after the output got its name) or ``stuck`` (never ends).
+    publishes) or ``vanish`` (after the output got its name).
     """
 
-    def __init__(self, slots: int = 1, act: Publish = always_held) -> None:
-        self.slots, self._act = slots, act
+    def __init__(self, slots: int = 1, act: Act | None = None) -> None:
+        self.slots, self._act = slots, act or by_stem()
         self.ran: list[Task] = []
+        self.answers: list[bool] = []
         self.together = 0
         self._tasks: dict[int, Task] = {}
         self._events: list[Event] = []
 
     def submit(self, task: Task) -> None:
-        """Begin a task."""
+        """Begin a task; it goes on when its events are taken."""
         self.ran.append(task)
         self._tasks[task.number] = task
         self.together = max(self.together, len(self._tasks))
-        self._tell("begin", task)
+        self.send("begin", task)
 
     def wait(self, seconds: float) -> list[Event]:
-        """What happened."""
+        """The events since the last call."""
         events, self._events = self._events, []
+        for event in events:
+            if event.kind == "begin":
+                self.begin(self._tasks[event.number])
         return events
 
-    def answer(self, event: Event, answer: Mapping[str, Any]) -> None:
-        """Go on with a task."""
-        task = self._tasks[event.number]
-        if not answer["go"]:
-            del self._tasks[task.number]
-        elif event.kind == "begin":
-            self._begin(task, overwrite=answer["overwrite"])
+    def answer(self, event: Event, go: bool) -> None:
+        """Publish, or not."""
+        self.answers.append(go)
+        task = self._tasks.pop(event.number)
+        if not go:
+            return
+        Path(task.output + ".staged").rename(task.output)
+        if self._act(task) == "vanish":
+            self.send("lost", task, error="worker was killed")
         else:
-            self._publish(task)
+            self.end(task, output_mark=mark_of_output(task.output), **self._held(task))
 
     def close(self) -> None:
         """Nothing runs."""
 
-    def _begin(self, task: Task, *, overwrite: bool) -> None:
+    def begin(self, task: Task) -> None:
+        """Do what a worker does before it publishes."""
         act = self._act(task)
-        if act == "stuck":
-            return
         if act == "lost":
             del self._tasks[task.number]
-            self._tell("lost", task, {"error": "worker was killed"})
+            self.send("lost", task, error="worker was killed")
             return
-        assert overwrite or not Path(task.output).exists()
-        sha256 = hash_of_source(task.source)
+        assert task.options["overwrite"] or not Path(task.output).exists()
         if act in ("failed", "unequal"):
             document: dict[str, Any] = {"seconds": 0.1, "error": "no"}
             if act == "unequal":
                 document = {"seconds": 0.1, "conversion": {"parity": FAILED}}
-            self._end(task, {"state": act, "source_sha256": sha256, "document": document})
+            del self._tasks[task.number]
+            sha256 = hash_of_source(task.source)
+            self.end(task, state=act, source_sha256=sha256, document=document)
             return
         staged = Path(task.output + ".staged")
         staged.parent.mkdir(parents=True, exist_ok=True)
         staged.write_bytes(Path(task.source).read_bytes() + b" ")
-        mark = mark_of_output(staged)
-        assert mark is not None
-        self._tell("publish", task, {**self._held(task), "output_mark": mark.text()})
+        self.send("publish", task, output_mark=mark_of_output(staged), **self._held(task))
 
-    def _publish(self, task: Task) -> None:
-        Path(task.output + ".staged").rename(task.output)
-        if self._act(task) == "vanish":
-            del self._tasks[task.number]
-            self._tell("lost", task, {"error": "worker was killed"})
-            return
-        mark = mark_of_output(task.output)
-        assert mark is not None
-        self._end(task, {**self._held(task), "output_mark": mark.text()})
+    def end(self, task: Task, **record: Any) -> None:
+        """Send the last event."""
+        self.send("end", task, source_mark=mark_of_source(task.source), **record)
+
+    def send(self, kind: Any, task: Task, **content: Any) -> None:
+        """Send an event."""
+        self._events.append(Event(kind, task.number, "worker 1", content))
 
     def _held(self, task: Task) -> dict[str, Any]:
         source = Path(task.source).read_bytes()
@@ -128,10 +133,23 @@ class FakeExecutor:
             "document": {"seconds": 0.1, "conversion": {"parity": PARITY, "notes": []}},
         }
 
-    def _end(self, task: Task, record: dict[str, Any]) -> None:
-        mark = mark_of_source(task.source)
-        del self._tasks[task.number]
-        self._tell("end", task, {**record, "source_mark": mark.text() if mark else None})
 
-    def _tell(self, kind: Any, task: Task, content: Mapping[str, Any] | None = None) -> None:
-        self._events.append(Event(kind, task.number, "worker 1", content or {}))
+def ran(
+    batch: Batch,
+    act: Act | None = None,
+    *,
+    executor: FakeExecutor | None = None,
+    watch: Watcher | None = None,
+    **options: Any,
+) -> tuple[list[Outcome], FakeExecutor]:
+    """Run a batch to its end."""
+    executor = executor or FakeExecutor(1, act)
+    with Ledger(batch.ledger) as ledger:
+        ledger._db.execute("PRAGMA synchronous = OFF")  # Many rows, on a busy disk.
+        seen = survey(batch.jobs, ledger, retry_failed=options.get("retry_failed", False))
+        return Run(seen, ledger, executor, watch or Watcher(), **options).outcomes(), executor
+
+
+def statuses(outcomes: list[Outcome]) -> list[str]:
+    """What became of each job; ``*`` for results of an earlier run."""
+    return [outcome.status + ("*" if outcome.reused else "") for outcome in outcomes]

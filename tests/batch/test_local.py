@@ -1,4 +1,4 @@
-"""Batches in worker processes: killed workers, killed batches, and what is left of them."""
+"""Worker processes: killed workers, killed batches, and what is left of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inflate.batch.executor import Event, Task
 from inflate.batch.local import LocalExecutor
-from inflate.batch.owners import become_owner
+from inflate.batch.owners import become_owner, is_alive
+from inflate.batch.task import Event, Task, run_task
+from inflate.signals import ENDING
 
+from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import sha256
 from .conftest import ROOT, Sources, environment, inflate_batch
 
 OPTIONS = ("--device", "cpu", "--time-mode", "all", "-o", "out/")
+CONVERT = {"device": "cpu", "skip_parity": True}
 KILLS = 10
 
 
@@ -31,15 +37,240 @@ def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".*"))
 
 
+# One task
+
+
+def events_of(task: Task, *, go: bool = True, gpu: int | None = None) -> list[Event]:
+    """The events of a task that runs in this process."""
+    events: list[Event] = []
+
+    def ask(event: Event) -> bool:
+        events.append(event)
+        return go
+
+    run_task(task, "worker 1", events.append, ask, gpu)
+    return events
+
+
+def test_a_task_asks_before_its_output_gets_its_name(tmp_path: Path, sources: Sources) -> None:
+    (source,) = sources(1)
+    task = Task(0, str(source), str(tmp_path / "out/v.safetensors"), CONVERT)
+    refused = events_of(task, go=False)
+    assert (refused[0].kind, refused[-1].kind) == ("begin", "publish")
+    assert list((tmp_path / "out").iterdir()) == []
+    *_, publish, end = events_of(task)
+    assert (publish.kind, end.kind, end.content["state"]) == ("publish", "end", "held")
+    assert end.content["output_sha256"] == sha256(Path(task.output))
+    assert publish.content["output_sha256"] == end.content["output_sha256"]
+    assert publish.content["output_mark"] == end.content["output_mark"]
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("bug"), None], ids=["bug", "nan"])
+def test_an_error_becomes_the_result_of_its_task(
+    bug: Exception | None, tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = sources(1)
+    options: dict[str, Any] = dict(CONVERT)
+    if bug is None:
+        options["set"] = ("scaling_factor=.nan",)
+    else:
+        monkeypatch.setattr("inflate.workflow.production.carry_out", lambda *_: 1 / 0)
+    end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), options))[-1]
+    assert (end.kind, end.content["state"]) == ("end", "failed")
+    assert ("traceback" in end.content["document"]) == (bug is not None)
+    assert end.content["source_sha256"] == sha256(source)
+    json.dumps(end.content, allow_nan=False)
+
+
+def test_a_task_whose_source_changes_fails_and_is_not_known(
+    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inflate.workflow import production
+
+    (source,), carry_out = sources(1), production.carry_out
+
+    def changing(*arguments: Any) -> Any:
+        digests = carry_out(*arguments)
+        os.utime(source, ns=(1, 1))
+        return digests
+
+    monkeypatch.setattr(production, "carry_out", changing)
+    end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), CONVERT))[-1]
+    assert (end.content["state"], end.content["source_sha256"]) == ("failed", None)
+    assert not (tmp_path / "v.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpu", "expected"),
+    [
+        (None, None, "auto"),
+        ("cpu", 1, "cpu"),
+        ("cuda:1", 0, "cuda:1"),
+        ("auto", 0, "cuda:0"),
+        (None, 3, "cuda:1"),
+        ("cuda", 2, "cuda:0"),
+    ],
+)
+def test_each_worker_has_its_gpu(
+    wanted: str | None, gpu: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from inflate.batch.task import _device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _device(wanted, gpu) == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _device(wanted, gpu) == (wanted or "auto")
+
+
+# Worker processes
+
+
+class Harness:
+    """A local executor, driven by hand."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        self.owner = become_owner(folder / "ledger.sqlite")
+        self.executor = LocalExecutor(slots, self.owner.handle)
+        self.seen: list[Event] = []
+
+    def until(self, kind: str, number: int) -> Event:
+        """Answer what is asked until a task sends an event of a kind."""
+        deadline = time.monotonic() + 60.0
+        while time.monotonic() < deadline:
+            for event in self.executor.wait(0.5):
+                self.seen.append(event)
+                if event.kind == "publish" != kind:
+                    self.executor.answer(event, True)
+            for event in self.seen:
+                if (event.kind, event.number) == (kind, number):
+                    self.seen.remove(event)
+                    return event
+        raise AssertionError((kind, number, self.seen))
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
+    """An executor of one worker."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = Harness(tmp_path, 1)
+    yield found
+    found.executor.close()
+    found.owner.release()
+
+
 @pytest.mark.slow
-def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
+def test_a_worker_killed_in_the_middle(tmp_path: Path, sources: Sources, harness: Harness) -> None:
+    (source, other) = sources(2)
+    output = tmp_path / "out" / "v.safetensors"
+    harness.executor.submit(Task(0, str(source), str(output), {"device": "cpu"}))
+    pid = harness.until("begin", 0).content["pid"]
+    asked = harness.until("publish", 0)
+    assert asked.content["document"]["conversion"]["parity"]["verdict"] == "bitwise"
+    assert not output.exists()  # Nothing gets its name before the answer.
+    assert len(list(output.parent.glob(".*.staged"))) == 1
+    os.kill(pid, signal.SIGKILL)
+    assert "signal 9" in harness.until("lost", 0).content["error"]
+    harness.executor.submit(Task(1, str(source), str(output), {"device": "cpu"}))
+    harness.executor.submit(Task(2, str(other), str(tmp_path / "o.safetensors"), {}))
+    harness.executor.answer(harness.until("publish", 1), True)
+    assert harness.until("end", 1).content["state"] == "held"
+    assert hidden(output.parent) == []  # The next conversion removed what was left.
+    pid = harness.until("begin", 2).content["pid"]
+    harness.until("publish", 2)
+    harness.executor.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not (tmp_path / "o.safetensors").exists()
+    assert [name for name in hidden(tmp_path) if name.endswith(".staged")] == []
+
+
+def test_a_worker_that_cannot_start_says_why(
+    tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "safetensors.py").write_text("raise ImportError('broken')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    harness.executor.submit(Task(0, "x", "y", {}))
+    assert "broken" in harness.until("lost", 0).content["error"]
+
+
+@pytest.fixture
+def publishing(
+    tmp_path: Path, sources: Sources
+) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
+    """A worker that waits for an answer before it publishes, and the connection to it."""
+    owner = become_owner(tmp_path / "ledger.sqlite")
+    ours, theirs = Pipe()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "inflate.batch.worker", "0", str(theirs.fileno())],
+        pass_fds=[theirs.fileno(), owner.handle], stderr=subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    theirs.close()
+    (source,) = sources(1)
+    ours.send(Task(0, str(source), str(tmp_path / "out/v.safetensors"), CONVERT))
+    while ours.recv().kind != "publish":
+        pass
+    assert len(list((tmp_path / "out").glob(".*.staged"))) == 1
+    # The lock of a batch that is killed outlives it until its workers have ended.
+    os.close(owner.handle)
+    assert is_alive(tmp_path / "ledger.sqlite", owner.token)
+    yield worker, ours
+    _, said = worker.communicate(timeout=60)
+    assert said == b""
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not is_alive(tmp_path / "ledger.sqlite", owner.token)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *(
+    pytest.param(number, marks=pytest.mark.slow) for number in ENDING if number != signal.SIGTERM
+)])  # fmt: skip
+def test_a_signal_to_a_worker_removes_what_it_staged(
+    number: int, publishing: tuple[subprocess.Popen[bytes], Connection]
+) -> None:
+    worker, _connection = publishing
+    worker.send_signal(number)
+    assert worker.wait(timeout=60) == 128 + number
+
+
+def test_a_worker_ends_with_its_batch(
+    publishing: tuple[subprocess.Popen[bytes], Connection],
+) -> None:
+    worker, connection = publishing
+    connection.close()
+    assert worker.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+TWICE = """
+import os, sys
+from inflate.signals import end_on_signals
+end_on_signals()
+try:
+    os.kill(os.getpid(), int(sys.argv[1]))
+finally:
+    for number in sys.argv[1:]:
+        os.kill(os.getpid(), int(number))
+    print("removed")
+"""
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_more_signals_do_not_interrupt_the_removal(number: int) -> None:
+    words = [sys.executable, "-c", TWICE, *(str(int(n)) for n in (number, *ENDING))]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "removed\n", "")
+
+
+# Whole batches
+
+
+@pytest.mark.slow
+def test_a_batch_killed_ten_times_loses_nothing_and_does_nothing_twice(
     tmp_path: Path, sources: Sources
 ) -> None:
     paths = sources(24, broken=(5, 17))
-    command = [
-        sys.executable, "-m", "inflate", "batch", "ckpts/*.safetensors", *OPTIONS, "--jobs", "1",
-        "--json",
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "inflate", "batch", "ckpts/*.safetensors", *OPTIONS, "--json"]
     drawn = random.Random(5)
     inodes: dict[str, int] = {}
 
@@ -50,8 +281,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
         batch = subprocess.Popen(
             command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        # Each time some jobs further, and at any moment of the next; while it starts where an
-        # earlier one came as far already.
+        # Each time some jobs further, and at any moment of the next.
         while len(made()) < 2 * i and batch.poll() is None:
             time.sleep(0.01)
         time.sleep(0.3 * drawn.random())
@@ -59,7 +289,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
         batch.communicate()
         assert batch.returncode == -signal.SIGKILL
         for path in made():
-            # A file that has its name is whole, and is never made anew.
+            # A file that has its name is complete, and is never made again.
             assert inodes.setdefault(path.name, path.stat().st_ino) == path.stat().st_ino
     assert len(inodes) >= KILLS, "hardly any work was done when it was killed"
     last = inflate_batch(tmp_path, "ckpts/*.safetensors", *OPTIONS, "--jobs", "2", "--json")
@@ -68,21 +298,16 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_done_twice(
     assert document["counts"] | {"reused": 0} == {
         "total": 24, "held": 22, "unequal": 0, "failed": 2, "not_run": 0, "reused": 0,
     }  # fmt: skip
-    assert [job["status"] == "failed" for job in document["jobs"]] == [
-        number in (5, 17) for number in range(24)
-    ]
-    for job, path in zip(document["jobs"], paths, strict=True):
+    for number, (job, path) in enumerate(zip(document["jobs"], paths, strict=True)):
         assert job["source"] == f"ckpts/{path.name}"
+        assert job["status"] == ("failed" if number in (5, 17) else "held")
         if job["status"] == "held":
+            output = tmp_path / job["output"]
             assert job["verdict"] == "bitwise"
-            assert sha256(tmp_path / job["output"]) == job["output_sha256"]
+            assert sha256(output) == job["output_sha256"]
             assert sha256(path) == job["source_sha256"]
-            name = Path(job["output"]).name
-            inode = (tmp_path / job["output"]).stat().st_ino
-            assert inodes.setdefault(name, inode) == inode
-        else:
-            assert "is cut short" in job["error"]
-    assert len(made()) == 22
+            inode = output.stat().st_ino
+            assert inodes.setdefault(output.name, inode) == inode
     assert hidden(tmp_path / "out") == []
 
 
@@ -143,143 +368,19 @@ def test_ctrl_c_stops_the_workers_and_leaves_nothing(tmp_path: Path, sources: So
     assert counts["reused"] >= int(finished[1]) >= 1
 
 
-class Harness:
-    """A local executor, driven by hand."""
-
-    def __init__(self, folder: Path, slots: int) -> None:
-        self.owner = become_owner(folder / "ledger.sqlite")
-        self.executor = LocalExecutor(slots, self.owner.path)
-        self.seen: list[Event] = []
-
-    def until(self, kind: str, number: int, **answers: Any) -> Event:
-        """Answer what is asked until a task tells an event of a kind."""
-        deadline = time.monotonic() + 60.0
-        while time.monotonic() < deadline:
-            for event in self.executor.wait(0.5):
-                self.seen.append(event)
-                if event.wants_answer and event.kind != kind:
-                    self.executor.answer(event, {"go": True, "overwrite": False})
-            for event in self.seen:
-                if (event.kind, event.number) == (kind, number):
-                    self.seen.remove(event)
-                    return event
-        raise AssertionError((kind, number, self.seen))
-
-    def close(self) -> None:
-        """Stop it."""
-        self.executor.close()
-        self.owner.release()
-
-
-def worker_pids(lock: Path) -> list[int]:
-    """The worker processes that hold a lock file."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"inflate.batch.worker" in command and str(lock).encode() in command:
-            found.append(int(process.name))
-    return found
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_worker_killed_in_the_middle(
-    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_with_a_factor_that_is_not_finite_fails_alone(
+    tmp_path: Path, sources: Sources
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (source, other) = sources(2)
-    harness = Harness(tmp_path, 1)
-    try:
-        output = tmp_path / "out" / "v.safetensors"
-        task = Task(0, str(source), str(output), {"device": "cpu"})
-        harness.executor.submit(task)
-        asked = harness.until("publish", 0)
-        assert asked.content["document"]["conversion"]["parity"]["verdict"] == "bitwise"
-        assert not output.exists()  # Nothing gets its name before the answer.
-        assert len(list(output.parent.glob(".*.staged"))) == 1
-        (pid,) = worker_pids(harness.owner.path)
-        os.kill(pid, signal.SIGKILL)
-        lost = harness.until("lost", 0)
-        assert "worker 1 was killed by signal 9" in lost.content["error"]
-        harness.executor.submit(task)
-        harness.executor.submit(Task(1, str(other), str(tmp_path / "o.safetensors"), {}))
-        harness.until("publish", 0)
-        publish = Event("publish", 0, "worker 1")
-        harness.executor.answer(publish, {"go": True})
-        assert harness.until("end", 0).content["state"] == "held"
-        assert output.exists()
-        assert hidden(output.parent) == []  # The next conversion cleared up.
-        assert harness.until("publish", 1).number == 1
-    finally:
-        harness.close()
-    assert worker_pids(harness.owner.path) == []
-    assert hidden(tmp_path) == []
-
-
-def test_a_worker_that_cannot_start_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "torch.py").write_text("raise ImportError('no torch for you')", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken), str(ROOT)]))
-    harness = Harness(tmp_path, 1)
-    try:
-        harness.executor.submit(Task(0, "x", "y", {}))
-        error = harness.until("lost", 0).content["error"]
-        assert "ended with code 1" in error
-        assert "no torch for you" in error
-    finally:
-        harness.close()
-
-
-def test_a_bug_in_one_job_is_told_and_the_others_go_on(
-    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from inflate.batch.task import run_task
-
-    (source,) = sources(1)
-    told: list[tuple[str, Any]] = []
-
-    def broken(*arguments: object, **more: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr("inflate.workflow.conversion.convert_with", broken)
-    run_task(
-        Task(0, str(source), str(tmp_path / "v.safetensors"), {}),
-        lambda kind, content: told.append((kind, content)),
-        lambda _kind, _content: {"go": True},
-    )
-    ((kind, record),) = told
-    assert (kind, record["state"]) == ("end", "failed")
-    assert record["document"]["error"] == "a bug: ZeroDivisionError: a bug"
-    assert "Traceback" in record["document"]["traceback"]
-    assert record["source_sha256"] == sha256(source)
-
-
-@pytest.mark.parametrize(
-    ("asked", "gpu", "expected"),
-    [
-        (None, None, "auto"),
-        ("cpu", 1, "cpu"),
-        ("cuda:1", 0, "cuda:1"),
-        ("auto", 0, "cuda:0"),
-        (None, 3, "cuda:1"),
-        ("cuda", 2, "cuda:0"),
-    ],
-)
-def test_gpus_are_shared_out_one_a_worker(
-    asked: str | None, gpu: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from inflate.batch.task import _device
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert _device(asked, gpu) == expected
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _device(asked, gpu) == (asked or "auto")
+    sources(1)
+    folder = tmp_path / "ckpts/nan"
+    folder.mkdir()
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", autoencoder(ch_mult=[1]))
+    config = {"_class_name": "AutoencoderKL", "scaling_factor": float("nan")}
+    (folder / "config.json").write_text(json.dumps(config))
+    for reused in (0, 2):
+        done = inflate_batch(tmp_path, "ckpts/*", *OPTIONS, "--json")
+        assert done.returncode == 2, done.stderr
+        document = json.loads(done.stdout)
+        assert [job["status"] for job in document["jobs"]] == ["held", "failed"]
+        assert document["counts"]["reused"] == reused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,19 +11,15 @@ from typing import Any
 
 import pytest
 
-from inflate.batch import task as module
-from inflate.batch.batch import open_manifest, open_sources
-from inflate.batch.executor import Task
+from inflate.batch.batch import open_batch
 from inflate.batch.ledger import Ledger
 from inflate.batch.reports import files_of_job_report
-from inflate.batch.run import run_batch
-from inflate.batch.survey import survey
 from inflate.cli.app import main
 from inflate.errors import InflateError, OutputError
 
 from ..conversions import snapshot
 from .conftest import Sources, write_manifest
-from .fakes import FakeExecutor, Watcher
+from .fakes import FakeExecutor
 
 M0, M1 = "ckpts/m00.safetensors", "ckpts/m01.safetensors"
 
@@ -138,38 +133,7 @@ def test_a_pattern_does_not_find_what_the_batch_writes_beside_its_outputs() -> N
     for _ in range(2):
         assert main(["batch", "ckpts/*", "-q", "--report-dir", "ckpts"]) == 0
     with pytest.raises(OutputError):  # Its own source is no leftover of an earlier run.
-        open_sources(["ckpts/*.safetensors"], "ckpts/{stem}.safetensors", {})
-
-
-# Sources that change
-
-
-@pytest.mark.parametrize("changed", [False, True])
-def test_a_job_whose_source_changed_fails_and_is_tried_again(
-    changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from inflate.workflow import production
-
-    carry_out = production.carry_out
-
-    def changing(*arguments: Any) -> Any:
-        digests = carry_out(*arguments)
-        if changed:
-            os.utime(M0, ns=(1, 1))
-        return digests
-
-    monkeypatch.setattr(production, "carry_out", changing)
-    said = []
-    given = Task(0, str(tmp_path / M0), str(tmp_path / "out/a"), {"skip_parity": True})
-    module.run_task(
-        given,
-        lambda kind, content: said.append((kind, content)),
-        lambda _kind, _content: {"go": True},
-    )
-    kind, record = said[-1]
-    assert (kind, record["state"]) == ("end", "failed" if changed else "held")
-    assert (record["source_sha256"] is None) == changed
-    assert Path("out/a").exists() != changed
+        open_batch(["ckpts/*.safetensors"], "ckpts/{stem}.safetensors", {})
 
 
 # Foreign ledgers
@@ -234,26 +198,6 @@ def test_a_ledger_that_is_a_folder_is_refused() -> None:
         Ledger(Path())
 
 
-# What is said in the end
-
-
-def test_ctrl_c_says_what_is_finished() -> None:
-    class Interrupted(FakeExecutor):
-        """Ctrl-C while the second job runs."""
-
-        def submit(self, task: Task) -> None:
-            if self.ran:
-                raise KeyboardInterrupt
-            super().submit(task)
-
-    batch = open_sources(["ckpts/*"], "out", {})
-    with Ledger(batch.ledger) as ledger:
-        seen = survey(batch.jobs, ledger, retry_failed=False)
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            run_batch(seen, ledger, Interrupted(), Watcher())
-    assert "1 of 2 jobs" in str(stopped.value)
-
-
 def test_reports_that_cannot_be_written_leave_the_jobs_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,9 +208,9 @@ def test_reports_that_cannot_be_written_leave_the_jobs_done(
         broken.setattr("inflate.batch.reports.write_summaries", gone)
         assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
     said = capsys.readouterr()
-    assert "the jobs are finished" in said.err
-    assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r", "-q"]) == 0
-    assert "2 known" in capsys.readouterr().out
+    assert said.err
+    assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["reused"] == 2
     assert Path("r/index.html").exists()
 
 
@@ -276,5 +220,5 @@ def test_every_conflict_is_reported_at_once() -> None:
         {"jobs": [{"source": M0, "output": M1}, {"source": M1, "output": M0}], "ledger": "m.yaml"},
     )
     with pytest.raises(InflateError) as raised:
-        open_manifest(Path("m.yaml"), {})
+        open_batch([str(Path("m.yaml"))], None, {})
     assert len(getattr(raised.value, "problems", ())) == 3

@@ -1,4 +1,4 @@
-"""What the tests of the modules share: small configurations, seeded weights, reference cases."""
+"""Shared by the tests of the modules: small configurations, seeded weights, reference cases."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ KL_F16: dict[str, Any] = {
 
 
 def made_once(make: Callable[P, T]) -> Callable[P, T]:
-    """What ``make`` gives for arguments that print the same: made once, and copied for each."""
+    """Cache the results of ``make`` by the text of its arguments, and return copies."""
     made: dict[str, T] = {}
 
     @functools.wraps(make)

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from inflate.models import AttnBlock, MemoryEfficientAttnBlock, VideoDecoder, attention
+from inflate.models import VideoDecoder, attention
 from inflate.models.attention import attend
 
 from . import formulas
-from .builders import SMALL, TIME_MODES, error, latents, noise, randomized, shapes_of, video_decoder
+from .builders import SMALL, TIME_MODES, error, latents, noise, shapes_of, video_decoder
 
 LOGGER = "inflate.models.attention"
 
 
 @pytest.fixture(autouse=True)
 def _fresh_log() -> Iterator[None]:
-    """What is said once a process is said once a test."""
-    attention._say_fallback.cache_clear()
+    """Log once per test what is logged once per process."""
+    attention._log_fallback.cache_clear()
     yield
-    attention._say_fallback.cache_clear()
+    attention._log_fallback.cache_clear()
 
 
 class FakeOps(ModuleType):
-    """An ``xformers.ops`` that counts its calls and answers as it is told."""
+    """An ``xformers.ops`` that counts its calls and returns a given answer."""
 
     def __init__(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__("xformers.ops")
@@ -56,7 +54,7 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake_xformers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeOps]:
-    """Put a fake in the place of xformers."""
+    """Replace xformers by a fake."""
 
     def install(answer: Callable[[Tensor, Tensor, Tensor], Tensor] = formulas.attention) -> FakeOps:
         ops = FakeOps(answer)
@@ -79,21 +77,6 @@ def test_attend_is_its_formula(length: int, keys: int, memory_efficient: bool) -
     k, v = (noise(3, keys, 32, seed=s, dtype=torch.float64) for s in (2, 3))
     out = attend(q, k, v, memory_efficient=memory_efficient)
     torch.testing.assert_close(out, formulas.attention(q, k, v))
-
-
-def test_the_fallback_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    block = randomized(MemoryEfficientAttnBlock(32))
-    block(noise(1, 32, 3, 3))
-    block(noise(2, 32, 4, 4))
-    (message,) = warnings_in(caplog)
-    assert "vanilla-xformers" in message
-    assert "torch's attention" in message
-    assert "the device is cpu" in message
-
-
-def test_vanilla_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    randomized(AttnBlock(32))(noise(1, 32, 3, 3))
-    assert warnings_in(caplog) == []
 
 
 @pytest.mark.parametrize("time_mode", TIME_MODES)
@@ -126,59 +109,19 @@ def test_xformers_serves_on_cuda(
         assert len(ops.calls) == (blocks if time_mode == "conv-only" else 3 * blocks)
         calls = len(ops.calls)
         assert error(out, vanilla(z, timesteps=3)) < 1e-5
-        assert len(ops.calls) == calls  # vanilla asked nothing of it
+        assert len(ops.calls) == calls  # vanilla does not call it
     assert warnings_in(caplog) == []
 
 
-@pytest.mark.usefixtures("pretend_cuda")
-def test_what_xformers_answers_is_what_comes_back(fake_xformers: Callable[..., FakeOps]) -> None:
-    fake_xformers(lambda *qkv: qkv[2] + 1)
-    q, k, v = (noise(2, 5, 32, seed=s) for s in (1, 2, 3))
-    assert torch.equal(attend(q, k, v, memory_efficient=True), v + 1)
-    assert not torch.equal(attend(q, k, v), v + 1)
-
-
-@pytest.mark.usefixtures("pretend_cuda")
-def test_without_a_kernel_torch_serves(
-    fake_xformers: Callable[..., FakeOps], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("case", ["off CUDA", "no kernel", "no xformers"])
+def test_torch_serves_where_xformers_cannot_and_that_is_logged_once(
+    case: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ops = fake_xformers(no_kernel)
+    if case != "off CUDA":
+        request.getfixturevalue("pretend_cuda")
+        ops = FakeOps(no_kernel) if case == "no kernel" else None
+        request.getfixturevalue("monkeypatch").setattr(attention, "_xformers_ops", lambda: ops)
     q, k, v = (noise(2, 5, 32, seed=s) for s in (1, 2, 3))
     for _ in range(2):
         assert torch.equal(attend(q, k, v, memory_efficient=True), attend(q, k, v))
-    assert len(ops.calls) == 2
-    (message,) = warnings_in(caplog)
-    assert "no kernel for torch.float32 of 32 channels" in message
-
-
-@pytest.mark.usefixtures("pretend_cuda")
-def test_another_error_of_xformers_is_not_hidden(fake_xformers: Callable[..., FakeOps]) -> None:
-    def broken(*_: Any) -> Tensor:
-        raise RuntimeError("out of memory")
-
-    fake_xformers(broken)
-    q = noise(2, 5, 32)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        attend(q, q, q, memory_efficient=True)
-
-
-@pytest.mark.usefixtures("pretend_cuda")
-def test_without_xformers_torch_serves(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(attention, "_xformers_ops", lambda: None)
-    q, k, v = (noise(2, 5, 32, seed=s) for s in (1, 2, 3))
-    assert torch.equal(attend(q, k, v, memory_efficient=True), attend(q, k, v))
-    (message,) = warnings_in(caplog)
-    assert "xformers is not installed" in message
-
-
-def test_xformers_is_looked_for_where_python_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = attention._xformers_ops.__wrapped__
-    package, ops = ModuleType("xformers"), FakeOps(formulas.attention)
-    package.ops = ops  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "xformers", package)
-    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
-    assert find() is ops
-    monkeypatch.setitem(sys.modules, "xformers", None)
-    assert find() is None
+    assert len(warnings_in(caplog)) == 1

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inflate.models import Encoder, VideoDecoder
-from inflate.models.autoencoder import Codebook, VideoAutoencoder
+from inflate.models.autoencoder import VideoAutoencoder
 
-from .builders import SMALL, TIME_MODES, error, latents, noise, randomized, shapes_of
+from .builders import SMALL, TIME_MODES, error, noise, randomized, shapes_of
 
 E = 4  # channels of the latents
 
@@ -56,25 +56,6 @@ def test_keys_of_a_kl_autoencoder() -> None:
     assert parts == {"encoder", "decoder", "quant_conv", "post_quant_conv"}
 
 
-def test_keys_of_a_vq_autoencoder() -> None:
-    model = autoencoder(
-        double_z=False, quant_conv=(4, 4), post_quant_conv=(4, 4), codebook_entries=16
-    )
-    assert keys_between(model) == {
-        "quant_conv.weight": (4, 4, 1, 1),
-        "quant_conv.bias": (4,),
-        "quantize.embedding.weight": (16, 4),
-        "post_quant_conv.weight": (4, 4, 1, 1),
-        "post_quant_conv.bias": (4,),
-    }
-
-
-def test_keys_without_anything_between() -> None:
-    assert keys_between(autoencoder()) == {}
-    decoder_only = autoencoder(encoder=False)
-    assert all(key.startswith("decoder.") for key in decoder_only.state_dict())
-
-
 @torch.no_grad()
 def test_kl_encodes_to_the_mean() -> None:
     model, x = autoencoder(quant_conv=(8, 6), post_quant_conv=(3, 4), latent_channels=3), images()
@@ -83,14 +64,6 @@ def test_kl_encodes_to_the_mean() -> None:
     z = model.encode(x)
     assert z.shape == (6, 3, 4, 4)
     torch.testing.assert_close(z, moments[:, :3])
-
-
-@torch.no_grad()
-def test_without_quant_convs_the_encoder_gives_the_mean_itself() -> None:
-    model, x = autoencoder(), images()
-    assert torch.equal(model.encode(x), model.encoder(x)[:, :4])
-    z = latents()
-    assert torch.equal(model.decode(z, timesteps=3), model.decoder(z, timesteps=3))
 
 
 @torch.no_grad()
@@ -110,13 +83,6 @@ def test_vq_encodes_to_the_nearest_entries() -> None:
     assert len(used) > 3
 
 
-@torch.no_grad()
-def test_a_codebook_keeps_its_own_entries() -> None:
-    codebook = randomized(Codebook(64, E))
-    z = codebook.embedding.weight[torch.randperm(64)].T.reshape(1, E, 8, 8)
-    assert torch.equal(codebook(z), z)
-
-
 @pytest.mark.parametrize("time_mode", TIME_MODES)
 @torch.no_grad()
 def test_decode_is_post_quant_conv_and_decoder(time_mode: str) -> None:
@@ -128,23 +94,6 @@ def test_decode_is_post_quant_conv_and_decoder(time_mode: str) -> None:
     assert error(model.decode(z, timesteps=3), model.decode(z, timesteps=2)) > 1e-2
 
 
-def test_decode_without_frames_is_refused() -> None:
-    with pytest.raises(ValueError, match="timesteps is given nowhere"):
-        autoencoder().decode(latents())
-
-
 def test_encode_without_an_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"without an encoder.*convert the whole"):
         autoencoder(encoder=False).encode(images())
-
-
-@pytest.mark.parametrize("codebook_entries", [None, 16])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@torch.no_grad()
-def test_other_dtypes(dtype: torch.dtype, codebook_entries: int | None) -> None:
-    model = autoencoder(double_z=codebook_entries is None, codebook_entries=codebook_entries).to(
-        dtype
-    )
-    z = model.encode(images().to(dtype))
-    assert z.dtype == dtype
-    assert model.decode(z, timesteps=3).dtype == dtype

@@ -13,24 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from inflate.models import VideoDecoder
-from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import GroupNorm
-from inflate.models.chunked import Moments
-from inflate.models.frame_file import Clip, FrameFile
+from inflate.models.chunked import Clip, FrameFile, Moments
 
 from .builders import (
     ATTN_TYPES,
-    MERGE_STRATEGIES,
-    SMALL,
     TIME_MODES,
     TINY,
     error,
     image_decoder_of,
     latents,
-    make_identity,
     noise,
     randomized,
-    relative_rms,
     video_decoder,
 )
 
@@ -64,16 +58,6 @@ def test_chunks_are_the_whole(time_mode: str, kernel: Any, chunk: int) -> None:
 
 
 @every_mode
-@pytest.mark.parametrize("merge_strategy", MERGE_STRATEGIES)
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_every_blend(time_mode: str, merge_strategy: str, alpha: float) -> None:
-    decoder = VideoDecoder(time_mode=time_mode, merge_strategy=merge_strategy, alpha=alpha, **SMALL)
-    decoder = randomized(decoder, keep_mix=True).double()
-    z = wide_latents(1, 4)
-    assert error(decoder.decode(z, 4, chunk=3), decoder(z, timesteps=4)) < EXACT
-
-
-@every_mode
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,32 +75,11 @@ def test_every_option(time_mode: str, options: dict[str, Any]) -> None:
 
 
 @every_mode
-@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
-def test_any_size(time_mode: str, size: tuple[int, int]) -> None:
-    """A single pixel, too: attention then takes all frames of it at once."""
-    decoder = wide_decoder(time_mode)
-    z = noise(10, 4, *size, dtype=torch.float64)
-    # A norm over two numbers that are almost equal makes much of their rounding.
-    tolerance = 1e-8 if size == (1, 1) else EXACT
-    assert error(decoder.decode(z, 5, chunk=2), decoder(z, timesteps=5)) < tolerance
-
-
-@every_mode
 def test_float32(time_mode: str) -> None:
     decoder, z = video_decoder(time_mode), latents(2, 5)
     out = decoder.decode(z, 5, chunk=2)
     assert out.is_contiguous()
     assert error(out, decoder(z, timesteps=5)) < 2e-5
-
-
-@every_mode
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08)])
-def test_half_precision(time_mode: str, dtype: torch.dtype, tolerance: float) -> None:
-    decoder, z = video_decoder(time_mode), latents(2, 5)
-    expected = decoder(z, timesteps=5)
-    out = decoder.to(dtype).decode(z.to(dtype), 5, chunk=2)
-    assert out.dtype == dtype
-    assert relative_rms(out, expected) < tolerance
 
 
 @every_mode
@@ -126,12 +89,6 @@ def test_a_chunk_that_holds_every_frame_is_the_whole_pass(
 ) -> None:
     decoder, z = video_decoder(time_mode), latents(2, 5)
     assert torch.equal(decoder.decode(z, 5, chunk=chunk), decoder(z, timesteps=5))
-
-
-@every_mode
-def test_frames_built_in_are_the_default(time_mode: str) -> None:
-    decoder, z = video_decoder(time_mode, timesteps=4), latents(1, 4)
-    assert torch.equal(decoder.decode(z, chunk=3), decoder.decode(z, 4, chunk=3))
 
 
 @every_mode
@@ -152,29 +109,20 @@ def test_skip_video_is_the_image_decoder(time_mode: str) -> None:
     assert error(out, image_decoder_of(decoder)(z)) < EXACT
 
 
-@every_mode
-def test_identities_are_the_image_decoder(time_mode: str) -> None:
-    decoder = make_identity(video_decoder(time_mode, alpha=0.3))
-    z = latents(1, 4)
-    image = torch.cat([image_decoder_of(decoder)(z[:2]), image_decoder_of(decoder)(z[2:])])
-    assert torch.equal(decoder.decode(z, 4, chunk=2), image)
-
-
 class LargestTensor(TorchDispatchMode):
-    """Records how many numbers the largest tensor holds that an operation gives."""
+    """Records the bytes of the largest tensor that an operation returns."""
 
     largest = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation and look at what it gives."""
+        """Run the operation and measure its result."""
         out = func(*args, **(kwargs or {}))
-        # Memory, not shape: an expanded tensor takes no more than what it was made of.
+        # Memory, not shape: an expanded tensor takes no more than its source.
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                size = leaf.untyped_storage().nbytes() // leaf.element_size()
-                self.largest = max(self.largest, size)
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes())
         return out
 
 
@@ -209,18 +157,6 @@ def test_temporary_files_are_where_they_were_asked_for_and_go(tmp_path: Path) ->
         decoder.decode(z, 4, chunk=2, directory=tmp_path / "missing")
 
 
-@pytest.mark.parametrize("chunk", [0, -1])
-def test_a_chunk_without_frames_is_refused(chunk: int) -> None:
-    with pytest.raises(ValueError, match=rf"chunk is {chunk}; expected a positive number"):
-        video_decoder("all").decode(latents(1, 4), 4, chunk=chunk)
-
-
-@pytest.mark.parametrize("frames", [None, 3])
-def test_frames_are_asked_for(frames: int | None) -> None:
-    with pytest.raises(ValueError, match="timesteps is"):
-        video_decoder("all").decode(latents(1, 4), frames, chunk=2)
-
-
 def test_a_gradient_through_chunks_is_refused() -> None:
     decoder, z = video_decoder("all"), latents(1, 4).requires_grad_()
     with torch.enable_grad():
@@ -230,20 +166,8 @@ def test_a_gradient_through_chunks_is_refused() -> None:
         assert not decoder.decode(z.detach(), 4, chunk=2).requires_grad
 
 
-def test_a_video_autoencoder_decodes_in_chunks() -> None:
-    whole = VideoAutoencoder(
-        VideoDecoder(time_mode="all", **SMALL), None, latent_channels=4, post_quant_conv=(4, 4)
-    )
-    whole = randomized(whole).double()
-    z = wide_latents(1, 4)
-    expected = whole.decode(z, 4)
-    with torch.enable_grad():
-        assert error(whole.decode(z, 4, chunk=2).detach(), expected) < EXACT
-    assert torch.equal(whole.decode(z, 4, chunk=4), expected)
-
-
 def test_moments_are_those_of_all_frames() -> None:
-    """Also where the mean is large beside the deviation, which sums of squares would lose."""
+    """Also for a mean much larger than the deviation, which sums of squares would lose."""
     clip = Clip(videos=2, frames=5, chunk=2, directory=None)
     norm = randomized(GroupNorm(4, 8, eps=1e-5))
     x = noise(2, 8, 5, 3, 3) + 1000
@@ -255,18 +179,11 @@ def test_moments_are_those_of_all_frames() -> None:
     assert error(out, expected.transpose(1, 2).flatten(0, 1)) < 2e-3
 
 
-def test_moments_of_a_chunk_are_not_those_of_the_clip() -> None:
-    """What decoding chunks one by one would give, and how far from the whole it is."""
-    decoder, z = video_decoder("conv-only"), latents(1, 4)
-    apart = torch.cat([decoder(half, timesteps=2) for half in z.split(2)])
-    assert error(apart, decoder(z, timesteps=4)) > 1e-2
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_frame_file_gives_back_what_it_was_given(dtype: torch.dtype) -> None:
     clip = Clip(videos=2, frames=5, chunk=2, directory=None)
     x = noise(2, 5, 3, 4, 6, dtype=dtype)  # B T C H W
-    with clip.file() as file:
+    with FrameFile(clip) as file:
         assert isinstance(file, FrameFile)
         for first, last in clip.spans():
             file.append(x[:, first:last].flatten(0, 1))
@@ -289,3 +206,9 @@ def test_a_silent_branch_needs_no_second_pass(time_mode: str) -> None:
     else:  # But for the output convolution, which is not blended.
         with pytest.raises(OSError, match="nowhere"):
             list(stream)
+
+
+@pytest.mark.parametrize(("frames", "chunk"), [(4, 0), (4, -1), (None, 2), (3, 2)])
+def test_a_bad_number_of_frames_is_refused(frames: int | None, chunk: int) -> None:
+    with pytest.raises(ValueError, match=f"chunk is {chunk}" if chunk < 1 else "timesteps is"):
+        video_decoder("all").decode(latents(1, 4), frames, chunk=chunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,44 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inflate.models import AE3DConv, VideoResBlock
+from inflate.models import AE3DConv
 from inflate.models.temporal import TimeConv, TimeStack, fold_frames, unfold_frames
 from inflate.vocabulary import kernel_of
 
-from .builders import BAD_KERNELS, noise, randomized, shapes_of, video
+from .builders import noise, randomized, video
 
 B, T, C, H, W = 2, 3, 32, 4, 5
-
-
-@pytest.mark.parametrize(
-    ("given", "kernel"),
-    [
-        (1, (1, 1, 1)),
-        (3, (3, 3, 3)),
-        (5, (5, 5, 5)),
-        ([3, 1, 1], (3, 1, 1)),
-        ((5, 3, 1), (5, 3, 1)),
-    ],
-)
-def test_kernel_of(given: Any, kernel: tuple[int, int, int]) -> None:
-    assert kernel_of(given) == kernel
-    assert TimeConv(8, given).kernel_size == kernel
-
-
-@pytest.mark.parametrize("given", BAD_KERNELS, ids=repr)
-@pytest.mark.parametrize(
-    "build",
-    [
-        kernel_of,
-        lambda k: VideoResBlock(C, in_channels=C, video_kernel_size=k),
-        lambda k: AE3DConv(C, 3, k, kernel_size=3, padding=1),
-    ],
-    ids=["kernel_of", "VideoResBlock", "AE3DConv"],
-)
-def test_a_bad_kernel_is_refused(build: Callable[[Any], Any], given: Any) -> None:
-    with pytest.raises(ValueError, match=r"video_kernel_size is .*odd.*three.*such as") as refused:
-        build(given)
-    assert repr(given) in str(refused.value)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -111,16 +79,6 @@ def test_frames_are_folded_without_a_copy_where_channels_are_last() -> None:
     assert out.stride() == x.stride()
 
 
-def test_frames_are_folded_video_major() -> None:
-    x = video()
-    unfolded = unfold_frames(x, T)
-    assert unfolded.shape == (B, C, T, H, W)
-    for b in range(B):
-        for t in range(T):
-            assert torch.equal(unfolded[b, :, t], x[b * T + t])
-    assert torch.equal(fold_frames(unfolded), x)
-
-
 def test_time_stack_is_its_formula() -> None:
     stack = randomized(TimeStack(2 * C, 0.0, [3, 1, 1])).double()
     x = noise(B, 2 * C, T, H, W, dtype=torch.float64) * 1e-2  # where eps is felt
@@ -142,25 +100,6 @@ def test_time_stack_starts_as_the_identity() -> None:
     assert stack.in_layers[2].weight.abs().max() > 0  # so that gradients arrive
 
 
-def test_time_stack_keys() -> None:
-    shapes = shapes_of(TimeStack(C, 0.0, [5, 3, 1]))
-    for place in ("in_layers.0", "out_layers.0"):
-        assert shapes.pop(f"{place}.weight") == (C,)
-        assert shapes.pop(f"{place}.bias") == (C,)
-    for place in ("in_layers.2", "out_layers.3"):
-        assert shapes.pop(f"{place}.weight") == (C, C, 5, 3, 1)
-        assert shapes.pop(f"{place}.bias") == (C,)
-    assert shapes == {}
-
-
-def test_time_stack_drops_out_in_training_only() -> None:
-    stack = randomized(TimeStack(C, 0.5, 3))
-    x = noise(B, C, T, H, W)
-    assert torch.equal(stack(x), stack(x))
-    torch.manual_seed(0)
-    assert not torch.equal(stack.train()(x), stack(x))
-
-
 def test_ae3dconv_is_two_convolutions() -> None:
     conv = randomized(AE3DConv(C, 3, [3, 1, 1], kernel_size=3, stride=1, padding=1)).double()
     x = video(dtype=torch.float64)
@@ -175,17 +114,3 @@ def test_ae3dconv_is_two_convolutions() -> None:
                 if 0 <= u < T:
                     expected[i] += torch.einsum("oi,ihw->ohw", taps[:, :, k], h[b * T + u])
         torch.testing.assert_close(conv(x, timesteps=T), expected)
-
-
-@pytest.mark.parametrize("kernel", [1, 3, [3, 1, 1]])
-def test_ae3dconv_with_a_centred_identity_is_the_image_layer(kernel: Any) -> None:
-    conv = randomized(AE3DConv(C, 3, kernel, kernel_size=3, padding=1))
-    nn.init.dirac_(conv.time_mix_conv.weight)
-    nn.init.zeros_(conv.time_mix_conv.bias)
-    x = video()
-    assert torch.equal(conv(x, timesteps=T), conv(x, skip_video=True))
-
-
-def test_video_res_block_takes_no_time_embedding() -> None:
-    with pytest.raises(ValueError, match=r"temb_channels is 8.*pass 0"):
-        VideoResBlock(C, in_channels=C, temb_channels=8)

@@ -1,8 +1,7 @@
-"""The video decoder: its three time modes and its arguments."""
+"""The video decoder: its time modes, its arguments, frames, types and gradients."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -23,16 +22,15 @@ from inflate.models import (
 
 from .builders import (
     BAD_KERNELS,
-    KL_F8,
-    KL_F16,
     MERGE_STRATEGIES,
     SMALL,
     TIME_MODES,
     TINY,
+    NormTypes,
     error,
     latents,
     noise,
-    shapes_of,
+    relative_rms,
     video_decoder,
 )
 
@@ -46,10 +44,6 @@ PARTS: dict[str, tuple[type[nn.Module], type[nn.Module], type[nn.Module], type[n
     "attn-only": (ResnetBlock, VideoBlock, MemoryEfficientVideoBlock, nn.Conv2d),
     "all": (VideoResBlock, VideoBlock, MemoryEfficientVideoBlock, AE3DConv),
 }
-
-
-def test_available_time_modes() -> None:
-    assert sorted(VideoDecoder.available_time_modes) == sorted(TIME_MODES)
 
 
 @every_mode
@@ -68,70 +62,6 @@ def test_parts_of_a_time_mode(time_mode: str) -> None:
 
 
 @every_mode
-def test_attn_type_none_has_no_attention(time_mode: str) -> None:
-    decoder = video_decoder(time_mode, attn_type="none")
-    assert not any(isinstance(m, AttnBlock) for m in decoder.modules())
-    assert not any("attn" in key for key in decoder.state_dict())
-    assert decoder(latents(), timesteps=3).shape == (6, 3, 8, 8)
-
-
-def test_defaults() -> None:
-    decoder = VideoDecoder(**SMALL)
-    assert decoder.time_mode == "conv-only"
-    assert decoder.merge_strategy == "learned"
-    assert decoder.timesteps is None
-    assert decoder.conv_out.time_mix_conv.kernel_size == (3, 3, 3)
-    mixes = [m.mix_factor for m in decoder.modules() if isinstance(m, VideoResBlock)]
-    assert len(mixes) == 6
-    assert all(isinstance(mix, nn.Parameter) and mix.item() == 0 for mix in mixes)
-
-
-@every_mode
-def test_image_keys_are_the_image_decoders(time_mode: str) -> None:
-    image, video = (
-        shapes_of(Decoder(**SMALL)),
-        shapes_of(VideoDecoder(time_mode=time_mode, **SMALL)),
-    )
-    assert image.items() < video.items()
-
-
-@every_mode
-def test_full_size_on_meta(time_mode: str) -> None:
-    with torch.device("meta"):
-        decoder = VideoDecoder(time_mode=time_mode, **KL_F8)
-        out = decoder(torch.empty(64, 4, 32, 32), timesteps=16)
-    assert out.is_meta
-    assert out.shape == (64, 3, 256, 256)
-
-
-@every_mode
-def test_full_size_kl_f16_on_meta(time_mode: str) -> None:
-    with torch.device("meta"):
-        decoder = VideoDecoder(time_mode=time_mode, **KL_F16)
-        assert decoder(torch.empty(4, 16, 16, 16), timesteps=2).shape == (4, 3, 256, 256)
-
-
-@every_mode
-def test_the_same_call_on_cpu(time_mode: str) -> None:
-    with torch.no_grad():
-        out = VideoDecoder(time_mode=time_mode, **SMALL)(latents(4, 16, 2), timesteps=16)
-    assert out.shape == (64, 3, 4, 4)
-    assert out.isfinite().all()
-
-
-@every_mode
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5)])
-def test_any_input_size_runs(time_mode: str, height: int, width: int) -> None:
-    out = video_decoder(time_mode)(noise(4, 4, height, width), timesteps=2)
-    assert out.shape == (4, 3, 2 * height, 2 * width)
-
-
-@every_mode
-def test_one_frame_runs(time_mode: str) -> None:
-    assert video_decoder(time_mode)(latents(2, 1), timesteps=1).shape == (2, 3, 8, 8)
-
-
-@every_mode
 @torch.no_grad()
 def test_videos_do_not_meet_and_frames_do(time_mode: str) -> None:
     decoder = video_decoder(time_mode)
@@ -141,37 +71,6 @@ def test_videos_do_not_meet_and_frames_do(time_mode: str) -> None:
     assert error(out, alone) < 1e-5
     frames_alone = torch.cat([decoder(frame[None], timesteps=1) for frame in z])
     assert error(out, frames_alone) > 1e-2
-
-
-@every_mode
-@torch.no_grad()
-def test_memory_layout_does_not_matter(time_mode: str) -> None:
-    decoder = video_decoder(time_mode)
-    z = latents()
-    out = decoder(z, timesteps=3)
-    channels_last = z.to(memory_format=torch.channels_last)
-    assert not channels_last.is_contiguous()
-    assert error(decoder(channels_last, timesteps=3), out) < 1e-5
-
-
-@pytest.mark.parametrize("time_mode", ["conv", "", "ALL", None])
-def test_another_time_mode_is_refused(time_mode: Any) -> None:
-    with pytest.raises(ValueError, match=r"time_mode is .*expected one of") as refused:
-        VideoDecoder(time_mode=time_mode, **SMALL)
-    assert all(mode in str(refused.value) for mode in TIME_MODES)
-    assert repr(time_mode) in str(refused.value)
-
-
-@every_mode
-def test_another_merge_strategy_is_refused(time_mode: str) -> None:
-    with pytest.raises(ValueError, match=r"merge_strategy is 'mean'.*learned, fixed"):
-        VideoDecoder(time_mode=time_mode, merge_strategy="mean", **SMALL)
-
-
-@every_mode
-def test_another_attn_type_is_refused(time_mode: str) -> None:
-    with pytest.raises(ValueError, match=r"attn_type is 'linear'.*vanilla, vanilla-xformers, none"):
-        VideoDecoder(time_mode=time_mode, attn_type="linear", **SMALL)
 
 
 @with_convolutions
@@ -201,40 +100,6 @@ def test_kernels(time_mode: str, kernel: Any, taps: tuple[int, int, int]) -> Non
 
 
 @every_mode
-@with_blends
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_alpha_is_stored_by_the_meaning_of_each_block(
-    time_mode: str, merge_strategy: str, alpha: float
-) -> None:
-    decoder = VideoDecoder(time_mode=time_mode, merge_strategy=merge_strategy, alpha=alpha, **SMALL)
-    fixed = merge_strategy == "fixed"
-    expected = {VideoResBlock: alpha, VideoBlock: 1 - alpha if fixed else -alpha}
-    owners = [m for m in decoder.modules() if isinstance(m, VideoResBlock | VideoBlock)]
-    assert len(owners) == {"all": 9, "conv-only": 6, "attn-only": 3}[time_mode]
-    for module in owners:
-        assert module.mix_factor.item() == pytest.approx(expected[type(module)], abs=1e-7)
-    held = decoder.named_buffers() if fixed else decoder.named_parameters()
-    names = [name for name, _ in held if name.endswith("mix_factor")]
-    assert len(names) == len(owners)
-    assert sum(key.endswith("mix_factor") for key in decoder.state_dict()) == len(owners)
-
-
-@every_mode
-def test_keywords_of_a_shared_configuration_are_ignored(time_mode: str) -> None:
-    plain = video_decoder(time_mode)
-    other = video_decoder(time_mode, double_z=False, use_linear_attn=False)
-    z = latents()
-    assert shapes_of(other) == shapes_of(plain)
-    assert torch.equal(other(z, timesteps=3), plain(z, timesteps=3))
-
-
-def test_a_keyword_that_is_spelt_wrong_names_the_right_one() -> None:
-    with pytest.raises(TypeError) as caught:
-        VideoDecoder(**SMALL, alhpa=0.5)
-    assert re.findall(r"'\w+'", str(caught.value)) == ["'alhpa'", "'alpha'"]
-
-
-@every_mode
 @torch.no_grad()
 def test_tanh_out_and_give_pre_end(time_mode: str) -> None:
     z, decoder = latents(), video_decoder(time_mode)
@@ -248,13 +113,6 @@ def test_tanh_out_and_give_pre_end(time_mode: str) -> None:
 
 
 @every_mode
-def test_without_convolutions_between_levels(time_mode: str) -> None:
-    decoder = video_decoder(time_mode, resamp_with_conv=False)
-    assert not any("upsample" in key for key in decoder.state_dict())
-    assert decoder(latents(), timesteps=3).shape == (6, 3, 8, 8)
-
-
-@every_mode
 def test_last_layer(time_mode: str) -> None:
     decoder = video_decoder(time_mode)
     spatial = decoder.conv_out.weight
@@ -264,3 +122,106 @@ def test_last_layer(time_mode: str) -> None:
     else:
         assert decoder.get_last_layer() is decoder.conv_out.time_mix_conv.weight
         assert decoder.get_last_layer(skip_time_mix=False).dim() == 5
+
+
+@every_mode
+@torch.no_grad()
+def test_frames_built_in_are_the_default_and_given_ones_win(time_mode: str) -> None:
+    z = latents()
+    plain, built = video_decoder(time_mode), video_decoder(time_mode, timesteps=3)
+    by_three, by_two = plain(z, timesteps=3), plain(z, timesteps=2)
+    assert not torch.equal(by_three, by_two)
+    assert torch.equal(built(z), by_three)
+    assert torch.equal(built(z, 2), by_two)
+    assert torch.equal(built(z), by_three)  # what was given is not remembered
+
+
+@every_mode
+def test_frames_built_in_are_known_to_every_temporal_block(time_mode: str) -> None:
+    decoder = video_decoder(time_mode, timesteps=3)
+    temporal = [
+        m for m in decoder.modules() if isinstance(m, VideoResBlock | VideoBlock | AE3DConv)
+    ]
+    assert len(temporal) == {"all": 10, "conv-only": 7, "attn-only": 3}[time_mode]
+    for module in temporal:
+        channels = module.in_channels
+        x = noise(6, channels, 2, 2)
+        assert torch.equal(module(x), module(x, timesteps=3))
+
+
+@every_mode
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08), (torch.float64, 1e-5)]
+)
+@torch.no_grad()
+def test_other_dtypes(time_mode: str, dtype: torch.dtype, tolerance: float) -> None:
+    decoder, z = video_decoder(time_mode), latents()
+    expected = decoder(z, timesteps=3)
+    with NormTypes() as types:
+        out = decoder.to(dtype)(z.to(dtype), timesteps=3)
+    assert out.dtype == dtype
+    assert relative_rms(out, expected) < tolerance
+    norms = {"group_norm"} if time_mode == "conv-only" else {"group_norm", "layer_norm"}
+    computed_in = torch.promote_types(dtype, torch.float32)
+    assert types.seen == {norm: {computed_in} for norm in norms}
+
+
+@every_mode
+@torch.no_grad()
+def test_autocast_runs_close_to_float32(time_mode: str) -> None:
+    decoder, z = video_decoder(time_mode), latents()
+    expected = decoder(z, timesteps=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = decoder(z, timesteps=3)
+    assert out.dtype == torch.bfloat16
+    assert relative_rms(out, expected) < 0.08
+
+
+@every_mode
+@pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers"])
+def test_gradients_reach_every_parameter(time_mode: str, attn_type: str) -> None:
+    # With 64 channels a group of a norm holds two, so that it does not undo the bias before it.
+    decoder = video_decoder(time_mode, ch=64, attn_type=attn_type, merge_strategy="learned")
+    z = latents().requires_grad_()
+    (decoder(z, timesteps=3) * noise(6, 3, 8, 8, seed=1)).sum().backward()
+    assert z.grad is not None
+    assert z.grad.abs().min() > 0
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A bias of the keys moves every score of a query alike, which its softmax undoes.
+        if not name.endswith(".k.bias"):
+            assert parameter.grad.abs().max() > 1e-5, name
+
+
+@every_mode
+def test_temporal_layers_learn_beside_frozen_image_layers(time_mode: str) -> None:
+    """In channels last, torch's GroupNorm would crash here."""
+    decoder = video_decoder(time_mode)
+    image = set(Decoder(**SMALL).state_dict())
+    temporal = [p for name, p in decoder.named_parameters() if name not in image]
+    for name, parameter in decoder.named_parameters():
+        parameter.requires_grad_(name not in image)
+    grads = torch.autograd.grad(decoder(latents(), timesteps=3).square().sum(), temporal)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@every_mode
+def test_skip_video_gives_the_temporal_layers_no_gradient(time_mode: str) -> None:
+    decoder = video_decoder(time_mode)
+    decoder(latents(), skip_video=True).square().sum().backward()
+    image = set(Decoder(**SMALL).state_dict())
+    assert {name for name, p in decoder.named_parameters() if p.grad is not None} == image
+
+
+@pytest.mark.parametrize("argument", ["time_mode", "merge_strategy", "attn_type"])
+def test_an_unknown_value_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument} is 'linear'; expected one of"):
+        VideoDecoder(**{**SMALL, argument: "linear"})
+
+
+@every_mode
+def test_dropout_acts_in_training_only(time_mode: str) -> None:
+    decoder, plain, z = video_decoder(time_mode, dropout=0.5), video_decoder(time_mode), latents()
+    assert torch.equal(decoder(z, timesteps=3), plain(z, timesteps=3))
+    assert not torch.equal(decoder.train()(z, timesteps=3), plain.train()(z, timesteps=3))

@@ -40,27 +40,6 @@ def test_skip_video_is_the_image_decoder(
 
 
 @every_mode
-@pytest.mark.parametrize(
-    "options", [{"tanh_out": True}, {"give_pre_end": True}, {"resamp_with_conv": False}], ids=str
-)
-@torch.no_grad()
-def test_skip_video_is_the_image_decoder_with_options(
-    time_mode: str, options: dict[str, bool]
-) -> None:
-    video = video_decoder(time_mode, **options)
-    expected = image_decoder_of(video, **options)(latents())
-    assert torch.equal(video(latents(), skip_video=True), expected)
-    assert not torch.equal(video(latents(), timesteps=3), expected)
-
-
-@every_mode
-def test_skip_video_asks_for_no_frames(time_mode: str) -> None:
-    z = latents(1, 5)
-    assert video_decoder(time_mode)(z, skip_video=True).shape == (5, 3, 8, 8)
-    assert video_decoder(time_mode, timesteps=3)(z, skip_video=True).shape == (5, 3, 8, 8)
-
-
-@every_mode
 @with_blends
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.3, 0.5, 1.0])
 @torch.no_grad()

@@ -10,8 +10,8 @@ import torch
 from inflate.inflation.initializers import start_rules
 from inflate.loading import make_tensor
 from inflate.models import Decoder, VideoDecoder
-from inflate.parity.comparands import Comparands, Decode, Modules
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import Decode, DecoderPair, LatentDecoder, Modules
 from inflate.parity.result import ParityReport, WeightsResult
 from inflate.parity.verify import Scope, run_check
 
@@ -43,26 +43,20 @@ def sound_pair(
     return image.eval(), video.eval()
 
 
-def comparands_of(image: Decoder, video: VideoDecoder) -> Comparands:
+def pair_of(image: Decoder, video: VideoDecoder) -> DecoderPair:
     """Both as what a check runs."""
-
-    def decoding(*, skip: bool) -> Decode:
-        return lambda z, t: video(z, timesteps=t, skip_video=skip)
+    reference, candidate = LatentDecoder(image), LatentDecoder(video)
 
     def remake(dtype: torch.dtype) -> Decode:
-        again = copy.deepcopy(image).to(dtype)
-        return lambda z, _: again(z)
+        return LatentDecoder(copy.deepcopy(image).to(dtype))
 
-    return Comparands(
-        reference=lambda z, _: image(z),
-        candidate=decoding(skip=False),
-        original=None,
+    return DecoderPair(
+        reference=reference,
+        candidate=candidate,
         channels=image.z_channels,
         weights=WeightsResult(1, ()),
-        cast_types=None,
-        notes=(),
-        skip_video=decoding(skip=True),
-        modules=Modules(image, video, None, None, remake),
+        skip_video=candidate.image_layers,
+        modules=Modules(reference, candidate, remake),
     )
 
 
@@ -77,7 +71,7 @@ def check(
     """A check of a pair on the CPU, with the tolerance of its type."""
     tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
     return run_check(
-        comparands_of(image, video),
+        pair_of(image, video),
         reference=("r", "0"),
         candidate=("c", "1"),
         dtype=dtype,

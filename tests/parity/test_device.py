@@ -113,13 +113,6 @@ def test_float32_is_exact_inside_and_as_it_was_after() -> None:
 
 
 @pytest.mark.usefixtures("_reduced")
-def test_settings_are_put_back_after_an_exception() -> None:
-    with pytest.raises(KeyError, match="inside"), exact_float32():
-        raise KeyError("inside")
-    assert settings() == REDUCED
-
-
-@pytest.mark.usefixtures("_reduced")
 def test_settings_stay_while_any_thread_needs_them_and_are_put_back_after_the_last() -> None:
     seen = []
 

@@ -1,4 +1,4 @@
-"""The noise floor: what the image decoder differs from itself by, and the error in units of it."""
+"""The noise floor, and the error as a multiple of it."""
 
 from __future__ import annotations
 
@@ -6,43 +6,48 @@ import pytest
 import torch
 from torch import Tensor
 
-from inflate.parity.comparands import Comparands, Decode
 from inflate.parity.floor import measure_floor
+from inflate.parity.metrics import Tolerance
+from inflate.parity.pair import Decode, DecoderPair
 from inflate.parity.result import FloorResult, WeightsResult
+from inflate.parity.running import ProbeRun
 from inflate.parity.verify import Scope
 
 from ..checkpoints import DDCONFIG
 from ..models.builders import noise
-from .damage import check, comparands_of, sound_pair
-
-
-def comparands(reference: Decode) -> Comparands:
-    return Comparands(reference, reference, None, 3, WeightsResult(0, ()), None, ())
+from .damage import check, pair_of, sound_pair
 
 
 def batched(z: Tensor, frames: int) -> Tensor:
-    """A decoder whose result hangs on the batch it is in."""
+    """A decoder whose result depends on the size of its batch."""
     return z + 0.25 * (len(z) - 1)
 
 
-@pytest.mark.parametrize(("error", "multiple"), [(0.5, 1.0), (0.25, 0.5), (0.0, 0.0), (None, None)])
-def test_another_batch_layout(error: float | None, multiple: float | None) -> None:
-    z = torch.zeros(3, 3, 2, 2)
-    found = measure_floor(comparands(batched), z, z[:1], error)
-    assert found == FloorResult(batch_layout=0.5, float64=None, multiple=multiple)
+def run_of(z: Tensor) -> ProbeRun:
+    return ProbeRun.judged("p", z, len(z), (z, z), Tolerance(0, 0))
 
 
-def test_no_floor_has_no_multiples() -> None:
-    z = torch.zeros(3, 3, 2, 2)
-    found = measure_floor(comparands(lambda z, _: z), z, z[:1], 0.5)
-    assert found == FloorResult(0.0, None, None)
+@pytest.mark.parametrize(
+    ("decode", "error", "floor"),
+    [
+        (batched, 0.5, FloorResult(0.5, None, 1.0)),
+        (batched, 0.25, FloorResult(0.5, None, 0.5)),
+        (batched, 0.0, FloorResult(0.5, None, 0.0)),
+        (batched, None, FloorResult(0.5, None, None)),
+        (lambda z, _: z, 0.5, FloorResult(0.0, None, None)),
+    ],
+)
+def test_another_batch_layout(decode: Decode, error: float | None, floor: FloorResult) -> None:
+    pair = DecoderPair(decode, decode, 3, WeightsResult(0, ()))
+    runs = [run_of(torch.zeros(frames, 3, 2, 2)) for frames in (1, 3)]
+    assert measure_floor(pair, runs, error) == floor
 
 
 def test_against_float64() -> None:
     image, video = sound_pair(**DDCONFIG)
     z = noise(2, 4, 3, 3)
     with torch.inference_mode():
-        found = measure_floor(comparands_of(image, video), z, z[:1], 1.0)
+        found = measure_floor(pair_of(image, video), [run_of(z), run_of(z[:1])], 1.0)
         single = image(z[:1])
         exact = image.double()(z[:1].double())
     assert found.float64 == (single.double() - exact).abs().max().item()
@@ -50,22 +55,17 @@ def test_against_float64() -> None:
     assert found.multiple == 1.0 / max(found.float64, found.batch_layout or 0.0)
 
 
-def test_float64_has_nothing_finer_above_it() -> None:
+def test_a_report_gives_its_error_as_a_multiple() -> None:
+    image, video = sound_pair(**DDCONFIG)
+    video.state_dict()["conv_out.bias"] += 0.5
+    floor = check(image, video, scope=Scope(floor=True)).floor
+    assert floor is not None
+    assert floor.multiple is not None
+    assert floor.multiple > 1000
+
+
+def test_float64_is_not_compared_with_itself() -> None:
     image, video = sound_pair(dtype=torch.float64, **DDCONFIG)
     report = check(image, video, dtype=torch.float64)
     assert report.floor is not None
     assert report.floor.float64 is None
-    assert report.verdict == "bitwise"
-
-
-def test_a_report_gives_its_error_as_a_multiple() -> None:
-    image, video = sound_pair(**DDCONFIG)
-    video.state_dict()["conv_out.bias"] += 0.5
-    report = check(image, video, scope=Scope(floor=True))
-    floor = report.floor
-    assert floor is not None
-    assert report.max_abs_error is not None
-    assert floor.batch_layout is not None
-    assert floor.float64 is not None
-    assert floor.multiple == report.max_abs_error / max(floor.batch_layout, floor.float64)
-    assert floor.multiple > 1000

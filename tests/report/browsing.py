@@ -51,12 +51,15 @@ def chromium() -> Iterator[Chrome]:
             driver.quit()
 
 
-def emulate(driver: Chrome, width: int, *, height: int = 900, dark: bool = False) -> None:
-    """Give the page a width in CSS pixels and a colour scheme."""
+def emulate(
+    driver: Chrome, width: int, *, height: int = 900, dark: bool = False, printed: bool = False
+) -> None:
+    """Give the page a width in CSS pixels, a colour scheme and a medium."""
     screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    medium = {"media": "print" if printed else "", "features": [scheme]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", medium)
 
 
 def screenshot(driver: Chrome, *, full: bool = True) -> bytes:

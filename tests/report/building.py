@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log10
 from typing import Any
 
 import torch
@@ -69,12 +70,11 @@ def layer_names() -> list[str]:
 
 def errors_of(largest: float | None) -> Errors:
     """Errors of a size."""
-    if largest is None:
-        return Errors(None, None, None, None, None, finite=False)
-    if largest == 0.0:
-        return Errors(0.0, 0.0, 0.0, None, 0.0, finite=True)
-    quiet = -20.0 * torch.tensor(largest, dtype=torch.float64).log10().item()
-    return Errors(largest, largest / 20, largest / 3, quiet, largest * 0.6, finite=True)
+    if not largest:
+        return Errors(largest, largest, largest, None, largest, finite=largest is not None)
+    return Errors(
+        largest, largest / 20, largest / 3, -20 * log10(largest), largest * 0.6, finite=True
+    )
 
 
 def verdict_of(largest: float | None) -> Verdict:
@@ -101,19 +101,15 @@ def layers_of(before: float, after: float | None) -> tuple[LayerResult, ...]:
 
 def probe_of(name: str, shape: tuple[int, ...], frames: int, largest: float | None) -> ProbeResult:
     """A probe with its parts; its border is better than its interior."""
-    parts = [largest, largest, largest, None if largest is None else largest / 1e4, largest]
-    judged = zip(PARTS, parts, strict=True)
-    worst = Worst(0, frames - 1, 1, 13, 7) if largest != 0.0 else None
-    return ProbeResult(
-        name,
-        shape,
-        frames,
-        verdict_of(largest),
-        largest,
-        errors_of(largest),
-        tuple(PartResult(part, verdict_of(size), size) for part, size in judged),
-        worst,
-    )
+    parts = [
+        PartResult(part, verdict_of(size), size)
+        for part in PARTS
+        for size in [largest and largest / (1e4 if part == "border" else 1)]
+    ]
+    worst = None if largest == 0.0 else Worst(0, frames - 1, 1, 13, 7)
+    errors = errors_of(largest)
+    verdict = verdict_of(largest)
+    return ProbeResult(name, shape, frames, verdict, largest, errors, tuple(parts), worst)
 
 
 def plan_rows() -> tuple[PlanRow, ...]:
@@ -140,22 +136,19 @@ def plan_rows() -> tuple[PlanRow, ...]:
 
 def trainability() -> TrainabilityResult:
     """Tensors that learn now, later and never."""
-    tensors = []
-    for row in plan_rows():
-        if row.origin != "initialised":
-            continue
-        if row.name.endswith("mix_factor"):
-            reason, change = (
-                "a fixed blend at 0 stops its gradient",
-                "choose --merge-strategy learned",
+    never = ("never", "a fixed blend at 0 stops its gradient", "choose --merge-strategy learned")
+    later = ("next-step", "the zero convolution behind it stops its gradient in the first step")
+    return TrainabilityResult(
+        tuple(
+            TensorLearning(
+                row.name,
+                *(never if row.name.endswith("mix_factor")
+                  else later if "in_layers" in row.name else ("now", "its gradient is not zero")),
             )
-            tensors.append(TensorLearning(row.name, "never", reason, change))
-        elif "in_layers" in row.name:
-            reason = "the zero convolution behind it stops its gradient in the first step"
-            tensors.append(TensorLearning(row.name, "next-step", reason))
-        else:
-            tensors.append(TensorLearning(row.name, "now", "its gradient is not zero"))
-    return TrainabilityResult(tuple(tensors))
+            for row in plan_rows()
+            if row.origin == "initialised"
+        )
+    )  # fmt: skip
 
 
 def pictures(spoilt: float, frames: int = 5, size: tuple[int, int] = (48, 80)) -> list[Picture]:

@@ -1,4 +1,4 @@
-"""The page in a real browser: it opens, moves, unfolds, fits a phone, and is dark where asked."""
+"""The pages in a real browser: they open, fit, print, are dark on request, and react to keys."""
 
 from __future__ import annotations
 
@@ -9,28 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from inflate.batch.reports import to_html
 from inflate.report.writing import write_report
 
-from .browsing import chromium, emulate, missing, screenshot
+from .browsing import chromium, emulate, missing
 from .building import REPORTS, document_of
+from .test_html import batch_document_of
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
-PHONE, DESK = 390, 1280
+PHONE, TABLET, DESK = 390, 768, 1280
+NAMES = ("equal", "close", "failed", "hostile", "bare", "batch")
+GROUNDS = (
+    "[...document.querySelectorAll('body, h1, .reason, .quiet, .mark, .todo h2, .todo li, a, dt,"
+    " th, td, button, summary, figcaption, label, .alarm dd')].map((e) => { let ground = e;"
+    " while (ground && getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)')"
+    " ground = ground.parentElement; return [getComputedStyle(e).color, ground ?"
+    " getComputedStyle(ground).backgroundColor : 'rgb(255, 255, 255)', e.outerHTML]; })"
+)
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The reports as pages, by their names."""
+    """The pages, by the names of their reports."""
     folder = tmp_path_factory.mktemp("pages")
-    urls = {}
-    for number, (name, report) in enumerate(REPORTS.items()):
-        path = folder / f"{number}.html"
-        write_report(document_of(name), path, report.pictures)
-        urls[name] = path.as_uri()
-    return urls
+    for name in set(NAMES) - {"batch"}:
+        write_report(document_of(name), folder / f"{name}.html", REPORTS[name].pictures)
+    batch = batch_document_of("held", "held", "failed", "unequal", "held", "not-run")
+    (folder / "batch.html").write_text(to_html(batch), encoding="utf-8")
+    return {name: (folder / f"{name}.html").as_uri() for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +51,13 @@ def browser() -> Iterator[Chrome]:
 
 
 def script(driver: Chrome, code: str) -> Any:
-    """What a piece of JavaScript gives."""
+    """The value of a piece of JavaScript."""
     return driver.execute_script(f"return {code}")  # type: ignore[no-untyped-call]
+
+
+def element(driver: Chrome, selector: str) -> WebElement:
+    """The first element that a CSS selector finds."""
+    return driver.find_element("css selector", selector)
 
 
 def look_at(driver: Chrome, page: str) -> None:
@@ -55,15 +70,15 @@ def look_at(driver: Chrome, page: str) -> None:
     )
 
 
-def requests(driver: Chrome, page: str) -> list[str]:
-    """What a page asked for since the last question; the browser's own tabs ask as well."""
+def requests(driver: Chrome, page: str) -> set[str]:
+    """What a page requested since the last call; the browser's own tabs send requests as well."""
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]  # type: ignore[no-untyped-call]
-    return [
+    return {
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
         and message["params"]["documentURL"] == page
-    ]
+    }
 
 
 def contrast(first: str, second: str) -> float:
@@ -78,8 +93,8 @@ def contrast(first: str, second: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_it_opens_without_a_word_and_without_a_request(
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_without_a_message_and_without_a_request(
     browser: Chrome, pages: dict[str, str], name: str
 ) -> None:
     emulate(browser, DESK)
@@ -89,101 +104,125 @@ def test_it_opens_without_a_word_and_without_a_request(
     assert {url for url in requests(browser, pages[name]) if not url.startswith("data:")} == {
         pages[name]
     }
-    place = script(browser, "document.querySelector('#verdict').getBoundingClientRect().toJSON()")
-    assert 0 < place["top"] < place["bottom"] < 300, "the verdict is seen first"
+    bottom = script(browser, "document.querySelector('h1').getBoundingClientRect().bottom")
+    assert 0 < bottom < 300, "the verdict is seen first"
 
 
-@pytest.mark.parametrize("width", [320, PHONE])
-@pytest.mark.parametrize("name", REPORTS)
-def test_nothing_is_wider_than_the_screen(
-    browser: Chrome, pages: dict[str, str], name: str, width: int
-) -> None:
+@pytest.mark.parametrize("width", [320, PHONE, TABLET, DESK])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_cut(browser: Chrome, pages: dict[str, str], name: str, width: int) -> None:
     emulate(browser, width)
     look_at(browser, pages[name])
     script(browser, "document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+    browser.execute_async_script("requestAnimationFrame(arguments[0])")  # type: ignore[no-untyped-call]
     assert script(browser, "document.documentElement.scrollWidth") <= width
-    wide = script(
+    boxes = script(
         browser,
-        "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)"
-        ".every((e) => getComputedStyle(e).overflowX === 'auto' && e.tabIndex === 0)",
+        "[...document.querySelectorAll('.scroll')].map((e) => [e.scrollWidth > e.clientWidth,"
+        " e.classList.contains('wide'), e.tabIndex, getComputedStyle(e).overflowX, e.ariaLabel])",
     )
-    assert wide, "what is wider scrolls in its box, with keys too"
+    for wide, hinted, tab, overflow, label in boxes:
+        assert (hinted, tab, overflow) == (wide, 0, "auto"), "a wide table scrolls, with a hint"
+        assert not (wide and width == DESK and name != "hostile"), label
 
 
-def test_the_slider_changes_the_frame(browser: Chrome, pages: dict[str, str]) -> None:
-    from selenium.webdriver.common.by import By
+@pytest.mark.parametrize("name", ["equal", "failed", "batch"])
+def test_printed_it_is_light_and_nothing_is_cut(
+    browser: Chrome, pages: dict[str, str], name: str
+) -> None:
+    emulate(browser, 700, dark=True, printed=True)
+    look_at(browser, pages[name])
+    assert script(browser, "document.documentElement.scrollWidth") <= 700
+    for text, ground, where in script(browser, GROUNDS):
+        assert contrast(text, ground) >= 4.5, (where, text, ground)
+    assert contrast(script(browser, "getComputedStyle(document.body).color"), "rgb(0,0,0)") < 1.5
+    buttons = "[...document.querySelectorAll('input, .jump, .control')]"
+    assert not script(browser, f"{buttons}.some((e) => e.checkVisibility())")
+    frames = "[...document.querySelectorAll('.frame')]"
+    assert script(browser, f"{frames}.every((e) => e.checkVisibility())")
+
+
+def test_keys_move_the_slider(browser: Chrome, pages: dict[str, str]) -> None:
     from selenium.webdriver.common.keys import Keys
 
     emulate(browser, DESK)
     look_at(browser, pages["failed"])
     shown = "[...document.querySelectorAll('.frame')].map((e) => e.checkVisibility())"
     assert script(browser, shown) == [True, False, False, False, False]
-    slider = browser.find_element(By.CSS_SELECTOR, "input[type=range]")
+    slider = element(browser, "input[type=range]")
     slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert script(browser, shown) == [False, False, True, False, False]
-    assert browser.find_element(By.TAG_NAME, "output").text == "Frame 2 (3 of 5)"
-    assert slider.get_attribute("aria-valuetext") == "Frame 2 (3 of 5)"
-    drawn = script(
-        browser,
-        "[...document.querySelectorAll('.frame:not([hidden]) img')].map((e) => e.naturalWidth)",
-    )
-    assert drawn == [80] * 4, "all four images are read"
-    play = browser.find_element(By.CSS_SELECTOR, ".control button")
-    play.click()
-    assert play.text == "Stop"
-    play.click()
-    assert play.text == "Play"
+    assert slider.get_attribute("aria-valuetext") == element(browser, ".control output").text
+    images = "[...document.querySelectorAll('.frame:not([hidden]) img')].map((e) => e.naturalWidth)"
+    assert script(browser, images) == [80] * 4
+    slider.send_keys(Keys.END)
+    assert script(browser, shown) == [False, False, False, False, True]
+    play = element(browser, ".control button")
+    labels = []
+    for _ in range(3):
+        labels.append(play.text)
+        play.send_keys(Keys.ENTER)
+    assert labels == ["Play", "Stop", "Play"]
 
 
-def test_without_a_script_all_frames_are_a_list(browser: Chrome, pages: dict[str, str]) -> None:
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        look_at(browser, pages["failed"])
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    frames = "[...document.querySelectorAll('.frame')].map((e) => e.checkVisibility())"
-    assert script(browser, frames) == [True] * 5
-    assert not script(browser, "document.querySelector('.control').checkVisibility()")
+def test_without_a_script_all_is_a_list(browser: Chrome, pages: dict[str, str]) -> None:
+    hidden = {"failed": ".control", "batch": ".filters"}
+    for name, control in hidden.items():
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            look_at(browser, pages[name])
+        finally:
+            browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        rows = "[...document.querySelectorAll('.frame, #jobs tr')]"
+        assert script(browser, f"{rows}.every((e) => e.checkVisibility())")
+        assert not element(browser, control).is_displayed()
 
 
-def test_the_tree_opens(browser: Chrome, pages: dict[str, str]) -> None:
-    from selenium.webdriver.common.by import By
+def test_keys_open_the_plan(browser: Chrome, pages: dict[str, str]) -> None:
     from selenium.webdriver.common.keys import Keys
 
     emulate(browser, PHONE)
     look_at(browser, pages["failed"])
     visible = "[...document.querySelectorAll('.leaf')].filter((e) => e.checkVisibility()).length"
     assert script(browser, visible) == 0
-    encoder = browser.find_elements(By.CSS_SELECTOR, ".tree summary")[1]
-    before = script(browser, "document.querySelectorAll('.tree details[open]').length")
-    encoder.send_keys(Keys.ENTER)
-    assert script(browser, "document.querySelectorAll('.tree details[open]').length") == before + 1
-    browser.find_element(By.ID, "open-all").send_keys(Keys.ENTER)
+    element(browser, "#plan summary").send_keys(Keys.ENTER)
+    assert 0 < script(browser, visible) < len(REPORTS["failed"].plan)
+    element(browser, "#open-all").send_keys(Keys.ENTER)
     assert script(browser, visible) == len(REPORTS["failed"].plan)
 
 
-@pytest.mark.parametrize("name", ["equal", "close", "failed"])
-def test_dark_and_light_are_two_and_both_can_be_read(
-    browser: Chrome, pages: dict[str, str], name: str
-) -> None:
-    grounds = []
+def test_a_batch_is_filtered_and_sorted_with_keys(browser: Chrome, pages: dict[str, str]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, DESK)
+    look_at(browser, pages["batch"])
+    rows = "[...document.querySelectorAll('#jobs tbody tr')].filter((e) => e.checkVisibility())"
+    sources = f"{rows}.map((e) => e.cells[1].querySelector('code').textContent[0])"
+    assert script(browser, sources) == list("235014"), "failures first"
+    element(browser, "input[value=held]").send_keys(Keys.SPACE)
+    assert script(browser, sources) == list("235")
+    words = element(browser, "input[type=search]")
+    words.send_keys("BROKE it")
+    assert script(browser, sources) == list("2")
+    assert element(browser, ".filters output").text.startswith("1 of 6")
+    words.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE)
+    element(browser, "input[value=held]").send_keys(Keys.SPACE)
+    seconds = element(browser, "th:last-child button")
+    seconds.send_keys(Keys.ENTER)
+    assert script(browser, sources) == list("543210")
+    seconds.send_keys(Keys.ENTER)
+    assert script(browser, sources) == list("012345")
+    assert element(browser, "th:last-child").get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("name", ["equal", "close", "failed", "batch"])
+def test_dark_and_light_can_be_read(browser: Chrome, pages: dict[str, str], name: str) -> None:
     for dark in (False, True):
         emulate(browser, DESK, dark=dark)
         look_at(browser, pages[name])
-        colours = script(
-            browser,
-            "[...document.querySelectorAll('body, h1, .reason, .quiet, .mark, .todo h2, .todo li, "
-            "a, .alarm, .alarm dd, th, td, button, summary, figcaption, dt')].map((e) => {"
-            " let ground = e; while (ground && getComputedStyle(ground).backgroundColor"
-            " === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;"
-            " return [getComputedStyle(e).color, getComputedStyle(ground).backgroundColor,"
-            " e.outerHTML.slice(0, 80)]; })",
-        )
-        assert len(colours) > 100
+        colours = script(browser, GROUNDS)
+        assert len(colours) > 30
         for text, ground, where in colours:
             assert contrast(text, ground) >= 4.5, (where, text, ground)
-        grounds.append(script(browser, "getComputedStyle(document.body).backgroundColor"))
-        assert screenshot(browser, full=False).startswith(b"\x89PNG")
-    light, dark_ground = grounds
-    assert contrast(light, "rgb(255, 255, 255)") < 1.2
-    assert contrast(dark_ground, "rgb(0, 0, 0)") < 1.3
+        body = script(browser, "getComputedStyle(document.body).backgroundColor")
+        assert contrast(body, "rgb(0, 0, 0)" if dark else "rgb(255, 255, 255)") < 1.3

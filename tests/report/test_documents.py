@@ -1,155 +1,84 @@
-"""Results as versioned JSON: exactly these keys, and nothing that JSON does not know."""
+"""Documents: each that is produced keeps to its published schema, and others are refused."""
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 import inflate
-from inflate.parity.metrics import Tolerance
-from inflate.parity.result import (
-    CastResult,
-    Environment,
-    FoldResult,
-    ParityReport,
-    ProbeResult,
-    RecordedSource,
-    WeightsResult,
-)
+from inflate.batch.jobs import Job
+from inflate.batch.ledger import Row
+from inflate.batch.run import Outcome
+from inflate.batch.summary import batch_document
+from inflate.cli.app import main
+from inflate.errors import InflateError
 from inflate.report.documents import conversion_document, parity_document, plan_document
+from inflate.report.schemas import problem_of, published_schemas, read_document
+from inflate.report.writing import render, write_report
 from inflate.workflow import ConversionResult
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import CPU
+from ..conversions import CPU, nudged
+from .building import REPORTS, document_of
 
-REPORT = ParityReport(
-    verdict="within-tolerance",
-    max_abs_error=0.5,
-    reference=("img.ckpt", "aa"),
-    candidate=("img.video.safetensors", "bb"),
-    environment=Environment("cpu", "float32", "2.13.0", tf32=False),
-    tolerance=Tolerance(1.0, 0.25),
-    weights=WeightsResult(7, ()),
-    probes=(ProbeResult("odd-frames", (3, 4, 3, 5), 3, "within-tolerance", 0.5),),
-    cast=CastResult("float32", "float16", 0.125),
-    fold=FoldResult(0.5, 0.0, 0.25),
-    recorded_source=RecordedSource("r", "0", given=True),
-    notes=("a note",),
-)
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("batch/1", "conversion/2", "error/1", "inspection/1", "parity-report/1", "presets/1")
 
 
-def strict(document: dict[str, Any]) -> Any:
-    """A document printed and read again by a reader that knows no NaN."""
-    text = json.dumps(document, allow_nan=False)
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
+def stored(document: Any) -> Any:
+    """A document as a file has it, written without NaN."""
+    return json.loads(json.dumps(document, allow_nan=False))
 
 
-def test_a_parity_report_in_full() -> None:
-    assert strict(parity_document(REPORT)) == {
-        "schema": "inflate/parity-report/1",
-        "verdict": "within-tolerance",
-        "compared_with": "folded-reference",
-        "max_abs_error": 0.5,
-        "reference": {"path": "img.ckpt", "fingerprint": "aa"},
-        "candidate": {"path": "img.video.safetensors", "fingerprint": "bb"},
-        "environment": {
-            "device": "cpu",
-            "dtype": "float32",
-            "torch": "2.13.0",
-            "tf32": False,
-            "cudnn": None,
-            "fallback": False,
-        },
-        "tolerance": {"atol": 1.0, "rtol": 0.25},
-        "weights": {"compared": 7, "different": 0, "names": [], "temporal": None},
-        "probes": [
-            {
-                "name": "odd-frames",
-                "shape": [3, 4, 3, 5],
-                "frames": 3,
-                "verdict": "within-tolerance",
-                "max_abs_error": 0.5,
-                "errors": None,
-                "parts": [],
-                "worst": None,
-            }
-        ],
-        "layers": [],
-        "first_divergence": None,
-        "floor": None,
-        "bisect": None,
-        "trainability": None,
-        "self_test": None,
-        "overflow": None,
-        "plan": [],
-        "cast": {"source_dtype": "float32", "stored_dtype": "float16", "max_abs_error": 0.125},
-        "fold": {"border": 0.5, "inside": 0.0, "output": 0.25},
-        "recorded_source": {"name": "r", "fingerprint": "0", "given": True},
-        "changed": None,
-        "notes": ["a note"],
-    }
+def objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schemas of objects with fixed keys, wherever they are."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and "properties" in schema:
+            yield schema
+        for inner in schema.values():
+            yield from objects(inner)
 
 
-def test_errors_that_are_not_finite_are_null() -> None:
-    broken = replace(
-        REPORT,
-        verdict="fail",
-        max_abs_error=None,
-        weights=WeightsResult(7, ("decoder.conv_in.bias", "decoder.conv_in.weight")),
-        probes=(replace(REPORT.probes[0], verdict="fail", max_abs_error=None),),
-        cast=None,
-    )
-    document = strict(parity_document(broken))
-    assert document["max_abs_error"] is None
-    assert document["probes"][0]["max_abs_error"] is None
-    assert document["cast"] is None
-    assert document["weights"] == {
-        "compared": 7,
-        "different": 2,
-        "names": ["decoder.conv_in.bias", "decoder.conv_in.weight"],
-        "temporal": None,
-    }
+def test_the_published_schemas_are_closed() -> None:
+    schemas = published_schemas()
+    assert sorted(schemas) == [f"inflate/{name}" for name in NAMES]
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+        for found in objects(schema):
+            assert found["additionalProperties"] is False
+    text = (ROOT / "docs" / "reports.md").read_text()
+    assert all(name in text for name in NAMES)
 
 
-CONVERSION_KEYS = {
-    "schema",
-    "output",
-    "fingerprint",
-    "source_fingerprint",
-    "source_sha256",
-    "layout",
-    "plan",
-    "architecture",
-    "temporal",
-    "seed",
-    "parity",
-    "notes",
-    "seconds",
-}
-ARCHITECTURE_KEYS = {
-    "attn_resolutions",
-    "attn_type",
-    "ch",
-    "ch_mult",
-    "double_z",
-    "dropout",
-    "embed_dim",
-    "give_pre_end",
-    "in_channels",
-    "n_embed",
-    "num_res_blocks",
-    "out_ch",
-    "resamp_with_conv",
-    "resolution",
-    "scaling_factor",
-    "shift_factor",
-    "tanh_out",
-    "z_channels",
-}
+@pytest.mark.parametrize("name", REPORTS)
+def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path: Path) -> None:
+    document = document_of(name)
+    assert list(document)[:3] == ["schema", "verdict", "compared_with"]
+    write_report(document, tmp_path / "out.json")
+    assert read_document(tmp_path / "out.json") == stored(document)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_real_parity_reports_keep_to_the_schema(
+    image: Path, videos: dict[str, Path], tmp_path: Path, spoilt: bool
+) -> None:
+    video = videos["all"]
+    if spoilt:
+        key = "decoder.conv_out.time_mix_conv.bias"
+        video = nudged(video, tmp_path / "spoilt.safetensors", key)
+    report = inflate.verify(image, video, **CPU)
+    document = stored(parity_document(report))
+    assert problem_of(document) is None
+    for ending in ("html", "md", "xml"):
+        assert report.verdict in render(document, ending)
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +97,11 @@ def conversion(tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
     )
 
 
-def test_a_conversion_in_full(conversion: ConversionResult) -> None:
-    document = strict(conversion_document(conversion))
-    assert set(document) == CONVERSION_KEYS
-    assert document["schema"] == "inflate/conversion/1"
+def test_a_conversion(conversion: ConversionResult) -> None:
+    document = stored(conversion_document(conversion))
+    assert problem_of(document) is None
     assert document["output"] == str(conversion.output)
     assert document["fingerprint"] == conversion.fingerprint
-    assert set(document["architecture"]) == ARCHITECTURE_KEYS
     assert document["architecture"]["ch_mult"] == [1, 2]
     assert document["temporal"] == {
         "time_mode": "all",
@@ -184,44 +111,157 @@ def test_a_conversion_in_full(conversion: ConversionResult) -> None:
     }
     assert document["seed"] == 3
     assert conversion.parity is not None
-    assert document["parity"] == strict(parity_document(conversion.parity))
+    assert document["parity"] == stored(parity_document(conversion.parity))
     assert document["notes"] == list(conversion.notes) != []
-    assert set(document["seconds"]) == {"plan", "write", "parity", "publish", "total"}
-
-
-def test_the_counts_are_those_of_the_source(conversion: ConversionResult) -> None:
     names = [name.split(".")[0] for name in autoencoder()]
-    counts = conversion_document(conversion)["plan"]
-    assert set(counts) == {"copied", "initialised", "passed_through", "dropped"}
+    counts = document["plan"]
     assert counts["copied"] == names.count("decoder")
     assert counts["passed_through"] == len(names) - names.count("decoder")
     assert counts["dropped"] == 1
-    total = len(conversion.plan.tensors)
-    assert counts["copied"] + counts["passed_through"] + counts["initialised"] == total
+    assert sum(counts.values()) - 1 == len(conversion.plan.tensors)
 
 
-def test_what_was_not_done_is_null(conversion: ConversionResult) -> None:
+def test_a_conversion_that_wrote_nothing(conversion: ConversionResult) -> None:
     dry = replace(
         conversion, output=None, fingerprint=None, parity=None, seconds={"plan": 0.123456}
     )
-    document = strict(conversion_document(dry))
-    assert set(document) == CONVERSION_KEYS
+    document = stored(conversion_document(dry))
+    document["dry_run"] = stored(plan_document(conversion.plan))
+    assert problem_of(document) is None
     assert [document[key] for key in ("output", "fingerprint", "parity")] == [None, None, None]
-    assert document["seconds"] == {"plan": 0.1235}
-
-
-def test_a_plan_names_one_origin_for_every_tensor(conversion: ConversionResult) -> None:
-    document = strict(plan_document(conversion.plan))
-    assert set(document) == {"tensors", "dropped"}
-    keys = {"key", "shape", "dtype", "bytes", "part", "source", "rule"}
-    assert all(set(tensor) == keys for tensor in document["tensors"])
-    for tensor in document["tensors"]:
+    for tensor in document["dry_run"]["tensors"]:
         made = tensor["part"] == "temporal"
-        assert (tensor["rule"] is not None) == made
-        assert (tensor["source"] is not None) == (not made)
-    assert sum(tensor["bytes"] for tensor in document["tensors"]) == conversion.plan.nbytes
-    (dropped,) = document["dropped"]
+        assert ((tensor["rule"] is None), (tensor["source"] is None)) == (not made, made)
+    (dropped,) = document["dry_run"]["dropped"]
     assert dropped["source"] == "loss.logvar"
-    assert "training loss" in dropped["reason"]
-    assert conversion.output is not None
-    assert Path(conversion.output).stat().st_size > conversion.plan.nbytes
+    total = sum(tensor["bytes"] for tensor in document["dry_run"]["tensors"])
+    assert total == conversion.plan.nbytes
+
+
+def test_a_batch(conversion: ConversionResult) -> None:
+    job = Job("sources[0]", "in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
+    outcomes = [
+        Outcome(
+            job,
+            Row(
+                "out",
+                state="held",
+                document={"conversion": conversion_document(conversion), "seconds": 1},
+            ),
+        ),
+        Outcome(job, Row("out", state="failed", document={"error": "no", "traceback": "line"})),
+        Outcome(job, Row("out")),
+    ]
+    document = batch_document(outcomes, ledger="l.sqlite", executor="local", seconds=1.0)
+    assert problem_of(stored(document)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema", "code"),
+    [
+        (("inspect", "IMAGE"), "inspection/1", 0),
+        (("inspect", "VIDEO"), "inspection/1", 0),
+        (("presets",), "presets/1", 0),
+        (("convert", "IMAGE", "-o", "OUT", "--dry-run"), "conversion/2", 0),
+        (("inspect", "MISSING"), "error/1", 2),
+        (("verify", "VIDEO", "MISSING", "--atol", "inf"), "error/1", 2),
+        (("convert", "IMAGE", "--config", "sd-vea-ft-mse"), "error/1", 2),
+        (("convert", "IMAGE", "--no-such-option"), "error/1", 2),
+    ],
+)  # fmt: skip
+def test_every_document_that_a_command_prints(
+    arguments: tuple[str, ...],
+    schema: str,
+    code: int,
+    image: Path,
+    videos: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"IMAGE": image, "VIDEO": videos["all"], "OUT": tmp_path / "out",
+              "MISSING": tmp_path / "none.ckpt"}  # fmt: skip
+    for name, place in places.items():
+        arguments = tuple(word.replace(name, str(place)) for word in arguments)
+    assert main([*arguments, "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == f"inflate/{schema}"
+    assert problem_of(document) is None
+
+
+def test_an_error_has_its_kind_path_and_hint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a; b.ckpt"
+    path.write_text("neither")
+    assert main(["inspect", str(path), "--json"]) == 2
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert (document["kind"], document["path"]) == ("CheckpointError", str(path))
+    assert document["message"] in printed.err
+    assert document["message"].endswith(document["hint"])
+    assert "b.ckpt" not in document["hint"]
+    assert main(["inspect", str(path)]) == 2
+    assert capsys.readouterr().out == ""
+
+
+BROKEN = {
+    "unknown verdict": lambda d: d.update(verdict="good"),
+    "extra key": lambda d: d.update(extra=1),
+    "missing key": lambda d: d.pop("floor"),
+    "text for a number": lambda d: d.update(max_abs_error="0"),
+    "extra key in a row": lambda d: d["probes"][0].update(extra=1),
+    "missing key in a row": lambda d: d["layers"][3]["errors"].pop("needed"),
+    "negative error": lambda d: d["probes"][0].update(max_abs_error=-1.0),
+    "number for a list": lambda d: d.update(plan=3),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_document_that_breaks_the_schema_is_refused(damage: str, tmp_path: Path) -> None:
+    document = copy.deepcopy(document_of("failed"))
+    BROKEN[damage](document)
+    path = tmp_path / "out.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InflateError) as caught:
+        read_document(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"schema": "inflate/parity-report/2"}',
+        '{"schema": "inflate/conversion/2"}',
+        '{"schema": ["inflate/parity-report/1"]}',
+        '{"schema": "inflate/parity-report/1"}',
+        '{"schema": "inflate/parity-report/1", "verdict": NaN}',
+        '{"schema": "inflate/parity-report/1", "max_abs_error": 1e999}',
+        '{"schema": "inflate/parity-report/1", "seed": 1' + "0" * 5000 + "}",
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_any_other_file_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InflateError) as caught:
+        read_document(path)
+    assert caught.value.path == str(path)
+
+
+def test_a_missing_or_far_too_large_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InflateError):
+        read_document(tmp_path / "out.json")
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(InflateError):
+        read_document(tmp_path / "large.json")
+
+
+def test_reading_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(document_of("bare"), tmp_path / "out.json")
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(InflateError, match=r"inflate-video\[report\]"):
+        read_document(tmp_path / "out.json")

@@ -1,4 +1,4 @@
-"""Pickles written by hand, instruction by instruction, and the torch files that hold them."""
+"""Pickles written instruction by instruction, and the torch files that hold them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROTOCOL_2 = b"\x80\x02"
 STATE = "collections.OrderedDict"
 REBUILD = "torch._utils._rebuild_tensor_v2"
 MAGIC = 0x1950A86A20F9469CFC6C
-
-Records = Mapping[str, bytes]
-
 DATA = struct.pack("<4f", 1.0, 2.0, 3.0, 4.0)
 """The four numbers of the storage that these files hold."""
 
 
 def named(dotted: str) -> bytes:
-    """The instruction that names a class or function."""
+    """GLOBAL: a class or function."""
     module, _, name = dotted.rpartition(".")
-    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+    return f"c{module}\n{name}\n".encode()
 
 
 def number(value: int) -> bytes:
-    """A whole number of any size."""
+    """An integer of any size."""
     if -(1 << 31) <= value < 1 << 31:
         return b"J" + struct.pack("<i", value)
     digits = pickle.encode_long(value)
     return b"\x8a" + bytes([len(digits)]) + digits
 
 
-def real(value: float) -> bytes:
-    """A number with a fraction."""
-    return b"G" + struct.pack(">d", value)
-
-
 def text(value: str) -> bytes:
-    """A piece of text."""
-    content = value.encode()
-    return b"X" + struct.pack("<I", len(content)) + content
+    """A text."""
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
 def tuple_of(*items: bytes) -> bytes:
@@ -63,24 +53,16 @@ def dict_of(pairs: Mapping[str, bytes] | Iterable[tuple[bytes, bytes]]) -> bytes
     return b"}(" + b"".join(key + value for key, value in pairs) + b"u"
 
 
-def call(dotted: str, *arguments: bytes) -> bytes:
-    """REDUCE: a call of what is named."""
-    return named(dotted) + tuple_of(*arguments) + b"R"
-
-
-def called(function: bytes, *arguments: bytes) -> bytes:
-    """REDUCE: a call of what another program makes."""
-    return function + tuple_of(*arguments) + b"R"
+def call(function: str | bytes, *arguments: bytes) -> bytes:
+    """REDUCE: a call of a name, or of what another program makes."""
+    return (
+        (named(function) if isinstance(function, str) else function) + tuple_of(*arguments) + b"R"
+    )
 
 
 def new(dotted: str, *arguments: bytes) -> bytes:
     """NEWOBJ: an instance made without ``__init__``."""
     return named(dotted) + tuple_of(*arguments) + b"\x81"
-
-
-def built(instance: bytes, state: bytes) -> bytes:
-    """BUILD: an instance given its state."""
-    return instance + state + b"b"
 
 
 def storage(
@@ -91,70 +73,65 @@ def storage(
     return tuple_of(*words) + b"Q"
 
 
-def tensor(
+def tensor_arguments(
     shape: Iterable[int] = (4,),
     strides: Iterable[int] = (1,),
     offset: int = 0,
     over: bytes | None = None,
-) -> bytes:
-    """A tensor laid over a storage."""
-    return call(
-        REBUILD,
-        storage() if over is None else over,
-        number(offset),
-        tuple_of(*map(number, shape)),
-        tuple_of(*map(number, strides)),
-        b"\x89",
-        call(STATE),
-    )
+    hooks: bytes | None = None,
+) -> list[bytes]:
+    """The arguments that rebuild a tensor."""
+    return [
+        storage() if over is None else over, number(offset), tuple_of(*map(number, shape)),
+        tuple_of(*map(number, strides)), b"\x89", call(STATE) if hooks is None else hooks,
+    ]  # fmt: skip
+
+
+def tensor(
+    shape: Iterable[int] = (4,), strides: Iterable[int] = (1,), offset: int = 0,
+    over: bytes | None = None,
+) -> bytes:  # fmt: skip
+    """A tensor that is a view of a storage."""
+    return call(REBUILD, *tensor_arguments(shape, strides, offset, over))
 
 
 def program(content: bytes) -> bytes:
     """A whole pickle."""
-    return PROTOCOL_2 + content + b"."
+    return b"\x80\x02" + content + b"."
 
 
 def records(content: bytes) -> dict[str, bytes]:
-    """The records of a torch file of today."""
-    return {
-        "a/data.pkl": program(content),
-        "a/byteorder": b"little",
-        "a/data/0": DATA,
-        "a/version": b"3\n",
-    }
+    """The records of a torch zip file."""
+    return {"a/data.pkl": program(content), "a/byteorder": b"little", "a/data/0": DATA,
+            "a/version": b"3\n"}  # fmt: skip
 
 
-def write_zip(path: Path, contents: Records) -> Path:
-    """A zip archive that stores its records as they are."""
+def write_zip(path: Path, content: bytes) -> Path:
+    """A torch zip file with this content."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name, value in contents.items():
+        for name, value in records(content).items():
             archive.writestr(zipfile.ZipInfo(name), value)
     return path
 
 
-def write_zipped(path: Path, content: bytes) -> Path:
-    """A torch file of today with this content."""
-    return write_zip(path, records(content))
-
-
-def write_legacy(path: Path, content: bytes, keys: Iterable[str] = ("0",)) -> Path:
+def write_legacy(path: Path, content: bytes, keys: Iterable[str] = ("0",), count: int = 4) -> Path:
     """A torch file from before 1.6 with this content."""
     header = (MAGIC, 1001, {"protocol_version": 1001, "little_endian": True})
     # The claims of storages end with their view there, or with None.
     content = content.replace(b"tQ", b"NtQ").replace(b"tNtQ", b"ttQ")
     parts = [pickle.dumps(part, 2) for part in header]
     parts += [program(content), pickle.dumps(list(keys), 2)]
-    parts += [struct.pack("<q", 4) + DATA for _ in keys]
+    parts += [struct.pack("<q", count) + DATA for _ in keys]
     path.write_bytes(b"".join(parts))
     return path
 
 
-WRITERS = {"zip": write_zipped, "before 1.6": write_legacy}
+WRITERS = {"zip": write_zip, "before 1.6": write_legacy}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A record of an archive, and what its headers say of it where that is not the truth."""
+    """A record of an archive, and what its headers claim where that is false."""
 
     name: str
     data: bytes
@@ -167,20 +144,20 @@ class Entry:
     local_name: str | None = None
     magic: bytes = b"PK\x03\x04"
     absent: bool = False
-    """Whether only the directory has it, and no bytes stand for it."""
+    """Whether it is only in the directory."""
 
 
 def write_raw_zip(
     path: Path, entries: Sequence[Entry], *, count: int | None = None, directory: int | None = None
 ) -> Path:
     """A zip archive byte by byte; ``count`` and ``directory`` are what its end claims."""
-    body, listing = b"", b""
+    body, listing, most = b"", b"", (1 << 32) - 1
     for entry in entries:
         name = entry.name.encode()
         local = name if entry.local_name is None else entry.local_name.encode()
         size = len(entry.data) if entry.claimed is None else entry.claimed
         packed = len(entry.data) if entry.claimed_packed is None else entry.claimed_packed
-        sizes = struct.pack("<III", zlib.crc32(entry.data), packed & _MOST, size & _MOST)
+        sizes = struct.pack("<III", zlib.crc32(entry.data), packed & most, size & most)
         middle = struct.pack("<HHHHH", 20, entry.flags, entry.method, 0, 33)
         offset = len(body) if entry.offset is None else entry.offset
         listing += b"PK\x01\x02" + struct.pack("<H", 20) + middle + sizes
@@ -188,11 +165,8 @@ def write_raw_zip(
         if not entry.absent:
             body += entry.magic + middle + sizes + struct.pack("<HH", len(local), 0) + local
             body += entry.data
-    number_of = len(entries) if count is None else count
+    total = len(entries) if count is None else count
     start = len(body) if directory is None else directory
-    end = struct.pack("<HHHHIIH", 0, 0, number_of, number_of, len(listing), start, 0)
+    end = struct.pack("<HHHHIIH", 0, 0, total, total, len(listing), start, 0)
     path.write_bytes(body + listing + b"PK\x05\x06" + end)
     return path
-
-
-_MOST = (1 << 32) - 1

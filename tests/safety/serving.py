@@ -1,27 +1,23 @@
-"""A warm process that forks one child a job, so that jobs may crash, be killed and be measured.
-
-``python -m tests.safety.serving`` reads jobs as lines of JSON and answers each with a line.
-"""
+"""A warm process that forks one child per job: jobs may crash, be killed and be measured."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
-import select
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from inflate.cli.app import main
+from inflate.errors import InflateError
+from inflate.io.reader import open_checkpoint
+
 MIB = 1 << 20
 EXPORT = (
     "--layout", "diffusers", "--post-quant", "fold", "--allow-inexact", "--video-kernel-size",
@@ -29,12 +25,10 @@ EXPORT = (
 )  # fmt: skip
 """Options that make a folder of diffusers."""
 
-_SOUND: list[str] = []
-
 
 @dataclass(frozen=True)
 class Answer:
-    """How a job ended: its exit code, or minus the signal that ended it, and what it said."""
+    """How a job ended: its exit code, or minus the signal that ended it, and its outputs."""
 
     code: int
     out: str
@@ -43,184 +37,109 @@ class Answer:
 
 
 class Server:
-    """The warm process, seen from a test."""
+    """Runs jobs in children of a process that has loaded the package and torch."""
 
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.safety.serving"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is for the outputs of jobs, and two sound files."""
+        import torch
 
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        self._folder, self._count = folder, 0
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([f"{__package__}.warm"])
+        self._sound = [folder / "new", folder / "old"]
+        for path in self._sound:
+            new = path.name == "new"
+            torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=new)
 
     def run(self, *jobs: Mapping[str, Any]) -> list[Answer]:
-        """Run jobs at once, each in a child of its own.
+        """Run jobs at once, each in its own child.
 
         Each has ``arguments`` of the command line, or ``open``, paths to open one after another,
-        or ``python``, a program; and perhaps ``kill_after`` seconds, ``umask``, ``memory`` in
-        bytes, ``die`` (where to die), ``wait`` seconds before it begins.
+        or ``python``, a program with ``arguments``; and perhaps ``kill_after`` seconds, ``umask``,
+        ``memory`` in bytes, ``die`` (where to die), ``wait`` seconds before it begins.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(jobs) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "the server died"
-        return [Answer(**answer) for answer in json.loads(line)]
+        started = []
+        for job in jobs:
+            self._count += 1
+            outputs = [str(self._folder / f"{self._count}.{name}") for name in ("out", "err")]
+            process = self._context.Process(target=_run, args=(job, *outputs))
+            begin = time.monotonic()
+            process.start()
+            started.append((process, job, begin, outputs))
+        answers = []
+        for process, job, begin, outputs in started:
+            process.join(max(0.0, begin + job.get("kill_after", 120.0) - time.monotonic()))
+            process.kill()
+            process.join()
+            seconds, code = time.monotonic() - begin, process.exitcode
+            texts = []
+            for name in outputs:  # A child that was killed early has none.
+                path = Path(name)
+                texts.append(path.read_text("utf-8", "replace") if path.exists() else "")
+            assert code is not None
+            process.close()
+            answers.append(Answer(code, texts[0], texts[1], seconds))
+        return answers
 
     def command(self, *arguments: object, **more: Any) -> Answer:
         """Run one command."""
         return self.run({"arguments": [str(argument) for argument in arguments], **more})[0]
 
-    def open(self, paths: Sequence[Path], memory: int) -> list[dict[str, Any]]:
-        """Open files in one child, and read all their tensors.
+    def open(self, paths: Sequence[Path], memory: int = 512 * MIB) -> list[dict[str, Any]]:
+        """Open files in one child, and read all of their tensors.
 
         Returns:
-            For each file ``said`` (None where it opened), ``peak`` (bytes of memory that it took
+            For each file ``error`` (None where it opened), ``peak`` (bytes of memory that it took
             beyond what came before), ``seconds`` and its ``tensors``; fewer if the child died.
         """
-        (answer,) = self.run({"open": list(map(str, paths)), "memory": memory})
+        # Sound files first: they load what a child loads at its first use.
+        both = [*map(str, self._sound), *map(str, paths)]
+        (answer,) = self.run({"open": both, "memory": memory})
         found = [json.loads(line) for line in answer.out.splitlines()]
         if answer.code:
-            found.append({"said": f"died: {answer.code} {answer.err}", "peak": 0, "seconds": 0.0})
-        return found
+            found.append({"error": f"died: {answer.code} {answer.err}", "peak": 0, "seconds": 0.0})
+        return found[len(self._sound) :]
 
 
-def serve() -> None:
-    """Answer jobs until there are no more."""
-    import torch
-
-    import inflate.cli.app
-    import inflate.workflow.conversion  # noqa: F401
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, zipped in (("new", True), ("old", False)):
-            path = Path(folder) / name
-            torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
-            _SOUND.append(str(path))
-        _warm_up(Path(folder))
-        for line in sys.stdin:
-            started = [_start(job) for job in json.loads(line)]
-            sys.stdout.write(json.dumps([_finish(*one) for one in started]) + "\n")
-            sys.stdout.flush()
-
-
-def _warm_up(folder: Path) -> None:
-    """Load now what every child would else load for itself."""
-    from ..checkpoints import autoencoder, write_safetensors
-
-    source = folder / "img.safetensors"
-    write_safetensors(source, autoencoder(ch_mult=[1], num_res_blocks=2))
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-        for options in (("--device", "cpu"), EXPORT):
-            code = _command(["convert", str(source), "-o", str(folder / options[0]), *options])
-            assert code == 0
+def _run(job: Mapping[str, Any], out: str, err: str) -> None:
+    os.setsid()
+    for number, name in ((1, out), (2, err)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    time.sleep(job.get("wait", 0.0))
+    if "umask" in job:
+        os.umask(job["umask"])
+    if "memory" in job:
+        limit = _status("VmSize") + job["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if "die" in job:
+        _die_at(*job["die"])
+    if "open" in job:
+        _open(job["open"])
+    elif "python" in job:
+        sys.argv[1:] = job["arguments"]
+        exec(job["python"], {"__name__": "job"})
+    else:
+        sys.exit(main(job["arguments"]))
 
 
-def _start(job: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], float, Any, Any]:
-    out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
-    started = time.monotonic()
-    child = os.fork()
-    if child:
-        return child, job, started, out, err
-    try:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
-        time.sleep(job.get("wait", 0.0))
-        if "umask" in job:
-            os.umask(job["umask"])
-        if "memory" in job:
-            limit = _virtual_memory() + job["memory"]
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        if "die" in job:
-            _die_at(*job["die"])
-        if "python" in job:
-            sys.argv[1:] = job["arguments"]
-            exec(job["python"], {"__name__": "job"})
-            code = 0
-        else:
-            code = _open(job["open"]) if "open" in job else _command(job["arguments"])
-    except BaseException:  # noqa: BLE001
-        import traceback
-
-        traceback.print_exc()
-        code = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _finish(
-    child: int, job: Mapping[str, Any], started: float, out: Any, err: Any
-) -> dict[str, Any]:
-    deadline = started + job.get("kill_after", 120.0)
-    waiting = os.pidfd_open(child)
-    ended, _, _ = select.select([waiting], [], [], max(0.0, deadline - time.monotonic()))
-    os.close(waiting)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    seconds = time.monotonic() - started
-    said = []
-    for file in (out, err):
-        file.seek(0)
-        said.append(file.read().decode("utf-8", "replace"))
-        file.close()
-    code = os.waitstatus_to_exitcode(status)
-    return {"code": code, "out": said[0], "err": said[1], "seconds": seconds}
-
-
-def _command(arguments: Sequence[str]) -> int:
-    from inflate.cli.app import main
-
-    return main(arguments)
-
-
-def _open(paths: Sequence[str]) -> int:
-    from inflate.errors import InflateError
-    from inflate.io.reader import open_checkpoint
-
-    # Sound files first: what a child loads at its first use is nobody's fault.
-    for i, path in enumerate([*_SOUND, *paths]):
-        said, tensors = None, {}
+def _open(paths: Sequence[str]) -> None:
+    for path in paths:
+        message, tensors = None, {}
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
-        before, started = _peak_memory(), time.monotonic()
+        before, started = _status("VmHWM"), time.monotonic()
         try:
             with open_checkpoint(Path(path)) as checkpoint:
                 for key in checkpoint.tensors:
-                    tensor = checkpoint.read(key)
-                    tensors[key] = [str(value) for value in tensor.reshape(-1)[:8].tolist()]
+                    values = checkpoint.read(key).reshape(-1)[:8].tolist()
+                    tensors[key] = [str(value) for value in values]
         except InflateError as error:
-            said = str(error)
-        seconds = time.monotonic() - started
-        peak = _peak_memory() - before
-        line = {"said": said, "peak": peak, "seconds": seconds, "tensors": tensors}
-        if i >= len(_SOUND):
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
-    return 0
+            message = str(error)
+        seconds, peak = time.monotonic() - started, _status("VmHWM") - before
+        line = {"error": message, "peak": peak, "seconds": seconds, "tensors": tensors}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
 
 
 def _die_at(function: str, when: str, count: int) -> None:
@@ -231,21 +150,13 @@ def _die_at(function: str, when: str, count: int) -> None:
     def deadly(*arguments: Any, **more: Any) -> Any:
         last = next(calls) == count
         if last and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), 9)
         result = real(*arguments, **more)
         if last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), 9)
         return result
 
     setattr(os, function, deadly)
-
-
-def _peak_memory() -> int:
-    return _status("VmHWM")
-
-
-def _virtual_memory() -> int:
-    return _status("VmSize")
 
 
 def _status(word: str) -> int:
@@ -253,7 +164,3 @@ def _status(word: str) -> int:
         if line.startswith(word + ":"):
             return int(line.split()[1]) * 1024
     raise AssertionError(word)
-
-
-if __name__ == "__main__":
-    serve()

@@ -1,4 +1,4 @@
-"""Commands that nobody meant: each ends as the manual says, and leaves everything as it was."""
+"""Random commands and files: each ends in a result or one message, and changes no other file."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ import pytest
 import torch
 import yaml
 
-from . import commands
-from .cases import CONFIGS, KINDS, MANIFESTS, REPORTS, Case, draw
-from .commands import Ground
+from ..conversions import snapshot
+from . import ground as grounds
+from .drawing import (
+    CONFIGS,
+    FORMATS,
+    KINDS,
+    MANIFESTS,
+    MARK,
+    REPORTS,
+    Case,
+    checkpoint_case,
+    draw,
+    skeletons,
+)
+from .ground import Ground
 
-CASES = 150
 
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    """A folder with a valid file of every kind."""
-    return Ground(tmp_path_factory.mktemp("ground") / "root")
-
-
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [5, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_is_asked_for(ground: Ground, kind: str) -> None:
-    ends: Counter[int | None] = Counter()
+def test_every_command_ends_as_documented(ground: Ground, kind: str, count: int) -> None:
+    codes: Counter[int | None] = Counter()
     findings = {}
-    for number in range(CASES):
+    for number in range(count):
         case = draw(kind, 1, number, ground.stock)
         found = ground.run(case)
-        ends[found.code] += 1
+        codes[found.code] += 1
         if found.problems:
             findings[number] = found.problems, case.arguments
     assert not findings, f"python scripts/fuzz.py commands --seed 1 --kind {kind} --case N"
-    # Neither is a formality: some cases are valid, most are not.
-    assert ends[0] >= 5
-    assert ends[2] > CASES // 3
+    if count > 100:  # Some cases must be valid, and most of them not.
+        assert codes[0] >= count // 30
+        assert codes[2] > count // 4
 
 
-def test_a_case_is_the_same_whenever_it_is_drawn(ground: Ground) -> None:
+def test_a_case_depends_on_its_seed_and_number_alone(ground: Ground) -> None:
     for kind in KINDS:
-        drawn = [draw(kind, 1, number, ground.stock) for number in range(20)]
-        assert drawn == [draw(kind, 1, number, ground.stock) for number in range(20)]
-        assert drawn != [draw(kind, 2, number, ground.stock) for number in range(20)]
+        first, again, other = (
+            [draw(kind, seed, number, ground.stock) for number in range(5)] for seed in (1, 1, 2)
+        )
+        assert first == again != other
 
 
 def yaml_case(*arguments: str, document: object) -> Case:
@@ -61,60 +66,73 @@ def yaml_case(*arguments: str, document: object) -> Case:
         Case(("verify", "img.safetensors", "conv.safetensors")),
     ],
 )
-def test_what_is_mutated_is_valid_before(ground: Ground, case: Case) -> None:
+def test_every_case_is_valid_before_its_edits(ground: Ground, case: Case) -> None:
     found = ground.run(case)
     assert (found.code, found.problems) == (0, ()), found.err
 
 
-def wrote(path: str, content: bytes = b"x", code: int = 0) -> Callable[[], tuple[int, str, str]]:
+@pytest.mark.parametrize("source", FORMATS)
+def test_every_checkpoint_is_valid_before_its_edits(ground: Ground, source: str) -> None:
+    case = checkpoint_case(source, {}, ground.stock, ("convert", "--dry-run"))
+    for name, content in skeletons(source, ground.stock).items():
+        assert content.count(MARK) == 1
+        assert case.files[f"case.{name}"] == ground.stock[name]
+    found = ground.run(case)
+    assert (found.code, found.problems) == (0, ()), found.err
+
+
+Result = tuple[int, str, str]
+
+
+def wrote(path: str, content: bytes = b"x", code: int = 0) -> Callable[[], Result]:
     """A command that writes a file."""
 
-    def command() -> tuple[int, str, str]:
+    def command() -> Result:
         Path(path).write_bytes(content)
         return code, "", "error: x\n" if code else ""
 
     return command
 
 
-def failed() -> tuple[int, str, str]:
+def raised() -> Result:
     raise KeyError("x")
 
 
-def switched() -> tuple[int, str, str]:
+def switched() -> Result:
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
     return 0, "", ""
 
 
-def drew() -> tuple[int, str, str]:
+def drew() -> Result:
     torch.rand(1)
     return 0, "", ""
 
 
-def lost() -> tuple[int, str, str]:
+def removed() -> Result:
     Path("hard.safetensors").unlink()
     return 0, "", ""
 
 
-HARM: dict[str, Callable[[], tuple[int, str, str]]] = {
-    "an exception": failed,
+HARM: dict[str, Callable[[], Result]] = {
+    "an exception": raised,
     "a bug": lambda: (70, "", "Traceback (most recent call last):\n"),
     "no parity of a conversion": lambda: (1, "x\n", ""),
     "no message": lambda: (2, "", ""),
     "two messages": lambda: (2, "", "error: a\nerror: b\n"),
-    "a result beside a message": lambda: (2, "x\n", "error: a\n"),
+    "a result and a message": lambda: (2, "x\n", "error: a\n"),
     "an escape sequence": lambda: (0, "\x1b[2J\n", ""),
-    "an escape sequence in a message": lambda: (2, "", "error: \u202e\n"),
+    "a direction mark in a message": lambda: (2, "", "error: \u202e\n"),
     "two documents": lambda: (0, "{}\n{}\n", ""),
-    "a number that JSON has not": lambda: (0, '{"x": NaN}\n', ""),
-    "a secret": lambda: (0, json.dumps({"x": commands._SECRET}), ""),
-    "a secret in a file": wrote("new.safetensors", commands._SECRET.encode()),
+    "a number that JSON does not have": lambda: (0, '{"x": NaN}\n', ""),
+    "a secret": lambda: (0, json.dumps({"x": grounds.VALUE_OF_SECRET}), ""),
+    "a secret in a file": wrote("new.safetensors", grounds.VALUE_OF_SECRET.encode()),
     "a source that is changed": wrote("img.safetensors"),
-    "a source that is gone": lost,
+    "a source that is gone": removed,
     "a staged file": wrote(".new.safetensors.1f2e3d4c.staged"),
     "half an output": wrote("new.safetensors", b"\xff\0\0\0\0\0\0\0{"),
     "half a report": wrote("new.xml", b"<testsuites>"),
     "an output of a command that failed": wrote("new.md", code=2),
-    "a switch of torch's": switched,
+    "a switch of torch": switched,
     "a draw from torch's generator": drew,
 }
 
@@ -122,11 +140,11 @@ HARM: dict[str, Callable[[], tuple[int, str, str]]] = {
 @pytest.mark.parametrize("harm", HARM)
 def test_harm_is_noticed_and_undone(ground: Ground, harm: str) -> None:
     benchmark = torch.backends.cudnn.benchmark
-    before = commands.scan(ground.root)
+    before = snapshot(ground.root)
     try:
         case = Case(("convert", "--json", "img.safetensors"))
         assert ground.run(case, lambda _: HARM[harm]()).problems
     finally:
         torch.backends.cudnn.benchmark = benchmark
-    assert commands.scan(ground.root) == before
+    assert snapshot(ground.root) == before
     assert ground.run(Case(("presets", "--json"))).problems == ()

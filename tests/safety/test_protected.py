@@ -1,4 +1,4 @@
-"""Nothing that a run reads is replaced by what it writes, and none of it changes meanwhile."""
+"""No output replaces an input, and no result comes from an input that changes meanwhile."""
 
 from __future__ import annotations
 
@@ -16,30 +16,19 @@ import inflate
 from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.protected import conflicts, place_of
-from inflate.workflow import checking, conversion, production, verification
+from inflate.workflow import checking, conversion, verification
 
-from ..checkpoints import autoencoder, write_safetensors
+from ..checkpoints import write_safetensors
 from ..conversions import CPU, sha256, snapshot
 from ..media import clip, picture
-from ..report.building import document_of
-from .refusals import check_refusal, command, refused
+from .refusals import command, refused
 from .serving import EXPORT
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
-CPU_OPTIONS = ("--device", "cpu")
-ONTO = ("--overwrite", *CPU_OPTIONS)
-
-
-@pytest.fixture(scope="session")
-def weights() -> dict[str, Any]:
-    return autoencoder(ch_mult=[1], num_res_blocks=2)
-
-
-@pytest.fixture
-def single(tmp_path: Path, weights: dict[str, Any]) -> Path:
-    return write_safetensors(tmp_path / "img.safetensors", weights)
+CPU_FLAGS = ("--device", "cpu")
+ONTO = ("--overwrite", *CPU_FLAGS)
 
 
 @pytest.fixture
@@ -48,9 +37,8 @@ def sharded(tmp_path: Path, weights: dict[str, Any]) -> Path:
     names = dict.fromkeys(weights, SHARDS[0]) | {"decoder.conv_in.weight": SHARDS[1]}
     for shard in SHARDS:
         save_file({k: v for k, v in weights.items() if names[k] == shard}, tmp_path / shard)
-    index = tmp_path / INDEX
-    index.write_text(json.dumps({"weight_map": names}))
-    return index
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": names}))
+    return tmp_path / INDEX
 
 
 @pytest.fixture
@@ -63,114 +51,94 @@ def folder(tmp_path: Path, weights: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def document(trio: tuple[Path, ...]) -> str:
+    """A stored report."""
+    code, out, err = command(["verify", trio[0], trio[1], "--json", *CPU_FLAGS])
+    assert code == 0, err
+    return out
+
+
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work begins with these."""
+    """Fail where the work begins: refusals must come before it."""
 
     def begun(*_args: Any, **_options: Any) -> None:
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr(conversion, "prepare", begun)
-    monkeypatch.setattr(verification, "run_check", begun)
+    for module, name in ((conversion, "prepare"), (verification, "hash_files"),
+                         (verification, "run_check")):  # fmt: skip
+        monkeypatch.setattr(module, name, begun)
 
 
-# What is read is not replaced
-
-
-@pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("name", [INDEX, *SHARDS])
-def test_no_file_of_an_index_is_a_destination(name: str, sharded: Path, tmp_path: Path) -> None:
-    refused(tmp_path, "convert", sharded, "-o", tmp_path / name, *ONTO)
+# No output replaces an input
 
 
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("name", ["config.json", FOLDER_WEIGHTS])
-def test_no_file_of_a_folder_is_a_destination(name: str, folder: Path, tmp_path: Path) -> None:
-    refused(tmp_path, "convert", folder, "-o", folder / name, *ONTO)
+def test_no_file_of_a_source_is_a_destination(
+    sharded: Path, folder: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (INDEX, *SHARDS):
+        refused(tmp_path, "convert", sharded, "-o", tmp_path / name, *ONTO)
+    for name in ("config.json", FOLDER_WEIGHTS):
+        refused(tmp_path, "convert", folder, "-o", folder / name, *ONTO)
     refused(tmp_path, "convert", folder / FOLDER_WEIGHTS, "-o", folder, *EXPORT, "--overwrite")
-
-
-@pytest.mark.usefixtures("no_work")
-def test_an_export_replaces_no_file_of_its_source(single: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("temporal: {alpha: 0.25}")
+    refused(tmp_path, "convert", single, "--config", config, "-o", config, *ONTO)
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").symlink_to(single)
     refused(tmp_path, "convert", single, "-o", out, *EXPORT, "--overwrite")
+    # A source with the name of a leftover
+    staged = single.rename(tmp_path / ".x.safetensors.0123abcd.staged")
+    refused(tmp_path, "convert", staged, "-o", tmp_path / "x.safetensors", *ONTO)
 
-
-@pytest.mark.usefixtures("no_work")
-def test_the_configuration_is_not_a_destination(single: Path, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("temporal: {alpha: 0.25}")
-    refused(tmp_path, "convert", single, "--config", config, "-o", config, *ONTO)
-
-
-@pytest.mark.usefixtures("no_work")
-def test_a_source_that_looks_like_a_leftover_is_kept(single: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
-    source = single.rename(tmp_path / f".{out.name}.0123abcd.staged")
-    refused(tmp_path, "convert", source, "-o", out, *ONTO)
-
-
-@pytest.mark.usefixtures("no_work")
-def test_no_report_replaces_a_file_of_the_source(
-    sharded: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = ("-o", tmp_path / "out.json", *CPU_OPTIONS)
-    refused(tmp_path, "convert", sharded, *out, "--report", sharded)
-    refused(tmp_path, "convert", folder, *out, "--report", folder / "config.json")
-    refused(tmp_path, "convert", sharded, *out, "--report", tmp_path / "out.json")
+    report = ("-o", tmp_path / "out.json", *CPU_FLAGS, "--report")
+    refused(tmp_path, "convert", sharded, *report, sharded)
+    refused(tmp_path, "convert", folder, *report, folder / "config.json")
+    refused(tmp_path, "convert", sharded, *report, tmp_path / "out.json")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / SHARDS[1]))
-    refused(tmp_path, "convert", sharded, *out, "--github-summary")
+    refused(tmp_path, "convert", sharded, *report[:-1], "--github-summary")
     with pytest.raises(OutputError):
         inflate.convert(sharded, tmp_path / "out.json", reports=[sharded], **CPU)
 
 
 @pytest.mark.usefixtures("no_work")
-def test_no_report_replaces_what_is_published(single: Path, tmp_path: Path) -> None:
+def test_no_report_replaces_an_output(
+    single: Path, trio: tuple[Path, ...], document: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").write_text("{}")
     options = [word for word in EXPORT if word != "--skip-parity"]
-    arguments = ("--overwrite", "--report", out / "config.json")
-    refused(tmp_path, "convert", single, "-o", out, *options, *arguments)
-
-
-@pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("read", ["reference", "candidate", "image", "video", "latents"])
-def test_no_report_replaces_what_verify_reads(read: str, single: Path, tmp_path: Path) -> None:
-    files = {
-        "reference": single,
-        "candidate": write_safetensors(tmp_path / "video.safetensors", autoencoder()),
-        "image": picture(tmp_path / "images" / "a.png", 16, 16),
-        "video": clip(tmp_path / "a.mkv"),
-        "latents": write_safetensors(tmp_path / "latents.safetensors", {}),
-    }
-    report = tmp_path / "report.md"
-    report.symlink_to(files[read])
-    given = {
-        "images": files["image"].parent, "video": files["video"], "latents": files["latents"],
-    }  # fmt: skip
-    options = [word for key, path in given.items() for word in (f"--{key}", path)]
-    pair = (files["reference"], files["candidate"])
-    refused(tmp_path, "verify", *pair, *options, "--report", report, *CPU_OPTIONS)
-    with pytest.raises(OutputError):
-        inflate.verify(*pair, **given, reports=[report], **CPU)
-
-
-@pytest.mark.usefixtures("no_work")
-def test_kept_outputs_and_a_report_are_not_one_file(
-    image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
+    more = ("--overwrite", "--report", out / "config.json")
+    refused(tmp_path, "convert", single, "-o", out, *options, *more)
     kept = tmp_path / "kept.json"
-    options = ("--save-outputs", kept, "--report", kept, *CPU_OPTIONS)
-    refused(tmp_path, "verify", image, videos["all"], *options)
+    words = ("--save-outputs", kept, "--report", kept, *CPU_FLAGS)
+    refused(tmp_path, "verify", *trio[:2], *words)
+    page = tmp_path / "report.html"
+    page.write_text(document)
+    refused(tmp_path, "report", page, "--to", "html")
 
 
-def test_a_document_is_not_replaced_by_its_page(tmp_path: Path) -> None:
-    document = tmp_path / "report.html"
-    document.write_text(json.dumps(document_of("equal")))
-    refused(tmp_path, "report", document, "--to", "html")
+@pytest.mark.usefixtures("no_work")
+def test_no_report_replaces_an_input_of_verify(
+    single: Path, trio: tuple[Path, ...], tmp_path: Path
+) -> None:
+    candidate = tmp_path / "video.safetensors"
+    candidate.write_bytes(trio[1].read_bytes())
+    image, video = picture(tmp_path / "images" / "a.png", 16, 16), clip(tmp_path / "a.mkv")
+    latents = write_safetensors(tmp_path / "latents.safetensors", {})
+    given = {"images": image.parent, "video": video, "latents": latents}
+    options = [word for key, path in given.items() for word in (f"--{key}", path)]
+    report = tmp_path / "report.md"
+    for path in (single, candidate, image, video, latents):
+        report.unlink(missing_ok=True)
+        report.symlink_to(path)
+        refused(tmp_path, "verify", single, candidate, *options, "--report", report, *CPU_FLAGS)
+        with pytest.raises(OutputError):
+            inflate.verify(single, candidate, **given, reports=[report], **CPU)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -185,37 +153,31 @@ def test_no_remote_source_is_replaced(
     try:
         memory.pipe({f"/vae/{FOLDER_WEIGHTS}": path.read_bytes(), "/vae/config.json": config})
         before = memory.cat("/vae/*")
-        weights_url = f"memory://vae/{FOLDER_WEIGHTS}"
-        for source, output in (
-            (weights_url, weights_url),
-            (weights_url, f"memory:///vae//{FOLDER_WEIGHTS}"),
-            ("memory://vae", weights_url),
-            ("memory://vae", "memory://vae/config.json"),
+        url = f"memory://vae/{FOLDER_WEIGHTS}"
+        export = {"layout": "diffusers", "skip_parity": True}
+        for source, output, more in (
+            (url, url, CPU),
+            (url, f"memory:///vae//{FOLDER_WEIGHTS}", CPU),
+            ("memory://vae", url, CPU),
+            ("memory://vae", "memory://vae/config.json", CPU),
+            (url, "memory://vae", export),
         ):
             with pytest.raises(OutputError):
-                inflate.convert(source, output, overwrite=True, **CPU)
-        with pytest.raises(OutputError):
-            inflate.convert(
-                weights_url, "memory://vae", layout="diffusers", overwrite=True, skip_parity=True
-            )
+                inflate.convert(source, output, overwrite=True, **more)
         assert memory.cat("/vae/*") == before
     finally:
         memory.store.clear()
         memory.pseudo_dirs[:] = [""]
 
 
-# Places
-
-
-def test_a_file_has_one_place_however_it_is_named(tmp_path: Path) -> None:
+def test_a_file_has_one_place_under_all_of_its_names(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     new = place_of(tmp_path / "real" / "new")
-    assert place_of(tmp_path / "link" / "new") == new
-    assert place_of(str(tmp_path / "link" / "a" / ".." / "new")) == new
-    assert place_of(f"file://{tmp_path}/link/new") == new
-    assert place_of(tmp_path / "real" / "other") != new
-    assert place_of(tmp_path / "real" / "no" / "new") != new
+    for name in (tmp_path / "link" / "new", str(tmp_path / "link" / "a" / ".." / "new"),
+                 f"file://{tmp_path}/link/new"):  # fmt: skip
+        assert place_of(name) == new
+    assert new not in (place_of(tmp_path / "real" / "other"), place_of(tmp_path / "real/no/new"))
     (tmp_path / "real" / "new").touch()
     os.link(tmp_path / "real" / "new", tmp_path / "hard")
     assert place_of(tmp_path / "hard") == place_of(tmp_path / "link" / "new")
@@ -226,54 +188,43 @@ def test_a_file_has_one_place_however_it_is_named(tmp_path: Path) -> None:
 # Neither a file nor a folder
 
 
-@pytest.fixture(params=["pipe", "socket", "device", "link"])
-def special(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """Something that exists, and is not a regular file."""
-    place = tmp_path / "special"
-    place.mkdir()
-    path = place / "r.md"
-    if request.param == "pipe":
-        os.mkfifo(path)
-    elif request.param == "socket":
-        monkeypatch.chdir(place)  # Its whole path may be too long for one.
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(path.name)
-    else:
-        if request.param == "link":
-            os.mkfifo(place / "pipe")
-        path.symlink_to("/dev/null" if request.param == "device" else place / "pipe")
-    return path
-
-
 @pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link"])
 def test_nothing_replaces_a_device_pipe_or_socket(
-    special: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, single: Path, document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    special = tmp_path / "special" / "r.md"
+    special.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(special)
+    elif kind == "socket":
+        monkeypatch.chdir(special.parent)  # Its whole path may be too long for a socket.
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(special.name)
+    elif kind == "device":
+        special.symlink_to("/dev/null")
+    else:
+        os.mkfifo(special.with_name("pipe"))
+        special.symlink_to("pipe")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(special))
-    document = tmp_path / "document.json"
-    document.write_text(json.dumps(document_of("equal")))
-    mode, to = special.lstat(), (special.readlink() if special.is_symlink() else None)
-    for arguments in (
+    stored = tmp_path / "document.json"
+    stored.write_text(document)
+    out = ("-o", tmp_path / "out")
+    for words in (
         ("convert", single, "-o", special, *ONTO),
         ("convert", single, "-o", special, *EXPORT, "--overwrite"),
-        ("convert", single, "--report", special, *CPU_OPTIONS),
-        ("convert", single, "--github-summary", *CPU_OPTIONS),
-        ("verify", single, "--report", special, *CPU_OPTIONS),
-        ("verify", single, "--save-outputs", special, *CPU_OPTIONS),
-        ("report", document, "-o", special),
-        ("batch", single, "-o", tmp_path / "out", "--ledger", special),
+        ("convert", single, "--report", special, *CPU_FLAGS),
+        ("convert", single, "--github-summary", *CPU_FLAGS),
+        ("verify", single, "--report", special, *CPU_FLAGS),
+        ("verify", single, "--save-outputs", special, *CPU_FLAGS),
+        ("report", stored, "-o", special),
+        ("batch", single, *out, "--ledger", special),
         ("batch", single, "-o", f"{special.parent}/r{{prefix}}.md", "--overwrite"),
-        ("batch", single, "-o", tmp_path / "out", "--github-summary"),
+        ("batch", single, *out, "--github-summary"),
     ):
-        code, out, err = command(arguments)
-        check_refusal(code, out, err)
+        mode = special.lstat()
+        refused(tmp_path, *words)
         assert special.lstat() == mode
-        assert (special.readlink() if special.is_symlink() else None) == to
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "document.json", "img.safetensors", "special",
-    ]  # fmt: skip
 
 
 def test_the_demo_writes_through_no_link(
@@ -283,120 +234,111 @@ def test_the_demo_writes_through_no_link(
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / "demo.ckpt").symlink_to(precious)
-    assert command(["demo", tmp_path, "-q", *CPU_OPTIONS])[0] == 0
+    assert command(["demo", tmp_path, "-q", *CPU_FLAGS])[0] == 0
     assert precious.read_text() == "precious"
     assert sha256(tmp_path / "demo.ckpt") == sha256(single)
 
 
-# What is read does not change
+# Inputs that change, or that something cuts short
 
 
 def grow(path: Path) -> None:
-    """Another size."""
+    """Change the size."""
     with path.open("ab") as file:
         file.write(b" ")
 
 
 def touch(path: Path) -> None:
-    """Another time."""
+    """Change the time."""
     os.utime(path, ns=(1, 1))
 
 
 def replace(path: Path) -> None:
-    """Another inode, of the same size and time."""
+    """Change the inode, and keep the size and time."""
     times = path.stat()
-    path.with_suffix(".new").write_bytes(bytes(times.st_size))
-    os.utime(path.with_suffix(".new"), ns=(times.st_atime_ns, times.st_mtime_ns))
-    path.with_suffix(".new").rename(path)
+    new = path.with_suffix(".new")
+    new.write_bytes(bytes(times.st_size))
+    os.utime(new, ns=(times.st_atime_ns, times.st_mtime_ns))
+    new.rename(path)
 
 
-CHANGES = (grow, touch, replace, Path.unlink)
+def cut(path: Path) -> None:
+    """Leave half of it; a mapping would then kill the process."""
+    os.truncate(path, path.stat().st_size // 2)
 
 
-def while_writing(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
-    """Change something after the first tensor of a conversion was written."""
-    carry_out = production.carry_out
+CHANGES: list[Callable[[Path], None]] = [grow, touch, replace, cut, Path.unlink]
 
-    def changing(plan: Any, checkpoint: Any, writer: Any, progress: Any) -> Any:
-        def changes(phase: str, done: int, total: int) -> None:
-            progress(phase, done, total)
-            if done == 1:
-                change()
 
-        return carry_out(plan, checkpoint, writer, changes)
+def changing(path: Path, change: Callable[[Path], None], done: int = 1) -> Any:
+    """A progress callback that changes a file while tensors are written."""
 
-    monkeypatch.setattr(production, "carry_out", changing)
+    def progress(phase: str, count: int, total: int) -> None:
+        if (phase, count) == ("writing", done):
+            change(path)
+
+    return progress
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("skip_parity", [False, True])
 def test_nothing_is_published_of_a_source_that_changed(
-    change: Callable[[Path], None],
-    skip_parity: bool,
-    single: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None], skip_parity: bool, single: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    while_writing(monkeypatch, lambda: change(single))
+    (tmp_path / "out").mkdir()
+    progress = changing(single, change)
+    options = {"skip_parity": skip_parity, "progress": progress, **CPU}
     with pytest.raises(CheckpointError):
-        inflate.convert(single, out / "v.safetensors", skip_parity=skip_parity, **CPU)
-    assert snapshot(out) == {}
+        inflate.convert(single, tmp_path / "out" / "v.safetensors", **options)
+    assert snapshot(tmp_path / "out") == {}
 
 
-def test_neither_is_a_copy(
-    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "video.safetensors"
-    source.write_bytes(videos["all"].read_bytes())
-    while_writing(monkeypatch, lambda: touch(source))
-    with pytest.raises(CheckpointError):
-        inflate.convert(source, tmp_path / "copy", layout="decoder", **CPU)
-    assert list(tmp_path.iterdir()) == [source]
-
-
-@pytest.mark.parametrize("name", ["config.json", FOLDER_WEIGHTS, INDEX, *SHARDS])
+@pytest.mark.parametrize("name", ["config.json", FOLDER_WEIGHTS, INDEX, *SHARDS, "copy"])
 def test_every_file_of_a_source_counts(
-    name: str, folder: Path, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folder: Path, sharded: Path, trio: tuple[Path, ...], tmp_path: Path
 ) -> None:
     source = sharded if (tmp_path / name).exists() else folder
     changed = (sharded.parent if source == sharded else folder) / name
-    while_writing(monkeypatch, lambda: touch(changed))
+    options: dict[str, Any] = {"skip_parity": True}
+    if name == "copy":  # A video file is copied to another layout.
+        source = changed = tmp_path / "video.safetensors"
+        source.write_bytes(trio[1].read_bytes())
+        options["layout"] = "decoder"
     with pytest.raises(CheckpointError):
-        inflate.convert(source, tmp_path / "out", skip_parity=True, **CPU)
+        inflate.convert(
+            source, tmp_path / "out", progress=changing(changed, touch), **options, **CPU
+        )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("changed", ["reference", "candidate"])
+@pytest.mark.parametrize("change", [touch, cut])
+@pytest.mark.parametrize("victim", [0, 1], ids=["reference", "candidate"])
 def test_there_is_no_verdict_on_files_that_changed(
-    changed: str,
-    image: Path,
-    videos: dict[str, Path],
-    tmp_path: Path,
+    change: Callable[[Path], None], victim: int, trio: tuple[Path, ...], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pair = {"reference": tmp_path / "img.ckpt", "candidate": tmp_path / "video.safetensors"}
-    for path, original in zip(pair.values(), (image, videos["all"]), strict=True):
+) -> None:  # fmt: skip
+    pair = [tmp_path / path.name for path in trio[:2]]
+    for path, original in zip(pair, trio[:2], strict=True):
         path.write_bytes(original.read_bytes())
     check = verification.run_check
 
-    def changing(*arguments: Any, **options: Any) -> Any:
-        touch(pair[changed])
+    def late(*arguments: Any, **options: Any) -> Any:
+        change(pair[victim])
         return check(*arguments, **options)
 
-    monkeypatch.setattr(verification, "run_check", changing)
+    monkeypatch.setattr(verification, "run_check", late)
     with pytest.raises(CheckpointError):
-        inflate.verify(*pair.values(), **CPU)
+        inflate.verify(*pair, **CPU)
 
 
+@pytest.mark.parametrize("change", [touch, cut])
 def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
-    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Path], None], single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = checking.check
 
     def failing(*arguments: Any, **options: Any) -> Any:
-        touch(single)
+        change(single)
         report = check(*arguments, **options)
         object.__setattr__(report, "verdict", "fail")
         return report
@@ -404,18 +346,4 @@ def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
     monkeypatch.setattr(checking, "check", failing)
     with pytest.raises(CheckpointError):
         inflate.convert(single, tmp_path / "out", **CPU)
-
-
-def test_a_source_may_change_once_it_is_published(
-    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result_of = conversion.ConversionResult
-    out = tmp_path / "out"
-
-    def changing(*arguments: Any, **options: Any) -> Any:
-        if out.exists():
-            touch(single)
-        return result_of(*arguments, **options)
-
-    monkeypatch.setattr(conversion, "ConversionResult", changing)
-    assert inflate.convert(single, out, **CPU).output == out
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,90 @@
+"""The published JSON Schemas, and parity documents read back only where they keep to theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from inflate.errors import InflateError, needs_extra
+from inflate.io.files import like
+from inflate.report.documents import PARITY_SCHEMA
+from inflate.report.summary import Document
+from inflate.report.text import one_line
+
+_LARGEST = 64 * 2**20
+
+
+@cache
+def published_schemas() -> Mapping[str, dict[str, Any]]:
+    """The JSON Schemas (draft 2020-12) of all documents, by what their ``schema`` key holds."""
+    found = {}
+    for file in (resources.files("inflate.report") / "schema").iterdir():
+        if file.name.endswith(".schema.json"):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found[content["properties"]["schema"]["const"]] = content
+    return found
+
+
+def problem_of(document: Mapping[str, Any]) -> str | None:
+    """The main problem of a document that does not keep to the schema that it names.
+
+    Raises:
+        InflateError: the extra ``report`` is missing.
+    """
+    with needs_extra("report", "reading a report", InflateError):
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import best_match
+        from referencing import Registry, Resource
+    schemas = published_schemas()
+    registry: Registry[Any] = Registry().with_resources(
+        (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()
+    )
+    validator = Draft202012Validator(schemas[document["schema"]], registry=registry)
+    problem = best_match(validator.iter_errors(document))
+    if problem is None:
+        return None
+    where = "".join(f"[{step!r}]" for step in problem.absolute_path) or "the document"
+    words = one_line(problem.message)
+    return f"{where}: {words if len(words) <= 200 else words[:200] + ' ...'}"
+
+
+def read_document(path: str | Path) -> Document:
+    """Read a parity document.
+
+    Raises:
+        InflateError: a missing file, invalid JSON, another schema or version, or a document that
+            does not keep to it; or the extra ``report`` is missing.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise _unreadable(path, f"has more than {_LARGEST:,} bytes; no parity report has")
+        # An integer of hundreds of digits becomes infinite, which JSON cannot hold.
+        document = json.loads(
+            path.read_bytes().decode("utf-8"),
+            parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits),
+        )
+        json.dumps(document, allow_nan=False)
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read{like(path)}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        expected = "expected what --report FILE.json writes"
+        raise _unreadable(path, f"is not valid JSON: {error}; {expected}") from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != PARITY_SCHEMA:
+        raise _unreadable(
+            path,
+            f"has the schema {found!r}; expected {PARITY_SCHEMA!r}, as --report FILE.json and "
+            "verify --json write it; a report of another version needs that version of inflate",
+        )
+    if problem := problem_of(document):
+        raise _unreadable(path, f"does not keep to {PARITY_SCHEMA}: {problem}")
+    return dict(document)
+
+
+def _unreadable(path: Path, what: str) -> InflateError:
+    return InflateError(f"{path} {what}", path=path)

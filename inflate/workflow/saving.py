@@ -1,0 +1,220 @@
+"""``save_video_autoencoder``: a module back into a file of ours, with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from inflate.config.schema import Settings
+from inflate.errors import ConfigError, PlanError
+from inflate.formats.fingerprint import fingerprint, fingerprint_of
+from inflate.formats.layouts import DECODER
+from inflate.formats.recorded import (
+    FINGERPRINT_KEY,
+    SOURCE_FINGERPRINT_KEY,
+    SOURCE_HASH_KEY,
+    SOURCE_NAME_KEY,
+    recorded_settings,
+)
+from inflate.formats.source import Source, describe
+from inflate.inflation.initializers import make_array
+from inflate.inflation.plan import Copy, PlannedTensor
+from inflate.io.arrays import Array, bytes_of, cast
+from inflate.io.files import CheckpointFiles
+from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.protected import ReadFiles
+from inflate.io.reader import Checkpoint, open_checkpoint
+from inflate.io.staging import saying_why, stage
+from inflate.io.writer import SafetensorsWriter
+from inflate.loading import as_array, dtype_name
+from inflate.models import VideoDecoder
+from inflate.models.autoencoder import VideoAutoencoder
+from inflate.models.blocks import MemoryEfficientAttnBlock, ResnetBlock
+from inflate.options import ConvertOptions, check_location, checked
+from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
+from inflate.workflow.header import POST_QUANT_KEY, PROVENANCE_KEY, SEED_KEY, header_of
+from inflate.workflow.production import prepare
+from inflate.workflow.sources import name_of
+
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
+"""Where ``torch.compile``, DistributedDataParallel and FSDP keep the module that they wrap."""
+
+_CARRIED = (SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, SEED_KEY, PROVENANCE_KEY)
+"""Entries of the header that training does not change; left out where they are not known."""
+
+
+def save_video_autoencoder(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    source: str | Path | None = None,
+    layout: Target = "autoencoder",
+    dtype: StoredType | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a video autoencoder, or a bare video decoder, to a file that every command accepts.
+
+    The file records its configuration with the blend, its fingerprint, and where it comes from;
+    in the place of a verdict it says ``trained``. Equal modules give equal files.
+
+    Args:
+        module: a ``VideoAutoencoder`` or ``VideoDecoder``; also wrapped by ``torch.compile``,
+            DistributedDataParallel or FSDP.
+        path: the file, or for layout ``diffusers`` the folder; written atomically.
+        source: the image checkpoint that it was made from, or a file of ours that records one; by
+            default what the file recorded that the module was loaded from.
+        layout: the names to write, as for ``inflate convert --layout``.
+        dtype: the type to store in; by default that of each tensor.
+        state_dict: the full state dict where the module holds parts of it alone, as under FSDP.
+        overwrite: replace an existing file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: the module is of another class, or an argument has an unknown value.
+        PlanError: tensors are on the meta device or sharded, do not fit the architecture, or do not
+            fit the layout.
+        CheckpointError: ``source`` cannot be read.
+        OutputError: the file exists, or cannot be written.
+    """
+    options = checked(ConvertOptions(layout=layout, dtype=dtype, device="cpu"))
+    check_location("path", path)
+    whole = _unwrapped(module)
+    decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
+    if not isinstance(decoder, VideoDecoder):
+        raise ConfigError(f"the decoder is a {type(decoder).__name__}; expected a VideoDecoder")
+    recorded = dict(decoder.file_metadata)
+    read = ReadFiles()
+    if source is not None:
+        recorded.update(_origin(source, read))
+    destination = Path(path)
+    tensors = _named(module.state_dict() if state_dict is None else state_dict)
+    if whole is decoder:
+        tensors = {DECODER + name: tensor for name, tensor in tensors.items()}
+    settings = {**recorded_settings(recorded, destination), **_settings(decoder), "dtype": dtype}
+    video = _as_source(tensors, settings, destination)
+    job = prepare(video, layout, options, copying=True)
+    folded = recorded.get(POST_QUANT_KEY) == "fold"
+    header = header_of(job.plan, "", layout, folded=folded, blend=None) | {VERDICT_KEY: TRAINED}
+    for key in _CARRIED:
+        header.pop(key, None)
+        if recorded.get(key):
+            header[key] = recorded[key]
+    with (
+        stage(
+            destination, read, overwrite=overwrite, folder_config=job.fitted.folder_config
+        ) as staged,
+        saying_why(destination, job.plan.nbytes),
+    ):
+        header[FINGERPRINT_KEY] = "0" * 64
+        writer = SafetensorsWriter(staged.file, [t.info for t in job.plan.tensors], header)
+        digests = {}
+        for planned in job.plan.tensors:
+            content = bytes_of(_numbers(planned, job.source).reshape(-1))
+            writer.write(content, writer.position(planned.info.name))
+            digests[planned.key] = hashlib.sha256(content).hexdigest()
+        infos = {planned.key: planned.info for planned in job.plan.tensors}
+        header[FINGERPRINT_KEY] = fingerprint(infos, digests)
+        writer.set_metadata(header)
+        staged.publish()
+    return destination
+
+
+def _unwrapped(module: nn.Module) -> Any:
+    """The autoencoder or decoder within any wrappers.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    inner: nn.Module | None = module
+    while inner is not None and not isinstance(inner, VideoAutoencoder | VideoDecoder):
+        inner = next((inner._modules[w] for w in _WRAPPERS if w in inner._modules), None)
+    if inner is None:
+        raise ConfigError(
+            f"module is a {type(module).__name__}; expected a VideoAutoencoder or a VideoDecoder"
+        )
+    return inner
+
+
+def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict under the names of the module without wrappers.
+
+    Raises:
+        PlanError: some are not here as a whole, or of a type that no file holds.
+    """
+    problems = []
+    for name, tensor in state_dict.items():
+        if tensor.is_meta:
+            problems.append(f"{name} is on the meta device, and has no numbers")
+        elif hasattr(tensor, "full_tensor"):
+            problems.append(f"{name} is sharded; pass state_dict=, gathered with full_state_dict")
+        elif dtype_name(tensor.dtype) not in WIDTHS:
+            problems.append(f"{name} is of the type {dtype_name(tensor.dtype)}")
+    if problems:
+        raise PlanError("tensors cannot be saved:", problems)
+    return {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor
+        for name, tensor in state_dict.items()
+    }
+
+
+def _settings(decoder: VideoDecoder) -> Settings:
+    """The settings of a decoder that its tensors do not show."""
+    efficient = any(isinstance(m, MemoryEfficientAttnBlock) for m in decoder.modules())
+    block = decoder.mid.block_1
+    assert isinstance(block, ResnetBlock)
+    settings: Settings = {
+        "temporal.merge_strategy": decoder.merge_strategy,
+        "temporal.alpha": decoder.alpha,
+        "architecture.tanh_out": decoder.tanh_out,
+        "architecture.give_pre_end": decoder.give_pre_end,
+        "architecture.dropout": block.dropout.p,
+    }
+    if efficient:
+        settings["architecture.attn_type"] = "vanilla-xformers"
+    return settings
+
+
+def _as_source(tensors: Mapping[str, Tensor], settings: Settings, path: Path) -> Source:
+    """The video autoencoder of tensors in memory.
+
+    Raises:
+        PlanError: they fit no architecture.
+        ConfigError: the settings contradict them.
+    """
+    infos = {
+        name: TensorInfo(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.nbytes)
+        for name, tensor in tensors.items()
+    }
+    places = {name: partial(as_array, tensor) for name, tensor in tensors.items()}
+    files = CheckpointFiles(path, "safetensors", ())
+    return describe(Checkpoint(path, files, infos, {}, (), places), settings)
+
+
+def _numbers(planned: PlannedTensor, source: Source) -> Array:
+    """The numbers of a tensor of the file, in its type."""
+    if isinstance(planned.origin, Copy):
+        return cast(source.read(planned.origin.key), planned.dtype)
+    return cast(make_array(planned.origin.rule, planned.shape, planned.key, 0), planned.dtype)
+
+
+def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:
+    """What the header says of an image checkpoint, or of the source of a file of ours."""
+    check_location("source", location)
+    with open_checkpoint(Path(location)) as checkpoint:
+        for path in checkpoint.files.read.marks:
+            read.look(path)
+        recorded = checkpoint.metadata
+        if SOURCE_FINGERPRINT_KEY in recorded:
+            return {key: recorded[key] for key in _CARRIED if key in recorded}
+        return {
+            SOURCE_NAME_KEY: name_of(location),
+            SOURCE_FINGERPRINT_KEY: fingerprint_of(describe(checkpoint, image=True).checkpoint),
+        }

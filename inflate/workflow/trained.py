@@ -1,0 +1,155 @@
+"""``verify --trained``: whether training left the image decoder intact, and how far it went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+
+from inflate.errors import ConfigError
+from inflate.formats.recorded import CONFIG_KEY
+from inflate.formats.source import Source
+from inflate.formats.spec import decoder_spec
+from inflate.inflation.initializers import start_rule
+from inflate.loading import make_tensor, read_tensor
+from inflate.options import VerifyOptions
+from inflate.parity.device import exact_float32
+from inflate.parity.memory import memory_errors
+from inflate.parity.pair import DecoderPair
+from inflate.parity.probes import Probe
+from inflate.parity.result import Movement, ParityReport, TrainedResult
+from inflate.vocabulary import TRAINED, VERDICT_KEY
+from inflate.workflow.header import SEED_KEY
+
+_INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
+
+
+def check_trained(options: VerifyOptions, candidate: object) -> None:
+    """Raise ConfigError for ``--trained`` without a source, or with options it does not take."""
+    problems = [
+        f"--{name.replace('_', '-')} looks at the temporal layers as a start, which they left"
+        for name in _INSIDE_TEMPORAL
+        if getattr(options, name)
+    ]
+    if candidate is None:
+        problems.append("it needs the image checkpoint, too: inflate verify IMAGE TRAINED")
+    if problems:
+        raise ConfigError("--trained cannot run like this:", problems)
+
+
+def spatial_path(pair: DecoderPair) -> DecoderPair:
+    """The comparison of the candidate's ``skip_video`` path with the reference."""
+    assert pair.skip_video is not None
+    return replace(pair, candidate=pair.skip_video, modules=None)
+
+
+def with_training(
+    report: ParityReport,
+    pair: DecoderPair,
+    video: Source,
+    probes: Iterable[Probe],
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+) -> ParityReport:
+    """A report on the spatial path, completed by the temporal layers; it may fail by them.
+
+    Args:
+        report: that of :func:`spatial_path`.
+        pair: the comparison with the temporal layers.
+        video: the candidate.
+        probes: on which outputs are compared.
+        device: where to compute.
+        dtype: the type to compute in.
+        seed: of the probes' latents.
+    """
+    problems = []
+    bad = [key for key in video.located.tensors if not _is_finite(read_tensor(video, key))]
+    if bad:
+        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        problems.append(f"tensors hold NaN or infinity: {shown}")
+    largest = squares = power = 0.0
+    what = "outputs were compared"
+    with exact_float32(), torch.inference_mode(), memory_errors(device, what):
+        for probe in probes:
+            z = probe.latents(pair.channels, seed).to(device, dtype)
+            image = pair.reference(z, probe.frames).double().cpu()
+            difference = pair.candidate(z, probe.frames).double().cpu() - image
+            # A NaN must not be lost in a maximum.
+            largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
+            squares += float(difference.square().sum())
+            power += float(image.square().sum())
+    if not math.isfinite(largest):
+        problems.append("the outputs hold NaN or infinity")
+    source = report.recorded_source
+    if source is not None and not source.given:
+        problems.append(f"it was made from another checkpoint, {source.name}")
+    trained = TrainedResult(
+        problems=tuple(problems),
+        max_abs_difference=_finite(largest),
+        relative_difference=_finite(math.sqrt(squares / power)) if power else None,
+        movements=_movements(video),
+    )
+    verdict = "fail" if problems else report.verdict
+    return replace(report, verdict=verdict, trained=trained)
+
+
+def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
+    """A note for a candidate that seems to be trained, and was checked as a start."""
+    temporal = report.weights.temporal
+    fixed = video.config.temporal.merge_strategy == "fixed"  # Training does not move its blends.
+    still = sum(fixed and key.endswith(".mix_factor") for key in video.located.tensors)
+    if report.passed or report.weights.different:
+        return ()
+    if video.checkpoint.metadata.get(VERDICT_KEY) == TRAINED:
+        why = "its header says so"
+    elif temporal is not None and len(temporal.changed) >= temporal.compared - still:
+        why = "all its temporal tensors changed, and no other"
+    else:
+        return ()
+    return (
+        f"the candidate was trained: {why}. Then its outputs need not equal the image decoder's; "
+        "check it with inflate verify IMAGE TRAINED --trained",
+    )
+
+
+def _movements(video: Source) -> tuple[Movement, ...]:
+    """How far each temporal part is from its start; empty where the header does not record it."""
+    if not {CONFIG_KEY, SEED_KEY} <= video.checkpoint.metadata.keys():
+        return ()
+    sums: dict[str, list[float]] = {}
+    config = video.config
+    for tensor in decoder_spec(config.architecture, config.temporal):
+        if tensor.part is None:
+            continue
+        now = read_tensor(video, tensor.key)
+        rule = start_rule(tensor, config.temporal)
+        start = make_tensor(rule, tensor.shape, tensor.key, config.seed).to(now.dtype).double()
+        difference = now.double() - start
+        total = sums.setdefault(tensor.part, [0, 0, 0.0, 0.0])
+        added = (1, bool(difference.any()), _square(difference), _square(start))
+        sums[tensor.part] = [a + b for a, b in zip(total, added, strict=True)]
+    return tuple(
+        Movement(
+            part=part,
+            tensors=int(count),
+            moved=int(moved),
+            distance=_finite(math.sqrt(squares)),
+            relative=_finite(math.sqrt(squares / start)) if start else None,
+        )
+        for part, (count, moved, squares, start) in sums.items()
+    )
+
+
+def _square(tensor: torch.Tensor) -> float:
+    return float(tensor.square().sum())
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -1,0 +1,505 @@
+"""Random commands with hostile arguments, configurations, manifests, reports and checkpoints.
+
+A case depends on its seed, its kind, its number and the valid files alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import typer
+import yaml
+
+from inflate import vocabulary
+from inflate.cli.app import app
+from inflate.config.loading import known_keys
+
+COMMANDS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of a command, and the files that it needs next to the valid ones."""
+
+    arguments: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+Stock = Mapping[str, bytes]
+"""The valid files by their paths in the folder in which commands run."""
+
+# Hostile values
+
+RAW = "@@"
+"""A text that begins with this is dumped as what follows, without quotes."""
+LONG = "n" * 300
+SECRET = "SECRET_OF_FUZZ"
+"""A variable of the environment that no output may quote."""
+NUMBERS = (0, -1, 1, 3, 255, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, -0.0, 1e-320, 1e39,
+           1.5e308, math.nan, math.inf, -math.inf)  # fmt: skip
+TEXTS = (
+    "", " ", "x", LONG, "-", "--", ".", "..", "../x", "x/../y", "gone/x", "gone", "empty",
+    "img.safetensors/x", "\x1b[2J\x1b]0;x\x07", "\u202egpj.\u2066x", "a\nerror: b\r", "\u2028\x85",
+    "\udcff", "é中\U0001f600", f"${{oc.env:{SECRET}}}", "${oc.env:NOT_THERE,x}",
+    f"${{oc.decode:'${{oc.env:{SECRET}}}'}}", "${temporal.alpha}", "${.x}", "${", "???",
+    "{stem}", "{x!r:>9}", "{", "}", "*", "**/*", "[a", "[1", "2024-02-30", "0x10", "1_000", "007",
+    "-5", "0.25", "true", "null", "NaN", "nan", "-inf", "1e999", "1" + "0" * 400, "9" * 5000,
+    "=", "a=b", "alpha=.nan", "alpha=1" + "0" * 400, "seed=9223372036854775808", "ch_mult=[1,[2]]",
+    "x=*a", "'", '"', "|",
+    "<b>&amp;]]>", "`|*_", "http://", "https://[x", "hf://", "s3://", "file:///gone", "://",
+)  # fmt: skip
+"""Possible arguments of a process."""
+INSIDE = ("a\0b", "\ud800")
+"""Texts that only a file can hold."""
+VALUES = (
+    *NUMBERS, *TEXTS, *INSIDE, None, True, False, [], {}, [[]], [0, "x"], {"x": 1}, {"": None},
+    [1, [2, [3]]], RAW + "1e999", RAW + "-" + "9" * 5000, RAW + "[" * 3000, RAW + "NaN",
+    RAW + "{a:", RAW + "2024-02-29", RAW + "1:2:3", RAW + ".inf",
+)  # fmt: skip
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]\n" for i in range(1, 10)
+)
+ADDED = (
+    BOMB, f"x: {'[' * 3000}\n", f"x: {'[' * 3000}{']' * 3000}\n", f"x: {'{a: ' * 900}\n",
+    "x: &a [*a]\n", "x: &a {b: *a}\n", "x: *x\n", "<<: {time_mode: all}\n", "? {a: b}\n: c\n",
+    "1: 2\n", "null: 3\n", "true: x\n", "2024-02-29: x\n", "x: 2024-02-30\n", "---\nx: 1\n",
+    "x: !!python/object/apply:os.system ['touch ran']\n", "x: !!binary '*'\n", "x: !!set {a}\n",
+    f"description: ${{oc.env:{SECRET}}}\n", "x: ${x}\n", "x: ${.y}\ny: ${.x}\n", "x: ???\n",
+    "\0", "\x85", "\t", f"x: {'9' * 5000}\n", "x: 1:2:3\n", "jobs: [img.safetensors]\n",
+    "temporal: {alpha: 1}\n",
+)  # fmt: skip
+"""Last lines of a YAML document: bombs, loops, tags, keys of other types, interpolations."""
+BYTE_WORDS = (
+    b"", b"\xff\xfe", b"\xff", b"\xff" * 8, b"\0\0", b"\0" * 4, b"{", b"}", b"[" * 3000, b'"', b",",
+    b":", b"null", b"NaN", b"1e999", b"-1", b"9" * 30, b"\t", b": ", b"*x", b"&x ", b"? ", b"#",
+    b"\n\n  - ", b"${", b"\xef\xbb\xbf", b"!!python/name:os.system ", b"\x80\x02", b"PK\x03\x04",
+    b"PK\x05\x06", b"\\ud800", b"\x1b[2J", b"cposix\nsystem\n", b"cbuiltins\nbytearray\n",
+    b"ctorch\nSize\n", b"R", b"\x81", b"b", b"Q", b"t", b"(", b".", b"q\0", b"h\0", b"decoder.",
+    b"up.9.", b".weight", b"F64", b"I8", b"../", b"/",
+    *((2**bits - 1).to_bytes(8, "little") for bits in (15, 16, 31, 32, 63)),
+)  # fmt: skip
+
+# Edits of bytes and documents
+
+
+def edited(content: bytes, random: Random, most: int = 2) -> bytes:
+    """Bytes after one or more random edits."""
+    for _ in range(random.randint(1, most)):
+        at, other = (random.randint(0, len(content)) for _ in range(2))
+        length, word = min(40, abs(other - at)), random.choice(BYTE_WORDS)
+        low, high = sorted((at, other))
+        content = random.choice((
+            content[:low] + bytes([content[low] ^ 1 << random.randrange(8)]) + content[low + 1 :]
+            if low < len(content) else content,
+            content[:at] + word + content[at + len(word) :],
+            content[:at] + word + content[at:],
+            content[:at] + content[at + length :],
+            content[:at],
+            content[:at] + content[other : other + length] + content[at:],
+            content[:low] + content[high : high + length] + content[low + length : high]
+            + content[low : low + length] + content[high + length :],
+        ))  # fmt: skip
+    return content
+
+
+def mutated(document: Any, random: Random, *, like: float = 0.5) -> Any:
+    """A copy of a document after up to three edits, of which ``like`` keep the type."""
+    root = [copy.deepcopy(document)]
+    for _ in range(random.choice((0, 1, 1, 1, 1, 2, 3))):
+        holder: Any = root
+        key: Any = 0
+        # Places near the root are as likely as all of a long list.
+        while isinstance(holder[key], (dict, list)) and holder[key] and random.random() < 0.85:
+            holder = holder[key]
+            key = random.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        kind = random.choice(("value", "value", "remove", "rename", "wrap"))
+        if random.random() < like:
+            holder[key] = _alike(holder[key], random)
+        elif kind == "remove" and holder is not root:
+            del holder[key]
+        elif kind == "rename" and isinstance(holder, dict):
+            holder[random.choice((*TEXTS, f"{key}s", key.upper()))] = holder.pop(key)
+        elif kind == "wrap":
+            holder[key] = random.choice(([holder[key]], {"x": holder[key]}, [holder[key]] * 2))
+        else:
+            holder[key] = copy.deepcopy(random.choice(VALUES))
+    return root[0]
+
+
+def _alike(value: Any, random: Random) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        same = [n for n in NUMBERS if type(n) is type(value) and abs(n) < math.inf]
+        return random.choice(same)
+    if isinstance(value, str):
+        return random.choice((*TEXTS, *INSIDE, value + value, value[:-1]))
+    if isinstance(value, list):
+        return random.choice((value * 2, value[1:], value[::-1], []))
+    return None if isinstance(value, dict) else random.choice(VALUES)
+
+
+def as_json(document: Any, random: Random) -> bytes:
+    """A document as JSON, with the numbers that JSON does not have."""
+    return _encoded(json.dumps(document, ensure_ascii=random.random() < 0.5))
+
+
+def as_yaml(document: Any, random: Random) -> bytes:
+    """A document as YAML, in blocks or in braces; some with edits of the text."""
+    text = yaml.safe_dump(document, default_flow_style=random.random() < 0.2, sort_keys=False)
+    content = _encoded(text)
+    lines = content.splitlines(keepends=True)
+    at = random.randrange(len(lines))
+    kind = random.choice(("",) * 6 + ("twice", "moved", "added", "edited"))
+    if kind == "edited":
+        return edited(content, random)
+    if kind == "twice":
+        lines.insert(at, random.choice(lines))
+    elif kind == "moved":
+        lines[at] = random.choice((b"  ", b"\t", b"- ")) + lines[at]
+    elif kind == "added":
+        lines.append(random.choice(ADDED).encode())
+    return b"".join(lines)
+
+
+def _encoded(text: str) -> bytes:
+    unquoted = re.sub(rf"""(['"]){RAW}([^'"]*)\1""", r"\2", text)
+    return unquoted.encode("utf-8", "surrogatepass")
+
+
+# Command lines
+
+SOURCES = (
+    "img.safetensors", "img.safetensors", "img.ckpt", "img.pth", "folder", "link.safetensors",
+    "parts/model.safetensors.index.json", "hard.safetensors", "\x1b[2J.safetensors",
+    "\u202egpj.safetensors", "\udcff.safetensors",
+)  # fmt: skip
+VIDEOS = ("video.safetensors", "video.safetensors", "conv.safetensors")
+REPORTS = ("pass.json", "fail.json", "full.json")
+PLACES = ("gone", "gone/x.safetensors", "empty", "fifo", "null", "broken", "loop", "images",
+          "latents.safetensors", "config.yaml", "manifest.yaml", "pass.json",
+          LONG + ".safetensors", "old.safetensors")  # fmt: skip
+NEW = ("new.safetensors", "new.safetensors", "spare/old.safetensors", "gone/new.safetensors",
+       "empty", "empty/new", "fifo", "null", "broken", "loop", "{stem}.new.safetensors",
+       "\u202enew\x1b[2J.safetensors", LONG)  # fmt: skip
+OWN = {
+    "img.safetensors": ("img.safetensors", "./img.safetensors", "link.safetensors",
+                        "hard.safetensors"),
+    "parts/model.safetensors.index.json": ("parts/model.safetensors.index.json",
+                                           "parts/model-00001-of-00002.safetensors"),
+    "folder": ("folder", "folder/config.json", "folder/diffusion_pytorch_model.safetensors"),
+    "manifest.yaml": ("manifest.yaml", "parts/../manifest.yaml"),
+}  # fmt: skip
+"""Destinations under which a run could destroy its source."""
+VALID: Mapping[str, Sequence[str]] = {
+    "output": NEW,
+    "report_to": ("new.html", "new.json", "new.md", "new.xml", "spare/old.md", "fifo", "new.pdf"),
+    "report_dir": ("new", "empty", "spare"),
+    "save_outputs": ("new", "empty", "spare"),
+    "ledger": ("new.sqlite", "spare/old.md", "empty"),
+    "config": ("config.yaml", "kl-f8", "sgm.yaml"),
+    "set_": ("alpha=0.25", "temporal.time_mode=all", "ch_mult=[1]", "description=x", "seed=7"),
+    "video_kernel_size": ("1", "3", "3,1,1", "[3,1,1]", "999", "1001", "2", "0", "-3"),
+    "prefix": ("vae.", "first_stage_model."),
+    "device": ("cpu", "auto", "tpu", "cuda:999"),
+    "images": ("images",),
+    "latents": ("latents.safetensors", "video.safetensors"),
+    "video": ("images/a.png",),
+    "to": ("html", "md", "xml"),
+    "executor": ("local",),  # Never Ray: the command would start a cluster.
+    "time_mode": vocabulary.TIME_MODES,
+    "merge_strategy": vocabulary.MERGE_STRATEGIES,
+    "attn_type": vocabulary.ATTN_TYPES,
+    "dtype": (*vocabulary.STORED_TYPES, "float64"),
+    "weights": vocabulary.WEIGHTS,
+    "layout": vocabulary.TARGETS,
+    "post_quant": vocabulary.POST_QUANTS,
+}
+_QUICK = {
+    "convert": ("--dry-run", "--dry-run", "--skip-parity", "--skip-parity", "--device=cpu"),
+    "batch": ("--dry-run",),
+    "verify": ("--device=cpu",),
+}
+_WRITES = ("output", "report_to", "ledger", "report_dir", "save_outputs")
+_FORMS: tuple[tuple[str, ...], ...] = ((), ("--json",), ("-q",))
+
+
+def command_line(random: Random, _: Stock) -> Case:
+    """A command line of valid words, hostile ones, and both in the wrong places."""
+    name = random.choice(("convert",) * 5 + ("verify",) * 3 + ("batch",) * 3 + tuple(COMMANDS))
+    if name == "demo":  # Only where it must fail: it takes seconds.
+        folder = random.choice(("img.safetensors", "fifo", "null", "broken", "loop", LONG))
+        return Case((name, random.choice(("-q", "--help", "--device=tpu", "--json")), folder))
+    arguments = {
+        "convert": [random.choice((*SOURCES, *VIDEOS))],
+        "inspect": [random.choice((*SOURCES, *VIDEOS))],
+        "verify": [random.choice((*SOURCES, *VIDEOS)), random.choice(VIDEOS)],
+        "batch": [random.choice(("manifest.yaml", "*.ckpt", *SOURCES))],
+        "report": [random.choice(REPORTS)],
+    }.get(name, [])
+    if arguments and random.random() < 0.2:
+        arguments[random.randrange(len(arguments))] = random.choice((*PLACES, *TEXTS))
+    own = [place for one in arguments for place in OWN.get(one, (one,))]
+    harm = False
+    known = [option for option in COMMANDS[name].params if option.opts[0].startswith("-")]
+    weights = [6 if option.name in _WRITES else 1 for option in known]
+    for option in random.choices(known, weights, k=random.choice((0, 1, 1, 2, 3, 4))):
+        flag, writes = random.choice(option.opts), option.name in _WRITES
+        if option.is_flag:
+            arguments.append(flag)
+            continue
+        if writes and name in ("convert", "batch"):
+            arguments += random.choice(([], ["--overwrite"]))
+        if writes and own and random.random() < 0.3:
+            value, harm = random.choice(own), True
+        elif random.random() < 0.7:
+            value = random.choice(VALID.get(option.name, ("0.25", "1", "2", "7", "0")))
+        else:
+            value = random.choice(random.choice((TEXTS, NEW if writes else PLACES)))
+            if option.name == "set_" and random.random() < 0.8:
+                value = f"{random.choice(known_keys())}={value}"
+        arguments += random.choice(([flag, value], [f"{flag}={value}"]))
+    # Without its source, a command could rightly overwrite the file that was its source.
+    if arguments and not harm:
+        at = random.randrange(len(arguments))
+        kind = random.choice(("", "", "drop", "twice", "insert", "misspell"))
+        if kind == "drop":
+            del arguments[at]
+        elif kind in ("twice", "insert"):
+            word = random.choice((*TEXTS, "--no-such"))
+            arguments.insert(at, arguments[at] if kind == "twice" else word)
+        elif kind == "misspell" and arguments[at].startswith("-"):
+            arguments[at] = arguments[at][:-1]
+    if random.random() < 0.97 and name in _QUICK:
+        arguments.insert(0, random.choice(_QUICK[name]))
+    form = ("--help",) if random.random() < 0.05 else random.choice(_FORMS)
+    return Case((name, *form, *filter(None, arguments)))
+
+
+# Documents
+
+_TEMPORAL = {"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25,
+             "video_kernel_size": [3, 1, 1]}  # fmt: skip
+_DDCONFIG = {"double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3,
+             "ch": 32, "ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [],
+             "dropout": 0.0}  # fmt: skip
+CONFIGS: tuple[Any, ...] = (
+    {"description": "x", "temporal": _TEMPORAL, "seed": 3, "dtype": "float16",
+     "float32_norms": True},
+    {"temporal": {**_TEMPORAL, "alpha": "${seed}"}, "seed": 1,
+     "architecture": {**_DDCONFIG, "embed_dim": 4, "scaling_factor": 0.18, "shift_factor": 0.0}},
+    {"model": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {
+        "embed_dim": 4, "ddconfig": _DDCONFIG, "lossconfig": {"target": "torch.nn.Identity"}}}},
+    {"model": {"params": {"first_stage_config": {"params": {
+        "embed_dim": 4, "ddconfig": {**_DDCONFIG, "ch": "${..x}"}, "x": 32}}}}},
+    {"decoder_config": {"target": "sgm.modules.VideoDecoder",
+                        "params": {**_DDCONFIG, **_TEMPORAL}}},
+)  # fmt: skip
+MANIFESTS: tuple[Any, ...] = (
+    {"defaults": {"time_mode": "all", "alpha": 0.25, "skip_parity": True, "overwrite": True,
+                  "output": "new/{stem}.{alpha}.{time_mode}.safetensors", "set": ["seed=3"]},
+     "ledger": "new.sqlite",
+     "jobs": ["img.safetensors", {"source": "parts/*.json", "seed": 3},
+              {"source": "folder", "matrix": {"time_mode": ["all", "conv-only"],
+                                              "alpha": [0.25, 0.5]}}]},
+    {"jobs": [{"source": "img.ckpt", "output": "new.safetensors", "config": "config.yaml",
+               "dtype": "float16", "device": "cpu", "prefix": None, "layout": "sgm",
+               "video_kernel_size": [3, 1, 1], "post_quant": "keep", "weights": "plain"}]},
+    {"defaults": {"matrix": {"layout": ["autoencoder", "decoder"], "seed": [1, 2]}, "alpha": 0.5},
+     "jobs": [{"source": "img.ckpt", "merge_strategy": "fixed", "alpha": "${defaults.alpha}"},
+              "\u202egpj.safetensors"]},
+)  # fmt: skip
+
+
+def configuration(random: Random, _: Stock) -> Case:
+    """A YAML configuration with edits."""
+    content = as_yaml(mutated(random.choice(CONFIGS), random), random)
+    command, ends = random.choice(("convert",) * 4 + ("batch",)), ["--dry-run"]
+    if command == "convert" and random.random() < 0.15:
+        ends = ["--skip-parity", "-o", "new.safetensors"]
+    words = (command, *random.choice(_FORMS), random.choice(SOURCES), "--config", "case.yaml")
+    return Case((*words, *ends), {"case.yaml": content})
+
+
+def manifest(random: Random, _: Stock) -> Case:
+    """A batch manifest with edits; few of them are run without ``--dry-run``, which is slow."""
+    content = as_yaml(mutated(random.choice(MANIFESTS), random), random)
+    run = ("--device", "cpu", "-j", "2") if random.random() < 0.03 else ("--dry-run",)
+    more = random.choice(((), (), ("--fail-fast",), ("--alpha", "0.1"), ("--ledger", "case.yaml")))
+    words = ("batch", *random.choice(_FORMS), "case.yaml", *run, *more)
+    return Case(words, {"case.yaml": content})
+
+
+def report(random: Random, stock: Stock) -> Case:
+    """A stored report with edits; most of them still match its schema."""
+    document = json.loads(stock[random.choice(REPORTS)])
+    content = as_json(mutated(document, random, like=0.8), random)
+    if random.random() < 0.1:
+        content = edited(content, random)
+    kind = random.choice(("html", "md", "xml"))
+    ends = random.choice(((), ("--to", kind, "-o", "-"), ("-o", f"new.{kind}"), ("--to", kind)))
+    return Case(("report", "case.json", *ends), {"case.json": content})
+
+
+# Checkpoints
+
+MARK = b"\0THE NUMBERS\0\xff\xfe"
+
+
+FORMATS = ("img.safetensors", "img.ckpt", "img.pth", "folder", "parts/model.safetensors.index.json")
+
+
+def skeletons(source: str, stock: Stock) -> dict[str, bytes]:
+    """The files of a checkpoint with ``MARK`` in the place of their numbers."""
+    folder = source.partition("/")[0]
+    names = [name for name in stock if name == source or name.startswith(f"{folder}/")]
+    return {name: MARK.join(_parts(name, stock[name])[::2]) for name in names}
+
+
+def checkpoint_case(
+    source: str, changed: Mapping[str, bytes], stock: Stock, command: Sequence[str]
+) -> Case:
+    """A command on a copy of a checkpoint in which some skeletons are others."""
+    files = {
+        f"case.{name}": {**own, **changed}[name].replace(MARK, _parts(name, stock[name])[1], 1)
+        for own in [skeletons(source, stock)]
+        for name in own
+    }
+    return Case((*command, f"case.{source}"), files)
+
+
+def checkpoint(random: Random, stock: Stock) -> Case:
+    """An image checkpoint of any format with edits of its structure, or of its numbers."""
+    source = random.choice(FORMATS)
+    name, content = random.choice(list(skeletons(source, stock).items()))
+    if random.random() < 0.2:
+        head, numbers, tail = _parts(name, stock[name])
+        at = random.randrange(len(numbers) + 1)
+        content = head + numbers[:at] + b"\xff" * len(numbers[at : at + 64])
+        content += numbers[at + 64 :] + tail
+    else:
+        content = edited(content, random, random.randint(1, 3))
+    write = ("--skip-parity", "-o", "new.safetensors")
+    words = random.choice((("inspect",), ("convert", "--dry-run", "--json"), ("convert", *write)))
+    return checkpoint_case(source, {name: content}, stock, words)
+
+
+def _parts(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """What comes before the numbers of a file, the numbers, and what comes after them."""
+    start, end = len(content), len(content)
+    if name.endswith(".safetensors"):
+        start = 8 + int.from_bytes(content[:8], "little")
+    elif name.endswith(".ckpt"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = sorted(entry.header_offset for entry in archive.infolist()
+                             if "/data/" in entry.filename)  # fmt: skip
+        start, end = entries[1] + 100, entries[-1]
+    elif name.endswith(".pth"):
+        stream = io.BytesIO(content)
+        for _ in range(5):
+            for _instruction in pickletools.genops(stream):
+                pass
+        start = stream.tell() + 8
+    return content[:start], content[start:end], content[end:]
+
+
+def candidate(random: Random, stock: Stock) -> Case:
+    """A video checkpoint with other metadata, tensors or numbers."""
+    words = random.choice((
+        *[("verify", "img.safetensors", "case.safetensors", "--device=cpu")] * 4,
+        ("verify", "case.safetensors", "--device=cpu"),
+        ("inspect", "case.safetensors"),
+        ("convert", "case.safetensors", "--layout", "diffusers", "-o", "new"),
+        ("convert", "case.safetensors", "--layout", "sgm", "-o", "new.safetensors"),
+    ))  # fmt: skip
+    if words[0] == "verify":
+        words += random.choice(((), (), (), ("--bisect",), ("--self-test",), ("--trainability",),
+                                ("--merge-strategy", "fixed"), ("--report", "new.html"),
+                                ("--report", "new.xml"), ("--dtype", "float16")))  # fmt: skip
+    content = stock[random.choice(VIDEOS)]
+    words = (words[0], *random.choice(_FORMS), *words[1:])
+    return Case(words, {"case.safetensors": _spoiled(content, random)})
+
+
+def _spoiled(content: bytes, random: Random) -> bytes:
+    """A safetensors file after changes; most of them leave a sound file."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    metadata = header.pop("__metadata__")
+    tensors = {
+        name: (entry["dtype"], entry["shape"],
+               content[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]])
+        for name, entry in header.items()
+    }  # fmt: skip
+    kind = random.random()
+    if kind < 0.5:
+        key = random.choice([*metadata, "inflate.config", "inflate.config"])
+        if metadata[key][:1] in ("{", "["):
+            text = as_json(mutated(json.loads(metadata[key]), random), random)
+            metadata[key] = text.decode("utf-8", "replace")
+        else:
+            metadata = mutated(metadata, random)
+    if kind > 0.4:
+        _damage(tensors, random)
+    header, at = {"__metadata__": metadata}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = as_json(mutated(header, random) if random.random() < 0.1 else header, random)
+    text = edited(text, random) if random.random() < 0.05 else text
+    return b"".join((struct.pack("<Q", len(text)), text, *(one[2] for one in tensors.values())))
+
+
+def _damage(tensors: dict[str, tuple[str, list[int], bytes]], random: Random) -> None:
+    """Change one tensor so that the file stays sound, or swap two."""
+    # The tensors outside of blocks are few, and each has its own role.
+    few = [name for name in tensors if name.count(".") < 3]
+    name, other = random.sample(few if random.random() < 0.5 else list(tensors), 2)
+    dtype, shape, data = tensors[name]
+    count = len(data) // 4
+    kind = random.choice(("drop", "rename", "swap", "numbers", "numbers", "rows", "axes", "type"))
+    if kind == "drop":
+        del tensors[name]
+    elif kind == "rename":
+        tensors[random.choice((*TEXTS, f"{name}s", f"model.{name}", name[:-1]))] = tensors.pop(name)
+    elif kind == "swap":
+        tensors[name], tensors[other] = tensors[other], tensors[name]
+    elif kind == "numbers":  # NaN, infinity, large, tiny, 0 or noise, in one number or in all
+        bits = random.choice((b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff\xff\x7f\x7f", b"\1\0\0\0",
+                              b"\0\0\0\0", random.randbytes(4)))  # fmt: skip
+        changed = random.choice((1, count))
+        tensors[name] = dtype, shape, data[: 4 * (count - changed)] + bits * changed
+    elif kind == "rows" and shape:
+        rows, row = random.choice((0, 1, shape[0] + 1, shape[0] * 2)), len(data) // max(shape[0], 1)
+        tensors[name] = dtype, [rows, *shape[1:]], (data + bytes(row * rows))[: row * rows]
+    elif kind == "axes":
+        tensors[name] = dtype, random.choice(([count], [1, *shape], [*shape, 1], shape[::-1])), data
+    else:
+        dtype = random.choice(("I32", "F16", "BF16", "BOOL", "F8_E4M3"))
+        tensors[name] = dtype, shape, data[: count * {"I32": 4, "F16": 2, "BF16": 2}.get(dtype, 1)]
+
+
+KINDS: Mapping[str, Callable[[Random, Stock], Case]] = {
+    "lines": command_line,
+    "configurations": configuration,
+    "manifests": manifest,
+    "reports": report,
+    "checkpoints": checkpoint,
+    "candidates": candidate,
+}
+
+
+def draw(kind: str, seed: int, number: int, stock: Stock) -> Case:
+    """Return the case of this number, whichever others are drawn."""
+    return KINDS[kind](Random(f"{seed}/{kind}/{number}"), stock)

@@ -1,0 +1,249 @@
+"""Any command, run in a folder of valid files, and what must hold after it.
+
+Exit code 0, or 2 with one message, or 1 where parity did not hold; every file is as before; every
+new file is whole; JSON is JSON; no output moves a terminal's cursor; torch's settings stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+import yaml
+from safetensors import SafetensorError, deserialize
+
+from inflate.formats.dialects import to_diffusers
+
+from ..checkpoints import autoencoder, bare_decoder, write_lightning, write_safetensors, write_torch
+from ..conversions import snapshot
+from ..media import picture
+from .drawing import CONFIGS, MANIFESTS, SECRET, Case
+from .refusals import command, is_one_message
+
+Main = Callable[[Sequence[str]], tuple[int, str, str]]
+"""Runs a command, and returns its exit code, stdout and stderr."""
+
+VALUE_OF_SECRET = "known-to-the-environment-alone"
+_SPARE = ("spare/", "broken", "loop")
+"""The places that a case may overwrite: a folder, and links to nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended, and what must not be."""
+
+    code: int | None
+    out: str
+    err: str
+    problems: tuple[str, ...]
+
+
+class Ground:
+    """A folder with a valid file of every kind, in which commands run one after another."""
+
+    def __init__(self, root: Path) -> None:
+        """Make ``root`` and its files."""
+        self.root, self.folder = root, root / "a" / "here"
+        self._fill()
+        self._before = snapshot(root)
+        self.stock: Mapping[str, bytes] = {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.suffix in (".safetensors", ".json", ".ckpt", ".pth")
+            and path.is_file() and not path.is_symlink()
+        }  # fmt: skip
+
+    def run(self, case: Case, main: Main = command) -> Outcome:
+        """Run a case, and restore the folder."""
+        for name, content in case.files.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            (self.folder / name).write_bytes(content)
+        before = {**snapshot(self.root), **self._before}
+        state, code, out = process_state(), None, ""
+        with _inside(self.folder):
+            try:
+                code, out, err = main(case.arguments)
+                problems = list(wrong_outputs(case.arguments, code, out, err))
+            except Exception as error:  # noqa: BLE001 - any bug is a finding
+                err = traceback.format_exc()
+                problems = [f"raised {type(error).__name__}: {error}"[:500]]
+        after, now = snapshot(self.root), process_state()
+        problems += self._wrong_files(case, code, before, after)
+        problems += [f"{key} is {now[key]}, was {state[key]}" for key in now
+                     if state[key] != now[key]]  # fmt: skip
+        self._restore(after)
+        return Outcome(code, out, err, tuple(problems))
+
+    def _wrong_files(
+        self, case: Case, code: int | None, before: Mapping[str, str], after: Mapping[str, str]
+    ) -> Iterator[str]:
+        spare = tuple(str(self.folder.relative_to(self.root) / name) for name in _SPARE)
+        for name, content in before.items():
+            if after.get(name) != content and not name.startswith(spare):
+                yield f"{name!r} is {'changed' if name in after else 'gone'}"
+        made = sorted(after.keys() - before.keys())
+        if made and code == 2 and case.arguments[0] != "batch":
+            yield f"it failed and left {made}"
+        for name in made:
+            if Path(name).name.startswith("."):
+                yield f"{name!r} is left"
+            elif (self.root / name).is_file():
+                try:
+                    _check_whole(self.root / name)
+                except (SafetensorError, ValueError, ElementTree.ParseError) as error:
+                    yield f"{name!r} is not whole: {error}"[:500]
+
+    def _restore(self, after: Mapping[str, str]) -> None:
+        for name in sorted(after.keys() - self._before.keys(), reverse=True):
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+        if any(after.get(name) != content for name, content in self._before.items()):
+            shutil.rmtree(self.root)
+            self._fill()
+            # torch names the storages of old files by their places in memory.
+            (self.folder / "img.pth").write_bytes(self.stock["img.pth"])
+            assert snapshot(self.root) == self._before
+
+    def _fill(self) -> None:
+        here = self.folder
+        here.mkdir(parents=True)
+        for name in ("parts", "folder", "empty", "spare"):
+            (here / name).mkdir()
+        weights = autoencoder(ch_mult=[1])
+        write_safetensors(here / "img.safetensors", weights)
+        write_lightning(here / "img.ckpt", weights)
+        bare = bare_decoder(ch_mult=[1], dtype=torch.float16)
+        write_torch(here / "img.pth", bare, _use_new_zipfile_serialization=False)
+        weight_map = {}
+        for shard, part in enumerate((list(bare)[::2], list(bare)[1::2]), 1):
+            file = f"model-0000{shard}-of-00002.safetensors"
+            write_safetensors(here / "parts" / file, {name: bare[name] for name in part})
+            weight_map |= dict.fromkeys(part, file)
+        (here / "parts/model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
+        )
+        names = to_diffusers([f"decoder.{key}" for key in bare], 1, video=False)
+        theirs = {name: bare[key.removeprefix("decoder.")] for key, name in names.items()}
+        for file in ("folder/diffusion_pytorch_model.safetensors", "\x1b[2J.safetensors",
+                     "\u202egpj.safetensors", "\udcff.safetensors"):  # fmt: skip
+            # The library takes no names that are not text.
+            write_safetensors(here / "x", theirs).rename(here / file)
+        config = {"_class_name": "AutoencoderKL", "scaling_factor": 0.18215, "norm_num_groups": 32}
+        (here / "folder/config.json").write_text(json.dumps(config))
+        for name, target in (("link.safetensors", "img.safetensors"), ("broken", "gone"),
+                             ("loop", "loop")):  # fmt: skip
+            (here / name).symlink_to(target)
+        (here / "hard.safetensors").hardlink_to(here / "img.safetensors")
+        os.mkfifo(here / "fifo")
+        # An ordinary user may not make one; commands never get a device of the machine.
+        with suppress(PermissionError):
+            os.mknod(here / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        for name in ("spare/old.safetensors", "spare/old.md"):
+            (here / name).write_text("of before")
+        write_safetensors(here / "latents.safetensors", {"latents": torch.ones(2, 4, 4, 4)})
+        picture(here / "images" / "a.png", 16, 16)
+        for name, document in (
+            ("config.yaml", CONFIGS[0]), ("sgm.yaml", CONFIGS[-1]), ("manifest.yaml", MANIFESTS[0])
+        ):  # fmt: skip
+            (here / name).write_text(yaml.safe_dump(document), encoding="utf-8")
+        options = ("--alpha=0.3", "--device=cpu")
+        with _inside(here):
+            for words in (
+                ("convert", "img.safetensors", "-o", "video.safetensors", "--time-mode=all",
+                 *options),
+                ("convert", "img.safetensors", "-o", "conv.safetensors", "--merge-strategy=fixed",
+                 *options),
+                ("verify", "img.safetensors", "video.safetensors", "--report=pass.json"),
+                ("verify", "img.ckpt", "conv.safetensors", "--report=full.json", "--bisect",
+                 "--self-test", "--trainability", "--images=images"),
+                ("verify", "folder", "video.safetensors", "--report=fail.json", "--bisect"),
+            ):  # fmt: skip
+                code, _, err = command(words)
+                assert code in (0, 1), err
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in a folder, as in a pipe of a known width."""
+    before, environment = os.getcwd(), dict(os.environ)
+    for name in ("FORCE_COLOR", "GITHUB_STEP_SUMMARY", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        os.environ.pop(name, None)
+    os.environ.update({"COLUMNS": "200", SECRET: VALUE_OF_SECRET})
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> Iterator[str]:
+    """What is wrong with the exit code and the outputs of a command."""
+    name = arguments[0]
+    if code not in (0, 2) and not (code == 1 and name in ("verify", "batch")):
+        yield f"exit code {code}"
+    raw = {c for c in out + err if not c.isprintable() and c != "\n"}
+    if raw:
+        yield f"the output holds {sorted(raw)!r}"
+    if VALUE_OF_SECRET in out + err:
+        yield "a variable of the environment is quoted"
+    if "Traceback" in err:
+        yield "a traceback"
+    # A batch in which some jobs failed has a result to print, though it ends with 2.
+    if code == 2 and not (out and name == "batch") and (out or not is_one_message(err)):
+        yield "not one message"
+    if out and "--json" in arguments and not out.startswith("Usage: "):
+        try:
+            if not isinstance(json.loads(out, parse_constant=_no_constant), dict):
+                yield "stdout is not a document"
+        except ValueError as error:
+            yield f"stdout is not JSON: {error}"
+
+
+def process_state() -> dict[str, Any]:
+    """What a command must leave in its process as it was."""
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    switches = (torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
+    return {
+        "precisions": [switch.fp32_precision for switch in switches],
+        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+        "defaults": (torch.get_default_dtype(), torch.get_default_device()),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "random state": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest(),
+        "environment": hash(frozenset(os.environ.items())),
+    }
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file of which only a part was written, or that quotes the environment."""
+    if VALUE_OF_SECRET.encode() in path.read_bytes():
+        raise ValueError("it quotes a variable of the environment")
+    if path.suffix == ".safetensors":
+        deserialize(path.read_bytes())  # Not by name, which may not be text
+    elif path.suffix == ".json":
+        json.loads(path.read_bytes())
+    elif path.suffix == ".xml":
+        ElementTree.parse(path)
+    elif path.suffix == ".html" and not path.read_text("utf-8").rstrip().endswith("</html>"):
+        raise ValueError("no end")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
