@@ -39,7 +39,7 @@ def random_clips(
     for _ in range(batch):
         video = videos[rng.integers(len(videos))]
         length, _, height, width = video.shape
-        t, y, x = (int(rng.integers(n)) for n in (length - frames, height - side, width - side))
+        t, y, x = (int(rng.integers(n + 1)) for n in (length - frames, height - side, width - side))
         clips.append(video[t : t + frames, :, y : y + side, x : x + side])
     return torch.stack(clips).float() / 127.5 - 1.0
 
@@ -96,9 +96,9 @@ def main() -> None:
     decode = torch.compile(model) if args.compile else model
 
     for step in range(start, args.steps):
-        clips = random_clips(
-            videos, rng, batch=args.batch, frames=args.frames, side=args.side
-        ).to(args.device)
+        clips = random_clips(videos, rng, batch=args.batch, frames=args.frames, side=args.side).to(
+            args.device
+        )
         with torch.autocast(clips.device.type, torch.bfloat16, enabled=args.bfloat16):
             z = noisy_latents(model, clips, args.noise)
             loss = loss_of(decode(z).float(), clips)

@@ -41,7 +41,7 @@ KINDS = {
 }
 STARTS = ("identity", "original", "fixed")
 NOISES = (0.0, 0.1, 0.2, 0.4)
-FRAMES, SIDE, BATCH = 8, 64, 2
+FRAMES, SIDE, BATCH = 8, 32, 2
 
 
 def load_script(path: Path) -> Any:
@@ -169,7 +169,9 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     axes[0, 0].set_ylabel("PSNR, dB")
     axes[1, 0].set_ylabel("flicker, grey levels")
     axes[0, 0].legend(fontsize=8)
-    figure.suptitle(f"{kind}: held-out clip, {len(next(iter(results['runs'][kind].values())))} seeds")
+    figure.suptitle(
+        f"{kind}: held-out clip, {len(next(iter(results['runs'][kind].values())))} seeds"
+    )
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
@@ -180,17 +182,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "learning")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 10, 25, 50, 100, 150])
-    parser.add_argument("--frames", type=int, default=64, help="frames of the held-out clip")
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 15, 30, 60])
+    parser.add_argument("--frames", type=int, default=16, help="frames of the held-out clip")
     args = parser.parse_args()
     demo.require_packages()
     videos = [finetune.read_clip(demo.clip_path(name)) for name in demo.TRAINING_CLIPS]
     clip = finetune.read_clip(demo.clip_path(demo.HELD_OUT_CLIP))[: args.frames]
-    height, width = (size // 16 * 16 for size in clip.shape[2:])
-    clip = clip[..., :height, :width]
+    clip = clip[..., 40:104, 56:120]  # The middle, 64 pixels a side.
     results: dict[str, Any] = {"steps": args.steps, "frames": {}, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, seed, start in itertools.product(args.kinds, range(args.seeds), STARTS):
+        for seed, kind, start in itertools.product(range(args.seeds), args.kinds, STARTS):
+            if start == "fixed" and seed:
+                continue  # It cannot move, whatever the seed.
             began = time.monotonic()
             model = started(kind, start, seed, Path(folder))
             if not results["frames"]:
@@ -199,7 +202,9 @@ def main() -> None:
             results["runs"].setdefault(kind, {}).setdefault(start, []).append(run)
             args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
             last = {noise: list(values.values()) for noise, values in run[-1][1].items()}
-            print(f"{kind} {start} seed {seed}: {last} {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{kind} {start} seed {seed}: {last} {time.monotonic() - began:.0f} s", flush=True
+            )
     plot(results, args.output.with_suffix(".svg"))
 
 
