@@ -5,11 +5,11 @@ import sys
 
 
 def run() -> int:
-    """Run the command; Ctrl-C while it loads ends it like Ctrl-C later."""
+    """Run the command; Ctrl-C while modules load exits with 130 too."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # Closed: else the next file that is opened would get what is printed.
+        except OSError:  # Closed: the next opened file would receive what is printed.
             os.open(os.devnull, os.O_RDWR)
     try:
         from inflate.cli.app import main

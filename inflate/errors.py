@@ -1,14 +1,14 @@
-"""What can go wrong, as a tree.
+"""The exceptions of this package.
 
-InflateError                 what a user can cause and mend; commands end with exit code 2
-├── ConfigError              a configuration, preset or option: every problem of it at once
-├── CheckpointError          a file that cannot be read as a checkpoint
-│   └── FamilyError          a sound file that holds no image autoencoder of this family
-├── PlanError                tensors that do not fit the architecture: every one of them at once
-├── DeviceError              a device that is not there, or cannot compute what is asked
-└── OutputError              destinations that cannot be written
+InflateError                 the user can cause and fix it; commands exit with code 2
+├── ConfigError              wrong configuration, preset or option; lists every problem
+├── CheckpointError          a file cannot be read as a checkpoint
+│   └── FamilyError          a valid file holds no image autoencoder of this family
+├── PlanError                tensors do not fit the architecture; lists every problem
+├── DeviceError              a device is missing or cannot compute
+└── OutputError              a destination cannot be written
 
-Bugs are not in it: they keep their own exceptions and their traceback.
+Bugs are not in this tree: they keep their own exceptions and their traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class InflateError(Exception):
-    """The base of every error that a user can cause and fix; its message is one line.
+    """Base of every error that a user can cause and fix; its message is one line.
 
     ``path`` is the file that it is about, where the place that raised it gives one.
     """
@@ -40,7 +40,7 @@ class InflateError(Exception):
 
 
 class _ListError(InflateError):
-    """An error that carries every problem found, so that they can be mended in one go."""
+    """An error that lists every problem found, so that all can be fixed at once."""
 
     def __init__(self, summary: str, problems: Sequence[str] = (), *, path: object = None) -> None:
         super().__init__(path=path)
@@ -57,7 +57,7 @@ class CheckpointError(InflateError):
 
 
 class FamilyError(CheckpointError):
-    """A sound file holds no image autoencoder of this family."""
+    """A valid file holds no image autoencoder of this family."""
 
 
 class PlanError(_ListError):
@@ -65,7 +65,7 @@ class PlanError(_ListError):
 
 
 class DeviceError(InflateError):
-    """A device is missing, or cannot compute what is asked."""
+    """A device is missing or cannot compute."""
 
 
 class OutputError(_ListError):
@@ -83,33 +83,46 @@ def about(path: object) -> Iterator[None]:
 
 
 def _one_line(message: str) -> str:
-    """A message with its line ends escaped: it often quotes a file, or a file's name."""
+    """Escape line ends: messages quote file names and file contents."""
     return "\\n".join(message.splitlines())
 
 
 def printable(text: str) -> str:
-    """A text in which nothing but line ends moves a terminal's cursor; files choose their words."""
+    """Escape everything but line ends that moves a terminal's cursor: files contain any text."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def quoted(value: object) -> str:
-    """A value from outside as a message quotes it: its ``repr``, cut where it is long."""
+    """The ``repr`` of a value from outside, cut to 100 characters, for a message."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # A number of thousands of digits; lists without end.
-        return f"too large to be shown ({type(value).__name__})"
+    except (ValueError, RecursionError):  # Thousands of digits; recursive lists.
+        return f"too large to print ({type(value).__name__})"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
-    """`` (did you mean 'x'?)`` for the known word nearest to ``word``, or nothing.
+_ALIASES = {
+    "fp16": "float16", "half": "float16", "f16": "float16",
+    "fp32": "float32", "float": "float32", "single": "float32", "f32": "float32",
+    "bf16": "bfloat16", "fp64": "float64", "double": "float64",
+    "gpu": "cuda", "nvidia": "cuda", "metal": "mps",
+    "conv": "conv-only", "attn": "attn-only", "attention": "attn-only", "both": "all",
+    "xformers": "vanilla-xformers", "comfy": "comfyui", "markdown": "md", "junit": "xml",
+}  # fmt: skip
+"""Words that people type for another word of ours."""
 
-    ``shown`` has how each known word is told, where that is not the word itself.
+
+def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = None) -> str:
+    """`` (did you mean 'x'?)`` for the known word that is most like ``word``, or nothing.
+
+    ``forms`` maps known words to the form in which a message quotes them, where that differs.
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    alias = _ALIASES.get(word.lower())
+    close = [alias] if alias in words else difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:
         return ""
-    return f" (did you mean {(shown or {}).get(close[0], close[0])!r}?)"
+    return f" (did you mean {(forms or {}).get(close[0], close[0])!r}?)"
 
 
 @contextmanager

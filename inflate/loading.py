@@ -73,7 +73,7 @@ def build_video_decoder(config: Config) -> VideoDecoder:
     """The video decoder of a configuration, on the meta device."""
     with torch.device("meta"):
         return VideoDecoder(
-            **config.architecture.module_arguments(), **config.temporal.module_arguments()
+            **config.architecture.decoder.module_arguments(), **config.temporal.module_arguments()
         )
 
 
@@ -96,7 +96,7 @@ def load_image_decoder(
         stored_as: first round each weight to its type in this source.
     """
     with torch.device("meta"):
-        decoder = Decoder(**source.config.architecture.module_arguments())
+        decoder = Decoder(**source.config.architecture.decoder.module_arguments())
     # The image layers of a video decoder are a whole image decoder.
     return _fill(decoder, DECODER, source, dtype, stored_as, extra=source.inflated)
 

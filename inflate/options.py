@@ -1,7 +1,7 @@
 """The options of ``convert`` and ``verify``, declared once.
 
-Each field is a flag of the command and an argument in Python. An option of ``convert`` that a job
-may have is a key of the manifest and part of the job's entry in the ledger, too.
+Each field is a flag of the command and an argument in Python. Options of ``convert`` that a job may
+have are also keys of the manifest and part of the job's entry in the ledger.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Flag:
     """How an option appears outside of Python.
 
     Args:
-        help: one sentence for ``--help``.
+        help: one sentence for ``--help``, 60 characters at most.
         group: the heading in ``--help``.
         metavar: placeholder of the value; None leaves it to the type.
         setting: the key of the configuration that the option sets, if it is one.
@@ -58,9 +58,29 @@ def _option(default: Any, help: str, group: Group, **more: Any) -> Any:
     return field(default=default, metadata={"flag": Flag(help, group, **more)})
 
 
-_DEVICE = "auto|cpu|cuda|cuda:N|mps"
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 """The names of devices."""
+
+_DEVICE = _option(
+    "auto",
+    "Where parity is computed; auto prefers CUDA.",
+    "Checks",
+    metavar="auto|cpu|cuda|cuda:N|mps",
+    scope="matrix",
+)
+_PREFIX = _option(
+    None,
+    "Key prefix of the autoencoder to read, such as 'vae.'.",
+    "Advanced",
+    metavar="PREFIX",
+    scope="matrix",
+)
+_WEIGHTS = _option("plain", "Weights, or their moving averages.", "Advanced", scope="matrix")
+
+
+def _temporal(help: str, setting: str, metavar: str | None = None) -> Any:
+    group: Group = "Temporal layers"
+    return _option(None, help, group, metavar=metavar, setting=setting, scope="matrix")
 
 
 @dataclass(frozen=True)
@@ -69,97 +89,76 @@ class ConvertOptions:
 
     config: Optional[str] = _option(
         None,
-        "A preset's name or a YAML file. [default: read off the checkpoint]",
+        "Preset or YAML file. [default: read from the checkpoint]",
         "Basics",
+        metavar="NAME|YAML",
         scope="matrix",
     )
-    time_mode: Optional[TimeMode] = _option(
-        None,
-        "Which parts become temporal. [default: conv-only]",
-        "Temporal layers",
-        setting="temporal.time_mode",
-        scope="matrix",
+    time_mode: Optional[TimeMode] = _temporal(
+        "Parts that become temporal. [default: conv-only]", "temporal.time_mode"
     )
-    merge_strategy: Optional[MergeStrategy] = _option(
-        None,
-        "How branches blend. [default: learned]",
-        "Temporal layers",
-        setting="temporal.merge_strategy",
-        scope="matrix",
+    merge_strategy: Optional[MergeStrategy] = _temporal(
+        "How the branches blend. [default: learned]", "temporal.merge_strategy"
     )
-    alpha: Optional[float] = _option(
-        None,
-        "Share of the temporal branch at the start. [default: 0]",
-        "Temporal layers",
-        metavar="F",
-        setting="temporal.alpha",
-        scope="matrix",
+    alpha: Optional[float] = _temporal(
+        "Initial share of the temporal branch. [default: 0]", "temporal.alpha", "NUMBER"
     )
-    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = _option(
-        None,
-        "Kernel of the time convolutions, odd. [default: 3]",
-        "Temporal layers",
-        metavar="N|T,H,W",
-        setting="temporal.video_kernel_size",
-        scope="matrix",
+    video_kernel_size: Optional[Union[int, tuple[int, ...]]] = _temporal(
+        "Temporal kernel, odd sizes. [default: 3]", "temporal.video_kernel_size", "N|T,H,W"
     )
-    attn_type: Optional[AttnType] = _option(
-        None,
-        "Attention blocks. [default: the checkpoint's]",
-        "Temporal layers",
-        setting="architecture.attn_type",
-        scope="matrix",
+    attn_type: Optional[AttnType] = _temporal(
+        "Kind of attention blocks. [default: the checkpoint's]", "architecture.attn_type"
     )
     set: Optional[tuple[str, ...]] = _option(
-        None, "Any key of the configuration.", "Advanced", metavar="KEY=VALUE", scope="job"
-    )
-    seed: Optional[int] = _option(
         None,
-        "Seed of the random start. [default: 0]",
-        "Temporal layers",
-        metavar="N",
-        setting="seed",
-        scope="matrix",
+        "Set any key of the configuration; repeatable.",
+        "Advanced",
+        metavar="KEY=VALUE",
+        scope="job",
+    )
+    seed: Optional[int] = _temporal(
+        "Seed of the temporal initialization. [default: 0]", "seed", "N"
     )
     dtype: Optional[StoredType] = _option(
-        None, "Type to store in. [default: the source's]", "Output", setting="dtype", scope="matrix"
+        None,
+        "Type to store. [default: the source's]",
+        "Output",
+        setting="dtype",
+        scope="matrix",
     )
     float32_norms: Optional[bool] = _option(
         None,
-        "Keep temporal norms in float32 whatever --dtype.",
+        "Keep temporal norms in float32, whatever --dtype.",
         "Output",
         setting="float32_norms",
         scope="matrix",
     )
-    prefix: Optional[str] = _option(
-        None, "Which autoencoder of SOURCE to take, such as 'vae.'.", "Basics", scope="matrix"
-    )
-    weights: Weights = _option(
-        "plain", "Plain weights, or their moving averages.", "Basics", scope="matrix"
+    prefix: Optional[str] = _PREFIX
+    weights: Weights = _WEIGHTS
+    ignore: Optional[tuple[str, ...]] = _option(
+        None,
+        "Leave out tensors by name, such as '*.total_ops'.",
+        "Advanced",
+        metavar="PATTERN",
+        scope="job",
     )
     layout: Optional[Target] = _option(
         None,
-        "Layout to write; copies a video checkpoint. [default: autoencoder]",
+        "Layout to write; also of a video SOURCE.",
         "Output",
         scope="matrix",
     )
     post_quant: PostQuant = _option(
-        "keep", "What becomes of the 1x1 convolution before the decoder.", "Output", scope="matrix"
+        "keep", "Keep post_quant_conv, or fold it in.", "Output", scope="matrix"
     )
     allow_inexact: bool = _option(
-        False, "Fold although it changes the border.", "Output", scope="job"
+        False, "Fold although it changes the border of images.", "Output", scope="job"
     )
-    device: str = _option(
-        "auto",
-        "Where parity is computed; auto takes CUDA if there is a GPU.",
-        "Checks",
-        metavar=_DEVICE,
-        scope="matrix",
-    )
+    device: str = _DEVICE
     skip_parity: bool = _option(
-        False, "Publish unverified; the file says so.", "Checks", scope="job"
+        False, "Publish without the check; the file records it.", "Checks", scope="job"
     )
-    dry_run: bool = _option(False, "Print the plan and write nothing.", "Basics")
+    dry_run: bool = _option(False, "Print the plan; write nothing.", "Basics")
     overwrite: bool = _option(False, "Replace an existing output.", "Output", scope="job")
     source_sha256: bool = _option(
         False, "Also record the SHA-256 of the source's files.", "Advanced", scope="job"
@@ -171,71 +170,60 @@ class VerifyOptions:
     """Everything that decides a verification apart from the two files."""
 
     atol: Optional[float] = _option(
-        None, "Largest absolute error. [default: by --dtype]", "Checks", metavar="F", minimum=0
+        None, "Absolute tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
     )
     rtol: Optional[float] = _option(
-        None, "Largest relative error. [default: by --dtype]", "Checks", metavar="F", minimum=0
+        None, "Relative tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
     )
-    device: str = _option(
-        "auto",
-        "Where parity is computed; auto takes CUDA if there is a GPU.",
-        "Basics",
-        metavar=_DEVICE,
-    )
+    device: str = _DEVICE
     dtype: ComputeType = _option("float32", "Type to compute in.", "Checks")
     seed: int = _option(0, "Seed of the probes.", "Checks", metavar="N")
     merge_strategy: Optional[MergeStrategy] = _option(
-        None, "How the candidate blends, where its file does not say.", "Advanced"
+        None, "Blend of a CANDIDATE whose file does not record it.", "Advanced"
     )
-    prefix: Optional[str] = _option(
-        None, "Which autoencoder of REFERENCE to take, such as 'vae.'.", "Advanced"
+    prefix: Optional[str] = _PREFIX
+    weights: Weights = _WEIGHTS
+    ignore: Optional[tuple[str, ...]] = _option(
+        None, "Leave out tensors by name, such as '*.total_ops'.", "Advanced", metavar="PATTERN"
     )
-    weights: Weights = _option("plain", "Plain weights, or their moving averages.", "Advanced")
     trained: bool = _option(
-        False,
-        "Check a trained checkpoint: its spatial layers must be the image decoder's.",
-        "Checks",
+        False, "Check a trained checkpoint against its image decoder.", "Checks"
     )
-    trainability: bool = _option(
-        False, "Measure by two backward passes which temporal tensors learn.", "Checks"
-    )
+    trainability: bool = _option(False, "Measure which temporal tensors learn.", "Checks")
     images: Optional[Path] = _option(
-        None, "Also decode these images, as frames of one video.", "Checks", metavar="DIR"
+        None, "Also decode the images of a folder, as one video.", "Checks", metavar="DIR"
     )
     video: Optional[Path] = _option(
-        None, "Also decode the first frames of this video.", "Checks", metavar="FILE"
+        None, "Also decode the first frames of a video.", "Checks", metavar="FILE"
     )
     latents: Optional[Path] = _option(
-        None,
-        "Also decode stored latents, T C h w or B T C h w, unscaled.",
-        "Checks",
-        metavar="FILE",
+        None, "Also decode latents, T C h w or B T C h w, unscaled.", "Checks", metavar="FILE"
     )
     scaled_latents: bool = _option(
-        False, "--latents are scaled, as diffusion models have them.", "Checks"
+        False, "--latents are scaled, as diffusion models use them.", "Checks"
     )
     max_side: Optional[int] = _option(
         None,
-        "Longest side of images and frames. [default: 128 on a CPU, else 512]",
+        "Longest side in pixels. [default: 128 on a CPU, else 512]",
         "Advanced",
         metavar="N",
         minimum=1,
     )
     max_frames: Optional[int] = _option(
         None,
-        "How many images and frames to take. [default: 4 on a CPU, else 16]",
+        "Most images and frames. [default: 4 on a CPU, else 16]",
         "Advanced",
         metavar="N",
         minimum=1,
     )
     save_outputs: Optional[Path] = _option(
-        None, "Keep latents and outputs of every probe here; new or empty.", "Output", metavar="DIR"
+        None, "New folder for the latents and outputs of each probe.", "Output", metavar="DIR"
     )
     bisect: bool = _option(
-        False, "Disable temporal modules one at a time to find the faulty one.", "Checks"
+        False, "Disable one temporal module at a time to find the fault.", "Checks"
     )
     self_test: bool = _option(
-        False, "Fault injection: every known corruption must be detected.", "Checks"
+        False, "Fault injection: every corruption must be detected.", "Checks"
     )
 
 
@@ -261,8 +249,14 @@ SETTINGS: Mapping[str, str] = {
 """The options that set a key of the configuration, and that key."""
 
 
+def choices(hint: Any) -> tuple[str, ...]:
+    """The words that an option of this type accepts; none where it is not a choice."""
+    kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
+    return tuple(w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind))
+
+
 def checked(options: _O) -> _O:
-    """Options with values of the types declared; sequences become tuples, texts and paths either.
+    """Options with values of the declared types; sequences become tuples, and texts become paths.
 
     Raises:
         ConfigError: options have other values; all of them at once.
@@ -279,15 +273,16 @@ def checked(options: _O) -> _O:
             value = tuple(value)
         values[name] = value
         if not any(_is_of(value, kind) for kind in kinds):
-            words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
+            words = choices(hint)
             close = nearest(str(value), words) if isinstance(value, str) else ""
             expected = f"one of {', '.join(words)}" if words else _expected(kinds)
             problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
     if problems:
-        raise ConfigError("options have values that are not known:", problems)
+        raise ConfigError("invalid options:", problems)
     if not DEVICE.fullmatch(options.device):
+        close = nearest(options.device, ("auto", "cpu", "cuda", "mps"))
         raise DeviceError(
-            f"--device is {options.device!r}; expected auto, cpu, cuda, cuda:N or mps"
+            f"--device is {options.device!r}{close}; expected auto, cpu, cuda, cuda:N or mps"
         )
     return dataclasses.replace(options, **values)
 
@@ -303,7 +298,7 @@ def _is_of(value: object, kind: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is_of(one, get_args(kind)[0]) for one in value)
-    if isinstance(value, bool):  # To Python, it is a whole number as well.
+    if isinstance(value, bool):  # A bool is an int in Python.
         return kind is bool
     if isinstance(value, int) and abs(value) > _LARGEST:
         return False

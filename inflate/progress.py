@@ -1,12 +1,12 @@
-"""How long work tells whoever waits for it where it stands."""
+"""Progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with a phase, the steps of it that are done, and how many there are."""
+"""Called with a phase, its steps done, and their number; 0 where the number is not known."""
 
 
 def silent(phase: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """No-op callback."""

@@ -1,4 +1,4 @@
-"""Signals that end a process, as exceptions: what is staged is removed on the way out."""
+"""Turn the signals that end a process into exceptions, so that staged files are removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 ENDING = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
-    if hasattr(signal, name)  # Windows has the first alone.
+    if hasattr(signal, name)  # Windows has only the first.
 ]
 
 
@@ -20,9 +20,9 @@ def end_on_signals() -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    # A terminal that closes sends SIGHUP twice, the kernel SIGXCPU every second, a batch that stops
-    # its workers SIGTERM twice: none of them may interrupt the removal that the first one began.
-    # Not SIG_IGN: of a signal that has already arrived, Python would print a traceback.
+    # Later signals must not interrupt the cleanup: a closing terminal sends SIGHUP twice, a batch
+    # that stops sends SIGTERM twice, the kernel SIGXCPU every second. Not SIG_IGN: for a signal
+    # that has already arrived, Python would print a traceback.
     for other in ENDING:
         signal.signal(other, _do_nothing)
     raise SystemExit(128 + number)

@@ -1,7 +1,4 @@
-"""The closed sets of words that configuration, models, files and commands share, and nothing else.
-
-It imports nothing, so that help and usage errors can name them without loading torch.
-"""
+"""Words and constants that configuration, models, files and commands share; imports nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ TRAINED = "trained"
 
 VERDICT_KEY = "inflate.parity.verdict"
 COMPARED_WITH_KEY = "inflate.parity.compared_with"
-"""Where the header of our files says what the check found, and with what it compared."""
+"""Header keys of the verdict, and of what the output was compared with."""
 
 TemporalPart = Literal[
     "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
@@ -45,7 +42,7 @@ GROUPS = 32
 
 
 DDCONFIG_FIXED = {"use_linear_attn": False, "use_timestep": False}
-"""Keys of a ``ddconfig`` that this family knows at one value: at another it is another network."""
+"""Keys of a ``ddconfig`` that have one value in this family; other values are another network."""
 
 DDCONFIG_KEYS = (
     *("attn_resolutions", "attn_type", "ch", "ch_mult", "double_z", "dropout", "gather_norm"),
@@ -53,11 +50,11 @@ DDCONFIG_KEYS = (
     *("tanh_out", "z_channels"),
     *DDCONFIG_FIXED,
 )
-"""What the ``ddconfig`` of LDM, sgm and CogVideo carries. Encoder and decoder share it, so each
-module accepts those of the other and ignores them."""
+"""Keys of the ``ddconfig`` of LDM, sgm and CogVideo. Encoder and decoder share it, so each module
+accepts and ignores the keys of the other."""
 
 LARGEST_KERNEL = 999
-"""Far beyond any use; numbers of much larger ones cannot be counted in 64 bits."""
+"""Larger kernels have no use, and their number of elements may not fit 64 bits."""
 
 
 def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
@@ -88,14 +85,13 @@ _MODEL = "diffusion_pytorch_model"
 _KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
 _VARIANTS = ("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin")
 FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in (*_KINDS, *_VARIANTS))
-"""What diffusers calls the weights in a folder, those in a narrower type, which some folders have
-alone, last; the best comes first."""
+"""Names of the weights in a diffusers folder, in the order of preference."""
 
 _INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 
 
 def without_index_ending(name: str) -> str | None:
-    """What a checkpoint is called that an index of this name lists; None for other names."""
+    """The name of a sharded checkpoint, given that of its index; None for other names."""
     for ending in _INDEX_ENDINGS:
         if name.endswith(ending):
             return name.removesuffix(ending)

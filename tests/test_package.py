@@ -20,6 +20,7 @@ PUBLIC = {
     "load_video_autoencoder",
     "load_video_decoder",
     "save_report",
+    "save_video_autoencoder",
     "verify",
 }
 

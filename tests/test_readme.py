@@ -88,7 +88,7 @@ def test_the_two_set_up_commands_are_there_and_demo_runs(tmp_path: Path) -> None
 def test_the_python_blocks_run(workplace: Path) -> None:
     names = {"frames": torch.rand(8, 3, 16, 16) * 2 - 1}
     found = blocks("python")
-    assert len(found) == 2
+    assert len(found) == 3
     for block in found:
         exec(compile(block, str(ROOT / "README.md"), "exec"), names)
     assert names["video"].shape == (64, 3, 256, 256)

@@ -479,6 +479,7 @@ def test_a_fixed_blend_with_alpha_0_is_told_of(image: Path) -> None:
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     result = inflate.convert(image, tmp_path / "v", progress=lambda *step: told.append(step), **CPU)
+    told = [step for step in told if not step[0].startswith("loading")]
     assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["writing", "checking parity"]
     for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", 3)):
         assert [step for step in told if step[0] == phase] == [

@@ -1,1 +1,1 @@
-"""The command line: one small file a command, each parsing, calling and rendering."""
+"""The command line: commands parse and call, ``render*`` modules print."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import Json, Quiet, number, takes, whole_number
-from inflate.cli.reporting import saying_done
+from inflate.cli.options import Json, Quiet, argument, number, option, takes, whole_number
+from inflate.cli.report import adding_done
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
@@ -24,84 +24,95 @@ if TYPE_CHECKING:
 def batch(
     manifest: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MANIFEST|GLOB...",
-            show_default=False,
-            help="A manifest (.yaml), or sources and patterns such as 'ckpts/*.safetensors'.",
-        ),
+        argument("MANIFEST|GLOB...", "Manifest (.yaml), or checkpoints and patterns of names."),
     ],
     output: Annotated[
         Optional[str],
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="Folder, or name with {stem}, {time_mode} and so on. Default: beside each source.",
-        ),
-    ] = None,
-    jobs: Annotated[
-        Optional[int],
-        typer.Option(
-            "--jobs",
-            "-j",
-            parser=partial(whole_number, minimum=1),
-            metavar="N",
-            help="Worker processes. [default: 1; on Ray as many as fit]",
+        option(
+            "-o", "--output", metavar="OUT", help="Folder or name such as out/{stem}.safetensors."
         ),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the jobs with sizes and memory; run nothing."),
+        bool, option("--dry-run", help="Print the jobs, sizes and memory; run nothing.")
     ] = False,
+    jobs: Annotated[
+        Optional[int],
+        option(
+            "-j",
+            "--jobs",
+            parser=partial(whole_number, minimum=1),
+            metavar="N",
+            help="Worker processes. [default: 1; on Ray all that fit]",
+        ),
+    ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed and has not changed.")
+        bool, option("--retry-failed", help="Run unchanged jobs that failed before again.")
     ] = False,
     fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Begin no further job after a first failure.")
+        bool, option("--fail-fast", help="Start no further job after a failure.")
     ] = False,
     executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where jobs run; ray needs the extra ray.")
+        str,
+        option(
+            "--executor",
+            group="Advanced",
+            words=("local", "ray"),
+            help="Where jobs run; ray needs an extra.",
+        ),
     ] = "local",
     ray_address: Annotated[
         Optional[str],
-        typer.Option(
-            metavar="ADDRESS", help="Ray cluster to join. [default: RAY_ADDRESS, or one started]"
+        option(
+            "--ray-address",
+            group="Advanced",
+            metavar="ADDRESS",
+            help="Ray cluster. [default: RAY_ADDRESS, or a new one]",
         ),
     ] = None,
     memory: Annotated[
         Optional[float],
-        typer.Option(
+        option(
+            "--memory",
+            group="Advanced",
             parser=partial(number, minimum=0),
             metavar="GB",
-            help="Memory for jobs at once. [default: most of what is free]",
+            help="Memory for parallel jobs. [default: most of the free]",
         ),
     ] = None,
     ledger: Annotated[
         Optional[Path],
-        typer.Option(
-            metavar="FILE", help="Where results are remembered. [default: beside the outputs]"
+        option(
+            "--ledger",
+            group="Output",
+            metavar="FILE",
+            help="Record of finished jobs. [default: next to the outputs]",
         ),
     ] = None,
     report_dir: Annotated[
         Optional[Path],
-        typer.Option(
+        option(
+            "--report-dir",
+            group="Output",
             metavar="DIR",
-            help="Write a parity report a job, and the summary as HTML, JSON, JUnit and Markdown.",
+            help="Write a report per job, and summaries, to this folder.",
         ),
     ] = None,
     github_summary: Annotated[
         bool,
-        typer.Option("--github-summary", help="Add the summary to $GITHUB_STEP_SUMMARY."),
+        option(
+            "--github-summary", group="Output", help="Add the summary to that of the GitHub step."
+        ),
     ] = False,
     *,
     options: dict[str, Any],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert and verify many checkpoints; stopped at any moment, the same command goes on.
+    """Convert and verify many checkpoints.
 
-    What is done and unchanged is skipped, what has changed is done again. Options win over the
-    manifest. Exit code 0: parity held everywhere; 1: somewhere it did not; 2: some could not run.
+    Can be interrupted; run the same command to resume. Unchanged finished jobs are skipped, changed
+    ones run again. Options override the manifest. Exit code 0: parity held in every job; 1: in some
+    it did not; 2: some could not run.
     """
     from inflate.batch import reports
     from inflate.batch.batch import BatchOptions, open_batch, run
@@ -129,7 +140,7 @@ def batch(
     batch_options = BatchOptions(jobs, executor, ray_address, bound, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
         outcomes, seconds = run(found, batch_options, watch)
-    with saying_done("the jobs are finished; the same command writes their reports"):
+    with adding_done("the jobs are finished; the same command writes their reports"):
         links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
         document = batch_document(
             outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
@@ -138,7 +149,7 @@ def batch(
             reports.write_summaries(document, report_dir)
         if summary is not None:
             append_summary(summary, reports.to_markdown(document))
-    with saying_done("the jobs are finished"):
+    with adding_done("the jobs are finished"):
         if as_json:
             print_json(document)
         elif quiet:

@@ -1,4 +1,4 @@
-"""A batch for people: bars while it runs, a line a job in a pipe, a table in the end."""
+"""The progress, results and plan of a batch as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -15,108 +15,90 @@ from inflate.batch.estimate import Estimate
 from inflate.batch.jobs import Job, label_of
 from inflate.batch.run import Outcome, Watch
 from inflate.batch.summary import failure_text, failures_first, headline, parity_of
-from inflate.cli.console import bars_are_drawn, note, safe_console, say
+from inflate.cli.console import note, print_text, safe_console, say
+from inflate.cli.progress import bars, bars_are_drawn
+from inflate.cli.render import print_table
 from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
-from inflate.report.text import bytes_text, error_text
+from inflate.report.text import bytes_text, error_text, one_line
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
 
 
 @contextmanager
 def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
-    """Bars where someone watches; in a pipe a line a job, if ``lines`` are wanted."""
+    """Bars on a terminal; in a pipe a line per job, if ``lines``."""
     if bars_are_drawn() and not quiet:
-        with _Bars(total) as bars:
-            yield bars
+        shown_bars = _Bars(total)
+        with shown_bars.bars:
+            yield shown_bars
         return
     yield _Lines(wanted=lines)
 
 
 class _Lines:
-    """A line on stdout for each job as it ends."""
+    """A line on stdout for each job that ends."""
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
 
     def began(self, job: Job, worker: str) -> None:
-        """Say nothing yet."""
+        pass
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Say nothing yet."""
+        pass
 
     def lost(self, job: Job, why: str) -> None:
-        """Say that a job begins anew."""
         if self._wanted:
-            note(f"{shown(job.source)} begins anew: {printable(why.splitlines()[0])}")
+            note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
 
     def ended(self, outcome: Outcome) -> None:
-        """Say what became of a job; where it cannot be written, the jobs go on."""
         if self._wanted:
-            with suppress(OutputError):  # Raised again at the end, by the last flush.
+            with suppress(OutputError):  # The last flush raises it again, after the other jobs.
                 say(_line(outcome).replace("\n", " "))
 
 
 class _Bars:
-    """A bar for each job that runs, and one for all."""
+    """A bar for each running job, and one for all jobs."""
 
     def __init__(self, total: int) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description:<44.44}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[phase]:<18}"),
-            TimeElapsedColumn(),
-            console=safe_console(stderr=True),
-            transient=True,
-        )
-        self._total = total
+        self.bars = bars("{task.description:<44.44}", "phase")
         self._tasks: dict[str, TaskID] = {}
         self._counts = dict.fromkeys(_COLOURS, 0)
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        self._all = self._bars.add_task("all jobs", total=self._total, phase="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._all = self.bars.add_task("all jobs", total=total, phase="")
 
     def began(self, job: Job, worker: str) -> None:
-        """Show a bar."""
         if job.output not in self._tasks:
             name = label_of(job).replace("\n", " ")
-            self._tasks[job.output] = self._bars.add_task(name, total=None, phase=worker)
+            self._tasks[job.output] = self.bars.add_task(name, total=None, phase=worker)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Move its bar."""
         if job.output in self._tasks:
             task = self._tasks[job.output]
-            self._bars.update(task, completed=done, total=total or None, phase=phase)
+            self.bars.update(task, completed=done, total=total or None, phase=phase)
 
     def lost(self, job: Job, why: str) -> None:
-        """Begin its bar anew."""
         if job.output in self._tasks:
-            self._bars.update(self._tasks[job.output], completed=0, phase="begins anew")
+            self.bars.update(self._tasks[job.output], completed=0, phase="starts again")
 
     def ended(self, outcome: Outcome) -> None:
-        """Take its bar away, and count it."""
         task = self._tasks.pop(outcome.job.output, None)
         if task is not None:
-            self._bars.remove_task(task)
+            self.bars.remove_task(task)
         self._counts[outcome.status] += 1
         counted = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
-        self._bars.update(self._all, advance=1, phase=counted)
+        self.bars.update(self._all, advance=1, phase=counted)
 
 
 def print_summary(document: Mapping[str, Any]) -> None:
-    """The table on a terminal, where bars came before; in a pipe the lines were it. Then counts."""
+    """The counts; on a terminal, a table of the jobs first (in a pipe they had a line each)."""
     console = safe_console()
     jobs = failures_first(document)
     if bars_are_drawn():
         for job in jobs:
             if failure_text(job):
-                console.print(Text(f"{job['source']}: {failure_text(job)}", style="red"))
+                print_text(console, Text(f"{job['source']}: {failure_text(job)}", "red"))
         table = Table("status", "verdict", "largest error", "seconds", "source", "output", box=None)
         for job in jobs:
             checked = job["verdict"] not in (None, "unverified")
@@ -136,7 +118,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
 
 
 def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
-    """The jobs, with their sizes and the memory that each will take."""
+    """The jobs with their sizes and the memory that each takes."""
     console = safe_console()
     table = Table("source", "size", "output", "size", "memory", box=None, pad_edge=False)
     for column in (table.columns[1], table.columns[3], table.columns[4]):
@@ -149,17 +131,17 @@ def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
         table.add_row(
             Text(shown(job.source)), sizes[0], Text(shown(job.output)), sizes[1], sizes[2]
         )
-    width = console.width if console.is_terminal else max(console.width, 250)
-    console.print(table, width=width)
+    print_table(console, table)
     for job, weight in zip(found.jobs, weights, strict=True):
         for obstacle in weight.obstacles if weight else ():
-            console.print(Text(f"{job.source}: {obstacle}", style="red"))
+            print_text(console, Text(one_line(f"{job.source}: {obstacle}"), "red"))
     known = [weight for weight in weights if weight is not None]
     largest = max((weight.memory for weight in known), default=0)
-    console.print(
-        f"{len(found.jobs)} jobs, {bytes_text(sum(weight.output or 0 for weight in known))} to "
-        f"write, at most {bytes_text(largest)} of memory a job; ledger {found.ledger}",
-        soft_wrap=True,
+    written = bytes_text(sum(weight.output or 0 for weight in known))
+    print_text(
+        console,
+        f"{len(found.jobs)} jobs, {written} to write, at most {bytes_text(largest)} of memory per "
+        f"job; ledger {found.ledger}",
     )
 
 

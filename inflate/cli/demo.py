@@ -7,35 +7,35 @@ from typing import Annotated, get_args
 
 import typer
 
-from inflate.cli.console import progress_bar, say, say_line
-from inflate.cli.options import Quiet
-from inflate.cli.reporting import on_ctrl_c
+from inflate.cli.console import say, say_line
+from inflate.cli.options import Quiet, argument, shared
+from inflate.cli.progress import progress_bar
+from inflate.cli.report import on_ctrl_c
 from inflate.errors import OutputError
+from inflate.options import ConvertOptions
 from inflate.vocabulary import TimeMode
 
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "assets" / "demo.ckpt"
+Device = shared(ConvertOptions, "device")
 
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where the files go; made if missing.")
+        Path, argument("DIR", "Folder for the files. [default: inflate-demo]")
     ] = Path("inflate-demo"),
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where parity is computed.")
-    ] = "auto",
+    device: Device = "auto",  # type: ignore[valid-type]
     quiet: Quiet = False,
 ) -> None:
-    """Convert and verify a small real autoencoder in all three time modes.
+    """Convert and verify a small real autoencoder.
 
-    It was trained on photographs and video clips; the files are kept in DIR to play with.
+    The autoencoder was trained on photographs and video clips. It is converted in every time mode;
+    the files stay in DIR.
     """
     with on_ctrl_c(lambda: f"what was finished is in {folder}"):
         _run(folder, device, quiet=quiet)
 
 
 def _run(folder: Path, device: str, *, quiet: bool) -> None:
-    from inflate import workflow
-    from inflate.cli.render_parity import print_parity
     from inflate.io.files import find_files
     from inflate.io.staging import saying_why, stage
 
@@ -55,10 +55,12 @@ def _run(folder: Path, device: str, *, quiet: bool) -> None:
         if not quiet:
             say_line(f"$ inflate convert {source} --time-mode {mode} -o {target}")
         with progress_bar(quiet) as progress:
+            from inflate import workflow
+
             result = workflow.convert(
                 source, target, time_mode=mode, device=device, overwrite=True, progress=progress
             )
-            # Nothing was published where parity did not hold: there is nothing to verify.
+            # Where parity did not hold, nothing was published that could be verified.
             report = result.parity if not result.passed else None
             if report is None:
                 report = workflow.verify(source, target, device=device, progress=progress)
@@ -66,6 +68,8 @@ def _run(folder: Path, device: str, *, quiet: bool) -> None:
         if quiet:
             say(f"{mode} {report.verdict}")
         else:
+            from inflate.cli.render_parity import print_parity
+
             say_line(f"$ inflate verify {source} {target}")
             print_parity(report)
             say()

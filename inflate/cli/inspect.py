@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from inflate.cli.console import print_json, say_line
+from inflate.cli.options import Json, Quiet, SourceLocation, option, shared
+from inflate.cli.progress import progress_bar
+from inflate.options import ConvertOptions
 
-from inflate.cli.console import print_json, progress_bar, say_line
-from inflate.cli.options import FromWeights, Json, Prefix, Quiet, SourceLocation
+Prefix = shared(ConvertOptions, "prefix")
+FromWeights = shared(ConvertOptions, "weights")
 
 
 def inspect(
     source: SourceLocation,
-    prefix: Prefix = None,
-    weights: FromWeights = "plain",
+    prefix: Prefix = None,  # type: ignore[valid-type]
+    weights: FromWeights = "plain",  # type: ignore[valid-type]
     fingerprint: Annotated[
-        bool, typer.Option("--fingerprint", help="Read the tensors and print their fingerprint.")
+        bool,
+        option("--fingerprint", group="Checks", help="Read the tensors; print their fingerprint."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a file holds, what convert would do with it, and what stands in its way.
+    """Show what a checkpoint contains and if it can be converted.
 
-    Nothing is loaded: names, shapes and types are enough. -q prints the obstacles alone.
+    Reads names, shapes and types only. With -q, prints only what prevents a conversion.
     """
-    from inflate import workflow
+    with progress_bar(quiet, "reading") as progress:
+        from inflate import workflow
 
-    with progress_bar(quiet) as progress:
         found = workflow.inspect(
             source,
             prefix=prefix,
@@ -42,6 +46,6 @@ def inspect(
         for obstacle in found.obstacles:
             say_line(obstacle)
     else:
-        from inflate.cli.render_inspection import print_inspection
+        from inflate.cli.render import print_inspection
 
         print_inspection(found)

@@ -1,4 +1,4 @@
-"""Flags: those of the options that ``inflate.options`` declares, and those of several commands."""
+"""Flags: those of ``inflate.options``, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from inflate.options import ConvertOptions, Flag, Scope, VerifyOptions, flags
-from inflate.vocabulary import LARGEST_KERNEL, Weights, kernel_of
+from inflate.errors import nearest
+from inflate.options import ConvertOptions, Flag, Group, Scope, VerifyOptions, choices, flags
+from inflate.vocabulary import LARGEST_KERNEL, kernel_of
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
 def number(text: object, *, minimum: float | None = None) -> float:
-    """A finite number of at least ``minimum``; the error quotes the value, unlike Typer's own."""
+    """A finite number of at least ``minimum``; unlike Typer's own, the error quotes the value."""
     try:
         value = float(str(text))
     except ValueError:
         value = math.nan
-    return _checked(text, value, "a number", minimum)
+    return _in_range(text, value, "a number", minimum)
 
 
 def whole_number(text: object, *, minimum: float | None = None) -> int:
@@ -36,55 +37,16 @@ def whole_number(text: object, *, minimum: float | None = None) -> int:
         raise typer.BadParameter(
             f"{_cut(text)} is not a whole number; expected one such as 7"
         ) from error
-    _checked(text, value, "a whole number", minimum)
+    _in_range(text, value, "a whole number", minimum)
     return value
 
 
-def _checked(text: object, value: float, what: str, minimum: float | None) -> float:
+def _in_range(text: object, value: float, what: str, minimum: float | None) -> float:
     smallest = "" if minimum is None else f", {minimum:g} or more"
     # Not math.isfinite, which turns whole numbers of any length into floats.
     if value != value or abs(value) == math.inf or (minimum is not None and value < minimum):
         raise typer.BadParameter(f"{_cut(text)} is out of range; expected {what}{smallest}")
     return value
-
-
-def _cut(text: object) -> str:
-    return repr(str(text)[:80])
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON document instead of text.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
-Reports = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--report",
-        metavar="FILE",
-        help="Write a report as well: .html, .json, .md or .xml (JUnit). May be given several "
-        "times; an older report is replaced.",
-    ),
-]
-GithubSummary = Annotated[
-    bool,
-    typer.Option(
-        "--github-summary", help="Append the report to the summary of a step of a GitHub workflow."
-    ),
-]
-Prefix = Annotated[
-    Optional[str],
-    typer.Option(help="Which autoencoder to take where SOURCE holds several, such as 'vae.'."),
-]
-FromWeights = Annotated[
-    Weights, typer.Option(help="The weights, or the moving averages that SOURCE has beside them.")
-]
-SourceLocation = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        show_default=False,
-        help="A .ckpt, .pt, .pth, .bin or .safetensors file, an *.index.json of shards, a folder "
-        "of diffusers, or a URL.",
-    ),
-]
 
 
 def kernel(text: object) -> int | tuple[int, ...]:
@@ -100,12 +62,68 @@ def kernel(text: object) -> int | tuple[int, ...]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-Command = Callable[..., None]
+def _word(words: Sequence[str], text: object) -> str:
+    if text not in words:
+        raise typer.BadParameter(
+            f"{_cut(text)} is not one of {', '.join(words)}{nearest(str(text)[:80], words)}"
+        )
+    return str(text)
+
+
+def _cut(text: object) -> str:
+    return repr(str(text)[:80])
+
+
+def option(
+    *names: str, help: str, group: Group = "Basics", words: Sequence[str] = (), **more: Any
+) -> Any:
+    """A Typer option in a group of the help; ``words`` are the values that it accepts, if few."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    if words:
+        more |= {
+            "parser": partial(_word, words),
+            "metavar": "|".join(words),
+            "autocompletion": complete,
+        }
+    return typer.Option(*names, help=help, rich_help_panel=group, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A Typer argument."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+def shared(options: type[ConvertOptions] | type[VerifyOptions], name: str) -> Any:
+    """The annotation of one of the declared options, for a command that takes few of them."""
+    hint = get_type_hints(options)[name]
+    return Annotated[_typer_type(name, hint), _typer_option(name, flags(options)[name], hint)]
+
+
+Json = Annotated[bool, option("--json", help="Print a JSON document instead of text.")]
+Quiet = Annotated[bool, option("-q", "--quiet", help="Print only the result.")]
+Reports = Annotated[
+    Optional[list[str]],
+    option(
+        "--report",
+        metavar="FILE",
+        group="Output",
+        help="Write a .html, .json, .md or .xml report; repeatable.",
+    ),
+]
+GithubSummary = Annotated[
+    bool,
+    option("--github-summary", group="Output", help="Add the report to the GitHub step's summary."),
+]
+SOURCES = "checkpoint: file, index, diffusers folder or URL."
+SourceLocation = Annotated[str, argument("SOURCE", f"Image {SOURCES}")]
 
 
 def takes(
     options: type[ConvertOptions] | type[VerifyOptions], scopes: Sequence[Scope] | None = None
-) -> Callable[[Command], Command]:
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each option; it gets their values as its argument ``options``.
 
     Args:
@@ -114,13 +132,13 @@ def takes(
             mapping; by default all of them, as an instance of ``options``.
     """
     declared = {
-        option.name: (option, flag)
-        for option in dataclasses.fields(options)
-        if (flag := flags(options)[option.name]) and (scopes is None or flag.scope in scopes)
+        field.name: field
+        for field in dataclasses.fields(options)
+        if scopes is None or flags(options)[field.name].scope in scopes
     }
     types = get_type_hints(options)
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
             given = {name: values.pop(name) for name in declared}
@@ -130,21 +148,20 @@ def takes(
                 command(**values, options={k: v for k, v in given.items() if v is not None})
 
         parameters = []
-        own = inspect.signature(command, eval_str=True).parameters
-        for parameter in own.values():
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name != "options":
                 parameters.append(parameter)
                 continue
-            for name, (option, flag) in declared.items():
-                optional = scopes is not None
-                hint = Optional[types[name]] if optional else types[name]
+            for name, field in declared.items():
+                hint = types[name] if scopes is None else Optional[types[name]]
                 parameters.append(
                     Parameter(
                         name,
                         Parameter.POSITIONAL_OR_KEYWORD,
-                        default=None if optional else option.default,
+                        default=field.default if scopes is None else None,
                         annotation=Annotated[
-                            _typer_type(name, hint), _typer_option(name, flag, types[name])
+                            _typer_type(name, hint),
+                            _typer_option(name, flags(options)[name], types[name]),
                         ],
                     )
                 )
@@ -156,25 +173,23 @@ def takes(
 
 
 def _typer_type(name: str, hint: Any) -> Any:
+    if choices(hint):  # Their parser checks the words.
+        return Optional[str]
     return {"set": Optional[list[str]], "video_kernel_size": Optional[int]}.get(name, hint)
 
 
 def _typer_option(name: str, flag: Flag, hint: Any) -> Any:
-    own = f"--{name.replace('_', '-')}"
-    bare = hint in (bool, Optional[bool])
-    return typer.Option(
-        *((own,) if bare or name == "set" else ()),
-        parser=_parser(name, flag, hint),
-        metavar=flag.metavar,
-        help=flag.help,
+    # Without a name of its own, a switch would get a --no- too, and "set" the name of its type.
+    own = (
+        (f"--{name.replace('_', '-')}",) if hint in (bool, Optional[bool]) or name == "set" else ()
     )
-
-
-def _parser(name: str, flag: Flag, hint: Any) -> Callable[[object], object] | None:
+    if words := choices(hint):
+        return option(*own, help=flag.help, group=flag.group, words=words)
+    parser: Callable[[object], object] | None = None
     if name == "video_kernel_size":
-        return kernel
-    if hint in (float, Optional[float]):
-        return partial(number, minimum=flag.minimum)
-    if hint in (int, Optional[int]):
-        return partial(whole_number, minimum=flag.minimum)
-    return None
+        parser = kernel
+    elif hint in (float, Optional[float]):
+        parser = partial(number, minimum=flag.minimum)
+    elif hint in (int, Optional[int]):
+        parser = partial(whole_number, minimum=flag.minimum)
+    return option(*own, help=flag.help, group=flag.group, parser=parser, metavar=flag.metavar)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
+
 from inflate.cli.console import print_json, say
-from inflate.cli.options import Json
+from inflate.cli.help import Command, Commands, typer_of
+from inflate.cli.options import Json, argument
+from inflate.config.presets import Preset, load_presets
+from inflate.errors import ConfigError, nearest
+
+presets = typer_of(Commands, invoke_without_command=True)
+Name = Annotated[str, argument("NAME", "Name of a preset.")]
 
 
-def presets(as_json: Json = False) -> None:
-    """List the architectures that come with the package, for --config."""
-    from inflate.config.presets import load_presets
+@presets.callback()
+def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
+    """List, show or export the built-in architectures.
 
+    Without a command, lists the presets that --config accepts.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
     found = load_presets()
     if as_json:
         from inflate.report.documents import presets_document
@@ -19,3 +33,34 @@ def presets(as_json: Json = False) -> None:
     width = max(map(len, found))
     for name, preset in found.items():
         say(f"{name:<{width}}  {preset.description}")
+
+
+@presets.command(cls=Command)
+def show(name: Name) -> None:
+    """Show the settings of a preset, one a line."""
+    for key, value in _settings(_preset(name).content):
+        say(f"{key:<34}{value}")
+
+
+@presets.command(cls=Command)
+def export(name: Name) -> None:
+    """Print a preset as YAML, to edit and pass to --config."""
+    typer.echo(_preset(name).path.read_text(encoding="utf-8"), nl=False)
+
+
+def _preset(name: str) -> Preset:
+    found = load_presets()
+    if name not in found:
+        raise ConfigError(
+            f"{name[:80]!r} is not a preset{nearest(name, found)}; expected one of "
+            f"{', '.join(found)}"
+        )
+    return found[name]
+
+
+def _settings(content: dict[str, Any], place: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        inner = isinstance(value, dict)
+        rows += _settings(value, f"{place}{key}.") if inner else [(f"{place}{key}", value)]
+    return rows

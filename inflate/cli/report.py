@@ -1,14 +1,20 @@
-"""``inflate report``."""
+"""``inflate report``, and the reports of other commands."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from inflate.cli.console import note, say_line
-from inflate.errors import ConfigError
+from inflate.cli.options import argument, option
+from inflate.errors import ConfigError, InflateError, OutputError, nearest
+
+if TYPE_CHECKING:
+    from inflate.parity.result import ParityReport
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
@@ -18,39 +24,34 @@ _KINDS = ("html", "md", "xml")
 
 def report(
     document: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DOCUMENT",
-            show_default=False,
-            help="A report as --report FILE.json or verify --json wrote it.",
-        ),
+        Path, argument("DOCUMENT", "JSON from --report FILE.json or verify --json.")
     ],
     to: Annotated[
-        Optional[Literal["html", "md", "xml"]],
-        typer.Option(help="A page, Markdown or JUnit. [default: by OUT's ending]"),
+        Optional[str],
+        option(
+            "--to",
+            group="Output",
+            words=_KINDS,
+            help="Page, Markdown or JUnit. [default: by OUT's ending]",
+        ),
     ] = None,
     output: Annotated[
         Optional[str],
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            help="Where to; - is the standard output. [default: beside DOCUMENT]",
+        option(
+            "-o", "--output", metavar="OUT", help="File, or - for stdout. [default: DOCUMENT.KIND]"
         ),
     ] = None,
 ) -> None:
-    """Render a stored parity report again, without running anything.
+    """Render a stored parity report; nothing is computed.
 
-    Without --to and -o it is printed. Exit code 0 says that it was rendered, whatever its verdict.
-    Images are not in a document: a page with images is what verify --report FILE.html writes.
+    Without --to and -o it is printed. Exit code 0 means that it was rendered, whatever its verdict.
+    Documents hold no images; verify --report FILE.html writes a page with images.
     """
     from inflate.report.schemas import read_document
 
     kind = to or _kind_of(output)
     if to is not None and output not in (None, "-") and _kind_of(output) != to:
-        raise ConfigError(
-            f"--to is {to!r}, and the ending of {output} says otherwise; expected .{to}"
-        )
+        raise ConfigError(f"--to is {to!r}, but -o is {output}; expected the ending .{to}")
     found = read_document(document)
     if kind is None:
         from inflate.cli.render_parity import print_document
@@ -73,12 +74,72 @@ def report(
 
 
 def _kind_of(output: str | None) -> str | None:
-    """What the ending of an output says."""
+    """The kind of report that the ending of an output means."""
     if output is None:
         return None
     if output == "-":
-        raise ConfigError("-o - says nothing of what to write; expected --to html, md or xml")
+        raise ConfigError("-o - has no ending; expected --to html, md or xml")
     ending = Path(output).suffix.lower().removeprefix(".")
     if ending not in _KINDS:
-        raise ConfigError(f"{output} has no ending that is known; expected .html, .md or .xml")
+        raise ConfigError(
+            f"the ending of {output} is unknown{nearest(ending, _KINDS)}; expected .html, .md or "
+            ".xml"
+        )
     return ending
+
+
+def check_wanted(reports: Sequence[str], *, github_summary: bool) -> list[str | Path]:
+    """Refuse what cannot be written, before anything is computed.
+
+    Returns:
+        The files that :func:`write_wanted` will write.
+
+    Raises:
+        InflateError: a report or the summary cannot be written.
+    """
+    if not reports and not github_summary:
+        return []
+    from inflate.report.writing import check_reports
+    from inflate.report.writing import github_summary as summary_file
+
+    check_reports(reports)
+    return [*reports, *([summary_file()] if github_summary else [])]
+
+
+def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary: bool) -> None:
+    """Write the files of ``--report`` and the summary of ``--github-summary``.
+
+    Raises:
+        InflateError: one of them cannot be written.
+    """
+    if not reports and not github_summary:
+        return
+    from inflate.report.documents import parity_document
+    from inflate.report.markdown import as_markdown
+    from inflate.report.writing import append_summary, write_report
+    from inflate.report.writing import github_summary as summary_file
+
+    document = parity_document(report)
+    for path in reports:
+        write_report(document, path, report.pictures)
+    if github_summary:
+        append_summary(summary_file(), as_markdown(document))
+
+
+@contextmanager
+def adding_done(done: str) -> Iterator[None]:
+    """Add what is already done to an error or Ctrl-C that stops the writing of results."""
+    try:
+        with on_ctrl_c(lambda: done):
+            yield
+    except InflateError as error:
+        raise OutputError(f"{error}; {done}") from error
+
+
+@contextmanager
+def on_ctrl_c(done: Callable[[], str]) -> Iterator[None]:
+    """Add what is already done to the exception of Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(done()) from stop

@@ -6,9 +6,18 @@ from typing import Annotated, Optional
 
 import typer
 
-from inflate.cli.console import note, print_json, progress_bar, say
-from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, takes
-from inflate.cli.reporting import check_wanted, saying_done, write_wanted
+from inflate.cli.console import note, print_json, say_line
+from inflate.cli.options import (
+    SOURCES,
+    GithubSummary,
+    Json,
+    Quiet,
+    Reports,
+    argument,
+    takes,
+)
+from inflate.cli.progress import progress_bar
+from inflate.cli.report import adding_done, check_wanted, write_wanted
 from inflate.options import VerifyOptions
 
 # Typer reads these annotations on Python 3.10 too.
@@ -17,14 +26,9 @@ from inflate.options import VerifyOptions
 
 @takes(VerifyOptions)
 def verify(
-    reference: SourceLocation,
+    reference: Annotated[str, argument("REFERENCE", f"Image {SOURCES}")],
     candidate: Annotated[
-        Optional[str],
-        typer.Argument(
-            show_default=False,
-            help="The video checkpoint. Without it REFERENCE is one, compared with its own image "
-            "layers.",
-        ),
+        Optional[str], argument("CANDIDATE", "Video checkpoint. [default: REFERENCE is one]")
     ] = None,
     *,
     options: VerifyOptions,
@@ -33,16 +37,17 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a video checkpoint with the image checkpoint it comes from.
+    """Compare a video checkpoint with its image checkpoint.
 
-    Every copied tensor is compared with its source, then both decoders run on probes of random
-    frames, layer by layer. Exit code 0: they are equal, or within tolerance; 1: they are not, or
-    the self-test found damage that is not caught; 2: it could not run.
+    Compares every copied tensor of CANDIDATE with REFERENCE, then the outputs of both decoders on
+    probes of random frames, layer by layer. A single video checkpoint is compared with its own
+    image layers. Exit code 0: equal, or within tolerance; 1: not equal, or the self-test found a
+    corruption that is not detected; 2: it could not run.
     """
     reports = check_wanted(report_to or (), github_summary=github_summary)
-    from inflate import workflow
-
     with progress_bar(quiet) as progress:
+        from inflate import workflow
+
         report = workflow.verify_with(
             reference,
             candidate,
@@ -51,23 +56,23 @@ def verify(
             reports=reports,
             progress=progress,
         )
-    with saying_done(f"the verdict is {report.verdict}"):
+    from inflate.report.documents import parity_document
+
+    document = parity_document(report)
+    with adding_done(f"the verdict is {report.verdict}"):
         write_wanted(report, report_to or (), github_summary=github_summary)
         if as_json:
-            from inflate.report.documents import parity_document
-
-            print_json(parity_document(report))
+            print_json(document)
         elif quiet:
-            from inflate.report.documents import parity_document
             from inflate.report.summary import verdict_text
 
-            say(verdict_text(parity_document(report)))
+            say_line(f"{document['candidate']['path']}: {verdict_text(document)}")
         else:
-            from inflate.cli.render_parity import print_parity
+            from inflate.cli.render_parity import print_document
 
-            print_parity(report)
+            print_document(document)
             for text in report.notes:
                 note(text)
-    # A check that lets damage through has proven nothing, whatever it says of this candidate.
+    # A check that misses a corruption proves nothing about this candidate.
     if not report.passed or (report.self_test is not None and not report.self_test.passed):
         raise typer.Exit(1)

@@ -19,14 +19,22 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from inflate.config.ldm import find_ldm, from_ldm
 from inflate.config.presets import load_presets
-from inflate.config.schema import SECTIONS, Architecture, Config, Settings, flatten
+from inflate.config.schema import (
+    DECODER_KEYS,
+    SECTIONS,
+    Architecture,
+    Config,
+    Settings,
+    flatten,
+)
 from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
 from inflate.errors import ConfigError, nearest, quoted
+from inflate.io.files import like
 
 
 def known_keys() -> list[str]:
     """Every dotted key of a configuration."""
-    keys = []
+    keys = list(DECODER_KEYS)
     for field in dataclasses.fields(Config):
         section = SECTIONS.get(field.name)
         inner = [f".{f.name}" for f in dataclasses.fields(section)] if section else [""]
@@ -56,7 +64,7 @@ def read_config(name_or_path: str) -> Settings:
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
         raise ConfigError(
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
-            "nor a file; 'inflate presets' lists the presets"
+            f"nor a file{like(path)}; 'inflate presets' lists the presets"
         )
     content = load_yaml(path)
     if not isinstance(content, DictConfig):
@@ -117,7 +125,7 @@ def build_config(
     known, by_leaf = known_keys(), _by_leaf()
     merged: Settings = {}
     for layer in layers:
-        merged.update(layer)
+        merged.update({DECODER_KEYS.get(key, key): value for key, value in layer.items()})
     problems = []
     for key, value in merged.items():
         if key in SECTIONS:
@@ -168,6 +176,8 @@ def _draft(seen: Architecture) -> DictConfig:
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
     """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
     found = []
+    if decoder_only:
+        wanted, seen = wanted.decoder, seen.decoder
     visible = {
         "level_channels": "channels of the levels (ch times ch_mult)",
         "num_res_blocks": "num_res_blocks",
@@ -185,6 +195,11 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
         want, have = getattr(wanted, name), getattr(seen, name)
         if want != have and name not in unseen:
             found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
+    for name in ("level_channels", "num_res_blocks", "attention_levels"):
+        want, have = getattr(wanted.decoder, name), getattr(seen.decoder, name)
+        if want != have and not (wanted.is_symmetric and seen.is_symmetric):
+            found.append(f"{visible[name]} of the decoder: the configuration says {want}, the "
+                         f"checkpoint has {have}")  # fmt: skip
     if (wanted.attn_type == "none") != (seen.attn_type == "none"):
         has = "no attention" if seen.attn_type == "none" else "attention"
         found.append(f"attn_type: the configuration says {wanted.attn_type!r}, "
@@ -194,11 +209,9 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
 
 def _with_tuples(config: Config) -> Config:
     # OmegaConf gives lists for sequences; the frozen dataclasses hold tuples.
-    architecture = dataclasses.replace(
-        config.architecture,
-        ch_mult=tuple(config.architecture.ch_mult),
-        attn_resolutions=tuple(config.architecture.attn_resolutions),
-    )
+    given = dataclasses.asdict(config.architecture)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    architecture = Architecture(**values)
     temporal = config.temporal
     if not isinstance(temporal.video_kernel_size, int):
         temporal = dataclasses.replace(
@@ -209,7 +222,7 @@ def _with_tuples(config: Config) -> Config:
 
 def _by_leaf() -> dict[str, str]:
     """Every dotted key by its last name."""
-    return {key.rpartition(".")[2]: key for key in known_keys()}
+    return {key.rpartition(".")[2]: key for key in known_keys() if key not in DECODER_KEYS}
 
 
 def _is_template(value: object) -> bool:

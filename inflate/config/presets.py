@@ -60,8 +60,8 @@ def scaling_factors(architecture: Architecture) -> list[float]:
 
 def matching_presets(architecture: Architecture) -> list[str]:
     """The names of the presets that describe this architecture, as far as tensors show it."""
-    found = []
-    for name, preset in load_presets().items():
+    found: list[str] = []
+    for name, preset in load_presets().items() if architecture.is_symmetric else ():
         told = preset.content["architecture"]
         known = {
             "attn_type": "vanilla",

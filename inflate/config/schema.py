@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional, Union
 
 from inflate.vocabulary import (
@@ -31,13 +31,28 @@ def is_finite_number(value: object) -> bool:
         return False
 
 
+_SIZES = ("ch", "num_res_blocks", "z_channels", "in_channels", "out_ch", "resolution")
+_OPTIONAL_SIZES = ("embed_dim", "n_embed")
+_FACTORS = ("scaling_factor", "shift_factor")
+_OUTSIDE = (
+    *_OPTIONAL_SIZES,
+    *_FACTORS,
+    "latents_mean",
+    "latents_std",
+    "force_upcast",
+    "sample_size",
+)
+_OF_DECODER = "decoder_"
+_DIFFERING = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "attn_type")
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """An image autoencoder of the family: the ``ddconfig`` of its files, and what stands around it.
+    """An image autoencoder of the family: the ``ddconfig`` of its files, and the parts around it.
 
-    ``embed_dim`` is None where there are no quant convs, ``n_embed`` where there is no codebook;
-    ``scaling_factor`` and ``shift_factor`` are what a diffusion model multiplies latents by and
-    takes off them first: part of what is known of a family, never applied here.
+    ``embed_dim`` is None without quant convs, ``n_embed`` without a codebook. ``decoder_*`` are
+    set where the decoder differs from the encoder. The rest describes latents and their use by
+    diffusion models; it is recorded, and never applied here.
     """
 
     ch: int
@@ -58,6 +73,37 @@ class Architecture:
     n_embed: Optional[int] = None
     scaling_factor: Optional[float] = None
     shift_factor: Optional[float] = None
+    latents_mean: Optional[tuple[float, ...]] = None
+    latents_std: Optional[tuple[float, ...]] = None
+    force_upcast: Optional[bool] = None
+    sample_size: Optional[int] = None
+    decoder_ch: Optional[int] = None
+    decoder_ch_mult: Optional[tuple[int, ...]] = None
+    decoder_num_res_blocks: Optional[int] = None
+    decoder_attn_resolutions: Optional[tuple[int, ...]] = None
+    decoder_attn_type: Optional[AttnType] = None
+
+    @property
+    def decoder(self) -> Architecture:
+        """The architecture of the decoder, with nothing that differs."""
+        own = {name: getattr(self, _OF_DECODER + name) for name in _DIFFERING}
+        changes: dict[str, Any] = {name: v for name, v in own.items() if v is not None}
+        changes.update({_OF_DECODER + name: None for name in _DIFFERING})
+        return replace(self, **changes)
+
+    def with_decoder(self, **fields: Any) -> Architecture:
+        """This architecture with these fields of its decoder, recorded where they differ."""
+        changes: dict[str, Any] = {
+            _OF_DECODER + name: value
+            for name, value in fields.items()
+            if value != getattr(self, name)
+        }
+        return replace(self, **changes)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether encoder and decoder are of one architecture."""
+        return all(getattr(self, _OF_DECODER + name) is None for name in _DIFFERING)
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -78,52 +124,64 @@ class Architecture:
         return int(2 ** (len(self.ch_mult) - 1))
 
     def module_arguments(self) -> dict[str, Any]:
-        """What ``Encoder`` and ``Decoder`` take."""
-        outside = ("embed_dim", "n_embed", "scaling_factor", "shift_factor")
-        return {k: v for k, v in asdict(self).items() if k not in outside}
+        """The arguments of ``Encoder``; those of ``Decoder`` come from :attr:`decoder`."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _OUTSIDE and not name.startswith(_OF_DECODER)
+        }
 
     def problems(self) -> list[str]:
-        """What keeps this architecture from being built, in words."""
-        found = []
-        for name in ("ch", "num_res_blocks", "z_channels", "in_channels", "out_ch", "resolution"):
-            if getattr(self, name) < 1:
-                found.append(f"architecture.{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("embed_dim", "n_embed"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                found.append(f"architecture.{name} is {getattr(self, name)}; expected 1 or more")
-        if not self.ch_mult or min(self.ch_mult) < 1:
-            found.append(
-                f"architecture.ch_mult is {list(self.ch_mult)}; expected at least one number, "
-                "each 1 or more"
-            )
-        elif any(c % GROUPS for c in (self.ch, *self.level_channels)):
-            found.append(
-                f"architecture.ch is {self.ch} and ch_mult {list(self.ch_mult)}: every level's "
-                f"channels must be a multiple of {GROUPS}, the groups of its norms"
-            )
-        elif self.resolution < self.downsampling:
-            found.append(
-                f"architecture.resolution is {self.resolution}; expected at least "
-                f"{self.downsampling}, so that {len(self.ch_mult)} levels fit"
-            )
+        """Why this architecture cannot be built, in words."""
+        found = [
+            f"architecture.{name} is {getattr(self, name)}; expected 1 or more"
+            for name in (*_SIZES, *_OPTIONAL_SIZES)
+            if getattr(self, name) is not None and getattr(self, name) < 1
+        ]
+        found += self._level_problems("")
+        if not self.is_symmetric:
+            found += self.decoder._level_problems(_OF_DECODER)
+            if self.decoder.num_res_blocks < 1:
+                found.append(
+                    f"architecture.decoder_num_res_blocks is {self.decoder.num_res_blocks}; "
+                    "expected 1 or more"
+                )
         if not 0.0 <= self.dropout < 1.0:
             found.append(f"architecture.dropout is {self.dropout}; expected 0 or more, below 1")
-        for name in ("scaling_factor", "shift_factor"):
-            if getattr(self, name) is not None and not is_finite_number(getattr(self, name)):
-                found.append(
-                    f"architecture.{name} is {getattr(self, name)}; expected a finite number"
-                )
+        for name in (*_FACTORS, "latents_mean", "latents_std"):
+            value = getattr(self, name)
+            numbers = value if isinstance(value, (tuple, list)) else [value]
+            if value is not None and not all(map(is_finite_number, numbers)):
+                found.append(f"architecture.{name} is {value}; expected a finite number")
         if self.give_pre_end:
             found.append(
-                "architecture.give_pre_end is true: such a decoder gives features, no pictures, "
+                "architecture.give_pre_end is true: such a decoder gives features, not images, "
                 "and cannot be checked against one; set it to false"
             )
         return found
 
+    def _level_problems(self, of: str) -> list[str]:
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            return [
+                f"architecture.{of}ch_mult is {list(self.ch_mult)}; expected at least one number, "
+                "each 1 or more"
+            ]
+        if any(c % GROUPS for c in (self.ch, *self.level_channels)):
+            return [
+                f"architecture.{of}ch is {self.ch} and ch_mult {list(self.ch_mult)}: every level's "
+                f"channels must be a multiple of {GROUPS}, the groups of its norms"
+            ]
+        if self.resolution < self.downsampling:
+            return [
+                f"architecture.resolution is {self.resolution}; expected at least "
+                f"{self.downsampling}, so that {len(self.ch_mult)} levels fit"
+            ]
+        return []
+
 
 @dataclass(frozen=True)
 class Temporal:
-    """The temporal layers: where they stand and how they start."""
+    """The temporal layers: their places and their start."""
 
     time_mode: TimeMode = "conv-only"
     merge_strategy: MergeStrategy = "learned"
@@ -136,11 +194,11 @@ class Temporal:
         return kernel_of(self.video_kernel_size)
 
     def module_arguments(self) -> dict[str, Any]:
-        """What ``VideoDecoder`` takes beside a ``Decoder``'s arguments."""
+        """The arguments of ``VideoDecoder`` that a ``Decoder`` does not have."""
         return asdict(self)
 
     def problems(self) -> list[str]:
-        """What keeps these layers from being built, in words."""
+        """Why these layers cannot be built, in words."""
         found = []
         if self.merge_strategy == "fixed" and not 0.0 <= self.alpha <= 1.0:
             found.append(
@@ -158,7 +216,7 @@ class Temporal:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the bytes of a conversion, beside its source."""
+    """Everything that decides the bytes of a conversion, apart from its source."""
 
     architecture: Architecture
     temporal: Temporal = field(default_factory=Temporal)
@@ -168,7 +226,7 @@ class Config:
     description: str = ""
 
     def problems(self) -> list[str]:
-        """Everything that keeps this configuration from being used, in words."""
+        """Why this configuration cannot be used, in words."""
         found = self.architecture.problems() + self.temporal.problems()
         if self.temporal.time_mode == "attn-only" and self.architecture.attn_type == "none":
             found.append(
@@ -180,13 +238,17 @@ class Config:
 
 SECTIONS = {"architecture": Architecture, "temporal": Temporal}
 
+DECODER_KEYS = {f"decoder.{name}": f"architecture.{_OF_DECODER}{name}" for name in _DIFFERING}
+"""Short forms of the keys of a decoder that differs from its encoder."""
+
 
 def flatten(content: Mapping[str, Any]) -> Settings:
     """The settings of a nested mapping, as a YAML file or a header holds them."""
     settings: Settings = {}
     for key, value in content.items():
-        if key in SECTIONS and (value is None or isinstance(value, Mapping)):
-            settings.update({f"{key}.{inner}": v for inner, v in (value or {}).items()})
+        if key in (*SECTIONS, "decoder") and (value is None or isinstance(value, Mapping)):
+            own = {f"{key}.{inner}": v for inner, v in (value or {}).items()}
+            settings.update({DECODER_KEYS.get(dotted, dotted): v for dotted, v in own.items()})
         else:
             settings[str(key)] = value
     return settings

@@ -1,4 +1,4 @@
-"""What a configuration of diffusers' classes says of an autoencoder that no tensor shows.
+"""Settings that no tensor shows, from the configuration of a class of diffusers.
 
 It is the ``config.json`` of a folder, one in the folder of a weights file, or one in a header.
 
@@ -37,6 +37,20 @@ _BLOCKS: Mapping[str, Mapping[str, bool]] = {
 """The blocks of this family, and whether they have attention."""
 
 _FACTORS = ("scaling_factor", "shift_factor")
+_STATISTICS = ("latents_mean", "latents_std")
+_RECORDED = (*_FACTORS, *_STATISTICS, "force_upcast", "sample_size")
+"""Settings that no tensor shows."""
+
+_HALVES: Mapping[str, str] = {
+    "down_block_out_channels": "block_out_channels",
+    "layers_per_down_block": "layers_per_block",
+}
+_OF_DECODER: Mapping[str, str] = {
+    "up_block_out_channels": "block_out_channels",
+    "decoder_block_out_channels": "block_out_channels",
+    "layers_per_up_block": "layers_per_block",
+}
+"""What classes with a decoder of its own architecture call its sizes and its encoder's."""
 
 
 def class_settings(
@@ -62,7 +76,11 @@ def class_settings(
         if problems:
             raise ConfigError(f"{where} does not fit:", problems)
         settings |= {
-            f"architecture.{key}": config[key] for key in _FACTORS if config.get(key) is not None
+            f"architecture.{key}": config[key]
+            for key in _RECORDED
+            if config.get(key) is not None
+            # A size per axis says nothing more than the architecture does.
+            and not (key == "sample_size" and type(config[key]) is not int)
         }
     return settings
 
@@ -100,59 +118,73 @@ def _in_header(text: str) -> Iterator[ClassConfig]:
 def _not_of_this_family(config: ClassConfig) -> Iterator[str]:
     for key, known in _ONLY.items():
         if key in config and config[key] not in known:
-            yield f"{key} is {quoted(config[key])}; expected {known[0]!r}"
+            yield f"{key} is {_json(config[key])}; expected {known[0]!r}"
     for key, blocks in _BLOCKS.items():
         if key in config and not all(kind in list(blocks) for kind in _listed(config[key])):
-            yield f"{key} is {quoted(config[key])}; expected some of {', '.join(blocks)}"
+            yield f"{key} is {_json(config[key])}; expected some of {', '.join(blocks)}"
 
 
 def _sizes(config: ClassConfig, located: Located, seen: Architecture) -> Iterator[str]:
     """Where the class and the sizes of a configuration are not those of the tensors."""
     if "_class_name" in config and (config["_class_name"] == VIDEO_CLASS) is not located.inflated:
         kind = "a video decoder" if located.inflated else "an image decoder"
-        yield f"_class_name is {quoted(config['_class_name'])}; the tensors are {kind}"
-    tensors: dict[str, object] = {
-        "block_out_channels": list(seen.level_channels),
-        "layers_per_block": seen.num_res_blocks,
+        yield f"_class_name is {_json(config['_class_name'])}; the tensors are {kind}"
+    tensors = _of_half(seen.decoder) | {
         "latent_channels": seen.z_channels,
         "out_channels": seen.out_ch,
     }
     if located.part("encoder."):
-        tensors["in_channels"] = seen.in_channels
+        tensors |= _of_half(seen) | {"in_channels": seen.in_channels}
     if seen.n_embed is not None:
         tensors["num_vq_embeddings"] = seen.n_embed
+    tensors |= {key: tensors[same] for key, same in _HALVES.items()}
+    tensors |= {key: _of_half(seen.decoder)[same] for key, same in _OF_DECODER.items()}
     for key, have in tensors.items():
-        if key in config and config[key] != have:
-            yield f"{key} is {quoted(config[key])}; the tensors have {have}"
+        if config.get(key) is not None and config[key] != have:
+            yield f"{key} is {_json(config[key])}; the tensors have {have}"
+
+
+def _of_half(architecture: Architecture) -> dict[str, object]:
+    return {
+        "block_out_channels": list(architecture.level_channels),
+        "layers_per_block": architecture.num_res_blocks,
+    }
 
 
 def _contradictions(config: ClassConfig, located: Located, seen: Architecture) -> Iterator[str]:
     """Where a configuration says otherwise than the tensors: its class would compute otherwise."""
     yield from _sizes(config, located, seen)
-    has = {"mid_block_add_attention": seen.attn_type != "none"}
+    has = {"mid_block_add_attention": seen.decoder.attn_type != "none"}
     if located.part("encoder."):  # Else there is nothing of what is around the decoder.
         has["use_quant_conv"] = bool(located.part("quant_conv."))
         has["use_post_quant_conv"] = bool(located.part("post_quant_conv."))
     for key, have in has.items():
         if key in config and config[key] is not have:
-            yield f"{key} is {quoted(config[key])}; by the tensors it is {have}"
-    levels = len(seen.ch_mult)
+            yield f"{key} is {_json(config[key])}; by the tensors it is {have}"
     for key, part, levels_of in (
-        ("up_block_types", f"{DECODER}up.", range(levels - 1, -1, -1)),
-        ("down_block_types", "encoder.down.", range(levels)),
+        ("up_block_types", f"{DECODER}up.", range(len(seen.decoder.ch_mult) - 1, -1, -1)),
+        ("down_block_types", "encoder.down.", range(len(seen.ch_mult))),
     ):
         if key not in config or not located.part(part):
             continue
         want = [_BLOCKS[key][str(kind)] for kind in _listed(config[key])]
         have_attention = [bool(located.part(f"{part}{level}.attn.")) for level in levels_of]
         if want != have_attention:
-            yield f"{key} is {quoted(config[key])}; by the tensors, attention is {have_attention}"
+            yield f"{key} is {_json(config[key])}; by the tensors, attention is {have_attention}"
 
 
 def _bad_factors(config: ClassConfig) -> Iterator[str]:
     for key in _FACTORS:
         if config.get(key) is not None and not is_finite_number(config[key]):
-            yield f"{key} is {quoted(config[key])}; expected a finite number"
+            yield f"{key} is {_json(config[key])}; expected a finite number"
+    for key in _STATISTICS:
+        if config.get(key) is not None and not all(map(is_finite_number, _listed(config[key]))):
+            yield f"{key} is {_json(config[key])}; expected finite numbers"
+
+
+def _json(value: object) -> str:
+    """A value as the file has it."""
+    return "null" if value is None else quoted(value)
 
 
 def _listed(value: object) -> list[object]:

@@ -1,7 +1,6 @@
-"""The names that other tools give to the tensors of this family, and back.
+"""The names that tools give to the tensors of this family, translated into LDM's and back.
 
-Everything inside speaks LDM's names. A file of diffusers is translated key by key; each pattern
-matches whole parts of a name, never a piece of one.
+Wrappers of training frameworks are no part of a name. Patterns match whole components of names.
 
 Source:
     The names of ``AutoencoderKL``, ``VQModel`` and ``AutoencoderKLTemporalDecoder`` of diffusers;
@@ -12,57 +11,81 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
-from inflate.formats.layouts import DECODER
+Dialect = Literal["ldm", "diffusers"]
 
-MARK = "mid_block.resnets.0."
-"""What follows ``decoder.`` in the names of diffusers, whatever the architecture."""
-
-_ATTENTION = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
+MARKS: Mapping[str, Dialect] = {
+    "mid.block_1.conv1.weight": "ldm",
+    "mid_block.resnets.0.conv1.weight": "diffusers",
+    "mid_block.resnets.0.spatial_res_block.conv1.weight": "diffusers",
 }
+"""Names that every decoder has, whatever its architecture, and the dialect that they show."""
+
+WRAPPERS = frozenset(
+    ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+)
+"""Components that DDP, torch.compile, Lightning Fabric, FSDP and checkpointing add to names."""
+
+INNER = frozenset(("model", "net", "network", "inner", "wrapped"))
+"""Attributes in which a class of its own holds an encoder or decoder."""
+
+_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
-_TEMPORAL_RESNET = {
-    "norm1": "time_stack.in_layers.0",
-    "conv1": "time_stack.in_layers.2",
-    "norm2": "time_stack.out_layers.0",
-    "conv2": "time_stack.out_layers.3",
+_RESNET = {
+    "conv_shortcut": "nin_shortcut",
+    "temporal_res_block.norm1": "time_stack.in_layers.0",
+    "temporal_res_block.conv1": "time_stack.in_layers.2",
+    "temporal_res_block.norm2": "time_stack.out_layers.0",
+    "temporal_res_block.conv2": "time_stack.out_layers.3",
+    "time_mixer": "",
 }
-_ENDS = {
-    "conv_norm_out": "norm_out",
-    "conv_in": "conv_in",
-    "conv_out": "conv_out",
-    "time_conv_out": "conv_out.time_mix_conv",
-}
+_ENDS = {"conv_norm_out": "norm_out", "time_conv_out": "conv_out.time_mix_conv"}
+_LEAF = r"\.([^.]+)"
+
+_BLOCKS = re.compile(
+    r"(?:mid_block|(up|down)_blocks\.(\d+))\.(resnets|attentions|upsamplers|downsamplers)\.(\d+)\.(.+)"
+)
+_LDM_ATTENTION = re.compile(rf"(mid\.attn_1|(?:up|down)\.\d+\.attn\.\d+)\.(.+){_LEAF}")
+_LDM_BLOCKS = re.compile(
+    r"(?:mid\.(block|attn)_([12])|(up|down)\.(\d+)\.(?:(block|attn)\.(\d+)|(?:up|down)sample))\.(.+)"
+)
 
 
-def speaks_diffusers(names: Iterable[str], prefix: str | None = None) -> bool:
-    """Whether names are those that diffusers gives: under a prefix, or any."""
-    mark = f"{prefix or ''}{DECODER}{MARK}"
-    return any(n.startswith(mark) or (prefix is None and f".{mark}" in n) for n in names)
+def unwrapped(name: str) -> str:
+    """A name without the wrappers of training frameworks."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def from_diffusers(names: Iterable[str]) -> dict[str, str]:
-    """LDM's name for each name of diffusers; names that are not an autoencoder's are left out."""
-    parts = {name: _split(name) for name in names}
-    levels: dict[str, int] = {}
-    for prefix, part, rest in parts.values():
-        # Of this decoder alone: the blocks of a diffusion model beside it are called alike.
-        if part == "decoder" and (matched := re.match(r"up_blocks\.(\d+)\.", rest)):
-            levels[prefix] = max(levels.get(prefix, 0), int(matched[1]) + 1)
-    found = {}
-    for name, (prefix, part, rest) in parts.items():
-        if part in ("quant_conv", "post_quant_conv", "quantize"):
-            found[name] = name
-        elif part in ("encoder", "decoder"):
-            translated = _module(rest, levels.get(prefix, 0))
-            if translated is not None:
-                found[name] = f"{prefix}{part}.{translated}"
-    return found
+def without_inner(rest: str) -> str:
+    """A name inside an encoder or decoder without the attribute that holds its module."""
+    first, _, inner = rest.partition(".")
+    return without_inner(inner) if first in INNER else rest
+
+
+def to_ldm(rest: str, levels: int) -> str:
+    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are.
+
+    Args:
+        rest: such as ``up_blocks.0.resnets.1.conv1.weight``.
+        levels: how many ``up_blocks`` the decoder has.
+    """
+    if matched := _BLOCKS.fullmatch(rest):
+        side, number, kind, index, inner = matched.groups()
+        level = "mid" if side is None else f"{side}.{_level(side, int(number), levels)}"
+        if kind == "resnets":
+            inner = _renamed(inner.removeprefix("spatial_res_block."), _RESNET)
+            block = f"block_{int(index) + 1}" if side is None else f"block.{index}"
+        elif kind == "attentions":
+            inner = _renamed(inner, _ATTENTION | _OLD_ATTENTION)
+            block = f"attn_{int(index) + 1}" if side is None else f"attn.{index}"
+        else:
+            block = f"{kind.removesuffix('rs')}"
+        return f"{level}.{block}.{inner}"
+    if matched := _LDM_ATTENTION.fullmatch(rest):
+        names = _ATTENTION | _OLD_ATTENTION
+        return f"{matched[1]}.{names.get(matched[2], matched[2])}.{matched[3]}"
+    return _renamed(rest, _ENDS)
 
 
 def to_diffusers(keys: Iterable[str], levels: int, *, video: bool = True) -> dict[str, str]:
@@ -88,107 +111,43 @@ def attention_matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     ]
 
 
-def _split(name: str) -> tuple[str, str, str]:
-    """A name as prefix, part of the autoencoder (or nothing), and rest."""
-    matched = re.match(
-        r"((?:.*\.)?)(encoder|decoder|quant_conv|post_quant_conv|quantize)\.(.*)$", name
-    )
-    return (matched[1], matched[2], matched[3]) if matched else ("", "", name)
+def _level(side: str, number: int, levels: int) -> int:
+    """A level as the other dialect counts it: diffusers counts ``up_blocks`` from the latent."""
+    return levels - 1 - number if side == "up" else number
 
 
-def _module(rest: str, up_levels: int) -> str | None:
-    """LDM's name for a name inside an encoder or decoder of diffusers."""
-    if matched := re.match(r"up_blocks\.(\d+)\.(.*)$", rest):
-        inner = _block(matched[2])
-        return inner and f"up.{up_levels - 1 - int(matched[1])}.{inner}"
-    if matched := re.match(r"down_blocks\.(\d+)\.(.*)$", rest):
-        inner = _block(matched[2])
-        return inner and f"down.{matched[1]}.{inner}"
-    if matched := re.match(r"mid_block\.resnets\.([01])\.(.*)$", rest):
-        inner = _resnet(matched[2])
-        return inner and f"mid.block_{int(matched[1]) + 1}.{inner}"
-    if matched := re.match(r"mid_block\.attentions\.0\.(.*)$", rest):
-        inner = _attention(matched[1])
-        return inner and f"mid.attn_1.{inner}"
-    if matched := re.match(r"(\w+)\.(weight|bias)$", rest):
-        own = _ENDS.get(matched[1])
-        return own and f"{own}.{matched[2]}"
-    return None
-
-
-def _block(rest: str) -> str | None:
-    if matched := re.match(r"resnets\.(\d+)\.(.*)$", rest):
-        inner = _resnet(matched[2])
-        return inner and f"block.{matched[1]}.{inner}"
-    if matched := re.match(r"attentions\.(\d+)\.(.*)$", rest):
-        inner = _attention(matched[2])
-        return inner and f"attn.{matched[1]}.{inner}"
-    if matched := re.match(r"(up|down)samplers\.0\.conv\.(weight|bias)$", rest):
-        return f"{matched[1]}sample.conv.{matched[2]}"
-    return None
-
-
-def _resnet(rest: str) -> str | None:
-    if rest == "time_mixer.mix_factor":
-        return "mix_factor"
-    if matched := re.match(r"temporal_res_block\.(\w+)\.(weight|bias)$", rest):
-        own = _TEMPORAL_RESNET.get(matched[1])
-        return own and f"{own}.{matched[2]}"
-    if matched := re.match(r"(?:spatial_res_block\.)?(\w+)\.(weight|bias)$", rest):
-        if matched[1] == "conv_shortcut":
-            return f"nin_shortcut.{matched[2]}"
-        if matched[1] in ("norm1", "conv1", "norm2", "conv2"):
-            return f"{matched[1]}.{matched[2]}"
-    return None
-
-
-def _attention(rest: str) -> str | None:
-    matched = re.match(r"(.+)\.(weight|bias)$", rest)
-    own = matched and (_ATTENTION.get(matched[1]) or _OLD_ATTENTION.get(matched[1]))
-    return f"{own}.{matched[2]}" if matched and own else None
+def _renamed(rest: str, names: Mapping[str, str]) -> str:
+    module, _, leaf = rest.rpartition(".")
+    own = names.get(module, module)
+    return f"{own}.{leaf}" if own else leaf
 
 
 def _export(key: str, levels: int, video: bool) -> str:
     part, _, rest = key.partition(".")
     if part in ("quant_conv", "post_quant_conv"):
         return key
-    video = video and part == "decoder"
-    if matched := re.match(r"mid\.block_([12])\.(.*)$", rest):
-        return f"{part}.mid_block.resnets.{int(matched[1]) - 1}.{_export_resnet(matched[2], video)}"
-    if matched := re.match(r"mid\.attn_1\.(\w+)\.(weight|bias)$", rest):
-        return f"{part}.mid_block.attentions.0.{_export_attention(matched)}"
-    if matched := re.match(r"(up|down)\.(\d+)\.attn\.(\d+)\.(\w+)\.(weight|bias)$", rest):
-        inner = _export_attention(matched)
-        return f"{part}.{_side(matched, levels)}.attentions.{matched[3]}.{inner}"
-    if matched := re.match(r"(up|down)\.(\d+)\.block\.(\d+)\.(.*)$", rest):
-        inner = _export_resnet(matched[4], video)
-        return f"{part}.{_side(matched, levels)}.resnets.{matched[3]}.{inner}"
-    if matched := re.match(r"(up|down)\.(\d+)\.(?:up|down)sample\.conv\.(weight|bias)$", rest):
-        return f"{part}.{_side(matched, levels)}.{matched[1]}samplers.0.conv.{matched[3]}"
-    ends = {own: theirs for theirs, own in _ENDS.items()}
+    if part not in ("encoder", "decoder"):
+        raise KeyError(key)
+    matched = _LDM_BLOCKS.fullmatch(rest)
+    if not matched:
+        return f"{part}.{_exported(rest, _ENDS, ('conv_in', 'conv_out'), key)}"
+    mid, number, side, level, kind, index, inner = matched.groups()
+    block = f"{side}_blocks.{_level(side, int(level), levels)}" if side else "mid_block"
+    place = index if side else str(int(number) - 1)
+    if (mid or kind) == "attn":
+        return f"{part}.{block}.attentions.{place}.{_exported(inner, _ATTENTION, (), key)}"
+    if (mid or kind) is None:
+        return f"{part}.{block}.{side}samplers.0.{_exported(inner, {}, ('conv',), key)}"
+    own = _exported(inner, _RESNET, ("norm1", "conv1", "norm2", "conv2"), key)
+    if video and part == "decoder" and not own.startswith("t"):
+        own = f"spatial_res_block.{own}"
+    return f"{part}.{block}.resnets.{place}.{own}"
+
+
+def _exported(rest: str, names: Mapping[str, str], same: tuple[str, ...], key: str) -> str:
+    """A name inside a block as diffusers has it."""
     module, _, leaf = rest.rpartition(".")
-    return f"{part}.{ends[module]}.{leaf}"
-
-
-def _side(matched: re.Match[str], levels: int) -> str:
-    level = int(matched[2])
-    return f"{matched[1]}_blocks.{levels - 1 - level if matched[1] == 'up' else level}"
-
-
-def _export_attention(matched: re.Match[str]) -> str:
-    module, leaf = matched.groups()[-2:]
-    names = {own: theirs for theirs, own in _ATTENTION.items()}
-    return f"{names[module]}.{leaf}"
-
-
-def _export_resnet(rest: str, video: bool) -> str:
-    if rest == "mix_factor":
-        return "time_mixer.mix_factor"
-    module, _, leaf = rest.rpartition(".")
-    temporal = {own: theirs for theirs, own in _TEMPORAL_RESNET.items()}
-    if module in temporal:
-        return f"temporal_res_block.{temporal[module]}.{leaf}"
-    own = "conv_shortcut" if module == "nin_shortcut" else module
-    if own not in ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"):
-        raise KeyError(rest)
-    return f"spatial_res_block.{own}.{leaf}" if video else f"{own}.{leaf}"
+    known = {own: theirs for theirs, own in names.items()} | {name: name for name in same}
+    if module not in known or (not module and leaf != "mix_factor"):
+        raise KeyError(key)
+    return f"{known[module]}.{leaf}"

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
+from inflate.formats.dialects import MARKS
 from inflate.vocabulary import TEMPORAL_PARTS, TemporalPart
 
 DECODER = "decoder."
-PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.")
+STATISTICS = "bn."
+"""Mean and variance of the latents, which FLUX.2 keeps with its autoencoder."""
+
+PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.", STATISTICS)
 """Parts of an autoencoder other than its decoder, copied unchanged."""
+
+UNCHECKED = ("quantize.", STATISTICS)
+"""Parts that are passed through whatever they hold."""
 
 DROPPED = {
     "loss.": "training loss (discriminator, perceptual)",
@@ -23,26 +30,28 @@ DROPPED = {
 }
 """Parts of files around an autoencoder, and why each is dropped."""
 
-MARK = "mid.block_1.conv1.weight"
-"""A key that every decoder of the family has, whatever its architecture."""
-
+CONDITION = "condition_encoder."
+"""What a decoder of ``AsymmetricAutoencoderKL`` uses only for inpainting."""
 
 _EXPECTED = "; expected an image autoencoder in the names of LDM, sgm or diffusers"
+_MOVQ = "MOVQ, whose decoder takes the latents in every norm (Kandinsky)"
+_CAUSAL = "decoder.mid_block.resnets.0.conv1.conv.weight "
 
 # Keys that identify a family that cannot be inflated here, each under its usual prefixes. Where two
 # are named, both must be present. The first match is taken.
 _OTHER_FAMILIES: Sequence[tuple[str, str]] = (
-    ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.weight",
+    (_CAUSAL + "decoder.mid_block.resnets.0.norm1.weight",
      "a causal 3D autoencoder (HunyuanVideo)"),
-    ("decoder.mid_block.resnets.0.conv1.conv.weight decoder.mid_block.resnets.0.norm1.gamma",
-     "a causal 3D autoencoder (HunyuanVideo)"),
-    ("decoder.mid_block.resnets.0.conv1.conv.weight "
-     "decoder.up_blocks.1.upsamplers.0.conv.conv.weight", "a causal 3D autoencoder (LTX-Video)"),
-    ("decoder.mid_block.resnets.0.conv1.conv.weight", "a causal 3D autoencoder (CogVideoX)"),
+    (_CAUSAL + "decoder.mid_block.resnets.0.norm1.gamma", "a causal 3D autoencoder (HunyuanVideo)"),
+    (_CAUSAL + "decoder.up_blocks.1.upsamplers.0.conv.conv.weight",
+     "a causal 3D autoencoder (LTX-Video)"),
+    (_CAUSAL, "a causal 3D autoencoder (CogVideoX)"),
     ("decoder.mid_block.resnets.0.norm1.gamma", "a causal 3D autoencoder (Wan)"),
     ("decoder.middle.0.residual.2.weight", "a causal 3D autoencoder (Wan)"),
     ("decoder.temp_conv_in.weight", "a 3D autoencoder (Allegro)"),
     ("decoder.mid.block_1.conv1.conv.weight", "a causal 3D autoencoder"),
+    ("decoder.mid_block.resnets.0.norm1.norm_layer.weight", _MOVQ),
+    ("decoder.mid.block_1.norm1.norm_layer.weight", _MOVQ),
     ("decoder.layers.1.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("decoder.layers.3.conv.0.weight", "TAESD, a tiny autoencoder"),
     ("8.conv.0.weight", "TAESD, a tiny autoencoder"),
@@ -106,13 +115,16 @@ def what_else(names: Sequence[str]) -> str:
             return family + _EXPECTED
     if not names:
         return "no tensors; expected an image autoencoder"
+    mark = f"no key ends in 'decoder.{next(iter(MARKS))}'"
     if any(ends_with(name, "encoder.conv_in.weight") for name in names):
         return (
-            "an encoder, and no decoder of this family: no key ends in "
-            f"'decoder.{MARK}'; expected an image autoencoder with its decoder"
+            f"an encoder, and no decoder of this family: {mark}; expected an image autoencoder "
+            "with its decoder"
+        )
+    if is_inflated(names):
+        return (
+            f"temporal layers without the decoder that they belong to: {mark}; expected a whole "
+            "video decoder"
         )
     shown = ", ".join(sorted(names)[:3])
-    return (
-        f"no image autoencoder: no key ends in 'decoder.{MARK}' ({len(names)} tensors, such as "
-        f"{shown})"
-    )
+    return f"no image autoencoder: {mark} ({len(names)} tensors, such as {shown})"

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
-from inflate.errors import FamilyError, nearest
+from inflate.errors import FamilyError
+from inflate.formats.candidates import Candidate, choose, key_of, levels_of, without_wrappers
 from inflate.formats.dialects import (
+    Dialect,
     attention_matrices,
-    from_diffusers,
-    speaks_diffusers,
     to_diffusers,
 )
 from inflate.formats.layouts import (
+    CONDITION,
     DECODER,
-    MARK,
-    PASSED_THROUGH,
     drop_reason,
-    ends_with,
     family_under,
     is_inflated,
-    what_else,
 )
-from inflate.io.index import TensorInfo
+from inflate.io.index import NARROW, TensorInfo
 
 EMA = "model_ema."
-"""What stands before the moving averages of weights, whose names are flattened."""
+"""What precedes the moving averages of weights, whose names are flattened."""
+
+_SCALES = ("scale_weight", "weight_scale")
+_UNUSED_SCALES = ("scale_input", "input_scale")
+_UNKNOWN_SCALES = ("scale", "zero_point", "comfy_quant", "absmax", "quant_state")
 
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """A tensor of the file that is no part of the autoencoder, and the reason."""
+    """A tensor of the file that is not part of the autoencoder, and the reason."""
 
     info: TensorInfo
     reason: str
@@ -44,16 +46,19 @@ class Located:
 
     ``tensors`` has its keys in LDM's words without any prefix (``decoder.conv_in.weight``), in
     LDM's shapes, each with its name in the file; ``dropped`` has the reason for everything else.
-    ``notes`` are for whoever uses it, in words.
+    ``scales`` has the factor of each narrow weight that has one, by the weight's key; ``averages``
+    is how many of the tensors have a moving average in the file.
     """
 
     prefix: str
     bare: bool
-    dialect: str
+    dialect: Dialect
     weights: str
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[LeftBehind, ...]
     notes: tuple[str, ...] = ()
+    scales: Mapping[str, TensorInfo] = field(default_factory=dict)
+    averages: int = 0
 
     @property
     def inflated(self) -> bool:
@@ -72,11 +77,16 @@ class Located:
             levels = {key.split(".")[2] for key in self.part(f"{DECODER}up.")}
             with suppress(KeyError):
                 key = to_diffusers([key], len(levels), video=self.inflated)[key]
-        return key.removeprefix(DECODER) if self.bare else self.prefix + key
+        return self.prefix + (key.removeprefix(DECODER) if self.bare else key)
 
 
 def locate(
-    index: Mapping[str, TensorInfo], path: object, *, prefix: str | None = None, ema: bool = False
+    index: Mapping[str, TensorInfo],
+    path: object,
+    *,
+    prefix: str | None = None,
+    ema: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Located:
     """Find the autoencoder among the tensors of a file.
 
@@ -85,36 +95,67 @@ def locate(
         path: the file's name, for messages.
         prefix: which one to take where a file holds several.
         ema: take the moving averages of the weights in place of the weights.
+        ignore: patterns of names to leave out, such as ``*.total_ops``.
 
     Raises:
-        FamilyError: there is none, another family's, more than one, or no moving average.
+        FamilyError: there is none, another family's, more than one, or no moving average; its
+            weights are placeholders, or scaled in an unknown way.
     """
-    # A name that is not of diffusers, or that diffusers' own classes do not have, stays as it is.
-    names = from_diffusers(index) if speaks_diffusers(index) else {}
-    translated = {names.get(name, name): name for name in index}
-    found, bare = _prefix(translated, index, path, prefix)
-    family = family_under(index, found)
+    ignored = {name for name in index if any(fnmatchcase(name, each) for each in ignore)}
+    names = without_wrappers([name for name in index if name not in ignored])
+    chosen = choose(names, path, prefix)
+    family = family_under(names, chosen.root)
     if family is not None:
         raise FamilyError(f"{path} holds {family}")
-    dialect = "diffusers" if speaks_diffusers(index, found) else "ldm"
-    tensors = {}
-    for own, name in translated.items():
-        key = DECODER + own if bare else own.removeprefix(found)
-        if own.startswith(found) and key.startswith((DECODER, *PASSED_THROUGH)):
-            tensors[key] = index[name]
+    tensors: dict[str, TensorInfo] = {}
+    levels = levels_of(names, chosen)
+    for own, name in names.items():
+        key = key_of(own, chosen, levels)
+        if key is None:
+            continue
+        if key in tensors:
+            raise FamilyError(
+                f"{path} has two tensors for {key}: {tensors[key].name} and {name}; leave one out "
+                "with --ignore"
+            )
+        tensors[key] = index[name]
+    reasons = dict.fromkeys(ignored, "left out with --ignore")
+    notes = []
+    condition = [key for key in tensors if key.startswith(DECODER + CONDITION)]
+    if condition and chosen.dialect == "diffusers":
+        reasons |= {tensors.pop(key).name: "used for inpainting only" for key in condition}
+        notes.append(
+            f"the decoder's {len(condition)} tensors for inpainting ({CONDITION}*) are left out"
+        )
+    scales = _scales(tensors, reasons, path)
+    _check_placeholders(tensors, path)
+    averages = _averages(tensors, index, chosen)
     if ema:
-        tensors = _averaged(tensors, index, found, path)
-    tensors = in_ldm_shapes(tensors)
-    taken = {info.name for info in tensors.values()}
-    dropped = []
-    for name, info in index.items():
-        if name not in taken:
-            averaged = ema and names.get(name, name).removeprefix(found) in tensors
-            reason = "replaced by its moving average" if averaged else drop_reason(name, found)
-            dropped.append(LeftBehind(info, reason))
-    weights = "ema" if ema else "plain"
-    notes = _of_two_kinds(tensors, found) if ema else ()
-    return Located(found, bare, dialect, weights, tensors, tuple(dropped), notes)
+        if not any(key.startswith(DECODER) for key in averages):
+            raise FamilyError(
+                f"{path} has no moving averages of this decoder (names such as "
+                f"{chosen.prefix}{EMA}decoderconv_inweight); leave --weights ema out"
+            )
+        notes += _of_two_kinds(tensors, averages)
+        reasons |= {tensors[key].name: "replaced by its moving average" for key in averages}
+        tensors = {**tensors, **averages}
+    taken = {info.name for info in (*tensors.values(), *scales.values())}
+    dropped = tuple(
+        LeftBehind(info, reasons.get(name) or drop_reason(name, chosen.prefix))
+        for name, info in index.items()
+        if name not in taken
+    )
+    return Located(
+        prefix=chosen.prefix,
+        bare=chosen.bare,
+        dialect=chosen.dialect,
+        weights="ema" if ema else "plain",
+        tensors=in_ldm_shapes(tensors),
+        dropped=dropped,
+        notes=tuple(notes),
+        scales=scales,
+        averages=len(averages),
+    )
 
 
 def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -126,70 +167,78 @@ def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     }
 
 
-def _prefix(
-    names: Iterable[str], stored: Iterable[str], path: object, wanted: str | None
-) -> tuple[str, bool]:
-    """The prefix of the autoencoder, and whether the names are those of a bare decoder."""
-    names = list(names)
-    marks = [n for n in names if ends_with(n, DECODER + MARK)]
-    prefixes = sorted(mark.removesuffix(DECODER + MARK) for mark in marks)
-    bare = not prefixes and MARK in names and any(name.startswith("up.") for name in names)
-    if bare:
-        prefixes = [""]
-    if not prefixes:
-        raise FamilyError(f"{path} holds {what_else(list(stored))}")
-    choices = ", ".join(f"{p!r} ({_kind(names, p)})" for p in prefixes)
-    if wanted is not None:
-        if wanted.rstrip(".") + "." not in prefixes and wanted not in prefixes:
+def _scales(
+    tensors: dict[str, TensorInfo], reasons: dict[str, str], path: object
+) -> dict[str, TensorInfo]:
+    """Take the factors of narrow weights out of the tensors, by the key of the weight."""
+    scales: dict[str, TensorInfo] = {}
+    if not any(info.dtype in NARROW for info in tensors.values()):
+        return scales
+    for key in list(tensors):
+        module, _, leaf = key.rpartition(".")
+        if leaf in _SCALES:
+            scales[f"{module}.weight"] = tensors.pop(key)
+        elif leaf in _UNUSED_SCALES:
+            reasons[tensors.pop(key).name] = "factor of activations, not of weights"
+        elif any(word in leaf for word in _UNKNOWN_SCALES):
             raise FamilyError(
-                f"{path} has no autoencoder under --prefix {wanted!r}; expected one of {choices}"
-                f"{nearest(wanted, prefixes)}"
+                f"{path} scales its float8 weights in a way that is not known here "
+                f"({tensors[key].name}); expected none, or one factor per tensor or channel in "
+                f"{' or '.join(_SCALES)}. Use the checkpoint in float16 or bfloat16"
             )
-        return (wanted if wanted in prefixes else wanted.rstrip(".") + "."), bare
-    if len(prefixes) > 1:
+    for key, info in scales.items():
+        weight = tensors.get(key)
+        if weight is None or info.parameters not in (1, *weight.shape[:1]):
+            raise FamilyError(
+                f"{path}: {info.name} of shape {list(info.shape)} is not one factor per tensor or "
+                "output channel of its weight. Use the checkpoint in float16 or bfloat16"
+            )
+    return scales
+
+
+def _check_placeholders(tensors: Mapping[str, TensorInfo], path: object) -> None:
+    empty = [info.name for info in tensors.values() if info.shape == (0,)]
+    if 2 * len(empty) > len(tensors):
         raise FamilyError(
-            f"{path} holds several autoencoders, under {choices}; choose one with --prefix"
+            f"{path} holds empty placeholders for {len(empty)} of the autoencoder's {len(tensors)} "
+            f"tensors (such as {empty[0]}), as DeepSpeed's ZeRO-3 saves them; gather the weights "
+            "first with its zero_to_fp32.py"
         )
-    return prefixes[0], bare
 
 
-def _kind(names: Iterable[str], prefix: str) -> str:
-    decoder = [name for name in names if name.startswith(prefix + DECODER)]
-    return "a video decoder" if is_inflated(decoder) else "an image decoder"
+def _averages(
+    tensors: Mapping[str, TensorInfo], index: Mapping[str, TensorInfo], chosen: Candidate
+) -> dict[str, TensorInfo]:
+    """The moving averages of tensors: LitEma names them without dots, from any root."""
+    if not any(EMA in name for name in index):
+        return {}
+    parts = chosen.prefix.split(".")
+    roots = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts))]
+    best: dict[str, TensorInfo] = {}
+    for root in reversed(roots):
+        for start in (chosen.prefix, root):
+            names = {
+                key: f"{root}{EMA}{info.name.removeprefix(start).replace('.', '')}"
+                for key, info in tensors.items()
+            }
+            found = {key: index[name] for key, name in names.items() if name in index}
+            if len(found) > len(best):
+                best = found
+    return best
 
 
-def _of_two_kinds(tensors: Mapping[str, TensorInfo], prefix: str) -> tuple[str, ...]:
-    """A note where moving averages cover a part of the autoencoder alone."""
+def _of_two_kinds(
+    tensors: Mapping[str, TensorInfo], averages: Mapping[str, TensorInfo]
+) -> list[str]:
+    """A note where moving averages cover only a part of the autoencoder."""
     # Buffers are never averaged: a fixed blend, and what a quantiser counts.
     buffers = ("mix_factor", "embed_avg", "cluster_size", "embedding_counter")
-    plain = [
-        key
-        for key, info in tensors.items()
-        if not info.name.startswith(prefix + EMA) and not key.endswith(buffers)
-    ]
+    plain = [key for key in tensors if key not in averages and not key.endswith(buffers)]
     if not plain:
-        return ()
+        return []
     parts = Counter(key.partition(".")[0] for key in plain)
-    told = ", ".join(f"{count} of {part}" for part, count in sorted(parts.items()))
-    return (
+    counts = ", ".join(f"{count} of {part}" for part, count in sorted(parts.items()))
+    return [
         f"--weights ema: the file has moving averages of {len(tensors) - len(plain)} of the "
-        f"autoencoder's {len(tensors)} tensors; the others are its plain weights ({told})",
-    )
-
-
-def _averaged(
-    tensors: Mapping[str, TensorInfo], index: Mapping[str, TensorInfo], prefix: str, path: object
-) -> dict[str, TensorInfo]:
-    """Each tensor's moving average, whose name is its own without the dots."""
-    names = {key: f"{prefix}{EMA}{key.replace('.', '')}" for key in tensors}
-    found = {key: index[name] for key, name in names.items() if name in index}
-    # A fixed blend is a buffer, and buffers are not averaged.
-    lost = [key for key in tensors if key.startswith(DECODER) and key not in found
-            and not key.endswith(".mix_factor")]  # fmt: skip
-    if lost:
-        have = len([key for key in found if key.startswith(DECODER)])
-        raise FamilyError(
-            f"{path} has moving averages of {have} of the decoder's {have + len(lost)} tensors "
-            f"({names[lost[0]]} is missing); expected all of them for --weights ema"
-        )
-    return {**tensors, **found}
+        f"autoencoder's {len(tensors)} tensors; the others are its plain weights ({counts})"
+    ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inflate.config.loading import build_config
@@ -12,13 +13,16 @@ from inflate.errors import ConfigError
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import MERGE_STRATEGY, Blend, check_known, find_blend
 from inflate.formats.class_config import class_settings
-from inflate.formats.layouts import PASSED_THROUGH
+from inflate.formats.layouts import PASSED_THROUGH, STATISTICS
 from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import recorded_settings
-from inflate.formats.views import autoencoder_view, with_learned_blend
+from inflate.formats.views import autoencoder_view, widened, with_learned_blend
 from inflate.io.arrays import Array
-from inflate.io.index import TensorInfo
+from inflate.io.index import FLOATS, NARROW, TensorInfo
 from inflate.io.reader import Checkpoint
+
+_EPSILON = 1e-4
+"""What FLUX.2 adds to the variance of its latents."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +86,7 @@ def describe(
     prefix: str | None = None,
     ema: bool = False,
     image: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Source:
     """Find the autoencoder in a checkpoint, and its configuration.
 
@@ -93,7 +98,8 @@ def describe(
         *layers: settings, the later winning.
         prefix: which autoencoder to take where the file holds several.
         ema: take the moving averages of its weights.
-        image: the caller refuses a video decoder, so that how one blends need not be known.
+        image: the caller refuses a video decoder, so that its blend need not be known.
+        ignore: patterns of names to leave out.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
@@ -102,11 +108,12 @@ def describe(
             decoder blends.
     """
     path, metadata = checkpoint.path, checkpoint.metadata
-    located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema)
+    located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
     shapes = {key: info.shape for key, info in located.tensors.items()}
     seen = infer_architecture(shapes, path)
     recorded = recorded_settings(metadata, path)
     known = class_settings(checkpoint.files, metadata, located, seen)
+    known |= _statistics(checkpoint, located)
     asked: Settings = {}
     for layer in layers:
         asked.update(layer)
@@ -131,7 +138,33 @@ def describe(
             f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "
             f"{blend.strategy!r}: {blend.reason}. Leave --merge-strategy out"
         )
-    return Source(autoencoder_view(checkpoint, located), located, config, blend)
+    return _wide(Source(autoencoder_view(checkpoint, located), located, config, blend))
+
+
+def _wide(source: Source) -> Source:
+    """A source whose float8 weights, if any, are widened."""
+    located, dtype = source.located, source.config.dtype or "bfloat16"
+    narrow = Counter(i.dtype for i in located.tensors.values() if i.dtype in NARROW)
+    if not narrow:
+        return source
+    checkpoint = widened(source.checkpoint, located.scales, dtype)
+    counts = ", ".join(f"{count} tensors of {kind}" for kind, count in sorted(narrow.items()))
+    scaled = f", {len(located.scales)} of them with scales" if located.scales else ""
+    note = f"{counts}{scaled} are widened to {dtype}; --dtype chooses another type"
+    located = replace(located, tensors=checkpoint.tensors, notes=(*located.notes, note))
+    return replace(source, checkpoint=checkpoint, located=located)
+
+
+def _statistics(checkpoint: Checkpoint, located: Located) -> Settings:
+    """Mean and deviation of the latents, as FLUX.2 keeps them: in 2x2 patches."""
+    names = {key: located.tensors.get(f"{STATISTICS}running_{key}") for key in ("mean", "var")}
+    if not all(info is not None and info.dtype in FLOATS for info in names.values()):
+        return {}
+    mean, var = (checkpoint.read(info.name).astype("float64") for info in names.values() if info)
+    return {
+        "architecture.latents_mean": tuple(map(float, mean.flat)),
+        "architecture.latents_std": tuple(map(float, ((var + _EPSILON) ** 0.5).flat)),
+    }
 
 
 def _temporal_settings(seen: Temporal, blend: Blend) -> Settings:

@@ -74,6 +74,7 @@ def _shapes(tensors: Iterable[TensorSpec]) -> Shapes:
 
 
 def _decoder(a: Architecture, temporal: Temporal | None) -> Specs:
+    a = a.decoder
     top = len(a.ch_mult) - 1
     yield from _conv("decoder.conv_in", a.z_channels, a.level_channels[top], 3)
     yield from _middle("decoder.mid", a.level_channels[top], a, temporal)

@@ -1,7 +1,4 @@
-"""Checkpoints seen otherwise: under other keys, or with tensors computed from those of the file.
-
-A view reads lazily, as the file does, and is used like any other checkpoint.
-"""
+"""Views of checkpoints: other keys, or tensors computed from those of the file, read lazily."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 
 from inflate.formats.locate import Located
 from inflate.io.arrays import Array, cast
-from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.index import NARROW, WIDTHS, TensorInfo
 from inflate.io.reader import Checkpoint
 
 Numbers = NDArray[np.float64]
@@ -25,8 +22,9 @@ Computed = tuple[TensorInfo, Callable[[], Numbers]]
 
 def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
     """The autoencoder of a file alone, under LDM's keys and in LDM's shapes."""
-    places = {key: checkpoint.places[info.name] for key, info in located.tensors.items()}
-    return replace(checkpoint, tensors=located.tensors, places=places)
+    tensors = {**located.tensors, **{f"{k}.scale": info for k, info in located.scales.items()}}
+    places = {key: checkpoint.places[info.name] for key, info in tensors.items()}
+    return replace(checkpoint, tensors=tensors, places=places)
 
 
 def overlaid(
@@ -78,6 +76,34 @@ def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     channels = checkpoint.tensors["quant_conv.weight"].shape[0]
     shape = (channels, *checkpoint.tensors["encoder.conv_out.weight"].shape[1:])
     return _folded(checkpoint, "encoder.conv_out", "quant_conv", shape, weight, bias)
+
+
+def widened(checkpoint: Checkpoint, scales: Mapping[str, TensorInfo], dtype: str) -> Checkpoint:
+    """A checkpoint of LDM's keys with its float8 weights in a wider type, their scales applied.
+
+    Args:
+        checkpoint: an autoencoder under LDM's keys (see :func:`autoencoder_view`).
+        scales: the factor per tensor or output channel of those weights that have one, by key,
+            which the checkpoint holds as ``KEY.scale``.
+        dtype: the wider type.
+    """
+
+    def scaled(key: str) -> Numbers:
+        numbers = _read64(checkpoint, key)
+        if key not in scales:
+            return numbers
+        factor = _read64(checkpoint, f"{key}.scale").reshape(-1, *[1] * (numbers.ndim - 1))
+        return np.asarray(numbers * factor)
+
+    computed: dict[str, Computed] = {
+        key: (
+            replace(info, dtype=dtype, nbytes=info.parameters * WIDTHS[dtype]),
+            partial(scaled, key),
+        )
+        for key, info in checkpoint.tensors.items()
+        if info.dtype in NARROW
+    }
+    return overlaid(checkpoint, computed, frozenset(f"{key}.scale" for key in scales))
 
 
 def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:

@@ -13,7 +13,7 @@ from typing import Literal
 from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
 from inflate.errors import FamilyError, PlanError
-from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.shapes import image_problems, mismatches
 from inflate.formats.spec import TensorSpec, decoder_spec
@@ -159,7 +159,11 @@ def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
 
 def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
     keys = [key for part in PASSED_THROUGH for key in located.part(part)]
-    tensors = decoder + [_copied(located, key, "passed-through", config.dtype) for key in keys]
+    tensors = decoder + [
+        # Statistics are no weights: they keep their type.
+        _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
+        for k in keys
+    ]
     # Wider types first, so that every tensor starts at a multiple of its width.
     tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
     dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)

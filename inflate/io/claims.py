@@ -1,7 +1,7 @@
 """What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
 
-Of all the calls that a pickle asks for, those that make containers, and tensors over numbers of the
-file, are understood. Any other stays an unresolved call.
+Calls that make containers, and tensors over numbers of the file, are understood. Any other call is
+an inert stand-in, which accepts items, attributes and states as the object itself would.
 
 Source:
     The names and their arguments: ``torch/_utils.py`` and ``torch/_tensor.py``.
@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class DamagedError(ValueError):
 
 
 class RefusedError(Exception):
-    """A checkpoint has no need of what this names."""
+    """The file names something that could run code."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,21 +39,40 @@ class Name:
 
 @dataclass(eq=False, repr=False)
 class UnresolvedCall:
-    """A call that a file asks for, and that is never made."""
+    """A call that a file requests and that is never made; it stands in for the result.
+
+    ``items`` are those that the file sets, if it is a mapping; ``state`` is that of an object.
+    """
+
+    __slots__ = ("arguments", "items", "name", "state")
 
     name: str
-    arguments: Any = ()
+    arguments: Any
+    items: dict[Any, Any] | None
+    state: Any
+
+    def __init__(self, name: str, arguments: Any = ()) -> None:
+        self.name, self.arguments = name, arguments
+        self.items = self.state = None
 
     def __repr__(self) -> str:
-        return self.name
+        # Objects of old classes are made by a helper, which is given the class.
+        first = self.arguments[0] if isinstance(self.arguments, tuple) and self.arguments else None
+        made = self.name == "copyreg._reconstructor" and isinstance(first, Name)
+        return repr(first) if made else self.name
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it stands in for a whole pickled module."""
+        return isinstance(self.state, dict) and "_modules" in self.state
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
     """A row of numbers in the file, as a pickle claims it.
 
-    ``view`` is the part that is meant: where it begins, and how many numbers it has. ``dtype`` is
-    None where the type is not known here.
+    ``view`` is the part that is meant: its start, and its count of numbers. ``dtype`` is None where
+    the type is unknown.
     """
 
     key: str
@@ -65,7 +85,7 @@ class Storage:
 class TensorRef:
     """A tensor as a pickle claims it: a part of a storage.
 
-    ``storage`` is None for any other kind of tensor, of which the shape alone is known.
+    ``storage`` is None for any other kind of tensor, of which only the shape is known.
     """
 
     storage: Storage | None
@@ -76,28 +96,40 @@ class TensorRef:
 
 
 def extend(target: Any, items: list[Any]) -> None:
-    """Append to a list.
+    """Append to a list; a stand-in drops what it is given.
 
     Raises:
-        RefusedError: the target is anything else.
+        DamagedError: the target takes no items.
     """
-    if not isinstance(target, list):
-        raise RefusedError(described(target))
-    target.extend(items)
+    if isinstance(target, list):
+        target.extend(items)
+    elif not isinstance(target, UnresolvedCall):
+        raise DamagedError(f"its pickle appends to {described(target)}")
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-    """Set the items of a mapping.
+    """Set the items of a mapping, or of what stands in for one.
 
     Raises:
-        RefusedError: the target is anything else.
+        DamagedError: the target takes no items.
     """
+    if isinstance(target, UnresolvedCall):
+        if target.items is None:
+            target.items = {}
+        target = target.items
     if not isinstance(target, dict):
-        raise RefusedError(described(target))
+        raise DamagedError(f"its pickle sets items of {described(target)}")
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Only text is looked up; anything else may be costly to hash.
         plain = key is None or isinstance(key, (str, Name, UnresolvedCall))
         target[key if plain else UnresolvedCall(described(key))] = value
+
+
+def items_of(value: Any) -> Mapping[Any, Any] | None:
+    """The items of a mapping or of what stands in for one; None for anything else."""
+    if isinstance(value, UnresolvedCall):
+        return value.items
+    return value if isinstance(value, dict) else None
 
 
 def described(value: Any) -> str:
@@ -121,9 +153,11 @@ _WRAPPED = (
 
 def call(function: Any, arguments: Any) -> Any:
     """The result of a call where that is a container or a tensor; else the call, unresolved."""
-    if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise RefusedError(described(function))
-    name = function.dotted
+    if not isinstance(function, (Name, UnresolvedCall)) or not isinstance(arguments, tuple):
+        raise DamagedError(f"its pickle calls {described(function)}")
+    name = repr(function)
+    if isinstance(function, UnresolvedCall):
+        return UnresolvedCall(name, arguments)
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
         maker, _type, arguments, _state = arguments
         # Once only: a tensor with attributes is not made of a tensor with attributes.

@@ -7,6 +7,9 @@ Source:
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 FIRST_BYTES = 512
 """How much of a file is looked at."""
 
@@ -33,6 +36,10 @@ _MAGIC = {
     b"\x89PNG": ("a picture", "check the name"),
     b"\xff\xd8\xff": ("a picture", "check the name"),
 }
+DISTRIBUTED = (
+    "a part of a distributed checkpoint of torch",
+    "save the whole with torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
+)
 _PAGES = (b"<!doctype html", b"<html")
 
 
@@ -59,6 +66,19 @@ def known_as(head: bytes) -> tuple[str, str] | None:
         return "an ONNX model", _EXPORTED
     if _is_msgpack(head):
         return "a MessagePack file, as Flax writes", _CONVERTED
+    return None
+
+
+def known_folder(path: Path) -> str | None:
+    """The kind of a folder that training tools write, and what to do; None for any other."""
+    if any(path.glob("*.distcp")) or any(path.glob("*/*.distcp")):
+        return f"a folder with a distributed checkpoint of torch; {DISTRIBUTED[1]}"
+    with suppress(OSError, UnicodeDecodeError):
+        step = (path / "latest").read_text(encoding="utf-8")[:100].strip()
+        weights = f"{step}/mp_rank_00_model_states.pt"
+        if step.isprintable() and (path / weights).is_file():
+            return f"a folder of DeepSpeed or SAT; give the file of its weights, {weights}"
+        return "a folder of DeepSpeed or SAT; give the file of its weights, *_model_states.pt"
     return None
 
 

@@ -11,11 +11,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.errors import CheckpointError, FamilyError
-from inflate.io.file_signatures import FIRST_BYTES, known_as
+from inflate.errors import CheckpointError, FamilyError, nearest
+from inflate.io.file_signatures import DISTRIBUTED, FIRST_BYTES, known_as, known_folder
 from inflate.io.protected import ReadFiles
 from inflate.vocabulary import FOLDER_FILES, without_index_ending
 
@@ -23,11 +24,14 @@ Format = Literal["safetensors", "torch"]
 
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 _LARGEST_JSON = 100_000_000
+_NO_FOLDER = "a directory without config.json; expected a checkpoint file, or a folder of diffusers"
 LONGEST_NAME = 1000
 """Characters that the name of a tensor may have."""
 
 VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
-CLASSES = ("AutoencoderKL", VIDEO_CLASS, "VQModel")
+CLASSES = (
+    "AutoencoderKL", VIDEO_CLASS, "VQModel", "AutoencoderKLFlux2", "AsymmetricAutoencoderKL"
+)  # fmt: skip
 """The classes of diffusers whose autoencoders are of this family."""
 
 
@@ -116,7 +120,9 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
             head = file.read(FIRST_BYTES)
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint file") from error
+        raise CheckpointError(
+            f"{path} does not exist{like(path)}; expected a checkpoint file"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # A name with a NUL.
@@ -127,7 +133,7 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
     length = struct.unpack("<Q", head[:8])[0] if head[8:9] == b"{" else 0
     if 0 < length <= size - 8:
         return "safetensors"
-    other = known_as(head)
+    other = DISTRIBUTED if path.suffix == ".distcp" else known_as(head)
     if other is not None:
         raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
     if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
@@ -141,6 +147,16 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
+
+
+def like(path: Path) -> str:
+    """`` (did you mean 'x'?)`` for the name in the same folder that is most like a missing one."""
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, 1000)]
+    except (OSError, ValueError):
+        return ""
+    return "" if path.name in names else nearest(path.name, names)
 
 
 def shown(name: str) -> str:
@@ -177,16 +193,12 @@ def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
         path = path / "vae"  # The folder of a whole pipeline.
     config_path = path / "config.json"
     if not os.path.isfile(config_path):
-        raise CheckpointError(
-            f"{path} is a directory without config.json; expected a checkpoint file, or a folder "
-            "of diffusers"
-        )
+        raise CheckpointError(f"{path} is {known_folder(path) or _NO_FOLDER}")
     config = _json(config_path, read)
     kind = config.get("_class_name")
     if kind not in CLASSES:
-        raise FamilyError(
-            f"{path} holds a {kind!r} of diffusers; expected one of {', '.join(CLASSES)}"
-        )
+        held = "a config.json without _class_name" if kind is None else f"a {kind!r} of diffusers"
+        raise FamilyError(f"{path} holds {held}; expected one of {', '.join(CLASSES)}")
     weights = next((path / name for name in FOLDER_FILES if os.path.isfile(path / name)), None)
     if weights is None:
         raise CheckpointError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from inflate.errors import CheckpointError
 from inflate.io.files import CheckpointFiles, shown
@@ -36,8 +37,13 @@ def read_header(file: SourceFile) -> Contents:
     """
     path, size = file.path, file.size
     length = int.from_bytes(file.read(8, 0), "little")
-    if length > min(size - 8, LARGEST_HEADER):
+    if length > size - 8:
         raise _lie(path, f"its header claims {length} bytes, and the file has {size}", cut=True)
+    if length > LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path} has a header of {length} bytes; the safetensors library reads "
+            f"{LARGEST_HEADER} at most. Move metadata out of it"
+        )
     try:
         text = file.read(length, 8).decode("utf-8")
         content = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
@@ -60,9 +66,13 @@ def read_header(file: SourceFile) -> Contents:
         if start != at:
             raise _lie(path, f"{name} begins at byte {start}, where {at} was expected")
         at = end
-    if 8 + length + at != size:
-        raise _lie(
-            path, f"its tensors take {at} bytes, and the file holds {size - 8 - length}", cut=True
+    held = size - 8 - length
+    if at > held:
+        raise _lie(path, f"its tensors take {at} bytes, and the file holds {held}", cut=True)
+    if at < held:
+        raise CheckpointError(
+            f"{path} has {held - at} bytes after the last tensor, which the safetensors library "
+            "refuses too. Save or download it again"
         )
     return found
 
@@ -88,19 +98,22 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
     fields = entry if isinstance(entry, dict) else {}
     dtype = fields.get("dtype")
     shape, span = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
-    if shape is None or span is None or len(span) != 2 or not isinstance(dtype, str):
+    if shape is None or span is None or len(span) != 2 or not _is_type(dtype):
         raise _lie(path, f"the entry of {name} is malformed")
-    if dtype not in STORED_NAMES:
-        raise CheckpointError(
-            f"{path}: {name} is stored as {shown(dtype)}, which is not known here; expected one of "
-            f"{', '.join(STORED_NAMES)}"
-        )
     start, end = span
-    known = STORED_NAMES[dtype]
+    known = STORED_NAMES.get(dtype)
+    if known is None and end >= start:  # Outside an autoencoder it does not matter.
+        return TensorInfo(name, tuple(shape), dtype, end - start), start
+    if known is None:
+        raise _lie(path, f"{name} ends before it begins")
     nbytes = math.prod(shape) * WIDTHS[known]
     if end - start != nbytes:
         raise _lie(path, f"{name} has {end - start} bytes, and its shape {shape} takes {nbytes}")
     return TensorInfo(name, tuple(shape), known, nbytes), start
+
+
+def _is_type(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and re.fullmatch(r"[A-Z0-9_]{1,20}", value) is not None
 
 
 def _counts(value: Any) -> list[int] | None:

@@ -13,6 +13,12 @@ WIDTHS = {
 }  # fmt: skip
 """Types as torch names them, and their bytes."""
 
+UNKNOWN = "unknown"
+"""The type of a tensor that cannot be read here."""
+
+NARROW = ("float8_e4m3fn", "float8_e5m2")
+"""Types that weights are widened from."""
+
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 """The types that weights are taken in."""
 

@@ -22,7 +22,6 @@ from inflate.io.claims import (
     UnresolvedCall,
     are_counts,
     call,
-    described,
     extend,
     set_items,
 )
@@ -59,6 +58,19 @@ _NUMBERS = {
 }
 _PUTS = {pickle.BINPUT: struct.Struct("<B"), pickle.LONG_BINPUT: struct.Struct("<I")}
 _GETS = {pickle.BINGET: struct.Struct("<B"), pickle.LONG_BINGET: struct.Struct("<I")}
+_TEXTS = {
+    pickle.SHORT_BINUNICODE: struct.Struct("<B"),
+    pickle.BINUNICODE: struct.Struct("<I"),
+    pickle.BINUNICODE8: struct.Struct("<Q"),
+    pickle.SHORT_BINSTRING: struct.Struct("<B"),
+}
+_BYTES = {
+    pickle.SHORT_BINBYTES: struct.Struct("<B"),
+    pickle.BINBYTES: struct.Struct("<I"),
+    pickle.BINBYTES8: struct.Struct("<Q"),
+    pickle.BYTEARRAY8: struct.Struct("<Q"),
+}
+_LONGS = {pickle.LONG1: struct.Struct("<B"), pickle.LONG4: struct.Struct("<I")}
 _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 
 
@@ -100,14 +112,22 @@ class PickleInterpreter:
         while (code := self.take(1)) != pickle.STOP:
             if code in _PUTS:
                 memo[self._number(_PUTS[code])] = stack[-1]
+            elif code == pickle.MEMOIZE:
+                memo[len(memo)] = stack[-1]
             elif code in _GETS:
                 number = self._number(_GETS[code])
                 if number not in memo:
                     raise DamagedError("its pickle takes what it never put down")
                 stack.append(memo[number])
-            elif code == pickle.BINUNICODE:
-                (length,) = struct.unpack("<I", self.take(4))
-                stack.append(self.take(length).decode("utf-8", "surrogatepass"))
+            elif code in _TEXTS:
+                text = self.take(self._number(_TEXTS[code]))
+                stack.append(text.decode("utf-8", "surrogatepass"))
+            elif code in _BYTES:
+                self.take(self._number(_BYTES[code]))
+                stack.append(UnresolvedCall("builtins.bytes"))  # No tensor needs them.
+            elif code in _LONGS:
+                number = self.take(self._number(_LONGS[code]))
+                stack.append(int.from_bytes(number, "little", signed=True))
             elif code in _NUMBERS:
                 stack.append(self._number(_NUMBERS[code]))
             elif code in _CONSTANTS:
@@ -126,20 +146,31 @@ class PickleInterpreter:
                 stack.append({} if code == pickle.EMPTY_DICT else [])
             elif code == pickle.EMPTY_SET:
                 stack.append(UnresolvedCall("builtins.set"))
+            elif code == pickle.FROZENSET:
+                stack = marks.pop()
+                stack.append(UnresolvedCall("builtins.frozenset"))
             elif code == pickle.GLOBAL:
-                stack.append(self._name())
+                stack.append(self._name(self._line(), self._line()))
+            elif code == pickle.STACK_GLOBAL:
+                name, module = stack.pop(), stack.pop()
+                stack.append(self._name(module, name))
             elif code in (pickle.REDUCE, pickle.NEWOBJ):
                 arguments, function = stack.pop(), stack.pop()
+                stack.append(call(function, arguments))
+            elif code == pickle.NEWOBJ_EX:
+                _named, arguments, function = stack.pop(), stack.pop(), stack.pop()
                 stack.append(call(function, arguments))
             elif code == pickle.BINPERSID:
                 stack.append(self._storage(stack.pop()))
             elif code == pickle.BUILD:
-                stack.pop()  # The state of an object that was never made.
-            elif code in (pickle.APPEND, pickle.APPENDS):
-                if code == pickle.APPENDS:
-                    items, stack = stack, marks.pop()
-                else:
+                state = stack.pop()
+                if isinstance(stack[-1], UnresolvedCall):
+                    stack[-1].state = state
+            elif code in (pickle.APPEND, pickle.APPENDS, pickle.ADDITEMS):
+                if code == pickle.APPEND:
                     items = [stack.pop()]
+                else:
+                    items, stack = stack, marks.pop()
                 extend(stack[-1], items)
             elif code in (pickle.SETITEM, pickle.SETITEMS):
                 if code == pickle.SETITEMS:
@@ -148,12 +179,8 @@ class PickleInterpreter:
                     value, key = stack.pop(), stack.pop()
                     items = [key, value]
                 set_items(stack[-1], items)
-            elif code == pickle.SHORT_BINSTRING:
-                stack.append(self.take(self.take(1)[0]).decode("utf-8", "replace"))
-            elif code == pickle.LONG1:
-                stack.append(int.from_bytes(self.take(self.take(1)[0]), "little", signed=True))
-            elif code == pickle.PROTO:
-                self.take(1)
+            elif code in (pickle.PROTO, pickle.FRAME):
+                self.take(1 if code == pickle.PROTO else 8)
             else:
                 raise DamagedError(f"its pickle holds {code!r}, which torch never writes")
         return stack.pop()
@@ -161,13 +188,13 @@ class PickleInterpreter:
     def _number(self, layout: struct.Struct) -> Any:
         return layout.unpack(self.take(layout.size))[0]
 
-    def _name(self) -> Name:
-        module, name = self._line(), self._line()
-        module = _PYTHON_2.get(module, module)
-        dotted = f"{module}.{name}"
+    def _name(self, module: Any, name: Any) -> Name:
+        dotted = f"{_PYTHON_2.get(module, module)}.{name}" if isinstance(module, str) else ""
+        if not isinstance(name, str) or not 2 < len(dotted) <= 2 * _LONGEST_LINE:
+            raise DamagedError("it names a class in a way that torch never does")
         if not dotted.isprintable():
             raise DamagedError("it names a class in characters that no name has")
-        if module in _BLOCKED:
+        if dotted.split(".")[0] in _BLOCKED:
             raise RefusedError(dotted)
         if dotted.split(".")[0] not in _OWN_ROOTS and dotted not in _OWN_NAMES:
             self.foreign.add(dotted)
@@ -179,10 +206,10 @@ class PickleInterpreter:
             raise DamagedError("it is cut short")
         return line[:-1].decode("utf-8")
 
-    def _storage(self, claim: Any) -> Storage:
+    def _storage(self, claim: Any) -> Storage | Name:
         kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
-        if kind == "module":  # Before 1.6: a whole module, with its source code.
-            raise RefusedError(described(named))
+        if kind == "module" and isinstance(named, Name):  # Before 1.6: a class and its source code.
+            return named
         part = view[0][1:] if view and isinstance(view[0], tuple) else ()
         sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)
         if not sound or len(part) not in (0, 2) or not are_counts((count, *part)):

@@ -11,7 +11,7 @@ from inflate.errors import CheckpointError, about
 from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.header import check_shards, read_header
-from inflate.io.index import TensorInfo
+from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.stored import Extent, Place, SourceFile
 from inflate.io.unpickling import read_pickled
 
@@ -45,6 +45,11 @@ class Checkpoint:
         info, place = self.tensors[key], self.places[key]
         if not isinstance(place, Extent):
             return aligned(place())
+        if info.dtype not in WIDTHS:
+            raise CheckpointError(
+                f"{self.path}: {info.name} is stored as {info.dtype}, which is not known here; "
+                f"expected one of {', '.join(WIDTHS)}"
+            )
         try:
             return place.read().view(numpy_dtype(info.dtype)).reshape(info.shape)
         except ValueError as error:  # Such as a shape of 0 times more than any array holds.

@@ -1,10 +1,9 @@
 """Torch's own files, read without running anything that is in them.
 
 A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made; names and calls stay data that says what was asked for. Nothing is
-imported, nothing is called, nothing is sized by a claim of the file. Of all calls, those that lay a
-tensor over numbers of the file are understood, and checked against the file; any other is an inert
-stand-in, such as training frameworks need (callbacks keyed by their class).
+Here containers are made, and names and calls stay data. Nothing is imported or called, and no claim
+of the file decides a size. Calls that lay a tensor over numbers of the file are understood and
+checked against the file; any other call becomes an inert stand-in.
 
 ``torch.load(weights_only=True)`` will not do: it runs no foreign code, but calls torch's own as a
 file asks it to, and so a few hundred bytes can take any amount of memory or time.
@@ -32,15 +31,30 @@ import numpy as np
 
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import Array, numpy_dtype
-from inflate.io.claims import DamagedError, RefusedError, Storage, TensorRef, described
+from inflate.io.claims import (
+    DamagedError,
+    RefusedError,
+    Storage,
+    TensorRef,
+    UnresolvedCall,
+    described,
+    items_of,
+)
 from inflate.io.files import shown
-from inflate.io.index import WIDTHS, TensorInfo
+from inflate.io.index import UNKNOWN, WIDTHS, TensorInfo
 from inflate.io.pickles import PickleInterpreter
 from inflate.io.stored import Contents, Extent, Place, SourceFile
 
 _ZIP = b"PK\x03\x04"
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_VERSION = 1001
+
+_DEEPEST = 8
+"""Levels of mappings that are searched for tensors."""
+
+_ROOM_OF_NAMES, _ENTRY = 4, 64
+"""Bytes of names per byte of pickle, and what a name takes on top: a file may refer to the same
+mapping and text over and over."""
 
 BARE = "latents"
 """The name given to a tensor that a file holds without one."""
@@ -53,11 +67,12 @@ class _Pickled:
     content: Any
     storages: Mapping[str, Extent]
     foreign: set[str]
+    nbytes: int
     big_endian: bool = False
 
 
 def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
-    """The state dict of a torch file.
+    """The named tensors of a torch file.
 
     Args:
         file: the file.
@@ -73,11 +88,8 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         content = pickled.content
         single = bare and isinstance(content, TensorRef)
         found = Contents(foreign=frozenset(pickled.foreign))
-        for name, ref in ({BARE: content} if single else _state_dict(content, path)).items():
-            if isinstance(name, str) and isinstance(ref, TensorRef):
-                if shown(name) != name:
-                    raise DamagedError(f"a tensor has the name {shown(name)}")
-                found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
+        for name, ref in ({BARE: content} if single else _named(pickled, path)).items():
+            found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
         return found
     except RefusedError as refused:
         raise CheckpointError(
@@ -114,7 +126,7 @@ def _zipped(file: SourceFile) -> _Pickled:
     order = records.get(folder + "byteorder", Extent(file, 0, 0))
     storages = {name.removeprefix(f"{folder}data/"): extent for name, extent in records.items()}
     big_endian = file.read(min(order.nbytes, 8), order.offset) == b"big"
-    return _Pickled(content, storages, interpreter.foreign, big_endian)
+    return _Pickled(content, storages, interpreter.foreign, program.nbytes, big_endian)
 
 
 def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict[str, Extent]:
@@ -160,48 +172,103 @@ def _legacy(file: SourceFile) -> _Pickled:
         at += 8 + storages[key].nbytes
         if count < 0 or at > file.size:
             raise DamagedError("it is cut short")
-    return _Pickled(content, storages, interpreter.foreign)
+    return _Pickled(content, storages, interpreter.foreign, file.size)
 
 
-def _state_dict(content: Any, path: Path) -> Mapping[Any, Any]:
-    """The mapping of names to tensors in a loaded file, nested one level at most."""
+def _named(pickled: _Pickled, path: Path) -> dict[str, TensorRef]:
+    """Every tensor in a mapping, or in mappings nested in it, by its path in the file.
+
+    ``state_dict`` at the top, the usual container, is left out of the path where it can be.
+    """
+    content = pickled.content
     if isinstance(content, TensorRef):
         raise FamilyError(f"{path} holds a single tensor; expected a checkpoint of named tensors")
-    if not isinstance(content, Mapping):
+    top = items_of(content)
+    if top is None and not isinstance(content, UnresolvedCall):
+        held = "nothing" if content is None else f"a {described(content)}"
+        raise FamilyError(f"{path} holds {held}; expected a checkpoint of named tensors")
+    if top is None or (isinstance(content, UnresolvedCall) and content.is_module):
+        kind = described(content).rpartition(".")[2]
         raise FamilyError(
-            f"{path} holds a {described(content).rpartition('.')[2]!r} object, a whole pickled "
-            "module perhaps; expected named tensors: save its state_dict() instead"
+            f"{path} holds a {kind!r} object, a whole pickled module perhaps; expected named "
+            "tensors: save its state_dict() instead"
         )
-    nested = content.get("state_dict")
-    if isinstance(nested, Mapping):
-        return nested
-    if any(isinstance(value, TensorRef) for value in content.values()):
-        return content
-    inner = [v for v in content.values() if isinstance(v, Mapping)
-             and any(isinstance(t, TensorRef) for t in v.values())]  # fmt: skip
-    if len(inner) == 1:
-        return inner[0]
-    raise FamilyError(
-        f"{path} holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
-        f"the keys {', '.join(repr(key)[:80] for key in list(content)[:8]) or '(none)'}"
-    )
+    found, usual = _flat(top, pickled.nbytes, skip="state_dict"), items_of(top.get("state_dict"))
+    inner = _flat(usual, pickled.nbytes) if usual is not None else {}
+    if found.keys() & inner.keys():
+        inner = {f"state_dict.{name}": ref for name, ref in inner.items()}
+    found |= inner
+    if not found and top:
+        raise FamilyError(f"{path} holds no named tensors; {_held_instead(top)}")
+    return found
+
+
+def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[str, TensorRef]:
+    """Every tensor below a mapping by its path; ``nbytes`` of pickle explain only so many names."""
+    room = _ROOM_OF_NAMES * nbytes
+    found: dict[str, TensorRef] = {}
+    # Each mapping is taken once: files may refer to one from many places.
+    seen = {id(top)}
+    waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, top)]
+    while waiting:
+        place, depth, mapping = waiting.pop(0)
+        for key, value in mapping.items():
+            inner = items_of(value)
+            if not isinstance(key, str) or (inner is None and not isinstance(value, TensorRef)):
+                continue
+            name = place + key
+            if isinstance(value, TensorRef):
+                if shown(name) != name:
+                    raise DamagedError(f"a tensor has the name {shown(name)}")
+                if name in found:
+                    raise DamagedError(f"two tensors have the name {name}")
+                found[name] = value
+                room -= len(name) + _ENTRY
+                if room < 0:
+                    raise DamagedError("its mappings name more tensors than it describes")
+            elif (
+                inner
+                and id(inner) not in seen
+                and depth < _DEEPEST
+                and key != (skip if not depth else None)
+            ):
+                seen.add(id(inner))
+                if shown(name) == name:  # Else no name below it can be shown either.
+                    waiting.append((f"{name}.", depth + 1, inner))
+    return found
+
+
+def _held_instead(top: Mapping[Any, Any]) -> str:
+    """What a file without named tensors holds, and what to do."""
+    inner = [values for value in top.values() if (values := items_of(value)) is not None]
+    if any("shadow_params" in mapping for mapping in (top, *inner)):
+        return (
+            "its 'shadow_params' is a list of moving averages without names: copy them into the "
+            "model (store(), copy_to()) and save its state_dict()"
+        )
+    modules = [k for k, v in top.items() if isinstance(v, UnresolvedCall) and v.is_module]
+    if modules:
+        return f"under {modules[0]!r} it has a whole pickled module: save its state_dict() instead"
+    return f"found the keys {', '.join(repr(key)[:80] for key in list(top)[:8])}"
 
 
 def _placed(name: str, ref: TensorRef, pickled: _Pickled, path: Path) -> tuple[TensorInfo, Place]:
     """A tensor of a state dict, and where its numbers lie in the file."""
-    within = _within(ref.storage, pickled.storages) if ref.storage else None
-    width = WIDTHS.get(ref.dtype, 0)
+    if ref.storage is None:
+        return TensorInfo(name, ref.shape, UNKNOWN, 0), partial(_unreadable, path, name)
+    within = _within(ref.storage, pickled.storages)
+    width = WIDTHS[ref.dtype]
     # From its first number to its last.
     steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=False)]
     span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
     first = ref.offset * width
-    if ref.storage and (not within or first + span > within.nbytes):
+    if not within or first + span > within.nbytes:
         raise CheckpointError(
             f"{path}: {name} reaches beyond the numbers that the file holds for it. Copy or "
             "download it again"
         )
     info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
-    if not within or info.nbytes > within.nbytes:
+    if info.nbytes > within.nbytes:
         raise CheckpointError(
             f"{path}: {name} claims the shape {ref.shape}, and the file does not hold that many "
             "numbers; expected dense tensors with their data"
@@ -210,6 +277,13 @@ def _placed(name: str, ref: TensorRef, pickled: _Pickled, path: Path) -> tuple[T
     if (not span or _is_dense(ref)) and not pickled.big_endian:
         return info, extent
     return info, partial(_gather, extent, ref, pickled.big_endian)
+
+
+def _unreadable(path: Path, name: str) -> Array:
+    raise CheckpointError(
+        f"{path}: {name} is a tensor of a kind or type that is not known here; expected dense "
+        "tensors with their data"
+    )
 
 
 def _within(storage: Storage, storages: Mapping[str, Extent]) -> Extent | None:

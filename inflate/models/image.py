@@ -29,10 +29,9 @@ def best_layout(x: Tensor) -> Tensor:
     """``x`` in the memory layout in which convolutions of its device and type run fastest.
 
     On a CPU in float32 that is channels last: convolutions reorder nothing, a convolution over time
-    alone is a product of matrices, and frames are folded without a copy. Elsewhere the layout is
-    kept. It is also kept where gradients are recorded: the backward pass of torch's GroupNorm
-    (2.13, CPU, channels last) crashes if its input needs no gradient, as in a decoder with frozen
-    layers.
+    alone is a matrix product, and frames are folded without a copy. With gradients the layout is
+    kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the backward pass if its input
+    needs no gradient, as in a decoder with frozen layers.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)

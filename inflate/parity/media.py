@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inflate.errors import ConfigError, InflateError
+from inflate.io.files import like
 from inflate.io.reader import open_checkpoint
 from inflate.io.unpickling import BARE
 from inflate.loading import as_tensor
@@ -46,7 +47,9 @@ def image_files(folder: Path) -> list[Path]:
     with _media_extra("--images"):
         from PIL import Image
     if not os.path.isdir(folder):
-        raise ConfigError(f"--images {folder} is not a folder; expected one with images")
+        raise ConfigError(
+            f"--images {folder} is not a folder{like(folder)}; expected one of images"
+        )
     endings = Image.registered_extensions()
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
@@ -95,7 +98,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
         import av
         import PIL.Image  # noqa: F401  PyAV converts frames with it.
     if not os.path.isfile(path):
-        raise ConfigError(f"--video {path} is not a file; expected a video")
+        raise ConfigError(f"--video {path} is not a file{like(path)}; expected a video")
     frames: list[Any] = []
     try:
         # An open file, and no protocols: a playlist can name any other file or address.

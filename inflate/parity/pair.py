@@ -117,7 +117,7 @@ def against_source(
         notes=tuple(notes),
         skip_video=video.image_layers,
         modules=Modules(image, video, lambda other: read_image(other, candidate)),
-        architecture=reference.config.architecture,
+        architecture=reference.config.architecture.decoder,
     )
 
 
@@ -142,7 +142,7 @@ def against_video(
         weights=compare_weights(reference, candidate),
         notes=candidate.blend_notes,
         modules=Modules(first, second, read),
-        architecture=reference.config.architecture,
+        architecture=reference.config.architecture.decoder,
     )
 
 
@@ -164,7 +164,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
             "no reference was given: the candidate was compared with its own image layers",
         ),
         modules=Modules(video, video, lambda other: read(other).image_layers),
-        architecture=candidate.config.architecture,
+        architecture=candidate.config.architecture.decoder,
     )
 
 
@@ -175,7 +175,7 @@ def _latent_channels(side: LatentDecoder, source: Source) -> int:
 
 
 def _check_same_architecture(reference: Source, candidate: Source) -> None:
-    ours, theirs = reference.config.architecture, candidate.config.architecture
+    ours, theirs = reference.config.architecture.decoder, candidate.config.architecture.decoder
     names = ("level_channels", "num_res_blocks", "z_channels", "out_ch", "attention_levels")
     pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
     pairs["attention"] = (ours.attn_type != "none", theirs.attn_type != "none")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -95,12 +96,10 @@ def _numbers(
         "psnr": lambda x, y: peak_signal_noise_ratio(x, y, data_range=255.0)
     }
     if side >= _WINDOW:
-        of_frames["ssim"] = lambda x, y: structural_similarity_index_measure(
-            x, y, data_range=255.0
-        )
+        of_frames["ssim"] = lambda x, y: structural_similarity_index_measure(x, y, data_range=255.0)
     if perceptual is not None and side >= _LEAST_SIDE:
         of_frames["lpips"] = lambda x, y: perceptual(x / 127.5 - 1, y / 127.5 - 1)
-    pairs = list(zip(decoded.split(1), real.split(1), strict=True))
+    pairs = list(zip(decoded[:, None], real[:, None], strict=True))
     found = {
         name: _of_frames([float(measure(x, y)) for x, y in pairs])
         for name, measure in of_frames.items()
@@ -150,8 +149,7 @@ def _flows(real: Tensor) -> list[Any] | None:
         for frame in real.round().byte().permute(0, 2, 3, 1).cpu().numpy()
     ]
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    pairs = zip(grey[:-1], grey[1:], strict=True)
-    return [search.calc(now, before, None) for before, now in pairs]
+    return [search.calc(now, before, None) for before, now in pairwise(grey)]
 
 
 def _warped(image: Tensor, flow: Any) -> Tensor:

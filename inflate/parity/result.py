@@ -363,6 +363,8 @@ class ParityReport(Displayed):
     overflow: OverflowResult | None = None
     quality: QualityResult | None = None
     plan: tuple[PlanRow, ...] = ()
+    not_finite: tuple[str, ...] = ()
+    """The candidate's tensors that hold NaN or infinity, where its outputs are not finite."""
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
     """For pages only; documents leave them out."""
 

@@ -219,7 +219,7 @@ def _notes(report: ParityReport) -> list[str]:
             f"the candidate was made from another checkpoint: {source.name} "
             f"(fingerprint {source.fingerprint})"
         )
-    if report.changed:
+    if report.changed and report.passed:  # Of a failure, the tensors are named.
         notes.append(
             "the candidate's tensors changed after it was written; the verdict in its header does "
             "not apply to them"

@@ -11,6 +11,7 @@ from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.recorded import CONFIG_KEY
 from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
+from inflate.io.arrays import is_finite
 from inflate.io.index import WIDTHS
 from inflate.loading import make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
@@ -48,6 +49,12 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
         if not torch.equal(made.to(have.dtype), have):
             changed.append(key)
     return TemporalResult(len(rules), tuple(changed))
+
+
+def not_finite(candidate: Source) -> tuple[str, ...]:
+    """The tensors of a video checkpoint that hold NaN or infinity."""
+    tensors = candidate.located.tensors
+    return tuple(key for key in tensors if not is_finite(candidate.read(key)))
 
 
 def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:

@@ -91,10 +91,14 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
 
 def plan_counts(plan: InflationPlan) -> dict[str, int]:
     """How many tensors are copied, initialised, passed through and dropped."""
+    from inflate.inflation.plan import Make  # It needs numpy, which presets do without.
+
     parts = Counter(tensor.part for tensor in plan.tensors)
+    temporal = (tensor.origin for tensor in plan.tensors if tensor.part == "temporal")
+    made = sum(isinstance(origin, Make) for origin in temporal)
     return {
-        "copied": parts["spatial"],
-        "initialised": parts["temporal"],
+        "copied": parts["spatial"] + parts["temporal"] - made,
+        "initialised": made,
         "passed_through": parts["passed-through"],
         "dropped": len(plan.dropped),
     }

@@ -1,8 +1,8 @@
 """The plots of a page, as positions; templates draw them as SVG.
 
-The axis of the layers' errors is the error divided by its limit, on a logarithmic scale, so that a layer within tolerance
-lies under the line at 1. Equal outputs and errors that are not finite have a lane each, below and
-above the axis.
+The axis of the layers' errors is the error divided by its limit, on a logarithmic scale, so that a
+layer within tolerance lies under the line at 1. Equal outputs and errors that are not finite have a
+lane each, below and above the axis.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class TimeMark:
 
 @dataclass(frozen=True)
 class TimePlot:
-    """A measure of both decoders over time; numbers that are not finite are left out."""
+    """A measure of both decoders over time; null numbers are left out."""
 
     width: float
     bottom: float
@@ -134,7 +134,7 @@ class TimePlot:
 
 
 def time_plot(measure: Mapping[str, Any]) -> TimePlot | None:
-    """The plot of a measure of quality, or None where no number is finite."""
+    """The plot of a measure of quality, or None where all numbers are null."""
     sides = {"reference": "image decoder", "candidate": "video decoder"}
     numbers = {side: measure[side]["frames"] for side in sides}
     known = [value for values in numbers.values() for value in values if value is not None]
@@ -152,7 +152,7 @@ def time_plot(measure: Mapping[str, Any]) -> TimePlot | None:
 
     def title(frame: int) -> str:
         lines = [f"frame {frame}, {measure_text(measure)}"]
-        lines += [f"{name} {quality_text(measure, numbers[side][frame])}"
+        lines += [f"{name} {quality_text(numbers[side][frame])}"
                   for side, name in sides.items()]  # fmt: skip
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inflate.errors import InflateError
+from inflate.io.files import like
 from inflate.report.documents import PARITY_SCHEMA
 from inflate.report.summary import Document
 from inflate.report.text import one_line
@@ -72,7 +73,7 @@ def read_document(path: str | Path) -> Document:
         )
         json.dumps(document, allow_nan=False)
     except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from error
+        raise _unreadable(path, f"cannot be read{like(path)}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         expected = "expected what --report FILE.json writes"
         raise _unreadable(path, f"is not valid JSON: {error}; {expected}") from error

@@ -126,6 +126,11 @@ def _about_the_outputs(document: Document) -> list[str]:
         return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     if document["verdict"] != "fail":
         return []
+    if bad := document.get("not_finite"):
+        return [
+            f"Convert the source again, or take a checkpoint from before {_listed(bad)} became NaN "
+            "or infinite."
+        ]
     found = []
     # Documents of earlier versions lack it.
     source = document.get("recorded_source")
@@ -160,13 +165,15 @@ def guilty_modules(document: Document) -> list[str]:
 
 
 _MEASURES = {
-    "psnr": ("PSNR", " dB", max),
-    "ssim": ("SSIM", "", max),
-    "lpips": ("LPIPS", "", min),
-    "flicker": ("flicker", " grey levels", min),
-    "warped_flicker": ("warped flicker", " grey levels", min),
+    "psnr": ("PSNR (dB)", max),
+    "ssim": ("SSIM", max),
+    "lpips": ("LPIPS", min),
+    "flicker": ("flicker (grey levels)", min),
+    "warped_flicker": ("warped flicker (grey levels)", min),
 }
-"""The measures of quality: what they are called, their units, and which of two values is better."""
+"""The measures of quality: their names, and which of two values is better."""
+
+_SIDES = ("reference", "candidate")
 
 
 def quality_probes(document: Document) -> list[dict[str, Any]]:
@@ -176,19 +183,19 @@ def quality_probes(document: Document) -> list[dict[str, Any]]:
 
 
 def measure_text(measure: Mapping[str, Any]) -> str:
-    """What a measure of quality is called."""
+    """The name of a measure of quality, and its unit."""
     return _MEASURES[measure["name"]][0]
 
 
-def quality_text(measure: Mapping[str, Any], value: float | None, unit: str | None = None) -> str:
-    """A value of a measure with its unit; only equal images have no PSNR."""
-    unit = _MEASURES[measure["name"]][1] if unit is None else unit
-    return "infinite" if value is None else f"{value:.4g}{unit}"
+def quality_text(value: float | None) -> str:
+    """A value of a measure of quality; only equal images have no PSNR."""
+    return "infinite" if value is None else f"{value:.4g}"
 
 
 def mean_texts(measure: Mapping[str, Any]) -> tuple[str, str]:
     """The means of the image decoder and of the video decoder."""
-    return tuple(quality_text(measure, measure[side]["mean"]) for side in ("reference", "candidate"))  # type: ignore[return-value]
+    image, video = (quality_text(measure[side]["mean"]) for side in _SIDES)
+    return image, video
 
 
 def better_decoder(measure: Mapping[str, Any]) -> str:
@@ -197,10 +204,9 @@ def better_decoder(measure: Mapping[str, Any]) -> str:
     if texts[0] == texts[1]:
         return "equal"
     image, video = (
-        math.inf if measure[side]["mean"] is None else measure[side]["mean"]
-        for side in ("reference", "candidate")
+        math.inf if measure[side]["mean"] is None else measure[side]["mean"] for side in _SIDES
     )
-    best = _MEASURES[measure["name"]][2](image, video)
+    best = _MEASURES[measure["name"]][1](image, video)
     return "image decoder" if best == image else "video decoder"
 
 

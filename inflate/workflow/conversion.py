@@ -16,6 +16,7 @@ from inflate.display import Displayed, bytes_text
 from inflate.errors import ConfigError, OutputError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.inflation.plan import InflationPlan
+from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import check_destination as check_remote
@@ -98,6 +99,7 @@ def convert(
     float32_norms: bool | None = None,
     prefix: str | None = None,
     weights: Weights = "plain",
+    ignore: tuple[str, ...] | None = None,
     layout: Target | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
@@ -128,6 +130,7 @@ def convert(
         set_: further settings, ``key=value``; the arguments above win over them.
         prefix: which autoencoder to take where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages beside them.
+        ignore: patterns of names to leave out, such as ``*.total_ops``.
         layout: ``autoencoder`` (the default), ``decoder``, ``sgm`` or ``diffusers``.
         post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
         allow_inexact: fold although it changes the border.
@@ -158,6 +161,7 @@ def convert(
         float32_norms=float32_norms,
         prefix=prefix,
         weights=weights,
+        ignore=ignore,
         layout=layout,
         post_quant=post_quant,
         allow_inexact=allow_inexact,
@@ -189,9 +193,10 @@ def convert_with(
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
+    target: Target = options.layout or "autoencoder"
     if output is not None:
         check_location("output", output)
-    target: Target = options.layout or "autoencoder"
+        check_ending(output, target)
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     layers: list[Settings] = [
@@ -211,6 +216,7 @@ def convert_with(
             "prefix": options.prefix,
             "ema": options.weights == "ema",
             "image": options.layout is None,
+            "ignore": options.ignore or (),
         }
         original = describe(checkpoint, *layers, **which)
         copying = original.inflated and options.layout is not None

@@ -58,13 +58,15 @@ def fold_as_asked(
     """Fold a source, and measure what that changes.
 
     Raises:
-        PlanError: there is nothing to fold; or the fold is inexact and that was not allowed.
+        PlanError: the fold is not exact, which was not allowed.
     """
     path = source.checkpoint.path
     if not source.located.part("post_quant_conv."):
         if target == "sgm" and source.located.part("quant_conv."):
             return folded(source, target), None  # Exact up to rounding: nothing to allow.
-        raise PlanError(f"{path} has no post_quant_conv to fold; drop --post-quant fold")
+        note = "the source has no post_quant_conv: nothing is folded"
+        located = replace(source.located, notes=(*source.located.notes, note))
+        return replace(source, located=located), None
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     if e != z and target != "decoder":
         raise PlanError(

@@ -18,7 +18,7 @@ from inflate.formats.blending import Blend, check_known, find_blend
 from inflate.formats.class_config import class_settings
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.formats.locate import EMA, Located, locate
+from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import changed_since, recorded_settings
 from inflate.formats.shapes import image_problems
 from inflate.formats.views import autoencoder_view
@@ -182,7 +182,7 @@ def _inspect(
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
         inflated=bool(located and located.inflated),
-        has_ema=any(name.startswith(EMA) and "decoder" in name for name in index),
+        has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
         blend=blend,

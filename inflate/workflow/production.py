@@ -118,6 +118,7 @@ def prepare(
         from inflate.workflow.folding import fold_as_asked
 
         seen, fold = fold_as_asked(original, target, options)
+        folded = seen.checkpoint is not original.checkpoint
     seen = _blended_for(seen, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
@@ -165,6 +166,8 @@ def produce(
         written = time.perf_counter()
         parity = None
         if loading is not None:
+            if not loading.done():
+                progress("loading torch…", 0, 0)
             parity = loading.result()(job, staged, prints, progress)
         checked = time.perf_counter()
         sha256 = None if file_hash is None else file_hash.result()

@@ -106,11 +106,13 @@ def with_training(
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
     """A note for a candidate that seems to be trained, and was checked as a start."""
     temporal = report.weights.temporal
+    fixed = video.config.temporal.merge_strategy == "fixed"  # Training does not move its blends.
+    still = sum(fixed and key.endswith(".mix_factor") for key in video.located.tensors)
     if report.passed or report.weights.different:
         return ()
     if video.checkpoint.metadata.get(VERDICT_KEY) == TRAINED:
         why = "its header says so"
-    elif temporal is not None and len(temporal.changed) == temporal.compared:
+    elif temporal is not None and len(temporal.changed) >= temporal.compared - still:
         why = "all its temporal tensors changed, and no other"
     else:
         return ()

@@ -14,6 +14,7 @@ import torch
 
 from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
@@ -34,9 +35,9 @@ from inflate.parity.probes import thorough_probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource
 from inflate.parity.trainability import measure_trainability
 from inflate.parity.verify import Scope, run_check
-from inflate.parity.weights import compare_temporal, plan_rows
+from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
-from inflate.vocabulary import ComputeType, MergeStrategy, Target, Weights
+from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
@@ -62,6 +63,7 @@ def verify(
     prefix: str | None = None,
     weights: Weights = "plain",
     trained: bool = False,
+    ignore: tuple[str, ...] | None = None,
     trainability: bool = False,
     images: str | Path | None = None,
     video: str | Path | None = None,
@@ -92,6 +94,7 @@ def verify(
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
             equal the reference; report how far its temporal layers and its outputs moved.
+        ignore: patterns of names in the reference to leave out.
         trainability: measure when each temporal tensor of the candidate learns; the verdict does
             not depend on it.
         images: a folder of images, decoded as the frames of one video.
@@ -122,6 +125,7 @@ def verify(
         prefix=prefix,
         weights=weights,
         trained=trained,
+        ignore=ignore,
         trainability=trainability,
         images=images,  # type: ignore[arg-type]
         video=video,  # type: ignore[arg-type]
@@ -184,6 +188,12 @@ def verify_with(
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
         if not video.inflated:
+            if candidate is not None and is_inflated(checkpoints[1].tensors):
+                raise FamilyError(
+                    f"the arguments are the wrong way round: {reference} is a video checkpoint, "
+                    f"{candidate} an image checkpoint; expected inflate verify {candidate} "
+                    f"{reference}"
+                )
             raise FamilyError(
                 f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
                 "expected a video checkpoint"
@@ -199,7 +209,14 @@ def verify_with(
         else:
             image_file = checkpoints[1]
             ema = options.weights == "ema"
-            image = describe(image_file, prefix=options.prefix, ema=ema, image=True)
+            image = describe(
+                image_file,
+                _stored_type(video),
+                prefix=options.prefix,
+                ema=ema,
+                image=True,
+                ignore=options.ignore or (),
+            )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
@@ -254,7 +271,14 @@ def verify_with(
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, video)))
         learned = measure_trainability(video, where) if options.trainability else None
-        return replace(report, plan=plan_rows(video), trainability=learned)
+        bad = not_finite(video) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
+
+
+def _stored_type(video: Source) -> Mapping[str, object]:
+    """The type that float8 weights of the reference are widened to: the candidate's."""
+    info = video.info("decoder.conv_in.weight")
+    return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:

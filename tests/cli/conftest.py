@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,15 +17,21 @@ from inflate.signals import ENDING
 from ..checkpoints import autoencoder, write_torch
 
 Run = Callable[..., "Ran"]
+CPU = ("--device", "cpu")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command gave back, and what it said where."""
+    """The exit code of a command, and what it printed."""
 
     code: int
     out: str
     err: str
+
+    @property
+    def document(self) -> Any:
+        """Its output as JSON, which has no NaN."""
+        return json.loads(self.out, parse_constant=lambda name: pytest.fail(name))
 
 
 @pytest.fixture
@@ -37,8 +45,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def command(*arguments: object) -> Ran:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Ran(code, said.out, said.err)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
 
     yield command
     for number, handler in handlers.items():
@@ -47,5 +55,5 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """The least of autoencoders, alone in the test's folder."""
+    """The smallest autoencoder, alone in the test's folder."""
     return write_torch(tmp_path / "img.pt", autoencoder(ch_mult=[1]))

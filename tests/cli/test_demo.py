@@ -10,11 +10,10 @@ from inflate.cli import demo
 
 from ..checkpoints import autoencoder, write_torch
 from ..conversions import sha256, snapshot, spoil_start
-from .conftest import Run
+from .conftest import CPU, Run
 
 MODES = ("all", "conv-only", "attn-only")
 FILES = ["demo.ckpt", *(f"demo.{mode}.safetensors" for mode in MODES)]
-CPU = ("--device", "cpu")
 
 
 @pytest.fixture
@@ -26,7 +25,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_real_checkpoint_is_bitwise_in_every_mode(run: Run, tmp_path: Path) -> None:
-    assert demo.DEMO_CHECKPOINT.stat().st_size <= 4_200_000, "about 4 MB"
     folder = tmp_path / "made" / "here"
     ran = run("demo", folder, *CPU)
     assert (ran.code, ran.err) == (0, "")
@@ -41,17 +39,14 @@ def test_the_real_checkpoint_is_bitwise_in_every_mode(run: Run, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("tiny")
-def test_quiet_is_a_verdict_a_mode_and_may_be_repeated(run: Run, tmp_path: Path) -> None:
+def test_quiet_prints_a_verdict_per_mode_and_may_be_repeated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        ran = run("demo", tmp_path / "demo", "-q", *CPU)
+        ran = run("demo", "-q", *CPU)
         assert (ran.code, ran.err) == (0, "")
         assert ran.out == "".join(f"{mode} bitwise\n" for mode in MODES)
-
-
-@pytest.mark.usefixtures("tiny")
-def test_the_default_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("demo", "-q", *CPU).code == 0
     assert sorted(snapshot(tmp_path / "inflate-demo")) == sorted(FILES)
 
 
@@ -59,7 +54,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     ran = run("demo", tiny, *CPU)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith(f"error: {tiny} cannot be written")
+    assert ran.err.startswith(f"error: {tiny} ")
     assert snapshot(tmp_path) == before
 
 

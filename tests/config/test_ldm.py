@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from inflate.config.loading import build_config, read_config
-from inflate.config.schema import Architecture, Config, Temporal
+from inflate.config.loading import read_config
 from inflate.errors import ConfigError
-from tests.io.opening import architecture_of
-
-from ..checkpoints import autoencoder_shapes
 
 DDCONFIG: dict[str, Any] = {
     "double_z": True,
@@ -73,10 +69,6 @@ def read(tmp_path: Path) -> Any:
     return read_
 
 
-def test_an_autoencoder_for_itself(read: Any) -> None:
-    assert read({"model": autoencoder()}) == {**SETTINGS, "architecture.embed_dim": 4}
-
-
 def test_a_vector_quantised_one(read: Any) -> None:
     params = {"embed_dim": 3, "n_embed": 8192, "ddconfig": {**DDCONFIG, "double_z": False}}
     assert read({"model": autoencoder(**params)}) == {
@@ -128,19 +120,6 @@ def test_interpolations_are_followed(read: Any) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("content", "key"),
-    [
-        ("model: {ddconfig: {ch: '${nowhere}'}}", "nowhere"),
-        ("model: {embed_dim: '${nowhere}', ddconfig: {ch: 32}}", "nowhere"),
-        ("decoder_config: {params: '${nowhere}'}", "nowhere"),
-    ],
-)
-def test_an_interpolation_that_leads_nowhere_is_told(content: str, key: str, read: Any) -> None:
-    with pytest.raises(ConfigError, match=f"config.yaml: Interpolation key '{key}' not found"):
-        read(content)
-
-
 @pytest.mark.parametrize("first_stage", [autoencoder(), engine()])
 def test_the_conditioners_autoencoder_is_not_the_one(first_stage: Any, read: Any) -> None:
     other = autoencoder(embed_dim=99, ddconfig={**DDCONFIG, "z_channels": 99})
@@ -178,16 +157,6 @@ def test_keys_that_this_family_leaves_at_one_value(read: Any) -> None:
     }
 
 
-def test_keys_that_are_no_text_are_passed_over(read: Any) -> None:
-    around = {1: {2: 3}, 1.5: {"a": 1}}
-    assert read({**around, "model": {True: {"a": 1}, "ddconfig": DDCONFIG}}) == SETTINGS
-
-
-def test_places_that_are_left_open_are_passed_over(read: Any) -> None:
-    content = "data: ???\nlog: ${nowhere}\nddconfig:\n  ch: 32\n"
-    assert read(content) == {"architecture.ch": 32}
-
-
 def test_no_class_that_a_file_names_is_imported(
     read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,12 +170,3 @@ def test_no_class_that_a_file_names_is_imported(
     assert read({"model": content}) == SETTINGS
     assert "inflate_test_trap" not in sys.modules
     assert not trace.exists()
-
-
-def test_such_a_file_configures_a_checkpoint(read: Any) -> None:
-    seen = architecture_of(autoencoder_shapes())
-    settings = read({"model": engine(alpha=0.5, dropout=0.25)})
-    architecture = Architecture(
-        ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, dropout=0.25, embed_dim=4
-    )
-    assert build_config(seen, settings) == Config(architecture, Temporal(alpha=0.5))

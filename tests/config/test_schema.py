@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +14,6 @@ from inflate.config.schema import Architecture, Config, Temporal
 from inflate.models import Decoder, Encoder, VideoDecoder
 
 SMALL = Architecture(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4)
-
-
-def test_a_sound_configuration_has_no_problems() -> None:
-    assert Config(SMALL).problems() == []
 
 
 @pytest.mark.parametrize(
@@ -52,26 +48,13 @@ def test_a_sound_configuration_has_no_problems() -> None:
         ({"dropout": math.nan}, "architecture.dropout is nan; expected 0 or more, below 1"),
         (
             {"give_pre_end": True},
-            "architecture.give_pre_end is true: such a decoder gives features, no pictures, and "
-            "cannot be checked against one; set it to false",
+            "architecture.give_pre_end is true: such a decoder gives features, not images, "
+            "and cannot be checked against one; set it to false",
         ),
     ],
 )
 def test_what_cannot_be_built_is_said(change: dict[str, Any], problem: str) -> None:
     assert replace(SMALL, **change).problems() == [problem]
-
-
-@pytest.mark.parametrize(
-    "change", [{"resolution": 2}, {"dropout": 0.0}, {"embed_dim": 1, "n_embed": 1}]
-)
-def test_the_least_that_can_be_built(change: dict[str, Any]) -> None:
-    assert replace(SMALL, **change).problems() == []
-
-
-@pytest.mark.parametrize("resolution", [0, -256])
-def test_a_resolution_below_one_is_refused(resolution: int) -> None:
-    problems = replace(SMALL, resolution=resolution).problems()
-    assert f"architecture.resolution is {resolution}; expected 1 or more" in problems
 
 
 @pytest.mark.parametrize(
@@ -102,11 +85,6 @@ def test_temporal_layers_that_cannot_be_built_are_said(
     assert Temporal(**change).problems() == [problem]
 
 
-@pytest.mark.parametrize("alpha", [-3.0, 0.0, 7.0])
-def test_a_learned_alpha_is_any_number_since_a_sigmoid_follows(alpha: float) -> None:
-    assert Temporal(alpha=alpha, merge_strategy="learned").problems() == []
-
-
 def test_attention_over_time_needs_attention() -> None:
     bare = replace(SMALL, attn_type="none")
     assert Config(bare, Temporal(time_mode="attn-only")).problems() == [
@@ -132,21 +110,6 @@ def test_a_number_that_is_not_finite_is_refused_in_every_float(
     start: Any = SMALL if section is Architecture else Temporal()
     (problem,) = replace(start, **{name: value}).problems()
     assert name in problem
-
-
-def test_every_problem_of_every_part_is_told_at_once() -> None:
-    config = Config(
-        replace(SMALL, ch=0, z_channels=0, dropout=2.0),
-        Temporal(alpha=math.inf, video_kernel_size=4),
-    )
-    told = "\n".join(config.problems())
-    for part in ("ch is 0", "z_channels is 0", "dropout is 2.0", "alpha is inf", "size is 4"):
-        assert part in told
-
-
-def test_a_configuration_is_frozen() -> None:
-    with pytest.raises(FrozenInstanceError):
-        SMALL.ch = 64  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -203,8 +166,3 @@ def test_the_modules_arguments_reach_the_modules() -> None:
     assert "up.1.upsample.conv.weight" not in video.state_dict()
     assert encoder.conv_in.weight.shape[1] == 4
     assert encoder.conv_out.weight.shape[0] == 5
-
-
-@pytest.mark.parametrize(("size", "kernel"), [(3, (3, 3, 3)), ((5, 1, 3), (5, 1, 3))])
-def test_the_kernel_is_three_numbers(size: Any, kernel: tuple[int, int, int]) -> None:
-    assert Temporal(video_kernel_size=size).kernel == kernel

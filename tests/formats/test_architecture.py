@@ -98,11 +98,6 @@ def test_without_an_encoder_ch_is_the_most_that_fits_the_levels(
     assert seen.in_channels == seen.out_ch == 3
 
 
-def test_with_an_encoder_ch_is_what_it_shows() -> None:
-    seen = architecture_of(autoencoder_shapes(ch_mult=[2, 4]))
-    assert (seen.ch, seen.ch_mult) == (32, (2, 4))
-
-
 def test_more_levels_than_the_usual_resolution_has() -> None:
     seen = architecture_of(
         autoencoder_shapes(ch_mult=[1] * 10, resolution=512, attn_resolutions=[1])
@@ -168,15 +163,6 @@ def test_levels_with_a_gap_are_told() -> None:
     )
 
 
-def test_all_that_keeps_it_from_being_read_is_told_at_once() -> None:
-    said = damaged(**{
-        "conv_in.weight": None, "conv_out.weight": (3,), "up.0.block.0.conv1.weight": None,
-        "up.3.block.0.conv1.weight": (64, 64, 3, 3),
-    })  # fmt: skip
-    for name in ("conv_in", "conv_out", "up.0.block.0.conv1", "[0, 1, 3]"):
-        assert name in said
-
-
 # Video decoders
 
 
@@ -194,11 +180,6 @@ def test_temporal_convolutions_are_recovered(
 
 def test_temporal_attention_alone_is_recovered() -> None:
     assert temporal_of(video_shapes(time_mode="attn-only")) == Temporal(time_mode="attn-only")
-
-
-def test_without_attention_all_is_convolutions_only() -> None:
-    shapes = video_shapes(time_mode="all", attn_type="none", video_kernel_size=5)
-    assert temporal_of(shapes) == Temporal(time_mode="conv-only", video_kernel_size=5)
 
 
 @pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])

@@ -15,10 +15,9 @@ from inflate.errors import ConfigError, FamilyError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
-from inflate.workflow import convert, inspect
+from inflate.workflow import convert
 
-from ..checkpoints import DDCONFIG, write_safetensors, write_torch
-from ..cli.conftest import Run
+from ..checkpoints import DDCONFIG, write_safetensors
 from ..conversions import CPU, metadata_of
 from ..models.builders import drawn_weights, noise, shapes_of
 
@@ -131,26 +130,6 @@ def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> 
     assert metadata_of(tmp_path / "out")["inflate.source.blend"].startswith("fixed: ")
 
 
-def test_what_is_said_is_what_is_checked(image: Path, tmp_path: Path) -> None:
-    output = tmp_path / "video.safetensors"
-    convert(image, output, merge_strategy="fixed", alpha=0.25, **CPU)
-    candidate = write_torch(tmp_path / "video.pt", load_file(output))
-    with pytest.raises(ConfigError, match="--merge-strategy"):
-        inflate.verify(image, candidate, **CPU)
-    for strategy in ("fixed", "learned"):
-        # Fresh temporal branches are identities, whatever the blend.
-        assert inflate.verify(image, candidate, merge_strategy=strategy, **CPU).passed
-
-
-def test_it_is_asked_for_on_the_command_line_too(run: Run, tmp_path: Path) -> None:
-    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
-    for command in (("convert", path, "--layout", "decoder"), ("verify", path)):
-        ran = run(*command, "--device", "cpu")
-        assert (ran.code, ran.out) == (2, "")
-        assert "--merge-strategy" in ran.err
-        assert run(*command, "--merge-strategy", "fixed", "--device", "cpu").code in (0, 1)
-
-
 @pytest.mark.parametrize("outside", [-0.25, 1.25])
 def test_numbers_that_are_not_shares_are_never_fixed(outside: float, tmp_path: Path) -> None:
     path = with_numbers(tmp_path / "video.safetensors", [0.25, outside], [0.75])
@@ -197,21 +176,3 @@ def test_a_video_decoder_where_an_image_is_expected_is_refused_as_that(
         inflate.verify(path, image, **CPU)
     with pytest.raises(FamilyError):
         inflate.verify(path, path, merge_strategy="fixed", **CPU)
-
-
-def test_inspect_says_what_is_unknown(run: Run, tmp_path: Path, videos: dict[str, Path]) -> None:
-    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
-    found = inspect(path)
-    assert found.blend is not None
-    assert found.blend.strategy is None
-    assert any("--merge-strategy" in obstacle for obstacle in found.obstacles)
-    ran = run("inspect", path)
-    assert ran.code == 0
-    assert "unknown" in ran.out
-    temporal = json.loads(run("inspect", path, "--json").out)["temporal"]
-    assert (temporal["merge_strategy"], temporal["alpha"]) == (None, None)
-    temporal = json.loads(run("inspect", videos["all"], "--json").out)["temporal"]
-    assert (temporal["merge_strategy"], temporal["alpha"]) == ("learned", 0.3)
-    saved(path, time_mode="all", merge_strategy="fixed", alpha=0.25)
-    temporal = json.loads(run("inspect", path, "--json").out)["temporal"]
-    assert (temporal["merge_strategy"], temporal["alpha"]) == ("fixed", 0.25)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
-from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.errors import ConfigError, PlanError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.loading import read_tensor
@@ -31,7 +31,6 @@ from ..checkpoints import (
     write_safetensors,
     write_torch,
 )
-from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of
 from ..models.builders import error, noise
 from .making import LIKE_CLASS, SVD, bare_video_decoder, temporal_model, weights_file
@@ -81,11 +80,6 @@ def held(layout: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if layout == "sgm":
         return {k: v for k, v in weights.items() if k not in IDENTITY}
     return dict(weights)
-
-
-@pytest.mark.parametrize("layout", TARGETS)
-def test_every_layout_holds_the_same(layouts: dict[str, Path], layout: str) -> None:
-    assert_same(tensors_of(layouts[layout]), held(layout, trained()))
 
 
 @pytest.mark.parametrize(("one", "two"), COPIES)
@@ -198,48 +192,7 @@ def test_a_copy_can_be_cast(tmp_path: Path) -> None:
         convert(source, tmp_path / "half", layout="decoder", dtype="float16", **CPU)
 
 
-def test_a_fixed_blend_of_a_video_checkpoint_becomes_its_logit(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    video, out = tmp_path / "video.safetensors", tmp_path / "out"
-    convert(image, video, merge_strategy="fixed", alpha=0.3, video_kernel_size=(3, 1, 1),
-            skip_parity=True, **CPU)  # fmt: skip
-    convert(video, out, layout="diffusers", skip_parity=True, **CPU)
-    mixes = [v for k, v in load_file(weights_file(out)).items() if k.endswith("mix_factor")]
-    assert mixes
-    assert all(v.sigmoid().item() == pytest.approx(0.3) for v in mixes)
-    model = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(out)
-    decoder = inflate.load_video_decoder(video)
-    z = noise(6, 4, 3, 5)
-    with torch.inference_mode():
-        theirs = model.decode(z, num_frames=3).sample
-        assert error(decoder(z, timesteps=3), theirs) < 1e-5
-
-
 # The command line
-
-
-def test_default_names_say_the_layout(run: Run, tmp_path: Path) -> None:
-    source = write_safetensors(tmp_path / "img.video.safetensors", video_autoencoder("plain"))
-    for layout in ("decoder", "sgm"):
-        ran = run("convert", source, "--layout", layout, "--device", "cpu", "-q")
-        assert (ran.code, ran.out) == (0, f"{tmp_path / f'img.{layout}.safetensors'}\n")
-    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    ran = run("convert", image, "--layout", "diffusers", "--video-kernel-size", "3,1,1",
-              "--skip-parity", "--device", "cpu", "-q")  # fmt: skip
-    assert (ran.code, ran.out) == (0, f"{tmp_path / 'img.video'}\n")
-    assert (tmp_path / "img.video" / "config.json").is_file()
-
-
-def test_without_a_layout_a_video_checkpoint_is_no_source(run: Run, tmp_path: Path) -> None:
-    source = write_safetensors(tmp_path / "video.safetensors", video_autoencoder("plain"))
-    ran = run("convert", source, "--device", "cpu")
-    assert ran.code == 2
-    assert "is inflated already" in ran.err
-    assert "--layout writes it in another layout" in ran.err
-    with pytest.raises(FamilyError):
-        convert(source, **CPU)
 
 
 @pytest.mark.parametrize(
@@ -293,38 +246,6 @@ def test_a_blend_that_is_said_to_be_fixed_is_copied_as_that(
         convert(tmp_path / "out", tmp_path / "again", merge_strategy="learned", layout="decoder")
 
 
-def test_a_blend_that_is_said_to_be_fixed_is_exported_as_its_logit(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    source, weights = blending(tmp_path, 0.25, 0.5, 0.75)
-    result = convert(source, tmp_path / "out", merge_strategy="fixed", layout="diffusers", **CPU)
-    assert result.parity is not None
-    assert result.parity.passed
-    mixes = {k: v for k, v in tensors_of(tmp_path / "out").items() if k.endswith("mix_factor")}
-    assert {key: mix.sigmoid().item() for key, mix in mixes.items()} == {
-        key: pytest.approx(weights[key].item()) for key in mixes
-    }
-
-
-def test_a_fixed_blend_of_attention_is_read_as_what_it_weighs(tmp_path: Path) -> None:
-    temporal: dict[str, Any] = {"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.25}
-    weights = video_autoencoder("plain", temporal=temporal)
-    for key in weights:
-        if key.endswith("mix_factor"):  # In attention it is the share of the spatial branch.
-            weights[key] = torch.tensor([0.75 if ".attn" in key else 0.25])
-    source = write_torch(tmp_path / "video.pt", weights)
-    for alpha in (None, 0.25):
-        result = convert(source, tmp_path / "out", merge_strategy="fixed", alpha=alpha,
-                         layout="sgm", overwrite=True, **CPU)  # fmt: skip
-        assert result.parity is not None
-        assert result.parity.verdict == "bitwise"
-        assert result.plan.config.temporal.alpha == 0.25
-    del weights["decoder.mid.attn_1.mix_factor"]
-    write_torch(source, weights)
-    with pytest.raises(PlanError, match=r"decoder\.mid\.attn_1\.mix_factor is missing"):
-        convert(source, tmp_path / "again", merge_strategy="fixed", layout="sgm", **CPU)
-
-
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_path: Path) -> None:
     source, _ = blending(tmp_path, 0.25, edge)
@@ -333,29 +254,6 @@ def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_
                 skip_parity=True, **CPU)  # fmt: skip
     (problem,) = caught.value.problems
     assert f"no sigmoid reaches the fixed alpha {edge:g}" in problem
-
-
-@pytest.mark.parametrize("outside", [-0.5, 1.5, float("nan")])
-def test_numbers_that_are_no_shares_are_no_fixed_blend(outside: float, tmp_path: Path) -> None:
-    source, _ = blending(tmp_path, 0.25, outside)
-    with pytest.raises(ConfigError, match=f"by numbers such as {outside:g},"):
-        convert(source, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
-
-
-@pytest.mark.parametrize("change", [{"time_mode": "all"}, {"video_kernel_size": 3}, {"alpha": 0.5}])
-def test_with_a_fixed_blend_nothing_else_may_be_chosen(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
-    source, _ = blending(tmp_path, 0.25)
-    with pytest.raises(ConfigError, match="its temporal layers cannot be changed by copying"):
-        convert(source, tmp_path / "out", merge_strategy="fixed", layout="sgm", **change, **CPU)
-
-
-def test_the_class_of_diffusers_says_how_it_blends(
-    layouts: dict[str, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError):
-        convert(layouts["diffusers"], tmp_path / "out", merge_strategy="fixed", layout="decoder")
 
 
 @pytest.mark.parametrize("problem", ["missing", "extra", "misshapen"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,31 +11,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import inflate
-from inflate.errors import CheckpointError, ConfigError, PlanError
-from inflate.formats.source import describe
-from inflate.io.reader import open_checkpoint
-from inflate.parity import diffusers as parity
-from inflate.parity.diffusers import against_export
-from inflate.parity.metrics import Tolerance
-from inflate.parity.verify import run_check
+from inflate.errors import PlanError
 from inflate.workflow import ConversionResult, convert, verify
 from tests.io.opening import assert_same
 
-from ..checkpoints import autoencoder, video_autoencoder, write_safetensors
+from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of, spoil_file
 from ..models.builders import error, noise
 from .making import (
     INSIDE,
     LIKE_CLASS,
-    SVD,
     THREE_LEVELS,
     diffusers_model,
     old_names,
-    temporal_model,
     weights_file,
 )
 
@@ -103,17 +93,6 @@ def test_a_folder_as_save_pretrained_writes_it(
     same_decoder(result.output, model)
 
 
-def test_an_index_of_shards_as_save_pretrained_writes_it(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    model = diffusers_model(diffusers.AutoencoderKL)
-    model.save_pretrained(tmp_path, max_shard_size="600KB")
-    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
-    result = convert(index, tmp_path / "out.safetensors", **CPU)
-    assert spoken_for(result) == "bitwise"
-    same_decoder(tmp_path / "out.safetensors", model)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -175,46 +154,6 @@ def test_names_of_every_age_decode_as_there(
     same_decoder(tmp_path / "out", model)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_folders_and_their_variants(
-    diffusers: ModuleType, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    model = diffusers_model(diffusers.AutoencoderKL).to(dtype)
-    model.save_pretrained(tmp_path / "model")
-    model.save_pretrained(tmp_path / "variant", variant="fp16")
-    variant = tmp_path / "variant" / "diffusion_pytorch_model.fp16.safetensors"
-    made = []
-    for source in (tmp_path / "model", variant):
-        result = convert(source, tmp_path / "out", overwrite=True, **CPU)
-        assert spoken_for(result) == "bitwise"
-        made.append(load_file(tmp_path / "out"))
-    assert {tensor.dtype for tensor in made[0].values()} == {dtype}
-    assert_same(*made)
-    # Where the weights stand beside a variant, they are taken.
-    model.float().save_pretrained(tmp_path / "variant")
-    result = convert(tmp_path / "variant", tmp_path / "wide", skip_parity=True, **CPU)
-    assert {t.dtype for t in result.plan.tensors} == {"float32"}
-    weights_file(tmp_path / "variant").unlink()
-    variant.rename(variant.with_name("diffusion_pytorch_model.other.safetensors"))
-    with pytest.raises(CheckpointError, match="has none of the files diffusion_pytorch_model") as e:
-        convert(tmp_path / "variant", **CPU)
-    assert str(e.value).endswith("; name the file of weights")
-
-
-def test_its_temporal_decoder_is_read_as_a_video_checkpoint(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    model = temporal_model(diffusers.AutoencoderKLTemporalDecoder)
-    model.save_pretrained(tmp_path / "model")
-    ours = inflate.load_video_autoencoder(tmp_path / "model")
-    with torch.inference_mode():
-        for frames in (1, 3, 6):
-            theirs = model.decode(LATENTS, num_frames=frames).sample
-            assert error(ours.decode(LATENTS, timesteps=frames), theirs) < TOLERANCE
-        mean = model.encode(IMAGES).latent_dist.mean
-        assert error(ours.encode(IMAGES), mean) < TOLERANCE
-
-
 # Out: what is written is what its class reads
 
 
@@ -265,20 +204,6 @@ def test_the_export_decodes_as_the_original_did(
         )
 
 
-def test_a_folded_post_quant_conv_decodes_as_the_original_inside(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    model = diffusers_model(diffusers.AutoencoderKL)
-    nn.init.zeros_(model.post_quant_conv.bias)
-    model.save_pretrained(tmp_path / "model")
-    result = convert(tmp_path / "model", tmp_path / "out", post_quant="fold", **EXPORT)
-    assert spoken_for(result) == "bitwise"
-    made = exported(diffusers, tmp_path / "out")
-    with torch.inference_mode():
-        theirs = model.decode(LATENTS).sample
-        assert error(made.decode(LATENTS, num_frames=3).sample, theirs) < TOLERANCE
-
-
 @pytest.mark.parametrize(
     ("options", "stored"),
     [
@@ -299,16 +224,6 @@ def test_an_export_in_narrow_types(
     assert wide == (norms if "float32_norms" in options else set())
     assert {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()} == stored
     exported(diffusers, tmp_path / "out")
-
-
-def test_wider_tensors_come_first_what_is_made_among_them(tmp_path: Path) -> None:
-    weights = {key: tensor if key.startswith("encoder.") else tensor.half()
-               for key, tensor in autoencoder("plain", **LIKE_CLASS).items()}  # fmt: skip
-    path = write_safetensors(tmp_path / "img.safetensors", weights)
-    tensors = convert(path, dry_run=True, **EXPORT).plan.tensors
-    types = [tensor.dtype for tensor in tensors]
-    assert types == ["float32"] * types.count("float32") + ["float16"] * types.count("float16")
-    assert {t.dtype for t in tensors if t.key.startswith("quant_conv.")} == {"float32"}
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.9])
@@ -360,18 +275,6 @@ def test_the_scaling_factor_is_what_was_said(
     again = convert(tmp_path / "out", dry_run=True, layout="diffusers", **CPU)
     assert again.plan.config.architecture.scaling_factor == factor
     assert again.notes == ()
-
-
-def test_a_scaling_factor_that_nobody_said_is_the_usual_one_and_told(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    result = convert(path, tmp_path / "out", skip_parity=True, **EXPORT)
-    assert result.notes == (
-        "the scaling factor is not known from the file; config.json says 0.18215. Set it with "
-        "--config PRESET or --set scaling_factor=NUMBER",
-    )
-    assert scaling(tmp_path / "out") == 0.18215
-    header = json.loads(metadata_of(weights_file(tmp_path / "out"))["inflate.config"])
-    assert header["architecture"]["scaling_factor"] == 0.18215
 
 
 # Out: what cannot be exported is one error with all reasons
@@ -460,55 +363,6 @@ def test_each_reason_is_told(
     assert refusal(write_safetensors(tmp_path / "img.safetensors", weights), **options) == problems
 
 
-def test_a_quant_conv_to_other_latents_cannot_be_exported(tmp_path: Path) -> None:
-    weights = autoencoder("plain", **LIKE_CLASS)
-    weights |= {"quant_conv.weight": torch.ones(6, 8, 1, 1), "quant_conv.bias": torch.ones(6)}
-    assert refusal(write_safetensors(tmp_path / "img.safetensors", weights)) == (
-        "its quant_conv takes 8 channels to 8, and this one 8 to 6",
-    )
-
-
-def test_a_shift_that_the_class_does_not_know_is_told(run: Run, tmp_path: Path) -> None:
-    image = autoencoder("plain", **LIKE_CLASS)
-    path = write_safetensors(tmp_path / "img.safetensors", image)
-    command = ("convert", path, "--layout", "diffusers", "--video-kernel-size", "3,1,1",
-               "--set", "scaling_factor=1.5305", "--skip-parity", "--device", "cpu")  # fmt: skip
-    ran = run(*command, "--set", "shift_factor=0.0609", "--dry-run")
-    assert ran.code == 0
-    assert (
-        "note: the latents of this family are shifted by 0.0609, which config.json has" in ran.err
-    )
-    ran = run(*command)
-    assert ran.code == 0
-    assert "shift" not in ran.err
-
-
-def test_a_decoder_alone_has_no_encoder_to_export(tmp_path: Path) -> None:
-    weights = {k: v for k, v in autoencoder(**LIKE_CLASS).items() if k.startswith("decoder.")}
-    path = write_safetensors(tmp_path / "img.safetensors", weights)
-    assert refusal(path) == ("it needs the encoder, and the source has none",)
-
-
-def test_all_reasons_are_one_error(run: Run, tmp_path: Path) -> None:
-    weights = autoencoder("vq", attn_resolutions=[16])
-    path = write_safetensors(tmp_path / "img.safetensors", weights)
-    ran = run("convert", path, "--layout", "diffusers", "--merge-strategy", "fixed",
-              "--skip-parity", "--device", "cpu")  # fmt: skip
-    assert (ran.code, ran.out) == (2, "")
-    first, *reasons = ran.err.splitlines()
-    assert first == "error: layout 'diffusers' cannot hold this:"
-    assert [reason.removeprefix("  - ").split(":")[0].split(",")[0] for reason in reasons] == [
-        "it has no place for post_quant_conv",
-        "it has no place for a codebook (quantize.*)",
-        "its kernel is 3",
-        "its blend is learned",
-        "it has 2 residual blocks a level",
-        "it has no attention inside the levels",
-        "its encoder gives mean and log-variance (double_z)",
-    ]
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) -> None:
     image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
     video = tmp_path / "video.safetensors"
@@ -523,39 +377,6 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) 
 
 
 # Out: parity through its own classes
-
-
-def test_what_xformers_logs_while_the_package_is_imported_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    logger = logging.getLogger("xformers")
-
-    class Importing(ModuleType):
-        """Imports a class, and xformers with it, where the class is first named."""
-
-        def __getattr__(self, name: str) -> object:
-            logger.warning("xFormers can't load C++/CUDA extensions")
-            return object()
-
-    monkeypatch.setitem(sys.modules, "diffusers", Importing("diffusers"))
-    parity.require_diffusers()
-    assert caplog.messages == []
-    logger.warning("later")
-    assert caplog.messages == ["later"]
-
-
-@pytest.mark.usefixtures("diffusers")
-def test_stderr_of_an_export_has_no_line_of_xformers(tmp_path: Path) -> None:
-    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    command = ["convert", image, "--layout", "diffusers", "--video-kernel-size", "3,1,1"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "inflate", *command, "--device", "cpu", "-o", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "xformers" not in ran.stderr.lower()
 
 
 def test_without_the_package_one_line_says_how_to_get_it(
@@ -577,20 +398,6 @@ def test_without_the_package_one_line_says_how_to_get_it(
     assert run(*command, "--skip-parity").code == 0
     assert (tmp_path / "out" / "config.json").is_file()
     assert run("verify", tmp_path / "out", "--device", "cpu").code == 0
-
-
-def test_a_package_without_its_classes_is_told_before_any_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class Broken(ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            # As its lazy imports fail where something that they need is missing.
-            raise RuntimeError(f"Failed to import diffusers.models.{name}")
-
-    monkeypatch.setitem(sys.modules, "diffusers", Broken("diffusers"))
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    with pytest.raises(ConfigError, match="not installed: pip install"):
-        convert(path, tmp_path / "out", **EXPORT)
 
 
 @pytest.mark.parametrize(
@@ -621,41 +428,6 @@ def test_an_export_that_differs_is_not_published(
     assert result.parity is not None
     assert bool(result.parity.weights.different) is weights_differ
     assert any(probe.verdict == "fail" for probe in result.parity.probes) is decoders_differ
-
-
-def test_both_sides_are_its_own_classes(
-    diffusers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    calls: list[str] = []
-    for kind in (diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder):
-
-        def decode(self: Any, *args: Any, own: Any = kind.decode, **kwargs: Any) -> Any:
-            calls.append(type(self).__name__)
-            return own(self, *args, **kwargs)
-
-        monkeypatch.setattr(kind, "decode", decode)
-    monkeypatch.setattr(parity, "load_video", None)
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    convert(path, tmp_path / "out", **EXPORT)
-    assert calls == ["AutoencoderKL", "AutoencoderKLTemporalDecoder"] * 3
-
-
-def test_a_copied_video_checkpoint_is_run_against_its_class(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    weights: dict[str, Tensor] = video_autoencoder("plain", temporal=SVD, **LIKE_CLASS)
-    video = write_safetensors(tmp_path / "video.safetensors", weights)
-    convert(video, tmp_path / "out", layout="diffusers", skip_parity=True, **CPU)
-    with open_checkpoint(video) as one, open_checkpoint(tmp_path / "out") as two:
-        device = torch.device("cpu")
-        comparands = against_export(describe(one), describe(two), tmp_path / "out", device)
-        report = run_check(
-            comparands, reference=("", ""), candidate=("", ""), dtype=torch.float32,
-            device=device, tolerance=Tolerance(TOLERANCE, TOLERANCE),
-        )  # fmt: skip
-    assert report.verdict == "within-tolerance"
-    assert report.weights.different == ()
-    assert report.notes == (f"the candidate was computed by diffusers {diffusers.__version__}",)
 
 
 def test_verify_takes_an_exported_folder(diffusers: ModuleType, tmp_path: Path) -> None:

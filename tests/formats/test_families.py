@@ -126,37 +126,12 @@ def test_the_original_names_are_known_too(
     assert ran.err == f"error: {path} holds {family}{EXPECTED}\n"
 
 
-def test_the_bare_layers_of_taesd_are_known(run: Run, tmp_path: Path) -> None:
-    names = ("1.weight", "3.conv.0.weight", "8.conv.0.weight", "8.conv.0.bias")
-    path = write_torch(tmp_path / "taesd_decoder.pth", {name: torch.ones(1) for name in names})
-    ran = run("convert", path, "--device", "cpu")
-    assert ran.code == 2
-    assert ran.err == f"error: {path} holds TAESD, a tiny autoencoder{EXPECTED}\n"
-
-
 def test_another_family_beside_one_of_this_is_left_behind(tmp_path: Path) -> None:
     weights = autoencoder(ch_mult=[1])
     beside = {"preview.decoder.layers.3.conv.0.weight": torch.ones(1)}
     path = write_safetensors(tmp_path / "file.safetensors", {**prefixed(weights, "vae."), **beside})
     seen = inspect(path)
     assert (seen.prefix, seen.obstacles) == ("vae.", ())
-
-
-def test_an_autoencoder_that_takes_a_mask_is_told_by_what_it_has_more(
-    run: Run, diffusers: ModuleType, tmp_path: Path
-) -> None:
-    model = diffusers.AsymmetricAutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, down_block_out_channels=(32, 64),
-        up_block_types=("UpDecoderBlock2D",) * 2, up_block_out_channels=(32, 64),
-        layers_per_up_block=1, layers_per_down_block=1,
-    )  # fmt: skip
-    model.save_pretrained(tmp_path / "model")
-    ran = run("convert", weights_file(tmp_path / "model"), "--device", "cpu")
-    assert ran.code == 2
-    more = [name for name in model.state_dict() if "condition_encoder" in name]
-    assert more
-    for name in more:
-        assert f"\n  - {name} is not part of this architecture" in ran.err
 
 
 def test_folders_of_other_groups_are_refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from inflate.parity.result import FoldResult
 from inflate.workflow import convert, verify
 from tests.io.opening import assert_same
 
-from ..checkpoints import FIRST_STAGE, autoencoder, video_autoencoder, write_safetensors
+from ..checkpoints import FIRST_STAGE, autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, image_decode, metadata_of
+from ..conversions import CPU, image_decode
 from ..models.builders import error, noise
-from .making import LIKE_CLASS, under
+from .making import under
 
 FOLD: dict[str, Any] = {**CPU, "post_quant": "fold"}
 ALLOWED: dict[str, Any] = {**FOLD, "allow_inexact": True}
@@ -115,19 +114,6 @@ def test_the_border_and_the_inside_are_measured(tmp_path: Path) -> None:
     assert fold.output == pytest.approx(worst, rel=1e-4)
 
 
-def test_inside_a_large_frame_nothing_changes(tmp_path: Path) -> None:
-    weights = autoencoder()
-    convert(source(tmp_path, weights), tmp_path / "out", **ALLOWED)
-    weight, bias = (load_file(tmp_path / "out")[f"decoder.conv_in.{n}"] for n in ("weight", "bias"))
-    z = noise(1, 4, 16, 16)
-    before = conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
-    theirs = conv2d(before, weights["decoder.conv_in.weight"], weights["decoder.conv_in.bias"],
-                    padding=1)  # fmt: skip
-    difference = (conv2d(z, weight, bias, padding=1) - theirs).abs().amax((0, 1))
-    assert difference[1:-1, 1:-1].max() < NOTHING
-    assert min(difference[0].min(), difference[-1].min(), difference[:, 0].min()) > 1e-3
-
-
 # Who must allow it
 
 
@@ -148,14 +134,6 @@ def test_without_leave_a_bias_is_refused_with_what_it_changes(run: Run, tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("bias", [1e-30, -0.5, float("nan")])
-def test_any_other_bias_than_0_is_one(bias: float, tmp_path: Path) -> None:
-    weights = unbiased()
-    weights["post_quant_conv.bias"][2] = bias
-    with pytest.raises(PlanError, match="is not exact, since its bias is not 0"):
-        convert(source(tmp_path, weights), **FOLD)
-
-
 @pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
 def test_with_the_bias_0_no_leave_is_needed(layout: str, tmp_path: Path) -> None:
     weights = unbiased()
@@ -171,47 +149,7 @@ def test_with_the_bias_0_no_leave_is_needed(layout: str, tmp_path: Path) -> None
             assert error(decoder(z, timesteps=2), image_decode(weights, z)) < 1e-5
 
 
-def test_it_is_shown_in_text_and_in_the_document(run: Run, tmp_path: Path) -> None:
-    weights = autoencoder()
-    path = source(tmp_path, weights)
-    command = ("convert", path, "--post-quant", "fold", "--allow-inexact", "--device", "cpu",
-               "--overwrite", "-o", tmp_path / "out")  # fmt: skip
-    ran = run(*command)
-    assert ran.code == 0
-    border, _ = conv_in_both_ways(weights, seed=0)
-    assert (
-        f"fold: post_quant_conv in conv_in changes its output by up to {border:.3g} on the border "
-        "and "
-    ) in ran.out
-    assert "parity: bitwise with the folded decoder" in ran.out
-    parity = json.loads(run(*command, "--json").out)["parity"]
-    assert (parity["verdict"], parity["compared_with"]) == ("bitwise", "folded-reference")
-    assert set(parity["fold"]) == {"border", "inside", "output"}
-    assert parity["fold"]["border"] == pytest.approx(border, abs=NOTHING)
-    assert f"changes the images by up to {parity['fold']['output']:.3g}" in ran.out
-    assert metadata_of(tmp_path / "out")["inflate.parity.compared_with"] == "folded-reference"
-    assert "bitwise with the folded decoder" in run("inspect", tmp_path / "out").out
-
-
-def test_verify_folds_the_reference_as_the_header_says(run: Run, tmp_path: Path) -> None:
-    path = source(tmp_path, autoencoder())
-    for layout in ("autoencoder", "decoder", "sgm"):
-        out = tmp_path / layout
-        convert(path, out, layout=layout, skip_parity=True, **ALLOWED)
-        assert metadata_of(out)["inflate.post_quant"] == "fold"
-        ran = run("verify", path, out, "--device", "cpu")
-        assert ran.code == 0
-        assert "parity: bitwise with the folded decoder" in ran.out
-        assert "fold: post_quant_conv in conv_in changes its output by up to" in ran.out
-
-
 # What cannot be folded
-
-
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
-def test_there_must_be_something_to_fold(layout: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="has no post_quant_conv: there is nothing to fold"):
-        convert(source(tmp_path, autoencoder("plain")), layout=layout, **ALLOWED)
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
@@ -254,21 +192,6 @@ def test_for_sgm_quant_conv_is_folded_into_the_encoder(tmp_path: Path) -> None:
     changed = {"encoder.conv_out.weight", "encoder.conv_out.bias"}
     rest = {k: v for k, v in weights.items() if k.startswith("encoder.") and k not in changed}
     assert_same({key: written[FIRST_STAGE + key] for key in rest}, rest)
-
-
-def test_a_video_checkpoint_is_folded_when_it_is_copied(tmp_path: Path) -> None:
-    weights = video_autoencoder(**LIKE_CLASS)
-    path = source(tmp_path, weights)
-    with pytest.raises(PlanError, match="Pass --allow-inexact"):
-        convert(path, tmp_path / "out", layout="sgm", **FOLD)
-    result = convert(path, tmp_path / "out", layout="sgm", **ALLOWED)
-    border, _ = conv_in_both_ways(weights, seed=0)
-    assert measured(result).border == pytest.approx(border, abs=NOTHING)
-    written = under(load_file(tmp_path / "out"), FIRST_STAGE)
-    rest = {k: v for k, v in weights.items()
-            if not k.startswith(("quant_conv", "post_quant_conv", "encoder.conv_out",
-                                 "decoder.conv_in"))}  # fmt: skip
-    assert_same({key: written[key] for key in rest}, rest)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,7 +12,7 @@ from inflate.errors import FamilyError
 from inflate.loading import read_tensor
 from tests.io.opening import opened
 
-from ..checkpoints import FIRST_STAGE, autoencoder, bare_decoder, prefixed, video_autoencoder
+from ..checkpoints import FIRST_STAGE, autoencoder, bare_decoder, prefixed
 
 PREFIXES = ("", FIRST_STAGE, "vae.", "module.first_stage_model.", "model.")
 SMALLEST = {"ch_mult": [1]}
@@ -39,12 +39,6 @@ def test_the_autoencoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) 
             assert torch.equal(read_tensor(source, key), tensor)
 
 
-@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-def test_a_video_autoencoder_is_found_and_told(prefix: str, tmp_path: Path) -> None:
-    with opened(prefixed(video_autoencoder(**SMALLEST), prefix), tmp_path) as source:
-        assert source.inflated
-
-
 def test_a_bare_decoder_is_found(tmp_path: Path) -> None:
     weights = bare_decoder(**SMALLEST)
     with opened(weights, tmp_path) as source:
@@ -53,14 +47,6 @@ def test_a_bare_decoder_is_found(tmp_path: Path) -> None:
             assert torch.equal(read_tensor(source, f"decoder.{key}"), tensor)
         assert source.info("encoder.conv_in.weight") is None
         assert source.info("post_quant_conv.weight") is None
-
-
-def test_what_a_file_lacks_has_no_info(tmp_path: Path) -> None:
-    with opened(autoencoder("plain", **SMALLEST), tmp_path) as source:
-        assert source.info("post_quant_conv.weight") is None
-        info = source.info("decoder.conv_in.bias")
-        assert info is not None
-        assert info.shape == (32,)
 
 
 def test_an_autoencoder_is_told_from_what_stands_around_it(tmp_path: Path) -> None:
@@ -88,32 +74,6 @@ def test_of_several_image_autoencoders_none_is_chosen(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("prefix", ["", "vae."])
-@pytest.mark.parametrize(
-    ("names", "family"),
-    [
-        (
-            ["decoder.layers.0.weight", "decoder.layers.3.conv.0.weight"],
-            "TAESD, a tiny autoencoder",
-        ),
-        (["1.weight", "3.conv.0.weight", "8.conv.0.weight"], "TAESD, a tiny autoencoder"),
-        (["decoder.mid_block.resnets.0.conv1.conv.weight"], "a causal 3D autoencoder (CogVideoX)"),
-        (["decoder.mid.block_1.conv1.conv.weight"], "a causal 3D autoencoder"),
-        (
-            ["decoder.middle.0.residual.0.gamma", "decoder.middle.0.residual.2.weight"],
-            "a causal 3D autoencoder (Wan)",
-        ),
-        (["decoder.stages.0.0.main.conv.weight"], "DC-AE, a deep compression autoencoder"),
-        (["decoder.unpatcher3d.wavelets"], "a Cosmos tokenizer"),
-    ],
-)
-def test_another_family_is_refused_by_name(
-    names: list[str], family: str, prefix: str, tmp_path: Path
-) -> None:
-    said = refused(prefixed(empty(*names), prefix), tmp_path)
-    assert said.startswith(f"holds {family}; expected an image autoencoder")
-
-
 def test_an_encoder_alone_is_told(tmp_path: Path) -> None:
     weights = {k: v for k, v in autoencoder(**SMALLEST).items() if k.startswith("encoder.")}
     assert refused(weights, tmp_path) == (
@@ -130,12 +90,6 @@ def test_anything_else_is_told_with_names_that_it_holds(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_that_only_looks_like_a_decoder_is_none(tmp_path: Path) -> None:
-    said = refused(empty("adecoder.mid.block_1.conv1.weight"), tmp_path)
-    assert said.startswith("holds no image autoencoder")
-
-
 def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
-    assert refused({0: torch.ones(2)}, tmp_path) == (  # type: ignore[dict-item]
-        "holds no tensors; expected an image autoencoder"
-    )
+    said = refused({0: torch.ones(2)}, tmp_path)  # type: ignore[dict-item]
+    assert said.startswith("holds no named tensors")

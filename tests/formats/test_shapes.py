@@ -101,23 +101,6 @@ def test_layout_decoder_has_the_keys_of_the_original_module(
     assert planned(path, layout="decoder", **options) == known(case)
 
 
-@pytest.mark.parametrize("case", ["kl-f8/image", "kl-f16/image"])
-def test_a_bare_decoder_in_full_size_is_planned(case: str, tmp_path: Path) -> None:
-    path = hollow(tmp_path / "full.safetensors", known(case))
-    video = known(f"{case.split('/')[0]}/all/k3")
-    assert planned(path, layout="decoder", time_mode="all") == video
-
-
-def test_layout_sgm_has_the_keys_of_a_video_checkpoint_of_sd3(tmp_path: Path) -> None:
-    shapes = module_shapes(architecture_of_preset("sd3"))
-    path = hollow(tmp_path / "full.safetensors", {FIRST_STAGE + k: s for k, s in shapes.items()})
-    made = planned(path, layout="sgm")
-    assert set(made) > {FIRST_STAGE + key for key in shapes}
-    assert made[f"{FIRST_STAGE}decoder.mid.block_1.mix_factor"] == (1,)
-    assert all(name.startswith((f"{FIRST_STAGE}encoder.", f"{FIRST_STAGE}decoder."))
-               for name in made)  # fmt: skip
-
-
 def test_layout_diffusers_has_the_keys_of_its_class_in_full_size(
     diffusers: Any, tmp_path: Path
 ) -> None:
@@ -131,28 +114,3 @@ def test_layout_diffusers_has_the_keys_of_its_class_in_full_size(
             layers_per_block=2,
         )
     assert made == shapes_of(model)
-
-
-@pytest.mark.parametrize(
-    ("preset", "config", "factor"),
-    [
-        ("kl-f8", "kl-f8", 0.18215),
-        ("kl-f8", "sdxl", 0.13025),
-        ("sd3", "sd3", 1.5305),
-        ("sd3", "flux", 0.3611),
-        ("kl-f8", None, None),
-        ("sd3", None, None),
-    ],
-)
-def test_the_scaling_factor_is_that_of_the_preset_or_not_known(
-    preset: str, config: str | None, factor: float | None, tmp_path: Path
-) -> None:
-    shapes = module_shapes(architecture_of_preset(preset))
-    kept = {key: shape for key, shape in shapes.items() if not key.startswith("post_quant_conv.")}
-    path = hollow(tmp_path / "full.safetensors", kept)
-    result = convert(
-        path, dry_run=True, layout="diffusers", config=config, video_kernel_size=(3, 1, 1), **CPU
-    )
-    known_now = result.plan.config.architecture.scaling_factor
-    assert known_now == (0.18215 if factor is None else factor)
-    assert any("the scaling factor is not known" in n for n in result.notes) is (factor is None)

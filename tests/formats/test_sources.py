@@ -12,16 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.errors import CheckpointError, FamilyError, PlanError
+from inflate.errors import CheckpointError
 from inflate.workflow import convert, inspect, verify
-from tests.io.opening import assert_same, opened
+from tests.io.opening import assert_same
 
 from ..checkpoints import (
     FIRST_STAGE,
     KINDS,
     autoencoder,
     prefixed,
-    video_autoencoder,
     write_lightning,
     write_safetensors,
     write_torch,
@@ -72,37 +71,6 @@ def test_of_a_whole_model_the_autoencoder_alone_is_read(
     path = writer(tmp_path / "model.file", weights)
     kept(path, first_stage(weights))
     assert reads[path] == {name for name in weights if name.startswith(FIRST_STAGE)}
-
-
-@pytest.mark.parametrize("family", AROUND)
-def test_everything_around_it_is_left_behind_for_a_reason(family: str, tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "model.safetensors", whole_model(family))
-    plan = convert(path, dry_run=True, **CPU).plan
-    assert {dropped.source for dropped in plan.dropped} == set(AROUND[family])
-    words = {dropped.source.split(".")[0]: dropped.reason for dropped in plan.dropped}
-    said = {
-        "model": "diffusion model",
-        "model_ema": "moving average of the training weights",
-        "cond_stage_model": "text encoder",
-        "text_encoders": "text encoder",
-        "conditioner": "conditioner of the diffusion model",
-    }
-    for part, reason in words.items():
-        assert reason == said.get(part, f"outside the autoencoder ({FIRST_STAGE})")
-
-
-def test_what_is_written_does_not_grow_with_the_rest(tmp_path: Path) -> None:
-    whole = whole_model("sd1")
-    files = {
-        "whole": write_safetensors(tmp_path / "whole.safetensors", whole),
-        "alone": write_safetensors(tmp_path / "alone.safetensors", first_stage(whole)),
-    }
-    assert files["whole"].stat().st_size > files["alone"].stat().st_size
-    for path in files.values():
-        convert(path, path.with_suffix(".out"), **CPU)
-    assert_same(
-        load_file(files["whole"].with_suffix(".out")), load_file(files["alone"].with_suffix(".out"))
-    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs files with holes")
@@ -252,35 +220,6 @@ def test_which_one_is_an_error_that_lists_the_choices(
     )
 
 
-def test_a_prefix_that_is_not_there_lists_the_choices(run: Run, svd: Path) -> None:
-    ran = run("convert", svd, "--prefix", "conditioner.embedders.4.encoder", "--device", "cpu")
-    assert ran.code == 2
-    assert f"expected one of '{SVD_IMAGE}' (an image decoder), '{FIRST_STAGE}'" in ran.err
-    assert f"(did you mean '{SVD_IMAGE}'?)" in ran.err
-
-
-def test_the_video_autoencoder_of_svd_is_no_source_but_can_be_copied(
-    run: Run, svd: Path, tmp_path: Path
-) -> None:
-    options = (svd, "--prefix", FIRST_STAGE, "-o", tmp_path / "out", "--device", "cpu")
-    ran = run("convert", *options)
-    assert ran.code == 2
-    assert "is inflated already" in ran.err
-    assert run("convert", *options, "--layout", "decoder").code == 0
-    decoder = under(svd_model(), f"{FIRST_STAGE}decoder.")
-    assert_same(load_file(tmp_path / "out"), decoder)
-
-
-def test_autoencoders_in_the_names_of_two_tools_are_two(tmp_path: Path) -> None:
-    named_otherwise = {f"vae.decoder.mid_block.resnets.0.conv{i}.weight": torch.ones(1)
-                       for i in (1, 2)}  # fmt: skip
-    with (
-        pytest.raises(FamilyError, match=r"several autoencoders, under 'first_stage_model\.'"),
-        opened({**prefixed(autoencoder()), **named_otherwise}, tmp_path),
-    ):
-        pass
-
-
 # Moving averages
 
 
@@ -302,15 +241,6 @@ def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_p
     assert verify(path, video, **CPU).verdict == "fail"
 
 
-def test_moving_averages_are_left_where_they_are_not_asked_for(tmp_path: Path) -> None:
-    plain = autoencoder(seed=1)
-    both = {**plain, **moving_averages(autoencoder(seed=2))}
-    path = write_torch(tmp_path / "model.pt", both)
-    kept(path, plain)
-    reasons = {d.reason for d in convert(path, dry_run=True, **CPU).plan.dropped}
-    assert reasons == {"moving average of the training weights"}
-
-
 def test_a_part_without_moving_averages_is_taken_as_it_is(tmp_path: Path) -> None:
     plain, averaged = autoencoder(seed=1), autoencoder(seed=2)
     decoder = {k: v for k, v in averaged.items() if k.startswith("decoder.")}
@@ -324,49 +254,3 @@ def test_a_part_without_moving_averages_is_taken_as_it_is(tmp_path: Path) -> Non
         "post_quant_conv, 2 of quant_conv)",
     )
     assert convert(path, dry_run=True, **CPU).notes == ()
-
-
-def test_a_fixed_blend_has_no_moving_average(tmp_path: Path) -> None:
-    plain, averaged = video_autoencoder(seed=1), video_autoencoder(seed=2)
-    trained = {k: v for k, v in averaged.items() if not k.endswith("mix_factor")}
-    blends = {k: v for k, v in plain.items() if k.endswith("mix_factor")}
-    assert blends
-    path = write_torch(tmp_path / "model.pt", {**plain, **moving_averages(trained)})
-    kept_video = tmp_path / "out.safetensors"
-    convert(path, kept_video, weights="ema", layout="autoencoder", **CPU)
-    assert_same(load_file(kept_video), {**trained, **blends})
-    notes = convert(path, dry_run=True, weights="ema", layout="sgm", post_quant="fold",
-                    allow_inexact=True, **CPU).notes  # fmt: skip
-    assert not any("--weights ema" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("averages", "have", "lost"),
-    [
-        ({}, 0, "conv_inbias"),
-        ({"diffusion_modelinput_blocks00weight": torch.ones(1)}, 0, "conv_inbias"),
-        ({"decoderconv_inbias": torch.ones(64)}, 1, "conv_inweight"),
-    ],
-    ids=["none", "of the diffusion model", "of one"],
-)
-def test_moving_averages_that_are_not_there_are_told(
-    averages: dict[str, Tensor], have: int, lost: str, tmp_path: Path
-) -> None:
-    weights = autoencoder()
-    path = write_torch(tmp_path / "model.pt", {**weights, **prefixed(averages, "model_ema.")})
-    with pytest.raises(FamilyError) as caught:
-        convert(path, weights="ema", **CPU)
-    count = len(under(weights, "decoder."))
-    assert str(caught.value) == (
-        f"{path} has moving averages of {have} of the decoder's {count} tensors "
-        f"(model_ema.decoder{lost} is missing); expected all of them for --weights ema"
-    )
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_moving_average_of_another_shape_is_told(tmp_path: Path) -> None:
-    averaged = autoencoder(seed=2)
-    averaged["decoder.conv_in.bias"] = torch.ones(3)
-    path = write_torch(tmp_path / "model.pt", {**autoencoder(), **moving_averages(averaged)})
-    with pytest.raises(PlanError, match=r"model_ema.decoderconv_inbias has the shape \[3\]"):
-        convert(path, weights="ema", **CPU)

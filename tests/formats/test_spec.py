@@ -22,7 +22,7 @@ from inflate.models.blocks import conv1x1
 from inflate.vocabulary import ATTN_TYPES, MERGE_STRATEGIES, TIME_MODES
 from tests.io.opening import architecture_of, architecture_of_preset
 
-from ..checkpoints import CODES, KINDS, autoencoder_shapes
+from ..checkpoints import KINDS, autoencoder_shapes
 from ..models.builders import SMALL, shapes_of
 from .test_architecture import configurations
 
@@ -82,14 +82,6 @@ def test_any_architecture_lists_the_tensors_of_its_modules(
     parts = image_shapes(architecture_of(expected))
     assert all(key.startswith(part) for part, shapes in parts.items() for key in shapes)
     assert {key: shape for shapes in parts.values() for key, shape in shapes.items()} == expected
-
-
-def test_a_codebook_without_quant_convs_is_as_wide_as_the_latent() -> None:
-    shapes = {**autoencoder_shapes("plain", double_z=False), "quantize.embedding.weight": (9, 4)}
-    assert image_shapes(architecture_of(shapes))["quantize."] == {
-        "quantize.embedding.weight": (9, 4)
-    }
-    assert CODES != 9
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -91,23 +91,6 @@ def test_a_plan_is_total(name: str, mode: str, tmp_path: Path) -> None:
     assert {t.key for t in plan.of("spatial")} == set(shapes) - set(made)
 
 
-def test_the_keys_of_a_prefixed_file_lose_their_prefix(tmp_path: Path) -> None:
-    plan = plan_of(SOURCES["prefixed"], tmp_path)
-    assert copies(plan) == {k.removeprefix(FIRST_STAGE): k for k in SOURCES["prefixed"]}
-
-
-def test_the_keys_of_a_bare_decoder_gain_theirs(tmp_path: Path) -> None:
-    plan = plan_of(SOURCES["bare"], tmp_path)
-    assert copies(plan) == {f"decoder.{key}": key for key in SOURCES["bare"]}
-
-
-def test_what_stands_beside_the_decoder_is_passed_through(tmp_path: Path) -> None:
-    plan = plan_of(SOURCES["vq"], tmp_path)
-    passed = {tensor.key for tensor in plan.of("passed-through")}
-    assert passed == {key for key in SOURCES["vq"] if not key.startswith("decoder.")}
-    assert "quantize.embedding.weight" in passed
-
-
 @pytest.mark.parametrize("prefix", ["", FIRST_STAGE, "model."])
 def test_what_is_left_behind_has_a_reason(prefix: str, tmp_path: Path) -> None:
     around = {
@@ -130,29 +113,12 @@ def test_what_is_left_behind_has_a_reason(prefix: str, tmp_path: Path) -> None:
     assert {d.nbytes for d in plan.dropped} == {12}
 
 
-def test_sizes_add_up(tmp_path: Path) -> None:
-    plan = plan_of(SOURCES["kl"], tmp_path, {"dtype": "float16"})
-    copied = sum(tensor.numel() for tensor in SOURCES["kl"].values())
-    made = sum(tensor.parameters for tensor in plan.of("temporal"))
-    assert sum(tensor.parameters for tensor in plan.tensors) == copied + made
-    assert plan.nbytes == 2 * (copied + made)
-    mix = next(t for t in plan.tensors if t.key == "decoder.mid.block_1.mix_factor")
-    assert (mix.parameters, mix.info.nbytes, mix.info.shape) == (1, 2, (1,))
-
-
 # Types
 
 
 def types(plan: InflationPlan) -> dict[str, set[str]]:
     return {part: {t.dtype for t in plan.of(part)}
             for part in ("spatial", "temporal", "passed-through")}  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_the_stored_type_is_the_sources(dtype: str, tmp_path: Path) -> None:
-    weights = autoencoder(dtype=getattr(torch, dtype), **SMALLEST)
-    plan = plan_of(weights, tmp_path)
-    assert types(plan) == {"spatial": {dtype}, "temporal": {dtype}, "passed-through": {dtype}}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -185,15 +151,6 @@ def mixed() -> dict[str, Tensor]:
     }
 
 
-def test_of_mixed_types_each_tensor_keeps_its_own(tmp_path: Path) -> None:
-    weights = mixed()
-    plan = plan_of(weights, tmp_path)
-    for tensor in plan.tensors:
-        if isinstance(tensor.origin, Copy):
-            assert f"torch.{tensor.dtype}" == str(weights[tensor.origin.source].dtype)
-    assert {tensor.dtype for tensor in plan.of("temporal")} == {"bfloat16"}
-
-
 def test_the_wider_types_come_first_and_the_rest_as_it_came(tmp_path: Path) -> None:
     tensors = plan_of(mixed(), tmp_path).tensors
     widths = [tensor.info.nbytes // tensor.parameters for tensor in tensors]
@@ -206,7 +163,7 @@ def test_the_wider_types_come_first_and_the_rest_as_it_came(tmp_path: Path) -> N
         assert places == sorted(places)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
 def test_weights_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = autoencoder("vq", **SMALLEST)
     changed = ["decoder.norm_out.bias", "encoder.conv_in.bias", "quantize.embedding.weight"]
@@ -214,14 +171,10 @@ def test_weights_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) 
         weights[key] = weights[key].to(dtype)
     stored = str(dtype).removeprefix("torch.")
     assert refused(weights, tmp_path) == [
-        f"{key} is stored as {stored}; expected one of float64, float32, float16, bfloat16"
+        f"{key} is stored as {stored}; expected one of float64, float32, float16, bfloat16, "
+        "float8_e4m3fn, float8_e5m2"
         for key in changed
     ]
-
-
-def test_what_is_left_behind_may_be_of_any_type(tmp_path: Path) -> None:
-    weights = {**autoencoder(**SMALLEST), "loss.steps": torch.ones(2, dtype=torch.int64)}
-    assert [d.source for d in plan_of(weights, tmp_path).dropped] == ["loss.steps"]
 
 
 # What does not fit
@@ -258,26 +211,6 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_told_at_once(
     }
 
 
-def test_an_extra_key_is_told(tmp_path: Path) -> None:
-    weights = autoencoder() | {"decoder.xyzzy": torch.ones(1)}
-    assert refused(weights, tmp_path) == ["decoder.xyzzy is not part of this architecture"]
-
-
-@pytest.mark.parametrize(
-    ("key", "shape", "said"),
-    [
-        ("decoder.mid.block_1.conv1.weight", (64, 64, 3), "[64, 64, 3]; expected [64, 64, 3, 3]"),
-        ("decoder.up.1.upsample.conv.bias", (), "[]; expected [64]"),
-        ("encoder.conv_out.bias", (4,), "[4]; expected [8]"),
-        ("quant_conv.bias", (4,), "[4]; expected [8]"),
-        ("post_quant_conv.bias", (3,), "[3]; expected [4]"),
-    ],
-)
-def test_a_wrong_shape_is_told(key: str, shape: tuple[int, ...], said: str, tmp_path: Path) -> None:
-    weights = autoencoder() | {key: torch.ones(shape)}
-    assert refused(weights, tmp_path) == [f"{key} has the shape {said}"]
-
-
 @pytest.mark.parametrize(
     "key", ["quant_conv.weight", "quant_conv.bias", "post_quant_conv.bias", "encoder.conv_in.bias"]
 )
@@ -308,37 +241,14 @@ def test_channels_that_fit_no_architecture_are_told(tmp_path: Path) -> None:
         plan_of(weights, tmp_path)
     path = tmp_path / "weights.pt"
     assert str(caught.value) == (
-        f"{path}: the configuration for it has errors:\n  - architecture.ch is 1 and ch_mult "
-        "[33, 64]: every level's channels must be a multiple of 32, the groups of its norms"
+        f"{path}: the configuration for it has errors:\n  - architecture.decoder_ch is 1 and "
+        "ch_mult [33, 64]: every level's channels must be a multiple of 32, the groups of its norms"
     )
-
-
-def test_a_codebook_of_another_width_is_told(tmp_path: Path) -> None:
-    weights = autoencoder("vq") | {"quantize.embedding.weight": torch.ones(8, 5)}
-    assert refused(weights, tmp_path) == [
-        "quantize.embedding.weight has the shape [8, 5]; expected [8, 4]"
-    ]
 
 
 def test_what_else_a_quantiser_keeps_is_passed_through(tmp_path: Path) -> None:
     weights = autoencoder("vq", **SMALLEST) | {"quantize.embedding.cluster_size": torch.ones(8)}
     assert "quantize.embedding.cluster_size" in copies(plan_of(weights, tmp_path))
-
-
-def test_a_codebook_without_quant_convs_is_as_wide_as_the_latent(tmp_path: Path) -> None:
-    weights = autoencoder("plain", double_z=False)
-    weights["quantize.embedding.weight"] = torch.ones(8, 4)
-    assert plan_of(weights, tmp_path).config.architecture.n_embed == 8
-    weights["quantize.embedding.weight"] = torch.ones(8, 3)
-    assert "expected [8, 4]" in refused(weights, tmp_path)[0]
-
-
-def test_latents_of_another_width_than_the_convolutions(tmp_path: Path) -> None:
-    plan = plan_of(autoencoder("kl", embed_dim=3), tmp_path)
-    assert plan.config.architecture.embed_dim == 3
-    shapes = {tensor.key: tensor.shape for tensor in plan.tensors}
-    assert shapes["quant_conv.weight"] == (6, 8, 1, 1)
-    assert shapes["post_quant_conv.weight"] == (4, 3, 1, 1)
 
 
 @pytest.mark.parametrize("prefix", ["", FIRST_STAGE])

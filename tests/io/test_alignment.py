@@ -20,17 +20,13 @@ from torch import Tensor, nn
 import inflate
 from inflate.formats.source import describe
 from inflate.formats.views import with_learned_blend, with_post_quant_folded
-from inflate.io.arrays import ALIGNMENT
 from inflate.io.reader import open_checkpoint
-from inflate.loading import aligned, as_tensor, load_encoder, load_image_decoder, load_video
+from inflate.loading import as_tensor, load_encoder, load_image_decoder, load_video
 from inflate.models.chunked import Clip, FrameFile
-from inflate.parity.diffusers import against_export
 from inflate.parity.media import read_latents
-from inflate.workflow import convert
 
-from ..checkpoints import autoencoder, video_autoencoder, write_safetensors, write_torch
-from ..conversions import CPU, at_offset
-from ..formats.making import LIKE_CLASS
+from ..checkpoints import video_autoencoder, write_safetensors, write_torch
+from ..conversions import at_offset
 from .opening import assert_same
 
 OFFSETS = range(0, 64, 4)
@@ -98,14 +94,6 @@ def test_what_is_read_is_aligned(
     assert_same(read, WEIGHTS)
 
 
-def test_what_is_aligned_is_not_copied() -> None:
-    tensor = torch.zeros(32)
-    assert aligned(tensor) is tensor
-    moved = aligned(tensor[1:])
-    assert moved.data_ptr() % ALIGNMENT == 0
-    assert moved.stride() == (1,)
-
-
 # Everything that is made of a file
 
 
@@ -148,31 +136,6 @@ def test_the_same_weights_at_every_offset_are_the_same_module(
     with torch.inference_mode():
         at_start = inflate.load_video_decoder(video)
         assert torch.equal(decoder(z, timesteps=1), at_start(z, timesteps=1))
-
-
-@pytest.mark.parametrize("offset", [0, 4, 36])
-def test_a_folder_that_another_library_reads_is_aligned(offset: int, tmp_path: Path) -> None:
-    pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
-    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    folder = tmp_path / "out"
-    convert(image, folder, layout="diffusers", video_kernel_size=(3, 1, 1), skip_parity=True, **CPU)
-    at_offset(folder / "diffusion_pytorch_model.safetensors", offset)
-    found: list[Tensor] = []
-
-    def look(module: nn.Module, _args: object) -> None:
-        found.extend(module.parameters())
-
-    with open_checkpoint(image) as one, open_checkpoint(folder) as two:
-        comparands = against_export(describe(one), describe(two), folder, torch.device("cpu"))
-        hook = nn.modules.module.register_module_forward_pre_hook(look)
-        try:
-            z = torch.zeros(1, 4, 2, 2)
-            comparands.candidate(z, 1)
-            comparands.reference(z, 1)
-        finally:
-            hook.remove()
-    assert found
-    assert misaligned(found) == []
 
 
 # Latents

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inflate.io.arrays import aligned, aligned_empty, cast, is_finite, numpy_dtype
+from inflate.io.arrays import cast, is_finite, numpy_dtype
 from inflate.io.index import FLOATS, WIDTHS
 from inflate.loading import as_tensor
 
@@ -23,14 +23,6 @@ def test_types_are_those_of_torch(name: str) -> None:
     assert tensor.dtype == getattr(torch, name)
     assert tensor.tolist() == [[1, 0]]
     assert tensor.data_ptr() == array.ctypes.data
-
-
-@pytest.mark.parametrize("nbytes", [1, 63, 64, 1000, 1 << 20])
-def test_buffers_are_aligned(nbytes: int) -> None:
-    for _ in range(5):
-        buffer = aligned_empty(nbytes)
-        assert (buffer.nbytes, buffer.ctypes.data % 64) == (nbytes, 0)
-        assert aligned(buffer[-1:]).ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -49,14 +41,6 @@ def test_buffers_are_aligned(nbytes: int) -> None:
 )
 def test_is_finite(values: list[float], finite: bool, dtype: str) -> None:
     assert is_finite(np.array(values).astype(numpy_dtype(dtype))) is finite
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_the_largest_numbers_are_finite(dtype: str) -> None:
-    largest = torch.finfo(getattr(torch, dtype)).max
-    array = np.array([largest, -largest]).astype(numpy_dtype(dtype))
-    assert is_finite(array)
-    assert not is_finite(np.array([largest, math.inf]).astype(numpy_dtype(dtype)))
 
 
 def test_every_number_of_16_bits_is_judged_as_it_is() -> None:

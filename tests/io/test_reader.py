@@ -6,16 +6,13 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -66,13 +63,6 @@ def test_a_file_is_known_by_its_content_not_its_name(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("spare", range(0, 520, 8))
-def test_a_header_of_any_length_is_one_of_safetensors(spare: int, tmp_path: Path) -> None:
-    # Among them those of 128 and 384 bytes, which begin as a pickle does.
-    path = write_safetensors(tmp_path / "a", {"a": torch.ones(2)}, {"spare": "x" * spare})
-    assert_same(read_all(path)[1], {"a": torch.ones(2)})
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64,
                                    torch.int8, torch.bool])  # fmt: skip
 @pytest.mark.parametrize("writer", [write_safetensors, write_torch])
@@ -86,31 +76,7 @@ def test_types_are_named_as_torch_names_them(
     assert_same(tensors, {"a": tensor})
 
 
-def test_metadata_is_that_of_safetensors(tmp_path: Path) -> None:
-    written = {"format": "pt", "note": "größer"}
-    with open_checkpoint(write_safetensors(tmp_path / "a", WEIGHTS, written)) as checkpoint:
-        assert checkpoint.metadata == written
-    with open_checkpoint(write_safetensors(tmp_path / "b", WEIGHTS)) as checkpoint:
-        assert checkpoint.metadata == {}
-    with open_checkpoint(write_torch(tmp_path / "c", WEIGHTS)) as checkpoint:
-        assert checkpoint.metadata == {}
-
-
 # Reading
-
-
-@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("shift", range(1, 8))
-def test_what_is_read_is_aligned_wherever_it_lies(
-    writer: Writer, shift: int, tmp_path: Path
-) -> None:
-    tensors = {"before": torch.ones(shift, dtype=torch.int8), **WEIGHTS, "n" * shift: torch.ones(9)}
-    with open_checkpoint(writer(tmp_path / "a", tensors)) as checkpoint:
-        for name, tensor in tensors.items():
-            array = checkpoint.read(name)
-            assert array.ctypes.data % 64 == 0
-            assert array.flags.c_contiguous
-            assert torch.equal(as_tensor(array), tensor)
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
@@ -169,16 +135,6 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
             list(checkpoint.pieces("big", aligned_empty(64)))
 
 
-def test_a_file_that_is_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a", WEIGHTS)
-    with (  # noqa: PT012
-        pytest.raises(CheckpointError, match=str(path)),
-        open_checkpoint(path) as checkpoint,
-    ):
-        write_safetensors(tmp_path / "b", {"other": torch.zeros(1)}).rename(path)
-        assert checkpoint.read("a.weight").tolist() == WEIGHTS["a.weight"].tolist()
-
-
 TORCH_FREE = """
 import sys
 sys.modules["torch"] = None
@@ -211,25 +167,6 @@ def test_no_file_needs_torch(tmp_path: Path) -> None:
         assert lines[f"{name} {content}"] == len(paths)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
-def test_opening_safetensors_reads_no_tensor(tmp_path: Path) -> None:
-    # A file of holes: four gigabytes that take no room on the disk, and should take none in memory.
-    huge = 1 << 32
-    header = json.dumps({
-        "huge": {"dtype": "U8", "shape": [huge], "data_offsets": [0, huge]},
-        "tiny": {"dtype": "F32", "shape": [1], "data_offsets": [huge, huge + 4]},
-    }).encode()  # fmt: skip
-    path = tmp_path / "a.safetensors"
-    with path.open("wb") as file:
-        file.write(raw_safetensors(header))
-        file.truncate(8 + len(header) + huge + 4)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open_checkpoint(path) as checkpoint:
-        assert checkpoint.tensors["huge"].nbytes == huge
-        assert checkpoint.read("tiny").tolist() == [0.0]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < huge >> 12  # in KiB
-
-
 @pytest.mark.parametrize("writer", [write_torch, partial(write_torch, **LEGACY)])
 def test_weights_are_laid_out_in_the_order_of_their_axes(writer: Writer, tmp_path: Path) -> None:
     weight = torch.arange(72.0).view(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
@@ -242,11 +179,6 @@ def test_weights_are_laid_out_in_the_order_of_their_axes(writer: Writer, tmp_pat
             read = as_tensor(checkpoint.read(name))
             assert torch.equal(read, written)
             assert read.stride() == torch.empty(written.shape).stride()
-
-
-def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
-    path = write_torch(tmp_path / "a.pt", {"a": torch.nn.Parameter(torch.ones(2))})
-    assert_same(read_all(path)[1], {"a": torch.ones(2)})
 
 
 def test_a_disk_that_refuses_to_read_is_an_error_of_the_file(
@@ -286,100 +218,10 @@ def test_nothing_in_a_shape_beyond_any_array_is_refused(
 # Where the tensors are
 
 
-@pytest.mark.parametrize("legacy", [{}, LEGACY])
-@pytest.mark.parametrize(
-    "content",
-    [
-        WEIGHTS,
-        {"state_dict": WEIGHTS},
-        {"state_dict": WEIGHTS, "extra": {"b": torch.ones(1)}},
-        {"model": WEIGHTS, "epoch": 3, "args": {"lr": 0.1}},
-        {**WEIGHTS, "epoch": 3, 5: torch.ones(2), None: "x"},
-        {"state_dict": {**WEIGHTS, "_metadata": {"version": 1}, 7: torch.ones(1)}},
-    ],
-)
-def test_the_state_dict_is_found(content: Any, legacy: dict[str, Any], tmp_path: Path) -> None:
-    assert_same(read_all(write_torch(tmp_path / "a.pt", content, **legacy))[1], WEIGHTS)
-
-
-@pytest.mark.parametrize("legacy", [{}, LEGACY])
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (torch.ones(2), "FILE holds a single tensor; expected a checkpoint of named tensors"),
-        (
-            [torch.ones(2)],
-            "FILE holds a 'list' object, a whole pickled module perhaps; expected named tensors: "
-            "save its state_dict() instead",
-        ),
-        (
-            {"epoch": 3},
-            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
-            "the keys 'epoch'",
-        ),
-        (
-            {},
-            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
-            "the keys (none)",
-        ),
-        (
-            {"generator": WEIGHTS, "ema": WEIGHTS},
-            "FILE holds no tensors at its top, under 'state_dict', or in one mapping alone; found "
-            "the keys 'generator', 'ema'",
-        ),
-    ],
-)
-def test_a_file_without_named_tensors_is_of_no_family(
-    content: Any, said: str, legacy: dict[str, Any], tmp_path: Path
-) -> None:
-    path = tmp_path / "a.pt"
-    torch.save(content, path, **legacy)
-    assert refusal(path, FamilyError) == said
-
-
 # Tensors that are not what they claim
 
 
-@pytest.mark.parametrize("legacy", [{}, LEGACY])
-@pytest.mark.parametrize(
-    ("tensor", "shape"),
-    [
-        (torch.ones(1).expand(1 << 20, 1 << 20), (1 << 20, 1 << 20)),
-        (torch.ones(2, 1).expand(2, 3), (2, 3)),
-        (torch.empty(5, 7, device="meta"), (5, 7)),
-        (torch.eye(3).to_sparse(), (3, 3)),
-    ],
-    ids=["bomb", "expanded", "meta", "sparse"],
-)
-def test_a_tensor_that_the_file_does_not_hold_is_refused(
-    tensor: Tensor, shape: tuple[int, ...], legacy: dict[str, Any], tmp_path: Path
-) -> None:
-    path = write_torch(tmp_path / "a.pt", {**WEIGHTS, "b": tensor}, **legacy)
-    assert refusal(path) == (
-        f"FILE: b claims the shape {shape}, and the file does not hold that many numbers; "
-        "expected dense tensors with their data"
-    )
-
-
 # Files that are none
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "a.ckpt") == "FILE does not exist; expected a checkpoint file"
-
-
-def test_a_directory(tmp_path: Path) -> None:
-    assert "is a directory" in refusal(tmp_path)
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "a.ckpt").touch()
-    assert refusal(tmp_path / "a.ckpt") == "FILE is empty; copy or download it again"
-
-
-def test_a_path_through_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("")
-    assert refusal(tmp_path / "a" / "b.ckpt") == "FILE cannot be read: Not a directory"
 
 
 @pytest.mark.parametrize(
@@ -414,30 +256,6 @@ def test_files_of_other_tools_are_refused_by_name(
     assert refusal(path).startswith(f"FILE is {what}")
 
 
-def test_an_archive_of_numpy_is_refused_by_name(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    numpy.savez(tmp_path / "a.npz", weight=numpy.ones(3))
-    numpy.save(tmp_path / "a.npy", numpy.ones(3))
-    assert refusal(tmp_path / "a.npz").startswith("FILE is a NumPy archive (.npz): weights of ")
-    assert refusal(tmp_path / "a.npy").startswith("FILE is a NumPy array: expected a checkpoint")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"ch_mult: [1, 2]\n", b"\x08", b"\x08\x08\x12", b"\x08\x08\x12\x07\x0a\x05", b"\x82\xa7de",
-        b"\x85", b"\xde", bytes(64), b"x",
-    ],
-)  # fmt: skip
-def test_what_nobody_knows_is_shown(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(content)
-    assert refusal(path) == (
-        "FILE is neither a torch checkpoint nor a safetensors file (it begins with "
-        f"{content[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
-    )
-
-
 def test_torchscript_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with warnings.catch_warnings():
@@ -446,13 +264,6 @@ def test_torchscript_is_refused_by_name(tmp_path: Path) -> None:
     assert refusal(path, FamilyError) == (
         "FILE is a TorchScript archive; expected named tensors: save its state_dict()"
     )
-
-
-def test_another_zip_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.ckpt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    assert refusal(path).startswith("FILE is damaged or no torch checkpoint: ")
 
 
 # Damage
@@ -468,15 +279,6 @@ def test_a_file_cut_short_is_refused(writer: Writer, kept: float, tmp_path: Path
     assert "again" in said or "neither a torch checkpoint nor a safetensors file" in said
 
 
-@pytest.mark.parametrize("writer", [WRITERS["torch"], WRITERS["lightning before 1.6"]])
-def test_damage_among_the_names_is_refused(writer: Writer, tmp_path: Path) -> None:
-    path = writer(tmp_path / "a.ckpt", WEIGHTS)
-    content = path.read_bytes()
-    place = content.index(b"a.weight")
-    path.write_bytes(content[: place - 6] + bytes(range(6)) + content[place:])
-    assert refusal(path).endswith("Copy or download it again")
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -486,12 +288,11 @@ def test_damage_among_the_names_is_refused(writer: Writer, tmp_path: Path) -> No
         raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"1234"),
         raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"x" * 12),
         raw_safetensors(b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', b"x" * 8),
-        raw_safetensors(b'{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}', b"x" * 8),
         (1 << 62).to_bytes(8, "little") + b'{"a":{}}',
         (500).to_bytes(8, "little") + b'{"a":{"dtype":"F32"',
     ],
     ids=["not text", "no entry", "not JSON", "data missing", "data left over", "wrong size",
-         "unknown type", "huge header", "header cut short"],
+         "huge header", "header cut short"],
 )  # fmt: skip
 def test_a_safetensors_header_that_does_not_add_up_is_refused(
     content: bytes, tmp_path: Path
@@ -499,14 +300,6 @@ def test_a_safetensors_header_that_does_not_add_up_is_refused(
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     assert refusal(path).startswith("FILE")
-
-
-def test_a_header_cut_short_is_told_with_both_sizes(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_bytes((500).to_bytes(8, "little") + b'{"a"')
-    assert refusal(path) == (
-        "FILE is cut short: its header claims 500 bytes, the file has 12. Copy or download it again"
-    )
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, (1 << 20) + 7])

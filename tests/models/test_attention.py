@@ -21,14 +21,14 @@ LOGGER = "inflate.models.attention"
 
 @pytest.fixture(autouse=True)
 def _fresh_log() -> Iterator[None]:
-    """What is said once a process is said once a test."""
+    """Log once per test what is logged once per process."""
     attention._log_fallback.cache_clear()
     yield
     attention._log_fallback.cache_clear()
 
 
 class FakeOps(ModuleType):
-    """An ``xformers.ops`` that counts its calls and answers as it is told."""
+    """An ``xformers.ops`` that counts its calls and returns a given answer."""
 
     def __init__(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__("xformers.ops")
@@ -109,7 +109,7 @@ def test_xformers_serves_on_cuda(
         assert len(ops.calls) == (blocks if time_mode == "conv-only" else 3 * blocks)
         calls = len(ops.calls)
         assert error(out, vanilla(z, timesteps=3)) < 1e-5
-        assert len(ops.calls) == calls  # vanilla asked nothing of it
+        assert len(ops.calls) == calls  # vanilla does not call it
     assert warnings_in(caplog) == []
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inflate.models import Encoder, VideoDecoder
-from inflate.models.autoencoder import Codebook, VideoAutoencoder
+from inflate.models.autoencoder import VideoAutoencoder
 
 from .builders import SMALL, TIME_MODES, error, noise, randomized, shapes_of
 
@@ -81,13 +81,6 @@ def test_vq_encodes_to_the_nearest_entries() -> None:
                 assert torch.equal(z[n, :, i, j], entries[nearest])
                 used.add(nearest)
     assert len(used) > 3
-
-
-@torch.no_grad()
-def test_a_codebook_keeps_its_own_entries() -> None:
-    codebook = randomized(Codebook(64, E))
-    z = codebook.embedding.weight[torch.randperm(64)].T.reshape(1, E, 8, 8)
-    assert torch.equal(codebook(z), z)
 
 
 @pytest.mark.parametrize("time_mode", TIME_MODES)

@@ -172,7 +172,7 @@ def test_what_is_written_to_a_fixed_blend_is_noticed(blend: type[WeighsTemporal]
     assert not block.is_silent()
     block.mix_factor = blend(0.0, "fixed").mix_factor
     assert block.is_silent()
-    block.mix_factor.requires_grad_()  # A gradient is asked for.
+    block.mix_factor.requires_grad_()  # A gradient is needed.
     assert not block.is_silent()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 from inflate.models import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock
 from inflate.models.blocks import (
     Downsample,
-    GroupNorm,
     LayerNorm,
     Upsample,
     spatial_norm,
@@ -64,19 +62,6 @@ def test_a_norm_in_half_is_the_float32_norm_rounded_once(
     x = noise(*shape, dtype=dtype)
     with torch.no_grad():
         assert torch.equal(half(x), wide(x.float()).to(dtype))
-
-
-def test_a_norm_with_gain_and_bias_beyond_half_survives() -> None:
-    """The scaled value leaves the range of half, and the bias brings it back."""
-    norm = GroupNorm(32, 32, eps=1e-6).half()
-    nn.init.constant_(norm.weight, 60_000.0)
-    nn.init.constant_(norm.bias, -50_000.0)
-    x = torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float16).expand(1, 32, 4)
-    with torch.no_grad():
-        out = norm(x)
-    top = out.max()  # sqrt(3) * 60,000 - 50,000
-    assert top.isfinite()
-    assert float(top) == pytest.approx(math.sqrt(3) * 60_000 - 50_000, rel=1e-3)
 
 
 def test_spatial_norm_has_32_groups_and_eps_1e_6() -> None:

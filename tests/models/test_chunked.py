@@ -167,7 +167,7 @@ def test_a_gradient_through_chunks_is_refused() -> None:
 
 
 def test_moments_are_those_of_all_frames() -> None:
-    """Also where the mean is large beside the deviation, which sums of squares would lose."""
+    """Also for a mean much larger than the deviation, which sums of squares would lose."""
     clip = Clip(videos=2, frames=5, chunk=2, directory=None)
     norm = randomized(GroupNorm(4, 8, eps=1e-5))
     x = noise(2, 8, 5, 3, 3) + 1000

@@ -10,7 +10,6 @@ import torch
 from inflate.models import AttnBlock
 
 from .builders import (
-    SMALL,
     TIME_MODES,
     error,
     image_decoder_of,
@@ -96,15 +95,6 @@ def test_skip_video_and_identities_are_the_image_decoder(time_mode: str) -> None
     z = latents().to(DEVICE)
     assert error(video(z, skip_video=True).cpu(), image(z).cpu()) == 0
     assert error(video(z, timesteps=3).cpu(), image(z).cpu()) <= TOLERANCE
-
-
-@every_mode
-def test_gradients_arrive(time_mode: str) -> None:
-    decoder = video_decoder(time_mode, ch=2 * SMALL["ch"]).to(DEVICE)
-    decoder(latents().to(DEVICE), timesteps=3).square().sum().backward()
-    for name, parameter in decoder.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
 
 
 @torch.no_grad()

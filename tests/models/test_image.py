@@ -91,11 +91,3 @@ def test_levels_run_from_the_finest() -> None:
     h = level1.attn[0](level1.block[0](h))
     h = model.norm_out(model.mid.block_2(model.mid.attn_1(model.mid.block_1(h))))
     torch.testing.assert_close(model(x), model.conv_out(h * h.sigmoid()))
-
-
-@pytest.mark.parametrize(
-    ("options", "channels"), [({}, 8), ({"double_z": True}, 8), ({"double_z": False}, 4)]
-)
-def test_double_z_is_mean_and_log_variance(options: dict[str, bool], channels: int) -> None:
-    plain = {key: value for key, value in SMALL.items() if key != "double_z"}
-    assert Encoder(**plain, **options)(images()).shape == (2, channels, 4, 6)

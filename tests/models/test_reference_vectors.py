@@ -1,4 +1,4 @@
-"""The modules agree with the original's numbers and names, and the comparison can tell."""
+"""The modules have the numbers and names of the original, and changed weights are noticed."""
 
 from __future__ import annotations
 

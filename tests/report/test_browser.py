@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inflate.batch.render import to_html
+from inflate.batch.reports import to_html
 from inflate.report.writing import write_report
 
 from .browsing import chromium, emulate, missing

@@ -12,6 +12,7 @@ import pytest
 import inflate
 from inflate.batch.batch import Batch
 from inflate.batch.jobs import Job
+from inflate.batch.ledger import Row
 from inflate.batch.run import Outcome
 from inflate.display import Displayed, bytes_text
 from inflate.formats.source import describe
@@ -38,7 +39,7 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "inspection": inflate.inspect(image),
         "source": source,
         "batch": Batch((job,), folder / "ledger.sqlite"),
-        "outcome": Outcome(job, "held"),
+        "outcome": Outcome(job, Row("out", state="held")),
     }
 
 

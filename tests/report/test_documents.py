@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 import inflate
 from inflate.batch.jobs import Job
+from inflate.batch.ledger import Row
 from inflate.batch.run import Outcome
 from inflate.batch.summary import batch_document
 from inflate.cli.app import main
@@ -141,10 +142,15 @@ def test_a_batch(conversion: ConversionResult) -> None:
     job = Job("sources[0]", "in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
     outcomes = [
         Outcome(
-            job, "held", document={"conversion": conversion_document(conversion), "seconds": 1}
+            job,
+            Row(
+                "out",
+                state="held",
+                document={"conversion": conversion_document(conversion), "seconds": 1},
+            ),
         ),
-        Outcome(job, "failed", document={"error": "no", "traceback": "line"}),
-        Outcome(job, "not-run"),
+        Outcome(job, Row("out", state="failed", document={"error": "no", "traceback": "line"})),
+        Outcome(job, Row("out")),
     ]
     document = batch_document(outcomes, ledger="l.sqlite", executor="local", seconds=1.0)
     assert problem_of(stored(document)) is None

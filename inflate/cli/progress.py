@@ -1,0 +1,88 @@
+"""Progress on stderr, where it is a terminal: the step's name, a bar, and the time left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from inflate.cli.console import log_notes, safe_console, say
+from inflate.progress import Progress, silent
+from inflate.report.text import bytes_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+LOADING = "loading torch…"
+_IN_BYTES = ("downloading", "uploading")
+
+
+def bars_are_drawn() -> bool:
+    """Whether stderr is a terminal that takes escape codes, which NO_COLOR declines."""
+    environ = os.environ
+    return sys.stderr.isatty() and environ.get("TERM") != "dumb" and not environ.get("NO_COLOR")
+
+
+def bars(description: str, field: str) -> Bars:
+    """Bars that vanish at the end.
+
+    Args:
+        description: how ``task.description`` is formatted.
+        field: a field of the task, after the bar.
+    """
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        TextColumn(description, markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[%s]}" % field, markup=False),  # noqa: UP031 - braces in the text.
+        TimeRemainingColumn(),
+        console=safe_console(stderr=True),
+        transient=True,
+    )
+
+
+@contextmanager
+def progress_bar(quiet: bool, first: str = LOADING) -> Iterator[Progress]:
+    """A bar for the current step on a terminal, or its name without escape codes.
+
+    In a pipe, or if quiet, nothing is drawn.
+
+    Args:
+        quiet: draw nothing.
+        first: the step to show until one is reported.
+    """
+    log_notes()
+    if quiet or not sys.stderr.isatty():
+        yield silent
+        return
+    if not bars_are_drawn():
+        names = {first}
+        say(first, err=True)
+
+        def name_step(name: str, _done: int, _total: int) -> None:
+            if name not in names:
+                names.add(name)
+                say(name, err=True)
+
+        yield name_step
+        return
+    sys.stderr.write(first)  # At once; loading rich takes a while. The bar overwrites it.
+    sys.stderr.flush()
+    with bars("{task.description:<16}", "done") as drawn:
+        task, phase = drawn.add_task(first, total=None, done=""), first
+
+        def report(name: str, done: int, total: int) -> None:
+            nonlocal phase
+            if name != phase:  # The time left is that of the step.
+                drawn.reset(task, description=name)
+                phase = name
+            counted = (bytes_text(n) if name in _IN_BYTES else str(n) for n in (done, total))
+            text = "{:>8}/{}".format(*counted) if total else ""
+            # Without a total the bar only moves.
+            drawn.update(task, completed=done, total=total or None, done=text)
+
+        yield report

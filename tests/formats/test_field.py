@@ -1,0 +1,448 @@
+"""Files of the shapes that people really have: containers, wrappers, dialects, types, averages."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from inflate.config.schema import Architecture
+from inflate.errors import CheckpointError, FamilyError, InflateError, PlanError
+from inflate.formats.source import describe
+from inflate.io.reader import open_checkpoint
+from inflate.workflow import convert, inspect
+from tests.io.opening import assert_same
+
+from ..checkpoints import (
+    autoencoder,
+    bare_decoder,
+    foreign_class,
+    prefixed,
+    video_autoencoder,
+    write_safetensors,
+)
+from ..conversions import CPU
+from .making import moving_averages
+
+Weights = dict[str, Tensor]
+TINY: dict[str, Any] = {"ch_mult": [1]}
+
+
+def saved(content: Any, folder: Path, **options: Any) -> Path:
+    torch.save(content, folder / "file.pt", **options)
+    return folder / "file.pt"
+
+
+def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:
+    """What a conversion copies of a file, by key, and its notes."""
+    out = path.with_name("out.safetensors")
+    result = convert(path, out, overwrite=True, **{**CPU, **options})
+    assert result.passed
+    written = load_file(out)
+    copied = [t.key for t in result.plan.tensors if t.part != "temporal"]
+    return {key: written[key] for key in copied}, result.notes
+
+
+# Containers
+
+STATES: dict[str, Any] = {
+    "random_rng_state": random.Random(0).getstate(),
+    "np_rng_state": np.random.RandomState(0).get_state(),
+    "torch_rng_state": torch.get_rng_state(),
+    "global_step": torch.tensor(500),
+    "args": argparse.Namespace(lr=1e-4),
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]},
+    "lists": defaultdict(list, {"a": [1]}),
+    "queue": deque([1, 2]),
+}
+"""What training tools save with the weights."""
+
+CONTAINERS: dict[str, Callable[[Weights], Any]] = {
+    "plain": lambda w: w,
+    "one mapping": lambda w: {"model": w},
+    "two deep": lambda w: {"model": {"vae": OrderedDict(w)}},
+    "state_dict": lambda w: {"state_dict": w},
+    "state_dict of mappings": lambda w: {"state_dict": {"vae": w}},
+    "a discriminator": lambda w: {"model": w, "discriminator": {"main.0.weight": torch.ones(2)}},
+    "two parts": lambda w: {
+        part: {k.split(".", 1)[1]: v for k, v in w.items() if k.startswith(f"{part}.")}
+        for part in ("encoder", "decoder")
+    },
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_any_nesting_is_searched(container: str, tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    path = saved({**CONTAINERS[container](weights), **STATES}, tmp_path)
+    assert_same(found(path, skip_parity=True)[0], weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "prefixes"),
+    [
+        (lambda a, b: {"model": a, "ema": b}, ("model.", "ema.")),
+        (lambda a, b: {"state_dict": a, "ema_state_dict": b}, ("", "ema_state_dict.")),
+        (
+            lambda a, b: {"state_dict": {"gen_model": a, "gen_ema": b}},
+            ("state_dict.gen_model.", "gen_ema"),
+        ),
+        (lambda a, b: {**prefixed(a, "model."), **prefixed(b, "module.ema.")}, ("model", "ema.")),
+    ],
+)
+def test_several_are_choices_by_their_path(
+    content: Any, prefixes: tuple[str, str], tmp_path: Path
+) -> None:
+    both = [autoencoder("plain", seed=seed, **TINY) for seed in (1, 2)]
+    path = saved(content(*both), tmp_path)
+    with pytest.raises(FamilyError):
+        convert(path, **CPU)
+    for prefix, weights in zip(prefixes, both, strict=True):
+        assert_same(found(path, prefix=prefix, skip_parity=True)[0], weights)
+
+
+def test_items_of_foreign_mappings_are_searched(tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    with foreign_class("tools.AttributeDict") as kind:
+        own = type("AttributeDict", (dict,), {"__module__": kind.__module__})
+        setattr(sys.modules[kind.__module__], "AttributeDict", own)  # noqa: B010
+        path = saved({"state_dict": own(weights), "hyper_parameters": own(lr=1)}, tmp_path)
+    assert_same(found(path, skip_parity=True)[0], weights)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_any_protocol_are_read(protocol: int, tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    more = {
+        "big": 1 << 3000,
+        "bytes": b"x" * 300,
+        "text": "y" * 300,
+        "set": {1},
+        "f": frozenset((1,)),
+    }
+    path = saved({"state_dict": weights, **STATES, **more}, tmp_path, pickle_protocol=protocol)
+    assert_same(found(path, skip_parity=True)[0], weights)
+
+
+def shadow(weights: Weights) -> Any:
+    return {"decay": 0.9, "shadow_params": list(weights.values())}
+
+
+REFUSED: dict[str, Callable[[Weights], Any]] = {
+    "shadow_params": shadow,
+    "shadow_params inside": lambda w: {"ema": shadow(w)},
+    "nothing": lambda _: None,
+    "a list": lambda w: [w],
+    "a module": lambda _: torch.nn.Linear(2, 2),
+    "a module inside": lambda _: {"model": torch.nn.Linear(2, 2), "epoch": 1},
+    "placeholders": lambda w: {"module": {k: torch.ones(0) for k in w}},
+    "temporal layers": lambda _: {
+        k.removeprefix("decoder."): v
+        for k, v in video_autoencoder("plain", **TINY).items()
+        if "time" in k or "mix" in k
+    },
+    "an encoder": lambda w: {k: v for k, v in w.items() if k.startswith("encoder.")},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_no_autoencoder_is_refused_as_what_it_is(
+    case: str, legacy: bool, tmp_path: Path
+) -> None:
+    content = REFUSED[case](autoencoder("plain", **TINY))
+    path = saved(content, tmp_path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(FamilyError) as caught:
+        convert(path, **CPU)
+    assert "None" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_folders_of_training_tools_are_refused_with_the_file_to_give(tmp_path: Path) -> None:
+    (tmp_path / "sat" / "100").mkdir(parents=True)
+    (tmp_path / "sat" / "latest").write_text("100")
+    (tmp_path / "sat" / "100" / "mp_rank_00_model_states.pt").touch()
+    (tmp_path / "dcp").mkdir()
+    (tmp_path / "dcp" / "__0_0.distcp").write_bytes(b"PK\x03\x04")
+    hints = {
+        "sat": "100/mp_rank_00_model_states.pt",
+        "dcp": "dcp_to_torch_save",
+        "dcp/__0_0.distcp": "dcp_to_torch_save",
+    }
+    for name, hint in hints.items():
+        with pytest.raises(CheckpointError, match=hint):
+            convert(tmp_path / name, **CPU)
+
+
+# Wrappers
+
+WRAPPERS: dict[str, Callable[[str], str]] = {
+    "DDP": lambda k: f"module.{k}",
+    "compile": lambda k: f"_orig_mod.{k}",
+    "both": lambda k: f"module._orig_mod.{k}",
+    "Fabric": lambda k: f"_forward_module.{k}",
+    "parts": lambda k: k.replace(".", "._orig_mod.", 1),
+    "inside": lambda k: k.replace(".conv1.", "._checkpoint_wrapped_module.conv1."),
+    "model": lambda k: f"model.{k}",
+    "net": lambda k: k.replace("coder.", "coder.net.", 1),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("video", [False, True])
+def test_wrappers_are_stripped(wrapper: str, video: bool, tmp_path: Path) -> None:
+    weights = video_autoencoder("plain", **TINY) if video else autoencoder("plain", **TINY)
+    path = saved({WRAPPERS[wrapper](k): v for k, v in weights.items()}, tmp_path)
+    with open_checkpoint(path) as checkpoint:
+        source = describe(checkpoint)
+        assert source.inflated is video
+        assert {k: source.read(k).tobytes() for k in weights} == {
+            k: v.numpy().tobytes() for k, v in weights.items()
+        }
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "ema.decoder_net.", ""])
+def test_a_bare_decoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) -> None:
+    weights = bare_decoder(**TINY)
+    path = saved(prefixed(weights, prefix), tmp_path)
+    for options in ({}, {"prefix": prefix}):
+        copied = found(path, skip_parity=True, **options)[0]
+        assert_same(copied, prefixed(weights, "decoder."))
+
+
+def test_the_decoder_of_an_autoencoder_can_be_taken_alone(tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    copied, _ = found(saved(prefixed(weights, "vae."), tmp_path), prefix="vae.decoder")
+    assert_same(copied, {k: v for k, v in weights.items() if k.startswith("decoder.")})
+
+
+# Dialects
+
+NEW, OLD = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn")
+
+
+@pytest.mark.parametrize("names", [NEW, OLD])
+@pytest.mark.parametrize("flat", [True, False])
+def test_blocks_of_ldm_with_attention_of_diffusers(
+    names: tuple[str, ...], flat: bool, tmp_path: Path
+) -> None:
+    weights = autoencoder("plain", **TINY)
+    stored = dict(weights)
+    for part, name in zip(("q", "k", "v", "proj_out"), names, strict=True):
+        for key in [key for key in stored if f".attn_1.{part}." in key]:
+            value = stored.pop(key)
+            value = value[:, :, 0, 0] if flat and value.dim() == 4 else value
+            stored[key.replace(f".{part}.", f".{name}.")] = value
+    assert_same(found(saved(stored, tmp_path))[0], weights)
+
+
+def flux2() -> tuple[Weights, Weights]:
+    """An autoencoder of FLUX.2 as it is named here, and as its authors name it."""
+    weights = autoencoder(z_channels=8, **TINY)
+    weights |= {
+        "bn.running_mean": torch.arange(32.0),
+        "bn.running_var": torch.ones(32),
+        "bn.num_batches_tracked": torch.tensor(5),
+    }
+    inside = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}
+    return weights, {inside.get(k.split(".")[0], "") + k: v for k, v in weights.items()}
+
+
+def test_flux2_keeps_its_statistics(tmp_path: Path) -> None:
+    weights, stored = flux2()
+    path = saved(stored, tmp_path)
+    copied, _ = found(path)
+    assert_same(copied, weights)
+    with open_checkpoint(tmp_path / "out.safetensors") as checkpoint:
+        architecture = describe(checkpoint).config.architecture
+    assert architecture.latents_mean == tuple(map(float, range(32)))
+    assert architecture.latents_std == pytest.approx((1.0001**0.5,) * 32)
+    bare = convert(path, tmp_path / "bare", layout="decoder", dtype="bfloat16", **CPU)
+    assert not any("bn." in tensor.key for tensor in bare.plan.tensors)
+    assert any("latents_mean" in note for note in bare.notes)
+
+
+def test_the_small_decoder_of_flux2_is_a_bare_decoder(tmp_path: Path) -> None:
+    weights, stored = flux2()
+    decoder = {k.removeprefix("decoder."): v for k, v in stored.items() if k.startswith("decoder.")}
+    own = {k: v for k, v in weights.items() if k.startswith(("decoder.", "post_quant_conv."))}
+    assert_same(found(saved(decoder, tmp_path))[0], own)
+
+
+# Encoder and decoder of two architectures
+
+DIFFERING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "attention in the encoder": ({"attn_resolutions": [16]}, {"attn_resolutions": ()}),
+    "no attention in the decoder": ({}, {"attn_type": "none"}),
+    "a deeper decoder": ({}, {"num_res_blocks": 2}),
+    "a wider decoder": ({}, {"ch": 64}),
+    "a narrower decoder": ({"ch": 64}, {"ch": 32}),
+    "other levels": ({}, {"ch_mult": (1, 3)}),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERING)
+@pytest.mark.parametrize("layout", ["autoencoder", "decoder"])
+def test_encoder_and_decoder_are_read_off_their_own_tensors(
+    case: str, layout: Any, tmp_path: Path
+) -> None:
+    ours, theirs = DIFFERING[case]
+    weights = {k: v for k, v in autoencoder("plain", **ours).items() if k.startswith("encoder.")}
+    weights |= prefixed(bare_decoder(**{**ours, **theirs}), "decoder.")
+    path = saved(weights, tmp_path)
+    result = convert(path, tmp_path / "out", layout=layout, **CPU)
+    assert result.parity is not None
+    assert result.parity.verdict == "bitwise"
+    architecture: Architecture = result.plan.config.architecture
+    assert not architecture.is_symmetric
+    assert architecture.decoder.is_symmetric
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert describe(checkpoint).config.architecture.decoder == architecture.decoder
+    with pytest.raises(PlanError):
+        convert(path, layout="diffusers", video_kernel_size=(3, 1, 1), dry_run=True, **CPU)
+
+
+def test_an_asymmetric_autoencoder_of_diffusers_loses_what_is_for_inpainting(
+    diffusers: Any, tmp_path: Path
+) -> None:
+    model = diffusers.AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, down_block_out_channels=(32, 64),
+        up_block_types=("UpDecoderBlock2D",) * 2, up_block_out_channels=(32, 64),
+        layers_per_up_block=2, layers_per_down_block=1,
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "model")
+    result = convert(tmp_path / "model", tmp_path / "out", **CPU)
+    assert result.passed
+    assert any("condition_encoder" in note for note in result.notes)
+    assert all("condition_encoder" in d.source for d in result.plan.dropped)
+
+
+# Narrow floats
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("leaf", [None, "scale_weight", "weight_scale"])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_float8_is_widened_with_its_scales(
+    kind: torch.dtype, leaf: str | None, dtype: Any, tmp_path: Path
+) -> None:
+    weights = {k: v.to(kind) for k, v in autoencoder("plain", **TINY).items()}
+    stored: Mapping[str, Tensor] = weights
+    factors = {"decoder.conv_in": torch.tensor(2.0), "encoder.conv_in": torch.rand(32) + 1}
+    if leaf:
+        stored = {**weights, **{f"{k}.{leaf}": v for k, v in factors.items()}}
+        stored["decoder.conv_in.scale_input"] = torch.tensor(1.0)  # type: ignore[index]
+    copied, notes = found(saved(stored, tmp_path), dtype=dtype)
+    wide = {k: v.double() for k, v in weights.items()}
+    for name, factor in factors.items() if leaf else ():
+        wide[f"{name}.weight"] = wide[f"{name}.weight"] * factor.double().view(-1, 1, 1, 1)
+    own = torch.bfloat16 if dtype is None else torch.float32
+    assert_same(copied, {k: v.float().to(own) for k, v in wide.items()})
+    assert any("float8" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"decoder.conv_in.weight_scale_inv": torch.ones(2, 2)},
+        {"decoder.conv_in.scale_weight": torch.ones(3, 3)},
+        {"decoder.nothing.scale_weight": torch.ones(1)},
+        {"decoder.conv_in.comfy_quant": torch.ones(3)},
+    ],
+)
+def test_scales_that_are_not_known_are_refused(scale: Weights, tmp_path: Path) -> None:
+    weights = {k: v.to(torch.float8_e4m3fn) for k, v in autoencoder("plain", **TINY).items()}
+    path = saved({**weights, **scale}, tmp_path)
+    with pytest.raises(FamilyError, match=r"float8|factor"):
+        convert(path, **CPU)
+    assert inspect(path).obstacles
+
+
+def test_other_types_matter_only_inside_the_autoencoder(tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    odd = torch.ones(4).to_sparse()
+    assert_same(found(saved({**weights, "clip.x": odd}, tmp_path), skip_parity=True)[0], weights)
+    with pytest.raises(InflateError):
+        convert(saved({**weights, "decoder.conv_in.bias": odd}, tmp_path), **CPU)
+
+
+# Averages
+
+
+def test_averages_at_the_root_belong_to_weights_under_a_prefix(tmp_path: Path) -> None:
+    plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
+    stored = {**prefixed(plain, "vae."), **moving_averages(averaged)}
+    path = saved({"state_dict": stored}, tmp_path)
+    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
+    assert inspect(path).has_ema
+    flat = moving_averages(prefixed(averaged, "vae."))
+    path = saved({**prefixed(plain, "vae."), **flat}, tmp_path)
+    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
+
+
+def test_partial_averages_are_filled_from_the_weights(tmp_path: Path) -> None:
+    plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
+    trained = {k: v for k, v in averaged.items() if k.startswith("decoder.up.")}
+    path = saved({**plain, **moving_averages(trained)}, tmp_path)
+    copied, notes = found(path, weights="ema", skip_parity=True)
+    assert_same(copied, {**plain, **trained})
+    assert any(f"{len(trained)} of the autoencoder's {len(plain)}" in note for note in notes)
+
+
+@pytest.mark.parametrize("other", [{}, {"diffusion_modelout0weight": torch.ones(1)}])
+def test_averages_of_other_parts_are_neither_offered_nor_taken(
+    other: Weights, tmp_path: Path
+) -> None:
+    path = saved({**autoencoder("plain", **TINY), **prefixed(other, "model_ema.")}, tmp_path)
+    assert not inspect(path).has_ema
+    with pytest.raises(FamilyError):
+        convert(path, weights="ema", **CPU)
+
+
+# Messages
+
+
+def test_many_problems_of_a_kind_are_counted(tmp_path: Path) -> None:
+    weights = autoencoder("plain")
+    weights |= {f"decoder.up.0.block.0.extra.{i}": torch.ones(1) for i in range(30)}
+    with pytest.raises(PlanError) as caught:
+        convert(saved(weights, tmp_path), **CPU)
+    assert len(caught.value.problems) == 4
+    assert "27 more" in caught.value.problems[-1]
+    assert "did you mean" not in str(caught.value)
+
+
+def test_foreign_keys_are_left_out_on_request(tmp_path: Path) -> None:
+    weights = autoencoder("plain", **TINY)
+    path = saved({**weights, "decoder.conv_in.total_ops": torch.zeros(1)}, tmp_path)
+    with pytest.raises(PlanError):
+        convert(path, **CPU)
+    assert_same(found(path, ignore=("*.total_ops",), skip_parity=True)[0], weights)
+
+
+@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
+def test_nothing_to_fold_is_a_note(layout: Any, tmp_path: Path) -> None:
+    path = saved(autoencoder("plain", **TINY), tmp_path)
+    result = convert(path, tmp_path / "out", layout=layout, post_quant="fold", **CPU)
+    assert result.passed
+    assert any("post_quant_conv" in note for note in result.notes)
+
+
+def test_bytes_after_the_last_tensor_are_counted(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "a.safetensors", autoencoder("plain", **TINY))
+    with path.open("ab") as file:
+        file.write(b"\0" * 16)
+    with pytest.raises(CheckpointError, match="16 bytes after the last tensor"):
+        convert(path, **CPU)
