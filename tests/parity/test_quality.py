@@ -14,6 +14,8 @@ from torch import Tensor
 import inflate
 from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import FrameNumbers
+from inflate.report.documents import parity_document
+from inflate.report.schemas import problem_of
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import CPU
@@ -149,5 +151,6 @@ def test_a_trained_one_is_measured_with_its_temporal_layers(tmp_path: Path) -> N
         report = inflate.verify(image, trained, **given, **options, **CPU)
         assert report.verdict == verdict
         assert report.quality is not None
+        assert problem_of(parity_document(report)) is None
         psnr = report.quality.probes[0].measures[0]
         assert psnr.candidate.mean != psnr.reference.mean
