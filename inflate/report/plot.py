@@ -174,7 +174,8 @@ def time_plot(measure: Mapping[str, Any]) -> TimePlot | None:
 
 def _levels(low: float, high: float) -> list[float]:
     """Round numbers, evenly spaced, from one below ``low`` to one above ``high``."""
-    wanted = (high - low) / 4 or abs(low) / 10 or 1.0
+    # Not so close to each other that they would read the same.
+    wanted = max((high - low) / 4, abs(low) / 1000, abs(high) / 1000) or 1.0
     power = 10.0 ** math.floor(math.log10(wanted))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted * 0.999)
     first, last = math.floor(low / step), math.ceil(high / step)

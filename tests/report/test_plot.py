@@ -80,7 +80,15 @@ def test_the_smallest_and_the_largest_errors_have_their_height(error: float) -> 
 
 
 @pytest.mark.parametrize(
-    "frames", [(30.0, 31.5, 30.5), (0.0, 0.0), (None, 1e-12), (1.0, None, 1e9), (7.0,) * 99]
+    "frames",
+    [
+        (30.0, 31.5, 30.5),
+        (0.0, 0.0),
+        (None, 1e-12),
+        (1.0, None, 1e9),
+        (7.0,) * 99,
+        (23.1, 23.1000001),
+    ],
 )
 def test_numbers_over_time_lie_between_the_levels(frames: tuple[float | None, ...]) -> None:
     side = {"mean": None, "frames": frames}
