@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,29 +50,16 @@ class RemoteFile:
         return None
 
 
-def hashes_of(
-    path: Path,
-    algorithms: Iterable[str],
-    at_once: int = 1 << 20,
-    stopped: Callable[[], bool] = bool,
-) -> dict[str, str]:
-    """Several hashes of a file, in hexadecimal; the file is read once.
-
-    Args:
-        path: the file.
-        algorithms: their names, such as ``sha256``.
-        at_once: bytes read at a time.
-        stopped: called after each of them; once it is true, the rest is left out.
-    """
+def hashes_of(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """Several hashes of a file, in hexadecimal; the file is read once."""
     running = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     if not running:
         return {}
-    buffer = memoryview(bytearray(at_once))
-    with path.open("rb", buffering=0) as file:
-        while (count := file.readinto(buffer)) and not stopped():
-            for digest in running.values():
-                digest.update(buffer[:count])
-    return {name: digest.hexdigest() for name, digest in running.items()}
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            for hashing in running.values():
+                hashing.update(block)
+    return {name: hashing.hexdigest() for name, hashing in running.items()}
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -237,30 +237,25 @@ def like(path: Path) -> str:
     return "" if path.name in names else nearest(path.name, names)
 
 
-def hash_file(path: Path, at_once: int = 1 << 20, stopped: Callable[[], bool] = bool) -> str:
+def hash_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal.
 
     Of a remote file that is downloaded in part it is the one that its store gives, or empty.
-
-    Args:
-        path: the file.
-        at_once: bytes read at a time.
-        stopped: called after each of them; once it is true, the rest is left out.
     """
     partial = partial_of(path)
     if partial is not None and partial.sha256 is not None:
         return partial.sha256
-    return hashes_of(path, ["sha256"], at_once, stopped)["sha256"]
+    return hashes_of(path, ["sha256"])["sha256"]
 
 
-def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_file) -> str:
+def hash_files(files: CheckpointFiles) -> str:
     """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files.
 
     Empty where that of one of its files is not known.
     """
     if files.all == (files.path,):
-        return hash_one(files.path)
-    hashes = {path: hash_one(path) for path in sorted(files.all)}
+        return hash_file(files.path)
+    hashes = {path: hash_file(path) for path in sorted(files.all)}
     if not all(hashes.values()):
         return ""
     listing = "".join(f"{sha256}  {path.name}\n" for path, sha256 in hashes.items())
