@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SET_UP = [
     "python3 -m venv .venv",
     "source .venv/bin/activate",
-    "pip install -c constraints.txt '.[report]'",
+    "pip install -c constraints.txt '.[report,diffusers]'",
 ]
 """Run outside the tests: they make the environment that the tests run in."""
 

@@ -143,7 +143,7 @@ def convert(
             of the source, or the output.
         progress: called with the step and how far it is.
         before_publish: called with a result that passed, before the file gets its name; a record
-            made then shows after a crash whose work the file is. If it raises, nothing is published.
+            made then shows after a crash whose file it is. If it raises, nothing is published.
 
     Raises:
         InflateError: whatever the caller can mend: input, configuration, device or destination.
