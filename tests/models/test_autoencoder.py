@@ -1,7 +1,8 @@
-"""The whole video autoencoder: what stands between its encoder and its decoder."""
+"""The autoencoder around the decoder; numbers and names are those of the original."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,10 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inflate.models import Encoder, VideoDecoder
+from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
 
-from .builders import SMALL, TIME_MODES, error, noise, randomized, shapes_of
+from .builders import (
+    KL_F8,
+    KL_F16,
+    REFERENCE,
+    SMALL,
+    TOLERANCE,
+    error,
+    noise,
+    randomized,
+    reference_cases,
+    reference_module,
+    reference_vectors,
+    run_reference,
+    shapes_of,
+)
 
 E = 4  # channels of the latents
 
@@ -38,22 +53,6 @@ def pointwise(conv: torch.nn.Module, x: Tensor) -> Tensor:
 
 def images() -> Tensor:
     return noise(6, 3, 8, 8)
-
-
-def keys_between(model: VideoAutoencoder) -> dict[str, tuple[int, ...]]:
-    return {k: s for k, s in shapes_of(model).items() if not k.startswith(("encoder.", "decoder."))}
-
-
-def test_keys_of_a_kl_autoencoder() -> None:
-    model = autoencoder(quant_conv=(8, 6), post_quant_conv=(3, 4), latent_channels=3)
-    assert keys_between(model) == {
-        "quant_conv.weight": (6, 8, 1, 1),
-        "quant_conv.bias": (6,),
-        "post_quant_conv.weight": (4, 3, 1, 1),
-        "post_quant_conv.bias": (4,),
-    }
-    parts = {key.split(".")[0] for key in model.state_dict()}
-    assert parts == {"encoder", "decoder", "quant_conv", "post_quant_conv"}
 
 
 @torch.no_grad()
@@ -83,10 +82,9 @@ def test_vq_encodes_to_the_nearest_entries() -> None:
     assert len(used) > 3
 
 
-@pytest.mark.parametrize("time_mode", TIME_MODES)
 @torch.no_grad()
-def test_decode_is_post_quant_conv_and_decoder(time_mode: str) -> None:
-    model = autoencoder(time_mode, post_quant_conv=(3, 4), latent_channels=3)
+def test_decode_is_post_quant_conv_and_decoder() -> None:
+    model = autoencoder("all", post_quant_conv=(3, 4), latent_channels=3)
     z = noise(6, 3, 4, 4)
     h = pointwise(model.post_quant_conv, z)
     assert error(model.decode(z, timesteps=3), model.decoder(h, timesteps=3)) < 1e-5
@@ -97,3 +95,57 @@ def test_decode_is_post_quant_conv_and_decoder(time_mode: str) -> None:
 def test_encode_without_an_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"without an encoder.*convert the whole"):
         autoencoder(encoder=False).encode(images())
+
+
+CASES = {case["name"]: case for case in reference_cases()}
+VECTORS = reference_vectors()
+KEYS = json.loads((REFERENCE / "state_dict_keys.json").read_text())
+FAMILIES = {"kl-f8": KL_F8, "kl-f16": KL_F16}
+KERNELS: dict[str, int | list[int]] = {"k3": 3, "k3-1-1": [3, 1, 1]}
+
+
+def reference_error(case: dict[str, Any], module: torch.nn.Module) -> float:
+    name = case["name"]
+    return error(run_reference(case, module, VECTORS[f"{name}/z"]), VECTORS[f"{name}/out"])
+
+
+def full_size(name: str) -> Decoder:
+    """The decoder that an entry of the key lists names, such as ``kl-f8/all/k3``."""
+    family, kind, *kernel = name.split("/")
+    with torch.device("meta"):
+        if kind == "image":
+            return Decoder(**FAMILIES[family])
+        size = KERNELS[kernel[0]] if kernel else 3
+        return VideoDecoder(time_mode=kind, video_kernel_size=size, **FAMILIES[family])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_the_originals(name: str) -> None:
+    assert reference_error(CASES[name], reference_module(CASES[name])) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "conv_in.weight",
+        "mid.block_1.mix_factor",
+        "mid.block_2.time_stack.out_layers.3.bias",
+        "mid.attn_1.mix_factor",
+        "mid.attn_1.time_mix_block.attn1.to_v.weight",
+        "mid.attn_1.video_time_embed.0.weight",
+        "up.1.attn.1.time_mix_block.ff.net.0.proj.weight",
+        "conv_out.time_mix_conv.weight",
+    ],
+)
+def test_a_changed_weight_is_noticed(key: str) -> None:
+    case = CASES["all-learned-k3"]
+    module = reference_module(case)
+    with torch.no_grad():
+        module.state_dict()[key].flatten()[0].add_(0.1)
+    assert reference_error(case, module) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_full_size_keys_are_the_originals(name: str) -> None:
+    expected = {key: tuple(shape) for key, shape in KEYS[name].items()}
+    assert shapes_of(full_size(name)) == expected

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from inflate.mix_factor import alpha_of, mix_factor_of
-from inflate.models import MemoryEfficientVideoBlock, VideoBlock, VideoResBlock
+from inflate.models import VideoBlock, VideoResBlock
 from inflate.models.blend import TemporalBlock, frames_of
 
 from .builders import MERGE_STRATEGIES, noise
-
-ALPHAS = (0.0, 0.1, 0.25, 0.3, 0.5, 0.75, 1.0)
 
 
 class WeighsTemporal(TemporalBlock):
@@ -46,7 +44,7 @@ def block_of(kind: type[nn.Module], alpha: float, merge_strategy: str) -> Tempor
     return kind(32, alpha=alpha, merge_strategy=merge_strategy)
 
 
-@pytest.mark.parametrize("alpha", [*ALPHAS, -2.0, 3.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, -2.0])
 @pytest.mark.parametrize(
     ("kind", "merge_strategy", "stored"),
     [
@@ -54,8 +52,6 @@ def block_of(kind: type[nn.Module], alpha: float, merge_strategy: str) -> Tempor
         (VideoResBlock, "learned", lambda alpha: alpha),
         (VideoBlock, "fixed", lambda alpha: 1 - alpha),
         (VideoBlock, "learned", lambda alpha: -alpha),
-        (MemoryEfficientVideoBlock, "fixed", lambda alpha: 1 - alpha),
-        (MemoryEfficientVideoBlock, "learned", lambda alpha: -alpha),
     ],
 )
 def test_stored_value(
@@ -94,7 +90,7 @@ def test_the_ends_of_a_fixed_blend_are_exact(
     assert torch.equal(blend(1.0, "fixed").blend(spatial, temporal), temporal)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=50)
 @given(
     alpha=st.floats(0, 1, width=32),
     values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20),
@@ -186,16 +182,6 @@ def test_a_blend_is_read_where_it_is_written_and_not_each_time(
     with monkeypatch.context() as patch:
         patch.setattr(block, "temporal_share", lambda: pytest.fail("it was read"))
         assert all(block.is_silent() for _ in range(3))
-
-
-@pytest.mark.parametrize(
-    ("timesteps", "default", "frames"),
-    [(3, None, 3), (None, 3, 3), (2, 3, 2), (6, 4, 6), (1, 3, 1)],
-)
-def test_frames_given_win_over_frames_built_in(
-    timesteps: int | None, default: int | None, frames: int
-) -> None:
-    assert frames_of(torch.empty(6, 1), timesteps, default) == frames
 
 
 @pytest.mark.parametrize("frames", [None, 4, 12, 0, -3])

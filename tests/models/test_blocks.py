@@ -1,15 +1,22 @@
-"""The two-dimensional layers, each against its formula."""
+"""The two-dimensional layers, and the keywords that the image networks refuse."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inflate.models import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock
+from inflate.models import (
+    AttnBlock,
+    Decoder,
+    Encoder,
+    ResnetBlock,
+    VideoDecoder,
+)
 from inflate.models.blocks import (
     Downsample,
     LayerNorm,
@@ -17,8 +24,15 @@ from inflate.models.blocks import (
     spatial_norm,
 )
 
-from .builders import NormTypes, noise, randomized
-from .formulas import attention, group_norm
+from .builders import SMALL, NormTypes, noise, randomized
+
+
+def group_norm(x: Tensor, eps: float, groups: int = 32) -> Tensor:
+    """Group norm of ``N C ...`` without gain and bias."""
+    g = x.reshape(x.shape[0], groups, -1)
+    g = g - g.mean(-1, keepdim=True)
+    return (g / (g.square().mean(-1, keepdim=True) + eps).sqrt()).reshape(x.shape)
+
 
 HALVES = [torch.float16, torch.bfloat16]
 WIDE = [torch.float32, torch.float64]
@@ -71,44 +85,12 @@ def test_spatial_norm_has_32_groups_and_eps_1e_6() -> None:
     assert not torch.allclose(norm(x), group_norm(x, 1e-5), rtol=1e-2)
 
 
-def test_resnet_block_is_its_formula() -> None:
-    block = randomized(ResnetBlock(in_channels=32, out_channels=64)).double()
-    x = noise(2, 32, 5, 6, dtype=torch.float64)
-    with torch.no_grad():
-        h = group_norm(x, 1e-6) * block.norm1.weight[:, None, None]
-        h = h + block.norm1.bias[:, None, None]
-        h = F.conv2d(h * h.sigmoid(), block.conv1.weight, block.conv1.bias, padding=1)
-        h = group_norm(h, 1e-6) * block.norm2.weight[:, None, None]
-        h = h + block.norm2.bias[:, None, None]
-        h = F.conv2d(h * h.sigmoid(), block.conv2.weight, block.conv2.bias, padding=1)
-        skip = F.conv2d(x, block.nin_shortcut.weight, block.nin_shortcut.bias)
-        torch.testing.assert_close(block(x), skip + h)
-
-
 def test_resnet_block_takes_no_time_embedding() -> None:
     block = randomized(ResnetBlock(in_channels=32, temb_channels=0))
     x = noise(1, 32, 3, 3)
     assert torch.equal(block(x, None), block(x))
     with pytest.raises(ValueError, match=r"temb_channels is 128.*pass 0"):
         ResnetBlock(in_channels=32, temb_channels=128)
-
-
-@pytest.mark.parametrize("kind", [AttnBlock, MemoryEfficientAttnBlock])
-def test_attn_block_is_its_formula(kind: type[AttnBlock]) -> None:
-    block = randomized(kind(32)).double()
-    x = noise(2, 32, 3, 5, dtype=torch.float64)
-    with torch.no_grad():
-        h = group_norm(x, 1e-6) * block.norm.weight[:, None, None]
-        h = h + block.norm.bias[:, None, None]
-        q, k, v = (
-            torch.einsum("oc,nchw->nohw", part.weight[:, :, 0, 0], h) + part.bias[:, None, None]
-            for part in (block.q, block.k, block.v)
-        )
-        q, k, v = (part.flatten(2).transpose(1, 2) for part in (q, k, v))
-        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        projected = torch.einsum("oc,nchw->nohw", block.proj_out.weight[:, :, 0, 0], attended)
-        expected = x + projected + block.proj_out.bias[:, None, None]
-        torch.testing.assert_close(block(x), expected)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, *WIDE])
@@ -129,3 +111,41 @@ def test_downsample_pads_right_and_below() -> None:
     expected = F.conv2d(padded, down.conv.weight, down.conv.bias, stride=2)
     assert torch.equal(down(x), expected)
     assert down(x).shape == (2, 8, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("attn_resolutions", "levels"),
+    [([], []), ([32], [0]), ([16], [1]), ([8], [2]), ([32, 8], [0, 2]), ([4, 64], [])],
+)
+def test_resolution_decides_where_attention_sits(
+    attn_resolutions: list[int], levels: list[int]
+) -> None:
+    decoder = Decoder(
+        **{**SMALL, "resolution": 32, "ch_mult": [1, 1, 1], "attn_resolutions": attn_resolutions}
+    )
+    assert [i for i, level in enumerate(decoder.up) if len(level.attn)] == levels
+    assert all(len(decoder.up[i].attn) == len(decoder.up[i].block) for i in levels)
+    assert type(decoder.mid.attn_1) is AttnBlock
+
+
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [("chmult", "ch_mult"), ("doublez", "double_z"), ("embed_dim", None), ("kwargs", None)],
+)
+def test_unknown_keywords_are_refused(
+    module: type[nn.Module], keyword: str, meant: str | None
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        module(**SMALL, **{keyword: 1})
+    named = [repr(keyword), *([repr(meant)] if meant else [])]
+    assert re.findall(r"'\w+'", str(caught.value)) == named
+
+
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize("keyword", ["use_linear_attn", "use_timestep"])
+def test_keywords_that_make_another_network_are_refused(
+    module: type[nn.Module], keyword: str
+) -> None:
+    with pytest.raises(ValueError, match=keyword):
+        module(**SMALL, **{keyword: True})

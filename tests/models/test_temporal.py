@@ -1,7 +1,8 @@
-"""The convolutions over time: each against its formula."""
+"""The temporal modules: convolutions and attention over time, blends, the image layer inside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inflate.models import AE3DConv
-from inflate.models.temporal import TimeConv, TimeStack, fold_frames, unfold_frames
+from inflate.models import (
+    AE3DConv,
+    AttnBlock,
+    MemoryEfficientVideoBlock,
+    ResnetBlock,
+    VideoBlock,
+    VideoResBlock,
+)
+from inflate.models.temporal import TimeConv, TimeStack
 from inflate.vocabulary import kernel_of
 
 from .builders import noise, randomized, video
@@ -68,17 +76,6 @@ def test_a_dirac_kernel_by_taps_is_the_identity(kernel: Any) -> None:
     assert torch.equal(conv(x), x)
 
 
-@torch.no_grad()
-def test_frames_are_folded_without_a_copy_where_channels_are_last() -> None:
-    x = video().contiguous(memory_format=torch.channels_last)
-    folded = fold_frames(unfold_frames(x, T))
-    assert folded.data_ptr() == x.data_ptr()
-    assert unfold_frames(x, T).is_contiguous(memory_format=torch.channels_last_3d)
-    stack = TimeStack(C, 0.0, [3, 1, 1])
-    out = fold_frames(stack(unfold_frames(x, T)))
-    assert out.stride() == x.stride()
-
-
 def test_time_stack_is_its_formula() -> None:
     stack = randomized(TimeStack(2 * C, 0.0, [3, 1, 1])).double()
     x = noise(B, 2 * C, T, H, W, dtype=torch.float64) * 1e-2  # where eps is felt
@@ -100,17 +97,90 @@ def test_time_stack_starts_as_the_identity() -> None:
     assert stack.in_layers[2].weight.abs().max() > 0  # so that gradients arrive
 
 
-def test_ae3dconv_is_two_convolutions() -> None:
-    conv = randomized(AE3DConv(C, 3, [3, 1, 1], kernel_size=3, stride=1, padding=1)).double()
-    x = video(dtype=torch.float64)
+Build = Callable[..., Any]
+
+TEMPORAL: dict[str, Build] = {
+    "VideoResBlock": lambda **kwargs: VideoResBlock(2 * C, in_channels=C, **kwargs),
+    "AE3DConv": lambda **kwargs: AE3DConv(C, 3, 3, kernel_size=3, padding=1, **kwargs),
+    "VideoBlock": lambda **kwargs: VideoBlock(C, **kwargs),
+    "MemoryEfficientVideoBlock": lambda **kwargs: MemoryEfficientVideoBlock(C, **kwargs),
+}
+every_temporal_module = pytest.mark.parametrize("build", TEMPORAL.values(), ids=TEMPORAL)
+
+
+def image_layer(module: nn.Module) -> nn.Module:
+    """The image layer that a temporal module extends, with the same weights."""
+    image: nn.Module
+    if isinstance(module, VideoResBlock):
+        image = ResnetBlock(in_channels=C, out_channels=2 * C)
+    elif isinstance(module, AE3DConv):
+        image = nn.Conv2d(C, 3, 3, padding=1)
+    else:
+        image = AttnBlock(C)
+    weights = module.state_dict()
+    image.load_state_dict({key: weights[key] for key in image.state_dict()}, strict=True)
+    return image
+
+
+@pytest.mark.parametrize("build", [TEMPORAL["VideoResBlock"], TEMPORAL["VideoBlock"]])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_silent_branch_does_not_run(build: Build, grad: bool) -> None:
+    silent, sounding = (build(alpha=alpha, merge_strategy="fixed") for alpha in (0.0, 0.5))
+    ran: list[nn.Module] = []
+    for block in (silent, sounding):
+        branch = block.time_stack if isinstance(block, VideoResBlock) else block.time_mix_block
+        branch.register_forward_hook(lambda module, *_: ran.append(module))
+    with torch.set_grad_enabled(grad):
+        x = video()
+        silent(x, timesteps=T)
+        assert ran == []
+        sounding(x, timesteps=T)
+        assert len(ran) == 1
+        with pytest.raises(ValueError, match="timesteps is 4"):  # It is checked all the same.
+            silent(x, timesteps=4)
+
+
+@every_temporal_module
+@torch.no_grad()
+def test_inputs_are_not_overwritten(build: Build) -> None:
+    block = randomized(build())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = video().contiguous(memory_format=layout)
+        before = x.clone()
+        out = block(x, timesteps=T)
+        assert torch.equal(x, before)
+        assert torch.equal(block(x, timesteps=T), out)
+
+
+@every_temporal_module
+def test_gradients_change_no_bit(build: Build) -> None:
+    """What runs in place without them gives the same."""
+    block = randomized(build())
+    x = video().contiguous(memory_format=torch.channels_last)
+    with_gradients = block(x, timesteps=T)
+    assert with_gradients.requires_grad
     with torch.no_grad():
-        h = F.conv2d(x, conv.weight, conv.bias, padding=1)
-        taps = conv.time_mix_conv.weight[:, :, :, 0, 0]  # O I K
-        expected = torch.zeros_like(h)
-        for i in range(B * T):
-            b, t = divmod(i, T)
-            expected[i] = conv.time_mix_conv.bias[:, None, None]
-            for k, u in enumerate((t - 1, t, t + 1)):
-                if 0 <= u < T:
-                    expected[i] += torch.einsum("oi,ihw->ohw", taps[:, :, k], h[b * T + u])
-        torch.testing.assert_close(conv(x, timesteps=T), expected)
+        assert torch.equal(block(x, timesteps=T), with_gradients)
+
+
+@every_temporal_module
+@torch.no_grad()
+def test_skip_video_is_the_image_layer(build: Build) -> None:
+    module = randomized(build())
+    x = video()
+    expected = image_layer(module)(x)
+    assert torch.equal(module(x, skip_video=True), expected)
+    assert torch.equal(module(x, skip_video=True, timesteps=T), expected)
+    assert not torch.equal(module(x, timesteps=T), expected)
+
+
+@torch.no_grad()
+def test_video_block_knows_the_order_of_frames_by_its_embedding() -> None:
+    block = randomized(VideoBlock(C, alpha=1.0, merge_strategy="fixed"), keep_mix=True)
+    x = video()[:T]
+    backwards = block(x.flip(0), timesteps=T).flip(0)
+    assert not torch.allclose(block(x, timesteps=T), backwards, atol=1e-3)
+    nn.init.zeros_(block.video_time_embed[2].weight)
+    nn.init.zeros_(block.video_time_embed[2].bias)
+    backwards = block(x.flip(0), timesteps=T).flip(0)
+    torch.testing.assert_close(block(x, timesteps=T), backwards, atol=1e-5, rtol=1e-5)
