@@ -23,7 +23,6 @@ from inflate.batch.owners import become_owner, is_alive
 from inflate.batch.task import Event, Task, run_task
 from inflate.signals import ENDING
 
-from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import sha256
 from .conftest import ROOT, Sources, environment, inflate_batch
 
@@ -104,7 +103,6 @@ def test_a_task_whose_source_changes_fails_and_is_not_known(
     ("wanted", "gpu", "expected"),
     [
         (None, None, "auto"),
-        ("cpu", 1, "cpu"),
         ("cuda:1", 0, "cuda:1"),
         ("auto", 0, "cuda:0"),
         (None, 3, "cuda:1"),
@@ -242,26 +240,6 @@ def test_a_worker_ends_with_its_batch(
     assert worker.wait(timeout=60) == 128 + signal.SIGTERM
 
 
-TWICE = """
-import os, sys
-from inflate.signals import end_on_signals
-end_on_signals()
-try:
-    os.kill(os.getpid(), int(sys.argv[1]))
-finally:
-    for number in sys.argv[1:]:
-        os.kill(os.getpid(), int(number))
-    print("removed")
-"""
-
-
-@pytest.mark.parametrize("number", ENDING)
-def test_more_signals_do_not_interrupt_the_removal(number: int) -> None:
-    words = [sys.executable, "-c", TWICE, *(str(int(n)) for n in (number, *ENDING))]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "removed\n", "")
-
-
 # Whole batches
 
 
@@ -366,21 +344,3 @@ def test_ctrl_c_stops_the_workers_and_leaves_nothing(tmp_path: Path, sources: So
     counts = json.loads(done.stdout)["counts"]
     assert counts["held"] == 8
     assert counts["reused"] >= int(finished[1]) >= 1
-
-
-@pytest.mark.slow
-def test_a_folder_with_a_factor_that_is_not_finite_fails_alone(
-    tmp_path: Path, sources: Sources
-) -> None:
-    sources(1)
-    folder = tmp_path / "ckpts/nan"
-    folder.mkdir()
-    write_safetensors(folder / "diffusion_pytorch_model.safetensors", autoencoder(ch_mult=[1]))
-    config = {"_class_name": "AutoencoderKL", "scaling_factor": float("nan")}
-    (folder / "config.json").write_text(json.dumps(config))
-    for reused in (0, 2):
-        done = inflate_batch(tmp_path, "ckpts/*", *OPTIONS, "--json")
-        assert done.returncode == 2, done.stderr
-        document = json.loads(done.stdout)
-        assert [job["status"] for job in document["jobs"]] == ["held", "failed"]
-        assert document["counts"]["reused"] == reused

@@ -16,10 +16,10 @@ from inflate.batch.batch import Batch, open_batch
 from inflate.batch.estimate import Estimate
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger
-from inflate.batch.run import Outcome, Run
+from inflate.batch.run import Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
-from inflate.errors import ConfigError, OutputError
+from inflate.errors import ConfigError
 
 from .conftest import Sources, environment
 from .fakes import FakeExecutor, Watcher, by_stem, ran, statuses
@@ -267,21 +267,6 @@ def test_a_result_that_cannot_be_recorded(
     assert statuses(ran(opened())[0]) == ["held", "held*"]
 
 
-@pytest.mark.parametrize("moment", ["began", "ended"])
-def test_a_message_that_cannot_be_shown(moment: str, sources: Sources) -> None:
-    class Speechless(Watcher):
-        pass
-
-    def say(_self: Watcher, of: Any, *_: object) -> None:
-        job: Job = of.job if isinstance(of, Outcome) else of
-        if "m00" in job.source:
-            "\udcff".encode()
-
-    setattr(Speechless, moment, say)
-    sources(3)
-    assert statuses(ran(opened(), watch=Speechless())[0]) == ["failed", "held", "held"]
-
-
 @pytest.mark.parametrize("fail_fast", [False, True])
 def test_a_source_that_cannot_be_estimated(
     fail_fast: bool, sources: Sources, monkeypatch: pytest.MonkeyPatch
@@ -296,26 +281,6 @@ def test_a_source_that_cannot_be_estimated(
     outcomes, _ = ran(opened(), memory=1 << 40, fail_fast=fail_fast)
     assert statuses(outcomes) == ["failed", "not-run" if fail_fast else "held"]
     assert "traceback" in outcomes[0].document
-
-
-def test_a_name_that_is_not_utf8(sources: Sources) -> None:
-    (path,) = sources(1)
-    os.rename(path, os.path.join(b"ckpts", b"\xff.safetensors"))
-    sources(2)
-    for known in ("", "*"):
-        assert sorted(statuses(ran(opened())[0])) == ["failed", *[f"held{known}"] * 2]
-
-
-def test_a_ledger_that_cannot_be_written_ends_the_batch(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OutputError("the disk is full")
-
-    sources(2)
-    monkeypatch.setattr(Ledger, "write", full)
-    with pytest.raises(OutputError):
-        ran(opened())
 
 
 # Two batches, one ledger

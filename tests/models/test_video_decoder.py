@@ -1,20 +1,22 @@
-"""The video decoder: its arguments, frames, types and gradients; where it is the image decoder."""
+"""The video decoder: arguments, frames, types, gradients, parity and decoding in chunks."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from inflate.models import (
-    Decoder,
-    VideoDecoder,
-)
+from inflate.models import Decoder, VideoDecoder
+from inflate.models.blocks import GroupNorm
+from inflate.models.chunked import Clip, Moments
 
 from .builders import (
     ATTN_TYPES,
-    MERGE_STRATEGIES,
     SMALL,
     TIME_MODES,
     TINY,
@@ -22,7 +24,6 @@ from .builders import (
     error,
     image_decoder_of,
     latents,
-    make_identity,
     noise,
     randomized,
     relative_rms,
@@ -50,20 +51,7 @@ def test_a_bad_kernel_is_refused(time_mode: str) -> None:
         VideoDecoder(time_mode=time_mode, video_kernel_size=2, **TINY)
 
 
-@every_mode
-@torch.no_grad()
-def test_tanh_out_and_give_pre_end(time_mode: str) -> None:
-    z, decoder = latents(), video_decoder(time_mode)
-    out = decoder(z, timesteps=3)
-    assert torch.equal(video_decoder(time_mode, tanh_out=True)(z, timesteps=3), out.tanh())
-    h = video_decoder(time_mode, give_pre_end=True)(z, timesteps=3)
-    assert h.shape == (6, 32, 8, 8)
-    h = decoder.norm_out(h)
-    kwargs = {} if time_mode == "attn-only" else {"timesteps": 3}
-    assert error(decoder.conv_out(h * h.sigmoid(), **kwargs), out) < 1e-5
-
-
-@every_mode
+@pytest.mark.parametrize("time_mode", ["all", "attn-only"])
 def test_last_layer(time_mode: str) -> None:
     decoder = video_decoder(time_mode)
     spatial = decoder.conv_out.weight
@@ -103,16 +91,6 @@ def test_other_dtypes(time_mode: str, dtype: torch.dtype, tolerance: float) -> N
     assert types.seen == {norm: {computed_in} for norm in norms}
 
 
-@torch.no_grad()
-def test_autocast_runs_close_to_float32() -> None:
-    decoder, z = video_decoder("all"), latents()
-    expected = decoder(z, timesteps=3)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = decoder(z, timesteps=3)
-    assert out.dtype == torch.bfloat16
-    assert relative_rms(out, expected) < 0.08
-
-
 @pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers"])
 def test_gradients_reach_every_parameter(attn_type: str) -> None:
     # With 64 channels a group of a norm holds two, so that it does not undo the bias before it.
@@ -149,9 +127,6 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(decoder.train()(z, timesteps=3), plain.train()(z, timesteps=3))
 
 
-with_blends = pytest.mark.parametrize("merge_strategy", MERGE_STRATEGIES)
-
-
 @every_mode
 @pytest.mark.parametrize("attn_type", ATTN_TYPES)
 @torch.no_grad()
@@ -164,27 +139,146 @@ def test_skip_video_is_the_image_decoder(time_mode: str, attn_type: str) -> None
     assert torch.equal(video(latents(), timesteps=3), expected) != temporal
 
 
+EXACT = 1e-12
+"""How far two orders of the same sums, in float64, may be apart."""
+
+
+def wide_decoder(time_mode: str, **changes: Any) -> VideoDecoder:
+    return video_decoder(time_mode, **changes).double()
+
+
+def wide_latents(batch: int, frames: int, **kwargs: Any) -> Tensor:
+    return latents(batch, frames, dtype=torch.float64, **kwargs)
+
+
 @every_mode
-@with_blends
-@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("kernel", "chunk"), [(1, 2), (3, 1), ([3, 1, 1], 2), ([5, 1, 1], 3), ([1, 3, 3], 3)], ids=str
+)
 @torch.no_grad()
-def test_with_identities_in_its_branches_it_is_the_image_decoder(
-    time_mode: str, merge_strategy: str, alpha: float
-) -> None:
-    video = VideoDecoder(time_mode=time_mode, merge_strategy=merge_strategy, alpha=alpha, **SMALL)
-    randomized(video, keep_mix=True)
-    image = image_decoder_of(video)
-    z = latents()
-    changed = error(video(z, timesteps=3), image(z))
-    # With alpha 0 fixed, attention gives nothing of its temporal branch whatever it holds.
-    silent = time_mode == "attn-only" and merge_strategy == "fixed" and alpha == 0
-    assert changed == 0 if silent else changed > 1e-2
-    assert torch.equal(make_identity(video)(z, timesteps=3), image(z))
+def test_chunks_are_the_whole(time_mode: str, kernel: Any, chunk: int) -> None:
+    decoder = wide_decoder(time_mode, video_kernel_size=kernel, alpha=0.3)
+    z = wide_latents(2, 5)  # No chunk but one divides it.
+    out = decoder.decode(z, 5, chunk=chunk)
+    assert error(out, decoder(z, timesteps=5)) < EXACT
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"attn_type": attn_type} for attn_type in ATTN_TYPES),
+        {"tanh_out": True},
+        {"give_pre_end": True},
+        {"resamp_with_conv": False},
+    ],
+    ids=str,
+)
 @torch.no_grad()
-def test_identities_are_the_image_decoder_in_every_dtype(dtype: torch.dtype) -> None:
-    video = make_identity(video_decoder("all", alpha=0.3)).to(dtype)
-    z = latents(dtype=dtype)
-    assert torch.equal(video(z, timesteps=3), image_decoder_of(video)(z))
+def test_every_option(options: dict[str, Any]) -> None:
+    decoder = wide_decoder("all", **options)
+    z = wide_latents(1, 4)
+    assert error(decoder.decode(z, 4, chunk=3), decoder(z, timesteps=4)) < EXACT
+
+
+@pytest.mark.parametrize("chunk", [5, 6, None])
+@torch.no_grad()
+def test_a_chunk_that_holds_every_frame_is_the_whole_pass(chunk: int | None) -> None:
+    decoder, z = video_decoder("all"), latents(2, 5)
+    assert torch.equal(decoder.decode(z, 5, chunk=chunk), decoder(z, timesteps=5))
+
+
+@torch.no_grad()
+def test_a_stream_gives_the_chunks_in_order() -> None:
+    decoder, z = video_decoder("all"), latents(2, 5)
+    whole = decoder.decode(z, 5, chunk=2).unflatten(0, (2, 5))
+    chunks = list(decoder.decode_stream(z, 5, chunk=2))
+    assert [len(images) for images in chunks] == [4, 4, 2]
+    for first, images in zip((0, 2, 4), chunks, strict=True):
+        assert torch.equal(images, whole[:, first : first + 2].flatten(0, 1))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest tensor that an operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation and measure its result."""
+        out = func(*args, **(kwargs or {}))
+        # Memory, not shape: an expanded tensor takes no more than its source.
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes())
+        return out
+
+
+def largest_tensor(decoder: VideoDecoder, frames: int, chunk: int | None) -> int:
+    z = latents(1, frames)
+    with LargestTensor() as seen:
+        if chunk is None:
+            decoder(z, timesteps=frames)
+        else:
+            for _ in decoder.decode_stream(z, frames, chunk=chunk):
+                pass
+    return seen.largest
+
+
+@every_mode
+@torch.no_grad()
+def test_no_tensor_grows_with_the_clip(time_mode: str) -> None:
+    decoder = video_decoder(time_mode, video_kernel_size=[3, 1, 1])
+    short, long = (largest_tensor(decoder, frames, chunk=2) for frames in (6, 18))
+    assert short == long
+    wholes = [largest_tensor(decoder, frames, chunk=None) for frames in (6, 18)]
+    assert wholes[1] == 3 * wholes[0]
+    assert long < wholes[0]
+
+
+@torch.no_grad()
+def test_temporary_files_are_where_they_were_asked_for_and_go(tmp_path: Path) -> None:
+    decoder, z = video_decoder("all"), latents(1, 4)
+    stream = decoder.decode_stream(z, 4, chunk=2, directory=tmp_path)
+    next(stream)
+    del stream
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="missing"):
+        decoder.decode(z, 4, chunk=2, directory=tmp_path / "missing")
+
+
+@torch.no_grad()
+def test_a_gradient_through_chunks_is_refused() -> None:
+    decoder, z = video_decoder("all"), latents(1, 4).requires_grad_()
+    with torch.enable_grad():
+        with pytest.raises(ValueError, match=r"z requires a gradient.*z\.detach\(\).*leave chunk"):
+            decoder.decode(z, 4, chunk=2)
+        assert decoder.decode(z, 4, chunk=4).requires_grad
+        assert not decoder.decode(z.detach(), 4, chunk=2).requires_grad
+
+
+@torch.no_grad()
+def test_moments_are_those_of_all_frames() -> None:
+    """Also for a mean much larger than the deviation, which sums of squares would lose."""
+    clip = Clip(videos=2, frames=5, chunk=2, directory=None)
+    norm = randomized(GroupNorm(4, 8, eps=1e-5))
+    x = noise(2, 8, 5, 3, 3) + 1000
+    moments = Moments(clip, norm)
+    for first, last in clip.spans():
+        moments.add(x[:, :, first:last].transpose(1, 2).flatten(0, 1))
+    out = moments.normalize(x.transpose(1, 2).flatten(0, 1).clone())
+    expected = randomized(GroupNorm(4, 8, eps=1e-5)).double()(x.double())
+    assert error(out, expected.transpose(1, 2).flatten(0, 1)) < 2e-3
+
+
+@every_mode
+@torch.no_grad()
+def test_a_silent_branch_needs_no_second_pass(time_mode: str) -> None:
+    """With nothing that sees other frames, chunks go through without a file."""
+    decoder = VideoDecoder(time_mode=time_mode, merge_strategy="fixed", alpha=0.0, **TINY)
+    stream = decoder.decode_stream(latents(1, 4), 4, chunk=1, directory=Path("/nowhere"))
+    if time_mode == "attn-only":
+        assert len(list(stream)) == 4
+    else:  # But for the output convolution, which is not blended.
+        with pytest.raises(OSError, match="nowhere"):
+            list(stream)
