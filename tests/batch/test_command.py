@@ -112,7 +112,7 @@ def test_missing_extras_are_reported_before_the_work(
     assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err
+    assert "inflate-video[report]" in said.err
     assert not Path("r").exists()
     assert not list(Path("out").glob("*.safetensors"))
 
@@ -154,6 +154,21 @@ def test_json_and_reports(
     shutil.rmtree("r")
     assert main(["batch", *arguments]) == 2
     assert len(list(Path("r/jobs").glob("*.html"))) == 3
+
+
+def test_names_are_names_and_secrets_stay_out() -> None:
+    nasty = "<script>alert(1)</script>|`x`&\"'\x07\x1b[31m.safetensors"
+    outcomes = [
+        outcome("held", job=Job("", nasty, f"out/{nasty}"), conversion={"parity": PARITY}),
+        outcome("failed", error=nasty, traceback=nasty),
+        outcome("unequal", job=Job("", "s3://k:secret@b/d", "d2"), conversion={"parity": FAILED}),
+    ]
+    document = document_with(*outcomes, reports={f"out/{nasty}": 'jobs/"><script>.json'})
+    assert "secret" not in json.dumps(document, allow_nan=False)
+    assert to_html(document).count("<script") == 1, "its own"
+    assert ElementTree.fromstring(to_junit(document)) is not None
+    table = [line for line in to_markdown(document).splitlines() if line.startswith("| ")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in table)
 
 
 def test_a_verdict_of_a_folded_decoder_says_so(capsys: pytest.CaptureFixture[str]) -> None:
