@@ -181,9 +181,7 @@ def test_a_verdict_of_a_folded_decoder_says_so(capsys: pytest.CaptureFixture[str
         assert "bitwise with the folded decoder" in text
 
 
-def test_a_dry_run_prints_sizes_and_runs_nothing(
-    sources: Sources, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
     sources(2, broken=(1,))
     write_manifest(Path("m.yaml"), {"jobs": [{"source": "ckpts/*", "output": "out/"}]})
     assert main(["batch", "m.yaml", "--dry-run"]) == 2

@@ -232,7 +232,7 @@ def test_a_signal_to_a_worker_removes_what_it_staged(
     assert worker.wait(timeout=60) == 128 + number
 
 
-def test_a_worker_ends_with_its_batch(
+def test_workers_end_with_a_batch(
     publishing: tuple[subprocess.Popen[bytes], Connection],
 ) -> None:
     worker, connection = publishing

@@ -55,9 +55,7 @@ def test_what_is_done_and_unchanged_is_skipped_without_opening_a_source(
     assert [outcome.row for outcome in again] == [outcome.row for outcome in first]
 
 
-def test_a_copy_with_other_times_is_known_by_its_hash(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_is_known_by_its_hash(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = sources(1)
     ran(opened())
     os.utime(path, ns=(1, 1))
@@ -251,9 +249,7 @@ class _Spoiling(FakeExecutor):
     "document", [{"seconds": float("nan")}, {"conversion": {"notes": {1, 2}}}], ids=["nan", "set"]
 )
 @pytest.mark.parametrize("kind", ["publish", "end"])
-def test_a_result_that_cannot_be_recorded(
-    kind: str, document: dict[str, Any], sources: Sources
-) -> None:
+def test_unrecordable_results(kind: str, document: dict[str, Any], sources: Sources) -> None:
     sources(2)
     outcomes, executor = ran(opened(), executor=_Spoiling(kind, {"document": document}))
     assert statuses(outcomes) == ["failed", "held"]

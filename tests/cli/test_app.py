@@ -56,7 +56,7 @@ def rows(page: str) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)
-def test_a_page_lists_every_option_in_a_group_with_a_short_summary(
+def test_pages_list_every_option_in_a_group_with_a_summary(
     run: Run, words: tuple[str, ...]
 ) -> None:
     ran = run(*words, "-h")
@@ -129,9 +129,7 @@ def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch
 # In a pipe and on a terminal
 
 
-def test_no_color_is_respected(
-    run: Run, tiny: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_color(run: Run, tiny: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("verify", tiny, tiny_video, *CPU)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("FORCE_COLOR", "1")  # As on a terminal.

@@ -134,9 +134,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_where_parity_does_not_hold(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_parity_fails(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")

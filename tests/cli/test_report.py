@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import pytest
 
 from inflate import workflow
 from inflate.cli.render_parity import print_document
-from inflate.parity.result import WeightsResult
-from inflate.report.documents import parity_document
 
 from ..conversions import nudged
-from ..report.building import FAILED, REPORTS, document_of, shown_verdict
+from ..report.building import REPORTS, document_of, shown_verdict
 from .conftest import CPU, Run
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -63,9 +60,7 @@ def test_several_reports_of_one_run(
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--skip-parity"])
-def test_without_a_check_there_is_no_report(
-    run: Run, source: Path, tmp_path: Path, option: str
-) -> None:
+def test_no_check_no_report(run: Run, source: Path, tmp_path: Path, option: str) -> None:
     ran = run("convert", source, option, "--report", tmp_path / "r.md", *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert option in ran.err
@@ -119,7 +114,7 @@ def stored(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "start"), [("html", "<!doctype html>"), ("md", "## ❌"), ("xml", "<testsuites")]
 )
-def test_a_stored_document_is_rendered_again(
+def test_documents_are_rendered(
     run: Run, stored: Path, tmp_path: Path, kind: str, start: str
 ) -> None:
     default, elsewhere = stored.with_suffix(f".{kind}"), tmp_path / f"else.{kind}"
@@ -183,13 +178,6 @@ def test_no_line_is_broken_within_a_word(printed: Print, name: str) -> None:
     lines = printed(name, terminal=80)
     assert {word for line in lines for word in line.split()} <= words
     assert all(len(line) <= 80 or len(line.split()) <= 2 for line in lines)
-
-
-def test_many_weights_are_counted(printed: Print) -> None:
-    names = tuple(f"decoder.{n}.weight" for n in range(30))
-    out = printed(parity_document(replace(FAILED, weights=WeightsResult(138, names))))
-    assert sum("differs from its source" in line for line in out) == 10
-    assert any("20 more" in line for line in out)
 
 
 @pytest.mark.parametrize(

@@ -240,8 +240,6 @@ def test_what_is_written_to_a_fixed_blend_is_noticed(blend: type[WeighsTemporal]
 
 @pytest.mark.parametrize("frames", [None, 4, 12, 0, -3])
 @pytest.mark.parametrize("built_in", [False, True])
-def test_frames_that_are_missing_or_do_not_divide_the_batch(
-    frames: int | None, built_in: bool
-) -> None:
+def test_frames_that_do_not_divide_the_batch(frames: int | None, built_in: bool) -> None:
     with pytest.raises(ValueError, match="timesteps is"):
         frames_of(torch.empty(6, 1), *((None, frames) if built_in else (frames, None)))

@@ -49,9 +49,7 @@ def test_a_norm_in_half_is_the_float32_norm_rounded_once(
     ("keyword", "meant"),
     [("chmult", "ch_mult"), ("doublez", "double_z"), ("embed_dim", None), ("kwargs", None)],
 )
-def test_unknown_keywords_are_refused(
-    module: type[nn.Module], keyword: str, meant: str | None
-) -> None:
+def test_unknown_keywords_fail(module: type[nn.Module], keyword: str, meant: str | None) -> None:
     with pytest.raises(TypeError) as caught:
         module(**SMALL, **{keyword: 1})
     named = [repr(keyword), *([repr(meant)] if meant else [])]
@@ -60,9 +58,7 @@ def test_unknown_keywords_are_refused(
 
 @pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
 @pytest.mark.parametrize("keyword", ["use_linear_attn", "use_timestep"])
-def test_keywords_that_make_another_network_are_refused(
-    module: type[nn.Module], keyword: str
-) -> None:
+def test_keywords_of_other_networks_are_refused(module: type[nn.Module], keyword: str) -> None:
     with pytest.raises(ValueError, match=keyword):
         module(**SMALL, **{keyword: True})
 

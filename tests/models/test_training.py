@@ -234,9 +234,7 @@ def train(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_average_the_gradients(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_average_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     multiprocessing.spawn(train, (str(tmp_path),), nprocs=2)
     decoder = randomized(VideoDecoder(**TINY))

@@ -209,9 +209,7 @@ TEMPORAL_FAULTS = (
         ((SPATIAL_FAULT, *TEMPORAL_FAULTS), "decoder.mid.block_1.conv2"),
     ],
 )
-def test_every_guilty_temporal_module_is_named_and_no_other(
-    keys: tuple[str, ...], first: str
-) -> None:
+def test_every_guilty_module_is_named_and_no_other(keys: tuple[str, ...], first: str) -> None:
     image, video = sound_pair(**CONFIG)
     for key in keys:
         spoil(video, key)

@@ -93,9 +93,7 @@ def no_images(folder: Path) -> None:
         (bomb, "a.png cannot be read as an image"),
     ],
 )
-def test_images_that_cannot_be_taken(
-    tmp_path: Path, make: Callable[[Path], object], said: str
-) -> None:
+def test_images_that_are_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path / "images")
     with pytest.raises(ConfigError, match=re.escape(said)):
         image_pixels(tmp_path / "images", **SIZES)
@@ -120,9 +118,7 @@ def playlist(path: Path) -> None:
         (playlist, "clip.bin"),
     ],
 )
-def test_videos_that_cannot_be_taken(
-    tmp_path: Path, make: Callable[[Path], object], said: str
-) -> None:
+def test_videos_that_are_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path / "clip.bin")
     with pytest.raises(ConfigError, match=said) as caught:
         video_pixels(tmp_path / "clip.bin", **SIZES)
@@ -161,9 +157,7 @@ def test_images_and_videos_become_probes(
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
-def test_the_latents_are_those_of_the_checkpoints_own_encoder(
-    kind: str, images: Path, tmp_path: Path
-) -> None:
+def test_latents_are_those_of_the_own_encoder(kind: str, images: Path, tmp_path: Path) -> None:
     source = write_torch(tmp_path / "img.pt", autoencoder(kind, ch_mult=[1]))
     target = tmp_path / "video.safetensors"
     inflate.convert(source, target, **CPU)
@@ -210,9 +204,7 @@ def stored(path: Path, z: Tensor) -> Path:
 @pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pth", ".npy"])
 @pytest.mark.parametrize("shape", [(3, 4, 2, 5), (2, 3, 4, 2, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_stored_latents(
-    tmp_path: Path, ending: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_latents(tmp_path: Path, ending: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     z = torch.randn(shape).to(dtype)
     probe = read_latents(stored(tmp_path / f"z{ending}", z), 4)
     assert isinstance(probe, GivenProbe)

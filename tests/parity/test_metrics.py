@@ -95,9 +95,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1), st.floats(0, 10), st.floats(0, 1))
-def test_the_verdict_is_that_of_every_pair(
-    pairs: list[tuple[float, float]], atol: float, rtol: float
-) -> None:
+def test_every_pair_counts(pairs: list[tuple[float, float]], atol: float, rtol: float) -> None:
     one, two = (numbers(*values) for values in zip(*pairs, strict=True))
     expected = "fail"
     if all(a == b for a, b in pairs):

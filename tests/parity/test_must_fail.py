@@ -103,7 +103,7 @@ def test_what_the_reference_lacks_is_different(tiny_video: Path, tmp_path: Path)
     ("bad", "sides"),
     [(math.nan, "reference"), (math.inf, "candidate"), (math.nan, "both"), (math.inf, "both")],
 )
-def test_a_file_with_weights_that_are_not_finite(
+def test_weights_that_are_not_finite(
     tiny_video: Path, tmp_path: Path, bad: float, sides: str
 ) -> None:
     key = "decoder.conv_in.weight"
@@ -257,7 +257,7 @@ def test_every_start_is_bitwise_the_image_decoder(
         ("kl", "conv-only", NO_ATTENTION),
     ],
 )
-def test_every_kind_of_autoencoder_is_bitwise(
+def test_every_kind_is_bitwise(
     tmp_path: Path, kind: str, mode: str, changes: dict[str, Any]
 ) -> None:
     source = write_torch(tmp_path / "image.pt", autoencoder(kind, ch_mult=[1], **changes))

@@ -88,9 +88,7 @@ def test_the_ends_of_the_branches_learn_now_and_the_rest_after_them(tmp_path: Pa
         ("fixed", 1e-4, "float16"),  # 1 - 1e-4, as the file holds it, is 1.
     ],
 )
-def test_dead_weight_is_what_is_measured(
-    strategy: str, alpha: float, dtype: str, tmp_path: Path
-) -> None:
+def test_dead_weight_is_measured(strategy: str, alpha: float, dtype: str, tmp_path: Path) -> None:
     settings = {
         "temporal.time_mode": "all",
         "temporal.merge_strategy": strategy,

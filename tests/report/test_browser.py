@@ -134,9 +134,7 @@ def test_nothing_is_cut(browser: Chrome, pages: dict[str, str], name: str, width
 
 
 @pytest.mark.parametrize("name", ["failed", "batch"])
-def test_printed_it_is_light_and_nothing_is_cut(
-    browser: Chrome, pages: dict[str, str], name: str
-) -> None:
+def test_printed_it_is_light_and_whole(browser: Chrome, pages: dict[str, str], name: str) -> None:
     emulate(browser, 700, dark=True, printed=True)
     look_at(browser, pages[name])
     assert script(browser, "document.documentElement.scrollWidth") <= 700

@@ -76,7 +76,7 @@ def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
-def test_real_parity_reports_keep_to_the_schema(
+def test_real_reports_keep_the_schema(
     tiny: Path, tiny_video: Path, tmp_path: Path, spoilt: bool
 ) -> None:
     video = tiny_video
@@ -252,7 +252,7 @@ def test_a_page_has_the_pictures_that_no_document_holds(tmp_path: Path) -> None:
     assert "data:image/png" not in (tmp_path / "without.html").read_text()
 
 
-def test_an_older_report_is_replaced_only_by_a_whole_one(
+def test_reports_are_replaced_by_whole_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.md"
@@ -304,9 +304,7 @@ def test_pages_alone_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_report(document_of("bare"), tmp_path / "report.xml")
 
 
-def test_the_summary_of_a_step_is_appended_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_summary_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary"
     path.write_text("before\n")
     monkeypatch.setenv(writing.SUMMARY, str(path))

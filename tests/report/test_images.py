@@ -61,9 +61,7 @@ def test_what_is_shown_of_a_frame() -> None:
 @pytest.mark.parametrize(
     ("largest", "gain"), [(0.07, 10), (0.5, 2), (0.3, 2), (9e-8, 1e7), (4.0, 0.2), (1e-44, None)]
 )
-def test_the_difference_is_amplified_to_most_of_the_range(
-    largest: float, gain: float | None
-) -> None:
+def test_differences_are_amplified_to_most_of_the_range(largest: float, gain: float | None) -> None:
     zero = torch.zeros(3, 2, 2)
     strip = strip_of(zero + largest, zero - largest / 2, zero, reference=zero)
     assert gain is None or strip.frames[0].images[-1][0] == f"difference times {gain:g}"
@@ -121,7 +119,7 @@ def test_the_limit_separates_what_passes_from_what_fails(name: str) -> None:
 @pytest.mark.parametrize(("atol", "rtol"), [(1e-5, 1e-5), (1e-9, 1.0), (1.0, 1e-9), (0.0, 1e-5)])
 @pytest.mark.parametrize("needed", [1e-12, 1e-5, 0.3, 1e300])
 @pytest.mark.parametrize("verdict", ["fail", "within-tolerance"])
-def test_a_share_is_on_the_verdicts_side_of_1(
+def test_shares_are_on_their_side_of_1(
     atol: float, rtol: float, needed: float, verdict: str
 ) -> None:
     item = {"verdict": verdict, "errors": {"needed": needed}}
