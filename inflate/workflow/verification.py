@@ -257,6 +257,7 @@ def verify_with(
                 layers=not trained,
                 frames=not trained,
                 floor=not trained,
+                quality=not trained,
                 bisect=options.bisect,
                 self_test=options.self_test,
                 pictures=pictures,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inflate.parity.result import Picture
 from inflate.report.images import MOST, Strip, png, strips
-from inflate.report.plot import TOP, Plot, error_plot
+from inflate.report.plot import TOP, Plot, error_plot, time_plot
 from inflate.report.summary import limit_share
 
 from .building import FIRST, REPORTS, document_of, layer_names, pictures
@@ -136,3 +136,35 @@ def test_the_first_layer_out_of_tolerance_is_marked() -> None:
     plot = plot_of("failed")
     assert plot.first == plot.marks[layer_names().index(FIRST)]
     assert plot_of("close").first is None
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (30.0, 31.5, 30.5),
+        (0.0, 0.0),
+        (None, 1e-12),
+        (1.0, None, 1e9),
+        (7.0,) * 99,
+        (23.1, 23.1000001),
+    ],
+)
+def test_numbers_over_time_lie_between_the_levels(frames: tuple[float | None, ...]) -> None:
+    side = {"mean": None, "frames": frames}
+    plot = time_plot({"name": "psnr", "reference": side, "candidate": side})
+    assert plot is not None
+    levels = [tick.y for tick in plot.ticks]
+    assert 2 <= len(levels) <= 8
+    assert levels == sorted(levels, reverse=True)
+    assert len({tick.text for tick in plot.ticks}) == len(levels)
+    marks = plot.lines["candidate"]
+    assert len(marks) == sum(value is not None for value in frames)
+    assert all(levels[-1] <= mark.y <= levels[0] for mark in marks)
+    numbers = [number for _, number in plot.frames]
+    assert numbers == list(range(0, len(frames), 7 if len(frames) == 99 else 1))
+    assert 0 < plot.frames[0][0] <= plot.frames[-1][0] < plot.width
+
+
+def test_equal_frames_alone_have_no_plot_of_psnr() -> None:
+    side = {"mean": None, "frames": [None, None]}
+    assert time_plot({"name": "psnr", "reference": side, "candidate": side}) is None

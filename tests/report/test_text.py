@@ -50,6 +50,12 @@ def test_markdown_starts_with_the_verdict_and_its_tables_hold(name: str) -> None
         assert len(cells) == 1, table
 
 
+def test_markdown_has_the_quality_of_both_decoders() -> None:
+    text = as_markdown(document_of("equal"))
+    assert "| PSNR (dB) | 30.5 | 32.25 | video decoder |" in text
+    assert "### Quality" not in as_markdown(document_of("bare"))
+
+
 def test_markdown_fits_and_its_names_are_text_and_nothing_else() -> None:
     long = HOSTILE_NAME * 100
     many = replace(
