@@ -73,7 +73,7 @@ def test_failures_come_first_with_one_line_each() -> None:
         outcome("held"),
         outcome("waiting"),
         outcome("unequal", conversion={"parity": FAILED}),
-        outcome("failed", error="cut short;\ncopy it again"),
+        outcome("failed", job=Job("", "a.ckpt", "out/a.b"), error="cut short;\ncopy it again"),
         outcome("failed", error="a bug: x", traceback="Traceback"),
     )
     jobs = failures_first(document)
@@ -84,9 +84,11 @@ def test_failures_come_first_with_one_line_each() -> None:
     assert not any("\n" in text for text in texts)
     markdown, junit = to_markdown(document), to_junit(document)
     assert markdown.index("cut short") < markdown.index("| source |")
-    assert [child.tag for case in ElementTree.fromstring(junit)[0] for child in case] == [
+    suite = ElementTree.fromstring(junit)[0]
+    assert [child.tag for case in suite for child in case] == [
         "error", "error", "failure", "skipped",
     ]  # fmt: skip
+    assert not any("." in case.get(key, "") for case in suite for key in ("classname", "name"))
 
 
 def test_a_line_per_job_in_a_pipe(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
