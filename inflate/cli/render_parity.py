@@ -132,8 +132,9 @@ def _cause(document: Document) -> str:
 def _other_source(document: Document) -> str | None:
     """The checkpoint that the candidate was made from, where the reference holds other weights."""
     source = document.get("recorded_source")
-    wrong = source is not None and not source["given"] and document["weights"]["different"]
-    return (source["name"] or "another checkpoint") if wrong else None
+    if source is None or source["given"] or not document["weights"]["different"]:
+        return None
+    return source["name"] or "another checkpoint"
 
 
 def _next_step(document: Document) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from inflate.config.schema import Config
 from inflate.formats.dialects import Dialect
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS
+from inflate.formats.locate import Located
 from inflate.vocabulary import Target
 
 Demand = Literal["no post_quant_conv", "no quant_conv", "no codebook", "diffusers' class"]
@@ -62,6 +63,16 @@ STATISTICS_NOTE = (
     f"the layout has no place for the statistics of the latents ({STATISTICS}*); the header "
     "records them as latents_mean and latents_std"
 )
+
+
+def layout_of(located: Located) -> Target | None:
+    """The layout whose names a video autoencoder has in its file, if there is one."""
+    if not located.inflated:
+        return None
+    if located.dialect == "diffusers":
+        return None if located.prefix or located.bare else "diffusers"
+    prefix = f"-{DECODER}" if located.bare and not located.prefix else located.prefix
+    return next((name for name, own in LAYOUTS.items() if own.prefix == prefix), None)
 
 
 def unmet(

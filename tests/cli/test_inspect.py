@@ -33,6 +33,7 @@ def test_text(run: Run, plain: Path) -> None:
 def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     document = run("inspect", plain, "--json").document
     assert document["schema"] == "inflate/inspection/1"
+    assert (document["kind"], document["layout"]) == ("image autoencoder", None)
     assert (document["names"], document["inflated"], document["obstacles"]) == ("ldm", False, [])
     assert document["architecture"]["ch_mult"] == [1, 2]
     weights = autoencoder()
@@ -46,6 +47,9 @@ def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     assert (video["inflated"], video["temporal"]["time_mode"]) == (True, "conv-only")
     assert video["metadata"]["inflate.parity.verdict"] == "bitwise"
     assert "--layout" in video["obstacles"][-1]
+    assert (video["kind"], video["layout"]) == ("video autoencoder", "autoencoder")
+    assert video["layouts"]["autoencoder"]["obstacles"] == []
+    assert video["layouts"]["sgm"]["obstacles"] != []
 
     demo = run("inspect", DEMO_CHECKPOINT, "--json").document
     assert demo["format"] == "torch"
@@ -65,6 +69,17 @@ def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
         assert any(name in line for line in obstacles)
     full = run("inspect", path).out
     assert all(f"obstacle: {line}" in full for line in obstacles)
+
+
+def test_a_check_is_in_the_exit_code(run: Run, plain: Path, videos: dict[str, Path]) -> None:
+    broken = ("--ignore", "decoder.conv_in.bias")
+    files: list[tuple[tuple[object, ...], int]] = [
+        ((plain,), 0), ((plain, *broken), 1), ((videos["all"],), 1), ((plain.parent / "no",), 2),
+    ]  # fmt: skip
+    for arguments, code in files:
+        for more in ((), ("-q",), ("--json",)):
+            assert run("inspect", *arguments, "--check", *more).code == code
+    assert run("inspect", plain, *broken).code == 0
 
 
 def test_safetensors_need_no_torch(plain: Path) -> None:
