@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inflate.config.loading import config_files
+from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
 from inflate.errors import OutputError
 from inflate.inflation.plan import InflationPlan
@@ -46,7 +47,8 @@ class ConversionResult(Displayed):
 
     ``output`` is None where nothing was published: after a dry run, or where parity failed;
     ``destination`` is where it would be. ``parity`` is None where it was not checked. The
-    fingerprints are None after a dry run, ``source_sha256`` unless it was requested.
+    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
+    ``source_config`` is the configuration of the source before it was planned.
     """
 
     plan: InflationPlan
@@ -59,6 +61,7 @@ class ConversionResult(Displayed):
     fingerprint: str | None = None
     source_fingerprint: str | None = None
     source_sha256: str | None = None
+    source_config: Config | None = None
 
     def _facts(self) -> dict[str, object]:
         location = self.destination if self.output is None else self.output
@@ -247,6 +250,7 @@ def convert_with(
                 made.fingerprints.output,
                 made.fingerprints.source,
                 made.source_sha256,
+                original.config,
             )
 
         def announce(made: Made, staged: Path) -> None:
