@@ -111,7 +111,7 @@ def key_of_source(location: str, options: Mapping[str, Any]) -> str:
             source = find_source(checkpoint, checked(ConvertOptions(**options)))
             return source_key(fingerprint_of(source.checkpoint), source.config)
     except InflateError:
-        return _hash_of_files(path)
+        return _hash_of_files(location, path)
 
 
 def source_key(fingerprint: str, config: Config) -> str:
@@ -120,14 +120,19 @@ def source_key(fingerprint: str, config: Config) -> str:
     return hashlib.sha256(known.encode()).hexdigest()
 
 
-def _hash_of_files(path: Path) -> str:
-    """The SHA-256 of a source that cannot be described; of a broken folder, of what is there."""
+def _hash_of_files(location: str, path: Path) -> str:
+    """The SHA-256 of a source that cannot be described; of a broken source, of what is there.
+
+    Of a remote source that is read in part and whose store gives no hash, that of its URL and mark.
+    """
     try:
-        return hash_files(find_files(path))
+        found = hash_files(find_files(path))
     except CheckpointError:
-        if path.is_file():
-            return hash_file(path)
-        return hashlib.sha256((mark_of_output(path) or "").encode()).hexdigest()
+        found = hash_file(path) if path.is_file() else ""
+    if found:
+        return found
+    text = f"{location} {mark_of_source(location)}" if is_remote(location) else mark_of_output(path)
+    return hashlib.sha256((text or "").encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:
