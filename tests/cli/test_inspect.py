@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from inflate.cli.demo import DEMO_CHECKPOINT
+from inflate.vocabulary import TARGETS
+from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, write_safetensors
+from ..conversions import CPU
 from .conftest import Run
 
 
@@ -54,6 +58,19 @@ def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     demo = run("inspect", DEMO_CHECKPOINT, "--json").document
     assert demo["format"] == "torch"
     assert demo["foreign"] == ["pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"]
+
+
+@pytest.mark.parametrize("layout", TARGETS)
+def test_the_layout_of_a_video_file(layout: Any, tmp_path: Path) -> None:
+    weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    options = {"video_kernel_size": (3, 1, 1), "skip_parity": True, **CPU}
+    convert(source, tmp_path / "out", layout=layout, **options)
+    found = inspect(tmp_path / "out")
+    kind = "video decoder" if layout == "decoder" else "video autoencoder"
+    assert (found.kind, found.layout, found.layouts[layout]) == (kind, layout, ())
+    assert found.blend is not None
+    assert (found.blend.strategy, found.blend.alpha) == ("learned", 0.0)
 
 
 def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
