@@ -65,14 +65,17 @@ STATISTICS_NOTE = (
 )
 
 
-def layout_of(located: Located) -> Target | None:
-    """The layout whose names a video autoencoder has in its file, if there is one."""
+def layout_of(located: Located, recorded: str | None) -> Target | None:
+    """The layout of a video autoencoder: the one that its header records, if its names agree."""
     if not located.inflated:
         return None
-    if located.dialect == "diffusers":
-        return None if located.prefix or located.bare else "diffusers"
     prefix = f"-{DECODER}" if located.bare and not located.prefix else located.prefix
-    return next((name for name, own in LAYOUTS.items() if own.prefix == prefix), None)
+    fitting = [
+        name
+        for name, layout in LAYOUTS.items()
+        if (layout.naming, layout.prefix) == (located.dialect, prefix)
+    ]
+    return next((name for name in fitting if name == recorded), next(iter(fitting), None))
 
 
 def unmet(

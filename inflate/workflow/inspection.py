@@ -29,6 +29,7 @@ from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location, checked
 from inflate.progress import Progress, silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
+from inflate.workflow.header import LAYOUT_KEY
 from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
 
@@ -179,7 +180,7 @@ def _inspect(
         kind=_kind(located) if located else None,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
-        layout=layout_of(located) if located else None,
+        layout=layout_of(located, metadata.get(LAYOUT_KEY)) if located else None,
         has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
