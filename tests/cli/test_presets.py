@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from inflate.cli import demo
 from inflate.cli.demo import DEMO_CHECKPOINT
 from inflate.config.loading import read_config
 from inflate.config.presets import load_presets, preset_folder
+from inflate.vocabulary import TARGETS
+from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, write_safetensors, write_torch
 from ..conversions import sha256, snapshot, spoil_start
@@ -52,6 +55,7 @@ def plain(tmp_path: Path) -> Path:
 def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     document = run("inspect", plain, "--json").document
     assert document["schema"] == "inflate/inspection/1"
+    assert (document["kind"], document["layout"]) == ("image autoencoder", None)
     assert (document["names"], document["inflated"], document["obstacles"]) == ("ldm", False, [])
     assert document["architecture"]["ch_mult"] == [1, 2]
     weights = autoencoder()
@@ -65,6 +69,9 @@ def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     assert (video["inflated"], video["temporal"]["time_mode"]) == (True, "conv-only")
     assert video["metadata"]["inflate.parity.verdict"] == "bitwise"
     assert "--layout" in video["obstacles"][-1]
+    assert (video["kind"], video["layout"]) == ("video autoencoder", "autoencoder")
+    assert video["layouts"]["autoencoder"]["obstacles"] == []
+    assert video["layouts"]["sgm"]["obstacles"] != []
 
     demo = run("inspect", DEMO_CHECKPOINT, "--json").document
     assert demo["format"] == "torch"
@@ -139,3 +146,27 @@ def test_where_parity_fails(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"
+
+
+@pytest.mark.parametrize("layout", TARGETS)
+def test_the_layout_of_a_video_file(layout: Any, tmp_path: Path) -> None:
+    weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    options = {"video_kernel_size": (3, 1, 1), "skip_parity": True, "device": "cpu"}
+    convert(source, tmp_path / "out", layout=layout, **options)
+    found = inspect(tmp_path / "out")
+    kind = "video decoder" if layout == "decoder" else "video autoencoder"
+    assert (found.kind, found.layout, found.layouts[layout]) == (kind, layout, ())
+    assert found.blend is not None
+    assert (found.blend.strategy, found.blend.alpha) == ("learned", 0.0)
+
+
+def test_a_check_is_in_the_exit_code(run: Run, plain: Path, videos: dict[str, Path]) -> None:
+    broken = ("--ignore", "decoder.conv_in.bias")
+    files: list[tuple[tuple[object, ...], int]] = [
+        ((plain,), 0), ((plain, *broken), 1), ((videos["all"],), 1), ((plain.parent / "no",), 2),
+    ]  # fmt: skip
+    for arguments, code in files:
+        for more in ((), ("-q",), ("--json",)):
+            assert run("inspect", *arguments, "--check", *more).code == code
+    assert run("inspect", plain, *broken).code == 0
