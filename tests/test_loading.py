@@ -17,19 +17,16 @@ from inflate.config.schema import Architecture, Config, Temporal
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.loading import (
-    load_image_decoder,
-    load_post_quant_conv,
     load_video_autoencoder,
     load_video_decoder,
 )
 from inflate.models import Encoder, VideoDecoder
-from tests.io.opening import assert_same, opened
+from tests.io.opening import assert_same
 
 from .checkpoints import (
     ATTENTION_IN_UP,
     DDCONFIG,
     FIRST_STAGE,
-    KINDS,
     autoencoder,
     prefixed,
     video_autoencoder,
@@ -69,9 +66,10 @@ def written(folder: Path, header: Any, weights: dict[str, Tensor] | None = None)
 # The bare decoder
 
 
-@pytest.mark.parametrize("attention", [{}, ATTENTION_IN_UP], ids=["middle", "up"])
-@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
+@pytest.mark.parametrize(
+    ("mode", "prefix", "attention"),
+    [("all", FIRST_STAGE, ATTENTION_IN_UP), ("conv-only", "", {}), ("attn-only", "", {})],
+)
 def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     mode: str, prefix: str, attention: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -91,20 +89,11 @@ def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_stored_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = video_autoencoder(dtype=dtype, **SMALLEST)
     decoder = load_video_decoder(write_safetensors(tmp_path / "a", weights))
     assert_same(decoder.state_dict(), part(weights, "decoder."))
-
-
-def test_the_module_goes_where_it_is_asked_to(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a", video_autoencoder(**SMALLEST))
-    for module in (
-        load_video_decoder(path, device="meta"),
-        load_video_autoencoder(path, device=torch.device("meta")),
-    ):
-        assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
 
 
 # The header
@@ -220,8 +209,7 @@ def encoded_by_hand(weights: dict[str, Tensor], kind: str, e: int) -> Tensor:
     return entries[nearest].permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("embed_dim", [4, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "embed_dim"), [("kl", 3), ("vq", 4), ("plain", 4)])
 def test_encode_and_decode_are_what_their_parts_compute(
     kind: str, embed_dim: int, tmp_path: Path
 ) -> None:
@@ -246,13 +234,6 @@ def test_encode_and_decode_are_what_their_parts_compute(
         )
 
 
-def test_a_codebook_that_only_the_header_names_is_not_made_up(tmp_path: Path) -> None:
-    weights = {f"decoder.{k}": v for k, v in part(video_autoencoder(), "decoder.").items()}
-    header = {"architecture": {"n_embed": 8192, "embed_dim": 4, "double_z": False}}
-    path = written(tmp_path, header, weights)
-    assert_same(load_video_autoencoder(path).state_dict(), weights)
-
-
 def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
     weights = {k: v for k, v in video_autoencoder().items() if not k.startswith(("enc", "quant"))}
     whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
@@ -263,22 +244,6 @@ def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
 
 
 # The image side
-
-
-def test_weights_can_be_rounded_to_the_type_of_another_file(tmp_path: Path) -> None:
-    weights = autoencoder(**SMALLEST)
-    halved = {k: v.half() if "conv1" in k else v for k, v in weights.items()}
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    with (
-        opened(weights, tmp_path / "a") as source,
-        opened(halved, tmp_path / "b") as other,
-    ):
-        decoder = load_image_decoder(source, torch.float32, stored_as=other)
-        conv_ = load_post_quant_conv(source, torch.float32, stored_as=other)
-    assert_same(decoder.state_dict(), {k: v.float() for k, v in part(halved, "decoder.").items()})
-    assert conv_ is not None
-    assert_same(conv_.state_dict(), part(weights, "post_quant_conv."))
 
 
 def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:

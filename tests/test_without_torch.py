@@ -46,12 +46,13 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
         *((name, "--help") for name in ("convert", "verify", "inspect", "batch", "report")),
         *(("inspect", path, *more) for path in [*paths, video] for more in ((), ("--json",))),
         *(("convert", path, "--dry-run") for path in paths),
-        *(("convert", path, *quick, f"{out}.{i}") for i, path in enumerate(paths)),
-        *(("convert", image, "--time-mode", mode, *quick, f"{out}.{mode}")
+        *(("convert", path, *quick, f"{out}-{i}") for i, path in enumerate(paths)),
+        *(("convert", image, "--time-mode", mode, *quick, f"{out}-{mode}")
           for mode in ("all", "attn-only")),
-        *(("convert", plain, "--layout", layout, *quick, f"{out}.{layout}")
+        *(("convert", plain, "--layout", layout, *quick, f"{out}-{layout}")
           for layout in ("sgm", "decoder")),
-        ("convert", image, "--dtype", "float16", *quick, f"{out}.half"),
+        ("convert", image, "--dtype", "float16", *quick, f"{out}-half"),
+        ("convert", image, "--post-quant", "fold", "--allow-inexact", *quick, f"{out}-folded"),
         ("batch", str(folder / "manifest.yaml"), "--dry-run"),
     ]  # fmt: skip
 
@@ -101,6 +102,6 @@ def test_every_written_file_is_what_torch_reads(
     answers: dict[tuple[str, ...], tuple[int, str, str]],
 ) -> None:
     outputs = [Path(words[words.index("-o") + 1]) for words in answers if "-o" in words]
-    assert len(outputs) == 10
+    assert len(outputs) == 11
     for path in outputs:
         assert metadata_of(path)["inflate.parity.verdict"] == "unverified"

@@ -48,8 +48,6 @@ VALUES: dict[str, tuple[str, Any]] = {
     "float32_norms": ("true", True),
     "description": ("a=b", "a=b"),
 }
-# Not to be set without the other, or the configuration contradicts the checkpoint.
-TOGETHER = {"architecture.ch", "architecture.ch_mult"}
 
 
 def value_of(config: Config, key: str) -> Any:
@@ -78,21 +76,16 @@ def test_set_reaches_every_key() -> None:
     assert {key: value_of(config, key) for key in VALUES} == {k: v for k, (_, v) in VALUES.items()}
 
 
-@pytest.mark.parametrize(
-    "value", ["9" * 5000, "2001-99-99", "[" * 5000], ids=["digits", "date", "brackets"]
-)
-def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["9" * 5000, "2001-99-99"], ids=["digits", "date"])
+def test_what_yaml_cannot_take_is_refused(value: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_set([f"description={value}"])
     (problem,) = caught.value.problems
-    assert problem.startswith(f"--set {f'description={value}'[:80]!r}: ")
     assert len(problem) < 400
     if value.startswith("2001"):  # OmegaConf takes it for text.
         return
-    path = tmp_path / "a.yaml"
-    path.write_text(f"description: {value}\n")
-    with pytest.raises(ConfigError, match=r"a\.yaml is not readable as YAML: "):
-        read_config(str(path))
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        read_config(write(tmp_path / "a.yaml", f"description: {value}\n"))
 
 
 # What a configuration may say
@@ -114,48 +107,34 @@ def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("key", "value"),
     [
-        ("architecture.ch", "wide", "could not be converted to Integer"),
-        ("architecture.ch", 64.5, "could not be converted to Integer"),
-        ("architecture.ch", True, "could not be converted to Integer"),
-        ("architecture.ch", None, "not Optional"),
-        ("architecture.ch_mult", 2, "not a"),
-        ("architecture.ch_mult", [1, "two"], "could not be converted to Integer"),
-        ("architecture.ch_mult", [1, None], "Incompatible value 'None'"),
-        ("architecture.attn_resolutions", "16,8", "not a"),
-        ("architecture.tanh_out", "perhaps", "not a valid bool"),
-        ("architecture.attn_type", "linear", "['vanilla', 'vanilla-xformers', 'none']"),
-        ("temporal.time_mode", "conv", "['all', 'conv-only', 'attn-only']"),
-        ("temporal.merge_strategy", "learned_with_images", "['learned', 'fixed']"),
-        ("temporal.alpha", "half", "could not be converted to Float"),
-        ("temporal.alpha", True, "could not be converted to Float"),
-        ("temporal.alpha", {"a": 1}, "could not be converted to Float"),
-        ("temporal.video_kernel_size", 3.0, "incompatible with type hint"),
-        ("temporal.video_kernel_size", "3,1,1", "incompatible with type hint"),
-        ("temporal.video_kernel_size", None, "not Optional"),
-        ("dtype", "float64", "['float32', 'float16', 'bfloat16']"),
-        ("seed", 0.5, "could not be converted to Integer"),
-        ("description", ["a"], "Cannot convert 'list' to string"),
-        ("temporal", 3, "expected keys and values of its own"),
-        ("architecture", "kl-f8", "expected keys and values of its own"),
+        *(("architecture.ch", value) for value in ("wide", 64.5, True, None)),
+        *(("architecture.ch_mult", value) for value in (2, [1, "two"], [1, None])),
+        ("architecture.attn_resolutions", "16,8"), ("architecture.tanh_out", "perhaps"),
+        ("architecture.attn_type", "linear"), ("temporal.time_mode", "conv"),
+        ("temporal.merge_strategy", "learned_with_images"),
+        *(("temporal.alpha", value) for value in ("half", True, {"a": 1})),
+        *(("temporal.video_kernel_size", value) for value in (3.0, "3,1,1", None)),
+        ("dtype", "float64"), ("seed", 0.5), ("description", ["a"]),
+        ("temporal", 3), ("architecture", "kl-f8"),
     ],
-)
-def test_a_value_of_a_wrong_type_is_told(key: str, value: Any, expected: str) -> None:
+)  # fmt: skip
+def test_a_value_of_a_wrong_type_is_refused_in_one_line(key: str, value: Any) -> None:
     text = told({key: value})
     assert text.startswith(f"{key} is {value!r}")
-    assert expected in text
     assert "\n" not in text
 
 
 @pytest.mark.parametrize(
-    "value", ["${oc.env:INFLATE_TEST_SECRET}", "a ${seed}", "???", ["${seed}"], [1, "???"]]
-)
-@pytest.mark.parametrize("key", ["description", "temporal.alpha", "architecture.ch_mult"])
+    ("key", "value"),
+    [("description", "${oc.env:INFLATE_TEST_SECRET}"), ("description", ["${seed}"]),
+     ("temporal.alpha", "a ${seed}"), ("architecture.ch_mult", [1, "???"])],
+)  # fmt: skip
 def test_a_setting_refers_to_nothing(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFLATE_TEST_SECRET", "hunter2")
     text = told({key: value})
-    assert text.startswith(f"{key} is {value!r}; expected a plain value")
+    assert text.startswith(f"{key} is {value!r}")
     assert "hunter2" not in text
 
 
@@ -196,48 +175,17 @@ def test_the_later_layer_wins_key_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("key", "value"),
     [
-        (
-            {"ch": 128},
-            "channels of the levels (ch times ch_mult): the configuration says (128, 256), the "
-            "checkpoint has (64, 128)",
-        ),
-        (
-            {"ch_mult": [1, 2, 4]},
-            "channels of the levels (ch times ch_mult): the configuration says (64, 128, 256), the "
-            "checkpoint has (64, 128)",
-        ),
-        ({"num_res_blocks": 2}, "num_res_blocks: the configuration says 2, the checkpoint has 1"),
-        (
-            {"attn_resolutions": [128]},
-            "levels with attention (from attn_resolutions and resolution): the configuration says "
-            "(1,), the checkpoint has ()",
-        ),
-        ({"z_channels": 8}, "z_channels: the configuration says 8, the checkpoint has 4"),
-        ({"in_channels": 1}, "in_channels: the configuration says 1, the checkpoint has 3"),
-        ({"out_ch": 4}, "out_ch: the configuration says 4, the checkpoint has 3"),
-        (
-            {"resamp_with_conv": False},
-            "resamp_with_conv: the configuration says False, the checkpoint has True",
-        ),
-        ({"double_z": False}, "double_z: the configuration says False, the checkpoint has True"),
-        (
-            {"embed_dim": None},
-            "embed_dim (of the quant convs): the configuration says None, the checkpoint has 4",
-        ),
-        (
-            {"n_embed": 8},
-            "n_embed (of the codebook): the configuration says 8, the checkpoint has None",
-        ),
-        (
-            {"attn_type": "none"},
-            "attn_type: the configuration says 'none', the checkpoint has attention",
-        ),
+        ("ch", 128), ("ch_mult", [1, 2, 4]), ("num_res_blocks", 2), ("attn_resolutions", [128]),
+        ("z_channels", 8), ("in_channels", 1), ("out_ch", 4), ("resamp_with_conv", False),
+        ("double_z", False), ("embed_dim", None), ("n_embed", 8), ("attn_type", "none"),
     ],
-)
-def test_a_disagreement_with_the_checkpoint_is_told(change: dict[str, Any], said: str) -> None:
-    assert told({f"architecture.{key}": value for key, value in change.items()}) == said
+)  # fmt: skip
+def test_a_disagreement_with_the_checkpoint_is_refused(key: str, value: Any) -> None:
+    text = told({f"architecture.{key}": value})
+    assert key in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -299,37 +247,24 @@ def test_a_file_of_ours_is_read_and_its_interpolations_resolved(tmp_path: Path) 
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "guess"),
-    [("kl-f9", " (did you mean 'kl-f8'?)"), ("nowhere/c.yaml", ""), ("x" * 300, "")],
-)
-def test_neither_preset_nor_file(name: str, guess: str) -> None:
+@pytest.mark.parametrize("name", ["kl-f9", "nowhere/c.yaml", "x" * 300])
+def test_neither_preset_nor_file(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(name)
-    assert str(caught.value) == (
-        f"--config is {name!r}: neither a preset{guess} nor a file; 'inflate presets' lists the "
-        "presets"
-    )
+    assert repr(name) in str(caught.value)
+    assert ("kl-f8" in str(caught.value)) is (name == "kl-f9")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("temporal: [", "is not readable as YAML: while parsing a flow"),
-        ("a: 1\na: 2", "is not readable as YAML: .* found duplicate key a"),
-        (b"\xff\xfe\xfa", "is not readable as YAML: "),
-        ("a: \x00", "is not readable as YAML: unacceptable character"),
-        ("a: !!python/name:os.system", "is not readable as YAML: could not determine"),
-        ("- 1\n- 2", "holds a list; expected keys and values, such as 'temporal: {alpha: 0.25}'"),
-        ("3", "is not readable as YAML: Invalid loaded object type: int"),
-        ("seed: ${nowhere}", ": Interpolation key 'nowhere' not found"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_told_in_one_line(
-    text: str | bytes, said: str, tmp_path: Path
+    "text",
+    ["temporal: [", "a: 1\na: 2", b"\xff\xfe\xfa", "a: \x00", "a: !!python/name:os.system",
+     "- 1\n- 2", "3", "seed: ${nowhere}"],
+)  # fmt: skip
+def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(
+    text: str | bytes, tmp_path: Path
 ) -> None:
     name = write(tmp_path / "c.yaml", text)
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_config(name)
     assert str(caught.value).startswith(name)
     assert "\n" not in str(caught.value)
@@ -348,17 +283,19 @@ RESOLVERS = [
 ]
 
 
-@pytest.mark.parametrize("value", RESOLVERS)
+CONTENTS: list[Any] = [
+    lambda value: {"description": value},
+    lambda value: {"architecture": {"ch_mult": [1, value]}},
+    lambda value: {"model": {"params": {"ddconfig": {"ch": 32}, "logs": value}}},
+    lambda value: {"decoder_config": {"params": value}},
+]
+
+
 @pytest.mark.parametrize(
-    "content",
-    [
-        lambda value: {"description": value},
-        lambda value: {"temporal": {"alpha": value}},
-        lambda value: {"architecture": {"ch_mult": [1, value]}},
-        lambda value: {"model": {"params": {"ddconfig": {"ch": 32}, "logs": value}}},
-        lambda value: {"decoder_config": {"params": value}},
-    ],
-)
+    ("value", "content"),
+    [*((value, CONTENTS[0]) for value in RESOLVERS),
+     *((RESOLVERS[0], content) for content in CONTENTS[1:])],
+)  # fmt: skip
 def test_resolvers_are_refused(
     value: str, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

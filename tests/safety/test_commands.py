@@ -28,7 +28,7 @@ from .drawing import (
 from .ground import Ground
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_command_ends_as_documented(ground: Ground, kind: str, count: int) -> None:
     codes: Counter[int | None] = Counter()
