@@ -18,17 +18,9 @@ from inflate.models import Decoder, Encoder, VideoDecoder
 from .models.builders import drawn_weights, made_once, shapes_of
 
 DDCONFIG: dict[str, Any] = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 32,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+    "double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,
+    "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
 """Two levels, a change of channels between them, attention in the middle alone."""
 
 ATTENTION_IN_UP: dict[str, Any] = {"attn_resolutions": [16]}

@@ -43,14 +43,11 @@ def test_what_an_error_quotes_adds_no_line(error: type[InflateError]) -> None:
     ("word", "known", "close"),
     [
         ("alhpa", ["seed", "alpha", "dtype"], "alpha"),
-        ("zcha", ["z_channels", "ch", "zch"], "zch"),
-        ("fp16", ["float32", "float16"], "float16"),
-        ("GPU", ["auto", "cpu", "cuda"], "cuda"),
-        ("fp16", ["auto", "cpu"], None),
-        ("xyzzy", ["alpha", "seed"], None),
-        ("alpha", [], None),
+        ("zcha", ["z_channels", "ch", "zch"], "zch"), ("fp16", ["float32", "float16"], "float16"),
+        ("GPU", ["auto", "cpu", "cuda"], "cuda"), ("fp16", ["auto", "cpu"], None),
+        ("xyzzy", ["alpha", "seed"], None), ("alpha", [], None),
     ],
-)
+)  # fmt: skip
 def test_the_nearest_word_is_suggested(word: str, known: list[str], close: str | None) -> None:
     expected = "" if close is None else f" (did you mean '{close}'?)"
     assert nearest(word, known) == nearest(word, iter(known)) == expected

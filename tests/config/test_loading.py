@@ -17,37 +17,24 @@ SEEN = Architecture(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed
 
 # For every key: how it is written after --set, and the value that means.
 VALUES: dict[str, tuple[str, Any]] = {
-    "architecture.ch": ("32", 32),
-    "architecture.ch_mult": ("[2, 4]", (2, 4)),
-    "architecture.num_res_blocks": ("1", 1),
-    "architecture.z_channels": ("4", 4),
-    "architecture.attn_resolutions": ("[]", ()),
-    "architecture.in_channels": ("3", 3),
-    "architecture.out_ch": ("3", 3),
-    "architecture.resolution": ("512", 512),
-    "architecture.dropout": ("0.5", 0.5),
-    "architecture.resamp_with_conv": ("true", True),
-    "architecture.give_pre_end": ("false", False),
-    "architecture.tanh_out": ("true", True),
+    "architecture.ch": ("32", 32), "architecture.ch_mult": ("[2, 4]", (2, 4)),
+    "architecture.num_res_blocks": ("1", 1), "architecture.z_channels": ("4", 4),
+    "architecture.attn_resolutions": ("[]", ()), "architecture.in_channels": ("3", 3),
+    "architecture.out_ch": ("3", 3), "architecture.resolution": ("512", 512),
+    "architecture.dropout": ("0.5", 0.5), "architecture.resamp_with_conv": ("true", True),
+    "architecture.give_pre_end": ("false", False), "architecture.tanh_out": ("true", True),
     "architecture.attn_type": ("vanilla-xformers", "vanilla-xformers"),
-    "architecture.double_z": ("true", True),
-    "architecture.embed_dim": ("4", 4),
-    "architecture.n_embed": ("null", None),
-    "architecture.scaling_factor": ("0.5", 0.5),
+    "architecture.double_z": ("true", True), "architecture.embed_dim": ("4", 4),
+    "architecture.n_embed": ("null", None), "architecture.scaling_factor": ("0.5", 0.5),
     "architecture.shift_factor": ("1e-1", 0.1),
     "architecture.latents_mean": ("[0.5, -1]", (0.5, -1.0)),
     "architecture.latents_std": ("[1, 2]", (1.0, 2.0)),
-    "architecture.force_upcast": ("false", False),
-    "architecture.sample_size": ("32", 32),
-    "temporal.time_mode": ("all", "all"),
-    "temporal.merge_strategy": ("fixed", "fixed"),
-    "temporal.alpha": ("0.25", 0.25),
-    "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
-    "seed": ("7", 7),
-    "dtype": ("float16", "float16"),
-    "float32_norms": ("true", True),
+    "architecture.force_upcast": ("false", False), "architecture.sample_size": ("32", 32),
+    "temporal.time_mode": ("all", "all"), "temporal.merge_strategy": ("fixed", "fixed"),
+    "temporal.alpha": ("0.25", 0.25), "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
+    "seed": ("7", 7), "dtype": ("float16", "float16"), "float32_norms": ("true", True),
     "description": ("a=b", "a=b"),
-}
+}  # fmt: skip
 
 
 def value_of(config: Config, key: str) -> Any:
@@ -94,14 +81,11 @@ def test_what_yaml_cannot_take_is_refused(value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("temporal.alhpa", "temporal.alpha"),
-        ("architecture.chmult", "architecture.ch_mult"),
-        ("sead", "seed"),
-        ("alpha", "temporal.alpha"),
-        ("architecture.alpha", "temporal.alpha"),
+        ("temporal.alhpa", "temporal.alpha"), ("architecture.chmult", "architecture.ch_mult"),
+        ("sead", "seed"), ("alpha", "temporal.alpha"), ("architecture.alpha", "temporal.alpha"),
         ("model.video_kernel_sizes", "temporal.video_kernel_size"),
     ],
-)
+)  # fmt: skip
 def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> None:
     assert told({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
 
@@ -271,16 +255,11 @@ def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(
 
 
 RESOLVERS = [
-    "${oc.env:INFLATE_SECRET}",
-    "${ oc.env : INFLATE_SECRET }",
-    "${oc.env:INFLATE_SECRET,1}",
-    "before ${oc.env:INFLATE_SECRET} behind",
-    "${oc.${word}:INFLATE_SECRET}",
-    "${${name}:INFLATE_SECRET}",
-    "${oc.decode:'1'}",
-    "${oc.create:{a:1}}",
+    "${oc.env:INFLATE_SECRET}", "${ oc.env : INFLATE_SECRET }", "${oc.env:INFLATE_SECRET,1}",
+    "before ${oc.env:INFLATE_SECRET} behind", "${oc.${word}:INFLATE_SECRET}",
+    "${${name}:INFLATE_SECRET}", "${oc.decode:'1'}", "${oc.create:{a:1}}",
     "${seed}${oc.env:INFLATE_SECRET}",
-]
+]  # fmt: skip
 
 
 CONTENTS: list[Any] = [

@@ -19,14 +19,10 @@ LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
 """What :data:`tests.ios.DDCONFIG` changes to be :data:`CLASS_CONFIG`."""
 
 CLASS_CONFIG: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",),
-    "up_block_types": ("UpDecoderBlock2D",),
-    "block_out_channels": (32,),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
+    "down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (32,), "layers_per_block": 2, "latent_channels": 4, "norm_num_groups": 32,
     "sample_size": 32,
-}
+}  # fmt: skip
 """A small ``AutoencoderKL``."""
 
 THREE_LEVELS: dict[str, Any] = {

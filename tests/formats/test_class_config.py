@@ -19,26 +19,13 @@ from ..checkpoints import ATTENTION_IN_UP, NO_ATTENTION, autoencoder, write_safe
 from ..conversions import CPU
 
 CONFIG: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
-    "act_fn": "silu",
-    "block_out_channels": [32, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "in_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 1,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "scaling_factor": 0.5,
-    "shift_factor": None,
-    "latents_mean": [0.5, -1.0, 0.0, 2.0],
-    "latents_std": None,
-    "force_upcast": False,
-    "sample_size": 64,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "use_quant_conv": True,
-    "use_post_quant_conv": True,
-    "mid_block_add_attention": True,
-}
+    "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 2, "in_channels": 3, "latent_channels": 4,
+    "layers_per_block": 1, "norm_num_groups": 32, "out_channels": 3, "scaling_factor": 0.5,
+    "shift_factor": None, "latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": None,
+    "force_upcast": False, "sample_size": 64, "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True,
+}  # fmt: skip
 """What describes the autoencoder of these tests."""
 
 Place = Callable[[Path, Mapping[str, Any]], Path]
@@ -85,21 +72,17 @@ def test_a_configuration_that_fits_is_taken(place: Place, tmp_path: Path) -> Non
 
 
 REFUSED: list[tuple[type[InflateError], str, Any]] = [
-    (FamilyError, "norm_num_groups", 16),
-    (FamilyError, "norm_num_groups", "32"),
-    (FamilyError, "act_fn", None),
-    (FamilyError, "norm_type", "spatial"),
+    (FamilyError, "norm_num_groups", 16), (FamilyError, "norm_num_groups", "32"),
+    (FamilyError, "act_fn", None), (FamilyError, "norm_type", "spatial"),
     (FamilyError, "up_block_types", ["UpDecoderBlock2D", "SkipUpBlock2D"]),
     (FamilyError, "down_block_types", ["DownEncoderBlock2D", ["x"]]),
-    (ConfigError, "mid_block_add_attention", False),
-    (ConfigError, "use_quant_conv", False),
+    (ConfigError, "mid_block_add_attention", False), (ConfigError, "use_quant_conv", False),
     (ConfigError, "use_post_quant_conv", False),
     (ConfigError, "up_block_types", ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"]),
     (ConfigError, "down_block_types", ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]),
-    (ConfigError, "scaling_factor", 10**400),
-    (ConfigError, "shift_factor", float("-inf")),
+    (ConfigError, "scaling_factor", 10**400), (ConfigError, "shift_factor", float("-inf")),
     (ConfigError, "latents_std", [1.0, float("nan")]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

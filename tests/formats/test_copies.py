@@ -154,13 +154,10 @@ def test_temporal_attention_is_copied_too(layout: str, dtype: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     "change",
     [
-        {"time_mode": "all"},
-        {"video_kernel_size": (3, 1, 1)},
-        {"alpha": 0.5},
-        {"set_": ["temporal.alpha=0.5"]},
-        {"config": "svd"},
+        {"time_mode": "all"}, {"video_kernel_size": (3, 1, 1)}, {"alpha": 0.5},
+        {"set_": ["temporal.alpha=0.5"]}, {"config": "svd"},
     ],
-)
+)  # fmt: skip
 def test_a_copy_changes_no_temporal_layer(change: dict[str, Any], tmp_path: Path) -> None:
     source = write_safetensors(tmp_path / "video.safetensors", video_autoencoder(**LIKE_CLASS))
     with pytest.raises(ConfigError):

@@ -61,15 +61,12 @@ STEM = "diffusion_pytorch_model"
 @pytest.mark.parametrize(
     ("options", "names", "inside"),
     [
-        ({}, f"{STEM}.safetensors", ""),
-        (BIN, f"{STEM}.bin", ""),
-        (SHARDS, f"{STEM}-*-of-*.safetensors", ""),
-        ({**SHARDS, **BIN}, f"{STEM}-*-of-*.bin", ""),
-        (FP16, f"{STEM}.fp16.safetensors", "vae"),
-        ({**FP16, **BIN}, f"{STEM}.fp16.bin", ""),
+        ({}, f"{STEM}.safetensors", ""), (BIN, f"{STEM}.bin", ""),
+        (SHARDS, f"{STEM}-*-of-*.safetensors", ""), ({**SHARDS, **BIN}, f"{STEM}-*-of-*.bin", ""),
+        (FP16, f"{STEM}.fp16.safetensors", "vae"), ({**FP16, **BIN}, f"{STEM}.fp16.bin", ""),
     ],
     ids=["safetensors", "bin", "shards", "shards of bin", "variant in a pipeline", "bin variant"],
-)
+)  # fmt: skip
 def test_a_folder_as_save_pretrained_writes_it(
     diffusers: ModuleType, options: dict[str, Any], names: str, inside: str, tmp_path: Path
 ) -> None:

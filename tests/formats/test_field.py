@@ -57,14 +57,11 @@ def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:
 
 STATES: dict[str, Any] = {
     "random_rng_state": random.Random(0).getstate(),
-    "np_rng_state": np.random.RandomState(0).get_state(),
-    "torch_rng_state": torch.get_rng_state(),
-    "global_step": torch.tensor(500),
-    "args": argparse.Namespace(lr=1e-4),
+    "np_rng_state": np.random.RandomState(0).get_state(), "torch_rng_state": torch.get_rng_state(),
+    "global_step": torch.tensor(500), "args": argparse.Namespace(lr=1e-4),
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]},
-    "lists": defaultdict(list, {"a": [1]}),
-    "queue": deque([1, 2]),
-}
+    "lists": defaultdict(list, {"a": [1]}), "queue": deque([1, 2]),
+}  # fmt: skip
 """What training tools save with the weights."""
 
 CONTAINERS: dict[str, Callable[[Weights], Any]] = {
@@ -188,15 +185,12 @@ def test_folders_of_training_tools_are_refused_with_the_file_to_give(tmp_path: P
 # Wrappers
 
 WRAPPERS: dict[str, Callable[[str], str]] = {
-    "DDP": lambda k: f"module.{k}",
-    "compile": lambda k: f"_orig_mod.{k}",
-    "both": lambda k: f"module._orig_mod.{k}",
-    "Fabric": lambda k: f"_forward_module.{k}",
+    "DDP": lambda k: f"module.{k}", "compile": lambda k: f"_orig_mod.{k}",
+    "both": lambda k: f"module._orig_mod.{k}", "Fabric": lambda k: f"_forward_module.{k}",
     "parts": lambda k: k.replace(".", "._orig_mod.", 1),
     "inside": lambda k: k.replace(".conv1.", "._checkpoint_wrapped_module.conv1."),
-    "model": lambda k: f"model.{k}",
-    "net": lambda k: k.replace("coder.", "coder.net.", 1),
-}
+    "model": lambda k: f"model.{k}", "net": lambda k: k.replace("coder.", "coder.net.", 1),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

@@ -104,13 +104,10 @@ def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
 @pytest.mark.parametrize(
     ("strategy", "alpha", "residual", "attention"),
     [
-        ("learned", 0.0, 0.0, 0.0),
-        ("learned", 0.3, 0.3, -0.3),
-        ("learned", -2.0, -2.0, 2.0),
-        ("fixed", 0.0, 0.0, 1.0),
-        ("fixed", 0.3, 0.3, 0.7),
+        ("learned", 0.0, 0.0, 0.0), ("learned", 0.3, 0.3, -0.3), ("learned", -2.0, -2.0, 2.0),
+        ("fixed", 0.0, 0.0, 1.0), ("fixed", 0.3, 0.3, 0.7),
     ],
-)
+)  # fmt: skip
 def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_block(
     strategy: str, alpha: float, residual: float, attention: float
 ) -> None:

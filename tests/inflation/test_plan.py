@@ -35,16 +35,12 @@ AROUND = {
     "betas": torch.ones(5),
 }
 SOURCES: dict[str, dict[str, Tensor]] = {
-    "kl": autoencoder("kl"),
-    "vq": autoencoder("vq"),
-    "plain": autoencoder("plain"),
-    "attention in up": autoencoder(**ATTENTION_IN_UP),
-    "no attention": autoencoder(**NO_ATTENTION),
+    "kl": autoencoder("kl"), "vq": autoencoder("vq"), "plain": autoencoder("plain"),
+    "attention in up": autoencoder(**ATTENTION_IN_UP), "no attention": autoencoder(**NO_ATTENTION),
     "no encoder": {k: v for k, v in autoencoder().items() if not k.startswith(("enc", "quant"))},
-    "bare": bare_decoder(),
-    "prefixed": prefixed(autoencoder(**SMALLEST)),
+    "bare": bare_decoder(), "prefixed": prefixed(autoencoder(**SMALLEST)),
     "with much around": {**prefixed(autoencoder(**SMALLEST)), **AROUND},
-}
+}  # fmt: skip
 MODES = ("all", "conv-only", "attn-only")
 
 

@@ -29,13 +29,10 @@ def test_types_are_those_of_torch(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "finite"),
     [
-        ([], True),
-        ([-0.0, -1.0], True),
-        ([-math.nan, 1.0], False),
-        ([1.0, math.inf], False),
+        ([], True), ([-0.0, -1.0], True), ([-math.nan, 1.0], False), ([1.0, math.inf], False),
         ([-math.inf, 1.0], False),
     ],
-)
+)  # fmt: skip
 def test_is_finite(values: list[float], finite: bool, dtype: str) -> None:
     assert is_finite(np.array(values).astype(numpy_dtype(dtype))) is finite
 

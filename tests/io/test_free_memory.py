@@ -10,14 +10,11 @@ from inflate.io.free_memory import free_memory
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable:    4000 kB\n"}
 V2 = {
-    **MEMINFO,
-    "proc/self/cgroup": "0::/batch/job\n",
-    "sys/fs/cgroup/batch/job/memory.max": "max\n",
+    **MEMINFO, "proc/self/cgroup": "0::/batch/job\n", "sys/fs/cgroup/batch/job/memory.max": "max\n",
     "sys/fs/cgroup/batch/job/memory.current": "900000\n",
-    "sys/fs/cgroup/batch/memory.max": "1000000\n",
-    "sys/fs/cgroup/batch/memory.current": "950000\n",
+    "sys/fs/cgroup/batch/memory.max": "1000000\n", "sys/fs/cgroup/batch/memory.current": "950000\n",
     "sys/fs/cgroup/batch/memory.stat": "anon 5\nactive_file 300000\ninactive_file 500000\n",
-}
+}  # fmt: skip
 V1 = {
     **MEMINFO,
     "proc/self/cgroup": "11:cpu:/job\n4:memory,hugetlb:/job\n",
