@@ -96,6 +96,15 @@ def test_the_stored_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     assert_same(decoder.state_dict(), part(weights, "decoder."))
 
 
+def test_a_module_is_made_on_its_device(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "a", video_autoencoder(**SMALLEST))
+    for module in (
+        load_video_decoder(path, device="meta"),
+        load_video_autoencoder(path, device=torch.device("meta")),
+    ):
+        assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
+
+
 # The header
 
 

@@ -148,9 +148,6 @@ def test_temporal_attention_is_copied_too(layout: str, dtype: Any, tmp_path: Pat
         )
 
 
-# The command line
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -163,3 +160,21 @@ def test_a_copy_changes_no_temporal_layer(change: dict[str, Any], tmp_path: Path
     with pytest.raises(ConfigError):
         convert(source, tmp_path / "out", layout="sgm", **change, **CPU)
     assert list(tmp_path.iterdir()) == [source]
+
+
+BIAS = "decoder.up.0.block.0.time_stack.out_layers.3.bias"
+
+
+@pytest.mark.parametrize(
+    "change", [{BIAS: None}, {BIAS: torch.ones(3)}, {f"{BIAS}es": torch.ones(32)}],
+    ids=["missing", "misshapen", "extra"],
+)  # fmt: skip
+def test_a_video_checkpoint_that_is_not_whole_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = {**video_autoencoder("plain", temporal=SVD, **LIKE_CLASS), **change}
+    stored = {key: tensor for key, tensor in weights.items() if tensor is not None}
+    source = write_safetensors(tmp_path / "video.safetensors", stored)
+    with pytest.raises(PlanError) as caught:
+        convert(source, tmp_path / "out", layout="decoder", skip_parity=True, **CPU)
+    assert len(caught.value.problems) == 1

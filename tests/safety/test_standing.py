@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import inflate
@@ -19,6 +20,7 @@ from inflate.cli.app import BUG, main
 from inflate.errors import InflateError
 
 from ..checkpoints import write_safetensors
+from ..conversions import metadata_of
 from .conftest import ROOT
 from .refusals import command, is_one_message, refused
 from .serving import Server
@@ -128,7 +130,29 @@ def test_a_fold_of_incomplete_convolutions_is_refused(
     assert lost in refused(tmp_path, "convert", image, *fold, *CPU_FLAGS)
 
 
+@pytest.mark.parametrize("shape", [(), (1, 1, 1, 1, 1), (0, 4, 1, 1)])
+def test_quant_convs_of_any_shape_are_refused(
+    trio: Trio, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    for name in ("quant_conv.weight", "post_quant_conv.weight"):
+        image, bad = (
+            write_safetensors(tmp_path / path.name, {**load_file(path), name: torch.zeros(shape)},
+                              metadata_of(path))
+            for path in trio[:2]
+        )  # fmt: skip
+        refused(tmp_path, "convert", image, *CPU_FLAGS)
+    for pair in ((image, bad), (trio[0], bad), (bad,)):
+        refused(tmp_path, "verify", *pair, *CPU_FLAGS)
+
+
 # Batches
+
+
+@pytest.mark.slow
+def test_more_workers_than_any_machine_has(trio: Trio, tmp_path: Path) -> None:
+    words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", "--jobs", "9" * 400]
+    assert command(words)[0] == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("key", ["output", "source", "ledger"])
