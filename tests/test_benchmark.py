@@ -31,7 +31,7 @@ def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> Non
     assert run.cpu_seconds > 0 < run.seconds
 
 
-def test_a_program_that_fails_is_no_measurement(bench: dict[str, ModuleType]) -> None:
+def test_a_program_that_fails_is_not_a_measurement(bench: dict[str, ModuleType]) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)ended with 1:.*no such thing"):
         bench["running"].measure([sys.executable, "-c", "raise SystemExit('no such thing')"])
 

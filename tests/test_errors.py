@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
-from inflate import errors
 from inflate.errors import CheckpointError, ConfigError, InflateError, PlanError, nearest
-
-
-def test_all_errors_are_exported_drawn_and_documented() -> None:
-    defined = {
-        name
-        for name, value in vars(errors).items()
-        if inspect.isclass(value) and issubclass(value, InflateError) and name[0] != "_"
-    }
-    assert errors.__all__ == sorted(defined)
-    assert errors.__doc__ is not None
-    for name in defined:
-        assert name in errors.__doc__
-        assert inspect.getdoc(getattr(errors, name))
 
 
 @pytest.mark.parametrize("error", [ConfigError, PlanError])

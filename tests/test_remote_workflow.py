@@ -63,7 +63,7 @@ def test_an_output_for_elsewhere_is_made_in_the_cache_where_one_is_chosen(
     assert not folder.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_a_cache_that_cannot_be_written_is_reported(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

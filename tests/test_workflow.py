@@ -92,7 +92,7 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
     assert whole["architecture"]["ch_mult"] == [1, 2]
 
 
-def test_skipped_parity_is_published_and_said(image: Path, tmp_path: Path) -> None:
+def test_skipped_parity_is_published_and_recorded(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     result = inflate.convert(image, output, skip_parity=True, **CPU)
     assert result.parity is None
@@ -104,8 +104,9 @@ def test_skipped_parity_is_published_and_said(image: Path, tmp_path: Path) -> No
     assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
-@every_mode
-@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("kl", "all"), ("vq", "conv-only"), ("plain", "attn-only")]
+)
 def test_the_file_alone_rebuilds_decoder_and_autoencoder(
     tmp_path: Path, kind: str, mode: str
 ) -> None:
@@ -142,7 +143,7 @@ def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None
     paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
     paths[1].parent.mkdir()
     hashes = {inflate.convert(image, p, time_mode="all", seed=1, **CPU).fingerprint for p in paths}
-    torch.manual_seed(99)  # nothing hangs on the global generator
+    torch.manual_seed(99)  # Nothing depends on the global generator.
     last = inflate.convert(
         image, paths[0], time_mode="all", seed=1, overwrite=True, skip_parity=False, **CPU
     )

@@ -44,7 +44,7 @@ def value_of(config: Config, key: str) -> Any:
     return value
 
 
-def told(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
+def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
     """What is said of settings that are refused."""
     with pytest.raises(ConfigError) as caught:
         build_config(seen, *layers)
@@ -86,8 +86,8 @@ def test_what_yaml_cannot_take_is_refused(value: str, tmp_path: Path) -> None:
         ("model.video_kernel_sizes", "temporal.video_kernel_size"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> None:
-    assert told({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
+def test_an_unknown_key_is_reported_with_the_nearest_one(key: str, meant: str) -> None:
+    assert problems_of({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> No
     ],
 )  # fmt: skip
 def test_a_value_of_a_wrong_type_is_refused_in_one_line(key: str, value: Any) -> None:
-    text = told({key: value})
+    text = problems_of({key: value})
     assert text.startswith(f"{key} is {value!r}")
     assert "\n" not in text
 
@@ -117,13 +117,13 @@ def test_a_value_of_a_wrong_type_is_refused_in_one_line(key: str, value: Any) ->
 )  # fmt: skip
 def test_a_setting_refers_to_nothing(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFLATE_TEST_SECRET", "hunter2")
-    text = told({key: value})
+    text = problems_of({key: value})
     assert text.startswith(f"{key} is {value!r}")
     assert "hunter2" not in text
 
 
-def test_wrong_values_and_disagreements_are_told_at_once() -> None:
-    text = told({
+def test_wrong_values_and_disagreements_are_reported_at_once() -> None:
+    text = problems_of({
         "temporal.alpha": 2.0, "temporal.merge_strategy": "fixed", "temporal.video_kernel_size": 2,
         "architecture.dropout": 1.0, "architecture.z_channels": 16,
     })  # fmt: skip
@@ -167,7 +167,7 @@ def test_the_later_layer_wins_key_by_key() -> None:
     ],
 )  # fmt: skip
 def test_a_disagreement_with_the_checkpoint_is_refused(key: str, value: Any) -> None:
-    text = told({f"architecture.{key}": value})
+    text = problems_of({f"architecture.{key}": value})
     assert key in text
     assert "\n" not in text
 
@@ -195,7 +195,7 @@ def test_of_a_decoder_alone_nothing_of_the_encoder_is_a_disagreement() -> None:
     shown = replace(SEEN, embed_dim=None)
     change: dict[str, Any] = {"in_channels": 4, "double_z": False, "embed_dim": 3, "n_embed": 8}
     settings = {f"architecture.{key}": value for key, value in change.items()}
-    assert len(told(settings, seen=shown).splitlines()) == 4
+    assert len(problems_of(settings, seen=shown).splitlines()) == 4
     config = build_config(shown, settings, decoder_only=True)
     assert config.architecture == replace(shown, **change)
     with pytest.raises(ConfigError, match="z_channels: the configuration says 5"):
@@ -294,4 +294,4 @@ def test_a_decoder_of_its_own_has_its_own_keys(tmp_path: Path) -> None:
     config = build_config(seen, read_config(path), parse_set(["decoder.attn_resolutions=[256]"]))
     assert config.architecture.decoder.num_res_blocks == SEEN.num_res_blocks + 1
     assert config.architecture.decoder.attn_resolutions == (256,)
-    assert "of the decoder" in told({"decoder.num_res_blocks": 7}, seen=seen)
+    assert "of the decoder" in problems_of({"decoder.num_res_blocks": 7}, seen=seen)

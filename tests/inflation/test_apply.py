@@ -91,7 +91,7 @@ def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
         ("float32", ["encoder.conv_out.bias"]),
     ],
 )
-def test_weights_that_the_stored_type_cannot_hold_are_told_all_at_once(
+def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     dtype: str, names: list[str], tmp_path: Path
 ) -> None:
     weights = autoencoder(dtype=torch.float64, **SMALLEST)
@@ -105,7 +105,7 @@ def test_weights_that_the_stored_type_cannot_hold_are_told_all_at_once(
 
 
 @pytest.mark.parametrize(("dtype", "alpha"), [("float16", 7e4), ("bfloat16", 3.4e38)])
-def test_a_start_that_the_stored_type_cannot_hold_is_told(
+def test_a_start_that_the_stored_type_cannot_hold_is_reported(
     dtype: str, alpha: float, tmp_path: Path
 ) -> None:
     settings = {"temporal.alpha": alpha, "dtype": dtype}

@@ -6,10 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import inflate
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_empty
 from inflate.io.files import hash_file
@@ -129,38 +125,6 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
             checkpoint.read("big")
         with pytest.raises(CheckpointError, match=str(path)):
             list(checkpoint.pieces("big", aligned_empty(64)))
-
-
-TORCH_FREE = """
-import sys
-sys.modules["torch"] = None
-from pathlib import Path
-from inflate.io.reader import open_checkpoint
-for path in sys.argv[1:]:
-    with open_checkpoint(Path(path)) as checkpoint:
-        for key in checkpoint.tensors:
-            print(key, checkpoint.read(key).tobytes().hex())
-"""
-
-
-def test_no_file_needs_torch(tmp_path: Path) -> None:
-    tensors = {**WEIGHTS, "half": torch.ones(3, dtype=torch.bfloat16)}
-    paths = [write(tmp_path / f"{i}", tensors) for i, write in enumerate(WRITERS.values())]
-    paths.append(write_torch(tmp_path / "turned", {"turned": torch.ones(2, 3).T}))
-    shard = write_safetensors(tmp_path / "shard.safetensors", tensors)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard.name)}))
-    ran = subprocess.run(
-        [sys.executable, "-c", TORCH_FREE, *paths, index],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(inflate.__file__).parents[1],
-    )
-    lines = Counter(ran.stdout.splitlines())
-    for name, tensor in tensors.items():
-        content = tensor.view(torch.uint8).numpy().tobytes().hex()
-        assert lines[f"{name} {content}"] == len(paths)
 
 
 @pytest.mark.parametrize("writer", [write_torch, partial(write_torch, **LEGACY)])
