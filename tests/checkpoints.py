@@ -148,7 +148,7 @@ def write_lightning(path: Path, weights: Mapping[str, Tensor], **kwargs: Any) ->
 
 @contextmanager
 def foreign_class(dotted: str) -> Iterator[type]:
-    """A class that pickle finds under ``dotted`` while this is entered, and nobody after."""
+    """A class that pickle finds under ``dotted`` while this is entered, and not after."""
     module_name, _, name = dotted.rpartition(".")
     parts = module_name.split(".")
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]

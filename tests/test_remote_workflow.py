@@ -90,7 +90,7 @@ def test_the_default_output_of_a_source_elsewhere_is_here(
 
 def test_what_is_missing_elsewhere_is_said(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", f"{place}/nothing.ckpt", "--device", "cpu"]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f"{place}/nothing.ckpt" in said.err
-    assert "Traceback" not in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{place}/nothing.ckpt" in printed.err
+    assert "Traceback" not in printed.err

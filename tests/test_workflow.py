@@ -346,13 +346,18 @@ def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path)
 
 
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    result = inflate.convert(image, tmp_path / "v", progress=lambda *step: told.append(step), **CPU)
-    told = [step for step in told if not step[0].startswith("loading")]
-    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["writing", "checking parity"]
+    steps_seen: list[tuple[str, int, int]] = []
+    result = inflate.convert(
+        image, tmp_path / "v", progress=lambda *step: steps_seen.append(step), **CPU
+    )
+    steps_seen = [step for step in steps_seen if not step[0].startswith("loading")]
+    assert list(dict.fromkeys(phase for phase, _, _ in steps_seen)) == [
+        "writing",
+        "checking parity",
+    ]
     probes = len(SMALL_PROBES)
     for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", probes)):
-        assert [step for step in told if step[0] == phase] == [
+        assert [step for step in steps_seen if step[0] == phase] == [
             (phase, done, steps) for done in range(steps + 1)
         ]
-    assert all(a != b for a, b in pairwise(told))
+    assert all(a != b for a, b in pairwise(steps_seen))

@@ -45,7 +45,7 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
-    """What is said of settings that are refused."""
+    """The problems of settings that are refused."""
     with pytest.raises(ConfigError) as caught:
         build_config(seen, *layers)
     assert str(caught.value) == "\n  - ".join(

@@ -123,9 +123,9 @@ def test_the_header_says_where_every_group_of_tensors_came_from(
     result = convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
     path = weights_of(tmp_path / "out")
     written = load_file(path)
-    said = json.loads(metadata_of(path)["inflate.provenance"])
+    groups = json.loads(metadata_of(path)["inflate.provenance"])
     counted: Counter[str] = Counter()
-    for entry in said:
+    for entry in groups:
         counted[entry["tensors"]] += entry["count"]
         copied = entry["origin"].startswith("copied from ")
         made = entry["origin"] in {f"made: {r}" for r in ("zeros", "ones", "dirac", "constant",
@@ -136,7 +136,7 @@ def test_the_header_says_where_every_group_of_tensors_came_from(
         if entry["part"] == "temporal":
             assert made
     assert counted == grouped(written)
-    origins = {e["origin"].removeprefix("copied from ") for e in said if e["part"] == "spatial"}
+    origins = {e["origin"].removeprefix("copied from ") for e in groups if e["part"] == "spatial"}
     assert origins <= set(grouped(autoencoder("plain", **LIKE_CLASS)))
     assert sum(counted.values()) == len(result.plan.tensors)
 

@@ -98,8 +98,8 @@ def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     weights["encoder.conv_in.bias"][0] = 6e4  # Any type holds it.
     weights["decoder.conv_out.bias"][0] = 7e4
     weights["encoder.conv_out.bias"][0] = -1e39
-    said = complaints(prefixed(weights), tmp_path, dtype=dtype)
-    assert [one.partition(" (")[0] for one in said] == [
+    problems = complaints(prefixed(weights), tmp_path, dtype=dtype)
+    assert [one.partition(" (")[0] for one in problems] == [
         f"first_stage_model.{name} overflows in {dtype}" for name in names
     ]
 

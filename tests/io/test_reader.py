@@ -1,4 +1,4 @@
-"""Checkpoints of every format, recognised by their content and read when asked."""
+"""Checkpoints of every format, recognised by their content and read on demand."""
 
 from __future__ import annotations
 
