@@ -159,34 +159,25 @@ def test_an_image_checkpoint_and_an_unknown_device_are_refused(load: Any, tmp_pa
         load(path, device="tpu0")
 
 
+MIX, BIAS = "decoder.mid.block_1.mix_factor", "decoder.mid.block_1.time_stack.out_layers.3.bias"
+
+
 @pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (
-            {"decoder.mid.block_1.mix_factor": None},
-            "decoder.mid.block_1.mix_factor is missing; expected the shape [1]",
-        ),
-        (
-            {"decoder.mid.block_1.time_stack.out_layers.3.bias": torch.ones(3)},
-            "decoder.mid.block_1.time_stack.out_layers.3.bias has the shape [3]; expected [32]",
-        ),
-        ({"decoder.extra": torch.ones(1)}, "decoder.extra is not part of this architecture"),
-        ({"encoder.norm_out.bias": None},
-         "encoder.norm_out.bias is missing; expected the shape [32]"),
-        ({"quant_conv.bias": None}, "quant_conv.bias is missing; expected the shape [8]"),
-        ({"post_quant_conv.bias": torch.ones(9)},
-         "post_quant_conv.bias has the shape [9]; expected [4]"),
-    ],
+    ("key", "tensor"),
+    [(MIX, None), (BIAS, torch.ones(3)), ("decoder.extra", torch.ones(1)),
+     ("encoder.norm_out.bias", None), ("quant_conv.bias", None),
+     ("post_quant_conv.bias", torch.ones(9))],
 )  # fmt: skip
 def test_a_video_checkpoint_is_taken_strictly(
-    change: dict[str, Tensor | None], problem: str, tmp_path: Path
+    key: str, tensor: Tensor | None, tmp_path: Path
 ) -> None:
-    weights: dict[str, Any] = video_autoencoder(**SMALLEST) | change
+    weights: dict[str, Any] = {**video_autoencoder(**SMALLEST), key: tensor}
     path = write_torch(tmp_path / "a", {k: v for k, v in weights.items() if v is not None})
     with pytest.raises(errors.PlanError) as caught:
         load_video_autoencoder(path)
-    assert caught.value.problems == (problem,)
-    if problem.startswith("decoder."):
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{key} ")
+    if key.startswith("decoder."):
         with pytest.raises(errors.PlanError):
             load_video_decoder(path)
     else:
@@ -246,13 +237,10 @@ def test_encode_and_decode_are_what_their_parts_compute(
 def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
     weights = {k: v for k, v in video_autoencoder().items() if not k.startswith(("enc", "quant"))}
     whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
-    with pytest.raises(ValueError, match="from a file without an encoder: convert the whole image"):
+    with pytest.raises(ValueError, match="encoder"):
         whole.encode(IMAGES)
     with torch.no_grad():
         assert whole.decode(LATENTS, timesteps=2).shape == (4, 3, 8, 6)
-
-
-# The image side
 
 
 def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:

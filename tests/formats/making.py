@@ -16,7 +16,7 @@ from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
 LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
-"""What :data:`tests.ios.DDCONFIG` changes to be :data:`CLASS_CONFIG`."""
+"""What makes :data:`tests.checkpoints.DDCONFIG` like :data:`CLASS_CONFIG`."""
 
 CLASS_CONFIG: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",),
