@@ -134,14 +134,11 @@ def write_lightning(path: Path, weights: Mapping[str, Tensor], **kwargs: Any) ->
     """A Lightning ``.ckpt``: its ``callbacks`` are keyed by a class that is not installed."""
     with foreign_class(LIGHTNING_CALLBACK) as callback:
         content = {
-            "epoch": 1,
-            "global_step": 10,
-            "pytorch-lightning_version": "1.4.2",
+            "epoch": 1, "global_step": 10, "pytorch-lightning_version": "1.4.2",
             "callbacks": {callback: {"monitor": "val/rec_loss", "best_model_score": 0.5}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
-            "lr_schedulers": [],
-            "state_dict": dict(weights),
-        }
+            "lr_schedulers": [], "state_dict": dict(weights),
+        }  # fmt: skip
         torch.save(content, path, **kwargs)
     return path
 

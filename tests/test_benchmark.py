@@ -50,14 +50,11 @@ def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path)
     found = runs(
         bench,
         {
-            "import torch": [1.0, 1.0, 1.0],
-            "cp + fsync": [0.25, 0.25, 9.0],
-            "hand-written": [4.0, 10.0, 8.0],
-            "convert": [2.0, 2.5, 6.0],
-            "convert, checked": [4.0, 6.5, 8.0],
-            "both decoders": [9.0, 9.0, 9.0],
+            "import torch": [1.0, 1.0, 1.0], "cp + fsync": [0.25, 0.25, 9.0],
+            "hand-written": [4.0, 10.0, 8.0], "convert": [2.0, 2.5, 6.0],
+            "convert, checked": [4.0, 6.5, 8.0], "both decoders": [9.0, 9.0, 9.0],
         },
-    )
+    )  # fmt: skip
     machine = {"disk_bytes_per_second": 1000.0, "flops_per_second": 2e9}
     rows = bench["report"].rows_of([cases[name] for name in found], found, machine)
     row = {row["case"]: row for row in rows}

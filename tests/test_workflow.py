@@ -74,18 +74,12 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
     config = metadata.pop("inflate.config")
     metadata.pop("inflate.provenance")
     assert metadata == {
-        "format": "pt",
-        "inflate.version": inflate.__version__,
-        "inflate.source.name": "img.ckpt",
-        "inflate.source.fingerprint": print_of(image),
-        "inflate.fingerprint": print_of(output),
-        "inflate.seed": "5",
-        "inflate.layout": "autoencoder",
-        "inflate.post_quant": "keep",
-        "inflate.parity.verdict": "bitwise",
-        "inflate.parity.compared_with": "reference",
+        "format": "pt", "inflate.version": inflate.__version__, "inflate.source.name": "img.ckpt",
+        "inflate.source.fingerprint": print_of(image), "inflate.fingerprint": print_of(output),
+        "inflate.seed": "5", "inflate.layout": "autoencoder", "inflate.post_quant": "keep",
+        "inflate.parity.verdict": "bitwise", "inflate.parity.compared_with": "reference",
         "inflate.parity.device": "cpu",
-    }
+    }  # fmt: skip
     whole = json.loads(config)
     assert whole == json.loads(json.dumps(asdict(result.plan.config)))
     assert whole["seed"] == 5

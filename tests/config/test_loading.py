@@ -128,11 +128,8 @@ def test_wrong_values_and_disagreements_are_reported_at_once() -> None:
         "architecture.dropout": 1.0, "architecture.z_channels": 16,
     })  # fmt: skip
     assert [line.split(" ")[0] for line in text.splitlines()] == [
-        "architecture.dropout",
-        "temporal.alpha",
-        "temporal.video_kernel_size",
-        "z_channels:",
-    ]
+        "architecture.dropout", "temporal.alpha", "temporal.video_kernel_size", "z_channels:",
+    ]  # fmt: skip
 
 
 # Layers
@@ -223,12 +220,9 @@ def test_a_file_of_ours_is_read_and_its_interpolations_resolved(tmp_path: Path) 
         """,
     )
     assert read_config(name) == {
-        "description": "mine",
-        "seed": 3,
-        "architecture.resolution": 512,
-        "temporal.alpha": 3,
+        "description": "mine", "seed": 3, "architecture.resolution": 512, "temporal.alpha": 3,
         "temporal.video_kernel_size": [3, 1, 1],
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["kl-f9", "nowhere/c.yaml", "x" * 300])

@@ -122,12 +122,8 @@ def test_items_of_foreign_mappings_are_searched(tmp_path: Path) -> None:
 def test_pickles_of_any_protocol_are_read(protocol: int, tmp_path: Path) -> None:
     weights = autoencoder("plain", **TINY)
     more = {
-        "big": 1 << 3000,
-        "bytes": b"x" * 300,
-        "text": "y" * 300,
-        "set": {1},
-        "f": frozenset((1,)),
-    }
+        "big": 1 << 3000, "bytes": b"x" * 300, "text": "y" * 300, "set": {1}, "f": frozenset((1,)),
+    }  # fmt: skip
     path = saved({"state_dict": weights, **STATES, **more}, tmp_path, pickle_protocol=protocol)
     assert_same(found(path, skip_parity=True)[0], weights)
 

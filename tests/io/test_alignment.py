@@ -120,13 +120,10 @@ def test_the_same_weights_at_every_offset_are_the_same_module(
         folded = source.seen_as(with_post_quant_folded(source.checkpoint))
         logits = source.seen_as(with_learned_blend(source.checkpoint))
         seen = [
-            load_encoder(source, torch.float32),
-            load_image_decoder(source, torch.float32),
-            load_video(folded),
-            load_video(logits),
-            load_video(source, torch.float32, stored_as=source),
-            load_video(source, torch.bfloat16),
-        ]
+            load_encoder(source, torch.float32), load_image_decoder(source, torch.float32),
+            load_video(folded), load_video(logits),
+            load_video(source, torch.float32, stored_as=source), load_video(source, torch.bfloat16),
+        ]  # fmt: skip
     for module in (decoder, whole, *seen):
         assert misaligned(tensors_of(module)) == []
     # A single frame: a row of one in every product with a matrix.

@@ -491,13 +491,9 @@ def _damage(tensors: dict[str, tuple[str, list[int], bytes]], random: Random) ->
 
 
 KINDS: Mapping[str, Callable[[Random, Stock], Case]] = {
-    "lines": command_line,
-    "configurations": configuration,
-    "manifests": manifest,
-    "reports": report,
-    "checkpoints": checkpoint,
-    "candidates": candidate,
-}
+    "lines": command_line, "configurations": configuration, "manifests": manifest,
+    "reports": report, "checkpoints": checkpoint, "candidates": candidate,
+}  # fmt: skip
 
 
 def draw(kind: str, seed: int, number: int, stock: Stock) -> Case:
