@@ -13,13 +13,14 @@ import pytest
 
 from inflate.batch.batch import BatchOptions, open_batch, run
 from inflate.batch.cluster import RayExecutor
+from inflate.batch.files import key_of_source
 from inflate.batch.ledger import Ledger
 from inflate.batch.run import ATTEMPTS, Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
 from inflate.errors import ConfigError
 
-from ..conversions import sha256
+from ..conversions import print_of, sha256
 from .conftest import Sources, inflate_batch, write_manifest
 from .fakes import Watcher
 
@@ -121,7 +122,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         assert not (tmp_path / "out/m00.video.safetensors").exists()
         return
     assert outcomes[0].row.attempts == 2
-    assert outcomes[0].row.made[0][1] == sha256(tmp_path / "out/m00.video.safetensors")
+    assert outcomes[0].row.made[0][1] == print_of(tmp_path / "out/m00.video.safetensors")
     assert list((tmp_path / "out").glob(".*")) == []
 
 
@@ -150,7 +151,7 @@ def test_remote_sources_and_outputs(
         batch = open_batch([str(write_manifest(tmp_path / "m.yaml", content))], None, {})
         outcomes, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.status for outcome in outcomes] == ["held"], outcomes
-        assert outcomes[0].row.source_sha256 == sha256(path)
+        assert outcomes[0].row.source_key == key_of_source(str(path), {})
         again, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.reused for outcome in again] == [True]
 

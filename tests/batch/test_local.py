@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
+from inflate.batch.files import key_of_source
 from inflate.batch.local import LocalExecutor
 from inflate.batch.owners import become_owner, is_alive
 from inflate.batch.task import Event, Task, run_task
 from inflate.signals import ENDING
 
 from ..checkpoints import autoencoder, write_safetensors
-from ..conversions import sha256
+from ..conversions import print_of
 from .conftest import ROOT, Sources, environment, inflate_batch
 
 OPTIONS = ("--device", "cpu", "--time-mode", "all", "-o", "out/")
@@ -60,8 +61,8 @@ def test_a_task_asks_before_its_output_gets_its_name(tmp_path: Path, sources: So
     assert list((tmp_path / "out").iterdir()) == []
     *_, publish, end = events_of(task)
     assert (publish.kind, end.kind, end.content["state"]) == ("publish", "end", "held")
-    assert end.content["output_sha256"] == sha256(Path(task.output))
-    assert publish.content["output_sha256"] == end.content["output_sha256"]
+    assert end.content["output_fingerprint"] == print_of(Path(task.output))
+    assert publish.content["output_fingerprint"] == end.content["output_fingerprint"]
     assert publish.content["output_mark"] == end.content["output_mark"]
 
 
@@ -78,7 +79,7 @@ def test_an_error_becomes_the_result_of_its_task(
     end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), options))[-1]
     assert (end.kind, end.content["state"]) == ("end", "failed")
     assert ("traceback" in end.content["document"]) == (bug is not None)
-    assert end.content["source_sha256"] == sha256(source)
+    assert end.content["source_key"] == key_of_source(str(source), options)
     json.dumps(end.content, allow_nan=False)
 
 
@@ -96,7 +97,7 @@ def test_a_task_whose_source_changes_fails_and_is_not_known(
 
     monkeypatch.setattr(production, "carry_out", changing)
     end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), CONVERT))[-1]
-    assert (end.content["state"], end.content["source_sha256"]) == ("failed", None)
+    assert (end.content["state"], end.content["source_key"]) == ("failed", None)
     assert not (tmp_path / "v.safetensors").exists()
 
 
@@ -304,8 +305,8 @@ def test_a_batch_killed_ten_times_loses_nothing_and_does_nothing_twice(
         if job["status"] == "held":
             output = tmp_path / job["output"]
             assert job["verdict"] == "bitwise"
-            assert sha256(output) == job["output_sha256"]
-            assert sha256(path) == job["source_sha256"]
+            assert print_of(output) == job["output_fingerprint"]
+            assert print_of(path) == job["source_fingerprint"]
             inode = output.stat().st_ino
             assert inodes.setdefault(output.name, inode) == inode
     assert hidden(tmp_path / "out") == []
@@ -326,7 +327,7 @@ def test_two_batches_at_once_share_the_work(tmp_path: Path, sources: Sources) ->
     for jobs in zip(*(document["jobs"] for document in documents), strict=True):
         assert [job["status"] for job in jobs] == ["held", "held"]
         assert sorted(job["reused"] for job in jobs) == [False, True]
-        assert jobs[0]["output_sha256"] == jobs[1]["output_sha256"]
+        assert jobs[0]["output_fingerprint"] == jobs[1]["output_fingerprint"]
         assert jobs[0]["attempts"] == 1
     assert hidden(tmp_path / "out") == []
 

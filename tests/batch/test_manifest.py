@@ -270,3 +270,11 @@ def test_settings_differ_by_result_and_not_by_spelling(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("temporal: {alpha: 0.5}", encoding="utf-8")
     assert settings(config=str(config)) == settings(set=("alpha=0.5",)) == settings(alpha=0.5)
+
+
+def test_a_missing_source_is_reported_with_the_nearest_name(
+    tmp_path: Path, sources: Sources
+) -> None:
+    sources(1)
+    (problem,) = problems_of(tmp_path, {"jobs": ["ckpts/m00.safetensor"]})
+    assert "'m00.safetensors'" in problem

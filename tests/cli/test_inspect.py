@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from inflate.cli.demo import DEMO_CHECKPOINT
+from inflate.vocabulary import TARGETS
+from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, write_safetensors
+from ..conversions import CPU
 from .conftest import Run
 
 
@@ -33,6 +37,7 @@ def test_text(run: Run, plain: Path) -> None:
 def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     document = run("inspect", plain, "--json").document
     assert document["schema"] == "inflate/inspection/1"
+    assert (document["kind"], document["layout"]) == ("image autoencoder", None)
     assert (document["names"], document["inflated"], document["obstacles"]) == ("ldm", False, [])
     assert document["architecture"]["ch_mult"] == [1, 2]
     weights = autoencoder()
@@ -46,10 +51,26 @@ def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     assert (video["inflated"], video["temporal"]["time_mode"]) == (True, "conv-only")
     assert video["metadata"]["inflate.parity.verdict"] == "bitwise"
     assert "--layout" in video["obstacles"][-1]
+    assert (video["kind"], video["layout"]) == ("video autoencoder", "autoencoder")
+    assert video["layouts"]["autoencoder"]["obstacles"] == []
+    assert video["layouts"]["sgm"]["obstacles"] != []
 
     demo = run("inspect", DEMO_CHECKPOINT, "--json").document
     assert demo["format"] == "torch"
     assert demo["foreign"] == ["pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"]
+
+
+@pytest.mark.parametrize("layout", TARGETS)
+def test_the_layout_of_a_video_file(layout: Any, tmp_path: Path) -> None:
+    weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    options = {"video_kernel_size": (3, 1, 1), "skip_parity": True, **CPU}
+    convert(source, tmp_path / "out", layout=layout, **options)
+    found = inspect(tmp_path / "out")
+    kind = "video decoder" if layout == "decoder" else "video autoencoder"
+    assert (found.kind, found.layout, found.layouts[layout]) == (kind, layout, ())
+    assert found.blend is not None
+    assert (found.blend.strategy, found.blend.alpha) == ("learned", 0.0)
 
 
 def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
@@ -65,6 +86,17 @@ def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
         assert any(name in line for line in obstacles)
     full = run("inspect", path).out
     assert all(f"obstacle: {line}" in full for line in obstacles)
+
+
+def test_a_check_is_in_the_exit_code(run: Run, plain: Path, videos: dict[str, Path]) -> None:
+    broken = ("--ignore", "decoder.conv_in.bias")
+    files: list[tuple[tuple[object, ...], int]] = [
+        ((plain,), 0), ((plain, *broken), 1), ((videos["all"],), 1), ((plain.parent / "no",), 2),
+    ]  # fmt: skip
+    for arguments, code in files:
+        for more in ((), ("-q",), ("--json",)):
+            assert run("inspect", *arguments, "--check", *more).code == code
+    assert run("inspect", plain, *broken).code == 0
 
 
 def test_safetensors_need_no_torch(plain: Path) -> None:

@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from inflate import workflow
 from inflate.config.schema import Architecture
 from inflate.errors import CheckpointError, FamilyError, InflateError, PlanError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
-from inflate.workflow import convert, inspect
+from inflate.vocabulary import TARGETS
+from inflate.workflow import inspect
 from tests.io.opening import assert_same
 
 from ..checkpoints import (
@@ -41,6 +43,29 @@ TINY: dict[str, Any] = {"ch_mult": [1]}
 def saved(content: Any, folder: Path, **options: Any) -> Path:
     torch.save(content, folder / "file.pt", **options)
     return folder / "file.pt"
+
+
+def problems_of(error: InflateError) -> tuple[str, ...]:
+    return tuple(getattr(error, "problems", ()) or [str(error)])
+
+
+def convert(path: Path, output: Path | None = None, **options: Any) -> Any:
+    """Convert a file, on which ``inspect`` and a dry run agree for every layout."""
+    which = {name: options[name] for name in ("prefix", "weights", "ignore") if name in options}
+    expected: dict[str | None, tuple[str, ...]] = {}
+    for layout in (None, *TARGETS):
+        expected[layout] = ()
+        try:
+            workflow.convert(path, layout=layout, dry_run=True, **which)  # type: ignore[arg-type]
+        except InflateError as error:
+            expected[layout] = problems_of(error)
+    try:
+        seen = inspect(path, fingerprint=False, **which)
+        shown = {None: seen.obstacles, **seen.layouts}
+    except InflateError as error:  # It cannot be read at all.
+        shown = dict.fromkeys(expected, problems_of(error))
+    assert shown == expected
+    return workflow.convert(path, output, **options)
 
 
 def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:

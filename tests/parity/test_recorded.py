@@ -109,12 +109,15 @@ def test_another_reference_is_reported_and_fails_nothing(
 
 
 def test_where_they_differ_it_is_named_as_the_likely_cause(
-    image: Path, videos: dict[str, Path], tmp_path: Path
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     other = write_safetensors(tmp_path / "other.safetensors", autoencoder(seed=1))
     document = parity_document(inflate.verify(other, videos["all"], **CPU))
     assert document["verdict"] == "fail"
     assert image.name in advice(document)[0]
+    lines = run("verify", other, videos["all"], "--device", "cpu").out.splitlines()
+    (cause,) = (line for line in lines[:4] if line.startswith("cause:"))
+    assert image.name in cause
     wrong = nudged(videos["all"], tmp_path / "wrong.safetensors", COPIED)
     document = parity_document(inflate.verify(image, wrong, **CPU))
     assert document["verdict"] == "fail"
