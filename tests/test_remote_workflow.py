@@ -23,7 +23,7 @@ fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder elsewhere with an ``img.ckpt``, and a cache of its own."""
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))
-    local = write_torch(tmp_path / "img.ckpt", autoencoder())
+    local = write_torch(tmp_path / "img.ckpt", autoencoder(ch_mult=[1]))
     folder = f"memory://{uuid.uuid4().hex}"
     fsspec.filesystem("memory").pipe(f"{folder}/img.ckpt", local.read_bytes())
     return folder
@@ -68,7 +68,7 @@ def test_a_cache_that_cannot_be_written_is_reported(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(OutputError, match="set INFLATE_CACHE to a folder that can be written"):
+    with pytest.raises(OutputError, match="INFLATE_CACHE"):
         inflate.convert(tmp_path / "img.ckpt", f"{place}/video.safetensors", **CPU)
 
 
@@ -92,7 +92,7 @@ def test_what_is_missing_elsewhere_is_reported(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", f"{place}/nothing.ckpt", "--device", "cpu"]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f"{place}/nothing.ckpt" in said.err
-    assert "Traceback" not in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{place}/nothing.ckpt" in printed.err
+    assert "Traceback" not in printed.err

@@ -9,6 +9,7 @@ from typing import Literal
 from inflate.config.schema import Config
 from inflate.formats.dialects import Dialect
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS
+from inflate.formats.locate import Located
 from inflate.vocabulary import Target
 
 Demand = Literal["no post_quant_conv", "no quant_conv", "no codebook", "diffusers' class"]
@@ -62,6 +63,19 @@ STATISTICS_NOTE = (
     f"the layout has no place for the statistics of the latents ({STATISTICS}*); the header "
     "records them as latents_mean and latents_std"
 )
+
+
+def layout_of(located: Located, recorded: str | None) -> Target | None:
+    """The layout of a video autoencoder: the one that its header records, if its names agree."""
+    if not located.inflated:
+        return None
+    prefix = f"-{DECODER}" if located.bare and not located.prefix else located.prefix
+    fitting = [
+        name
+        for name, layout in LAYOUTS.items()
+        if (layout.naming, layout.prefix) == (located.dialect, prefix)
+    ]
+    return next((name for name in fitting if name == recorded), next(iter(fitting), None))
 
 
 def unmet(

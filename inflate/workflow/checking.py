@@ -14,7 +14,8 @@ from inflate.parity.pair import against_source, against_video
 from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
-from inflate.workflow.production import Fingerprints, Job
+from inflate.workflow.planning import Job
+from inflate.workflow.production import Fingerprints
 
 
 def check(

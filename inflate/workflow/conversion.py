@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inflate.config.loading import config_files, parse_set, read_config
-from inflate.config.schema import Settings
+from inflate.config.loading import config_files
+from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
-from inflate.errors import ConfigError, OutputError
-from inflate.formats.source import Source, describe, given_blend
+from inflate.errors import OutputError
 from inflate.inflation.plan import InflationPlan
 from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
@@ -22,7 +21,7 @@ from inflate.io.reader import open_checkpoint
 from inflate.io.remote import check_destination as check_remote
 from inflate.io.remote import is_remote, publish, scratch_folder, shown
 from inflate.io.staging import check_destination, outputs_of
-from inflate.options import SETTINGS, ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location, checked
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.vocabulary import (
@@ -34,7 +33,8 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.production import Check, Made, prepare, produce
+from inflate.workflow.planning import find_source, prepare, settings_of
+from inflate.workflow.production import Check, Made, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class ConversionResult(Displayed):
 
     ``output`` is None where nothing was published: after a dry run, or where parity failed;
     ``destination`` is where it would be. ``parity`` is None where it was not checked. The
-    fingerprints are None after a dry run, ``source_sha256`` unless it was requested.
+    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
+    ``source_config`` is the configuration of the source before it was planned.
     """
 
     plan: InflationPlan
@@ -60,6 +61,7 @@ class ConversionResult(Displayed):
     fingerprint: str | None = None
     source_fingerprint: str | None = None
     source_sha256: str | None = None
+    source_config: Config | None = None
 
     def _facts(self) -> dict[str, object]:
         location = self.destination if self.output is None else self.output
@@ -198,12 +200,7 @@ def convert_with(
         check_location("output", output)
         check_ending(output, target)
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
-    chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
-    layers: list[Settings] = [
-        read_config(options.config) if options.config is not None else {},
-        parse_set(options.set or ()),
-        {key: value for key, value in chosen.items() if value is not None},
-    ]
+    settings = settings_of(options)
     if not (skip_parity or dry_run):
         _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
@@ -212,17 +209,7 @@ def convert_with(
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
-        which: dict[str, Any] = {
-            "prefix": options.prefix,
-            "ema": options.weights == "ema",
-            "image": options.layout is None,
-            "ignore": options.ignore or (),
-        }
-        original = describe(checkpoint, *layers, **which)
-        copying = original.inflated and options.layout is not None
-        if copying:
-            blend = given_blend(original.config.temporal.merge_strategy)
-            _check_unchanged(original, describe(checkpoint, blend, **which))
+        original = find_source(checkpoint, options, settings)
         destination = output
         if destination is None:
             destination = default_output(source, target, inflated=original.inflated)
@@ -233,7 +220,7 @@ def convert_with(
             )
             if not is_remote(str(destination)):
                 _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
-        job = prepare(original, target, options, copying=copying)
+        job = prepare(original, options)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         told = shown(str(destination))
@@ -264,6 +251,7 @@ def convert_with(
                 made.fingerprints.output,
                 made.fingerprints.source,
                 made.source_sha256,
+                original.config,
             )
 
         def announce(made: Made, staged: Path) -> None:
@@ -302,15 +290,6 @@ def _check_needs(options: ConvertOptions, target: Target) -> None:
         from inflate.parity.diffusers import require_diffusers
 
         require_diffusers()
-
-
-def _check_unchanged(asked: Source, own: Source) -> None:
-    """See that a copy keeps the temporal layers of a video checkpoint."""
-    if asked.config.temporal != own.config.temporal:
-        raise ConfigError(
-            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
-            "layers cannot be changed by copying. Convert the image checkpoint instead"
-        )
 
 
 def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:

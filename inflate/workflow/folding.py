@@ -11,8 +11,6 @@ from inflate.formats.source import Source
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
-from inflate.parity.device import resolve_device
-from inflate.parity.floor import measure_fold
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
 
@@ -55,7 +53,7 @@ def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
 def fold_as_asked(
     source: Source, target: Target, options: ConvertOptions
 ) -> tuple[Source, FoldResult | None]:
-    """Fold a source, and measure what that changes.
+    """Fold a source, and measure what that changes if parity will be checked.
 
     Raises:
         PlanError: the fold is not exact, which was not allowed.
@@ -74,16 +72,28 @@ def fold_as_asked(
             "and decoder would not fit one architecture. Fold it for --layout decoder only"
         )
     whole = folded(source, target)
-    fold = measure_fold(source, whole, resolve_device(options.device), source.config.seed)
     bias = float(abs(source.read("post_quant_conv.bias").astype("float64")).max())
+    fold = None
+    if not (options.skip_parity or options.dry_run):  # Else torch is not needed.
+        from inflate.parity.device import resolve_device
+        from inflate.parity.floor import measure_fold
+
+        fold = measure_fold(source, whole, resolve_device(options.device), source.config.seed)
     if bias and not options.allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
-            f"{bias:.3g}): the output of conv_in changes by up to {_text(fold.border)} on the "
-            f"border of one latent pixel and {_text(fold.inside)} inside, the images by up to "
-            f"{_text(fold.output)}. Pass --allow-inexact to fold all the same"
+            f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold all the same"
         )
     return whole, fold
+
+
+def _changes(fold: FoldResult | None) -> str:
+    if fold is None:
+        return "the images change most near their border"
+    return (
+        f"the output of conv_in changes by up to {_text(fold.border)} on the border of one latent "
+        f"pixel and {_text(fold.inside)} inside, the images by up to {_text(fold.output)}"
+    )
 
 
 def _text(error: float | None) -> str:

@@ -56,11 +56,6 @@ def test_the_script_converts_and_publishes(tmp_path: Path, sources: Sources) -> 
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_the_script_without_a_manifest(tmp_path: Path) -> None:
-    ran = ci(tmp_path)
-    assert ran.returncode == 2
-
-
 def test_the_outputs_of_a_restored_cache_are_known(tmp_path: Path, sources: Sources) -> None:
     """A cache brings the bytes back, with other inodes and times."""
     sources(2)
@@ -74,26 +69,6 @@ def test_the_outputs_of_a_restored_cache_are_known(tmp_path: Path, sources: Sour
     ran = ci(tmp_path, "m.yaml", "--json")
     assert ran.returncode == 0, ran.stderr
     assert [job["reused"] for job in json.loads(ran.stdout)["jobs"]] == [True, True]
-
-
-def test_the_script_installs_its_checkout(tmp_path: Path) -> None:
-    """With an environment whose pip only records its arguments."""
-    binary = tmp_path / "venv" / "bin"
-    binary.mkdir(parents=True)
-    python = binary / "python"
-    python.write_text(
-        f'#!/bin/sh\n[ "$2" = pip ] && {{ echo "$@" >> "{tmp_path}/pip"; exit 0; }}\n'
-        f'exec "{sys.executable}" "$@"\n',
-        encoding="utf-8",
-    )
-    python.chmod(0o755)
-    write_manifest(tmp_path / "m.yaml", {"jobs": ["none"]})
-    own = {"INFLATE_INSTALLED": "0", "INFLATE_VENV": "venv"}
-    assert ci(tmp_path, "m.yaml", **own).returncode == 2
-    ci(tmp_path, "m.yaml", **own, INFLATE_EXTRAS="report")
-    first, second = (tmp_path / "pip").read_text().splitlines()
-    assert first.endswith(f"--constraint {ROOT}/constraints.txt {ROOT}[remote,report]")
-    assert second.endswith(f"{ROOT}[report]")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -132,12 +107,3 @@ def test_the_template_keeps_the_ledger_and_no_checkpoints() -> None:
     assert inputs["upload-outputs"]["default"] == "false"
     text = TEMPLATE.read_text(encoding="utf-8")
     assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(inputs)
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_actionlint_finds_nothing(path: Path) -> None:
-    program = shutil.which("actionlint")
-    if program is None:
-        pytest.skip("actionlint is not installed: its package downloads a program when installed")
-    ran = subprocess.run([program, path], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
