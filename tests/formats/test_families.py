@@ -108,7 +108,7 @@ def test_a_file_of_another_family_is_refused_by_name(
     ],
 )
 @pytest.mark.parametrize(
-    ("beside", "prefix"), [(False, ""), (True, "first_stage_model.")],
+    ("others", "prefix"), [(False, ""), (True, "first_stage_model.")],
     ids=["alone", "under a prefix, with names of this family"],
 )  # fmt: skip
 def test_the_original_names_are_known_too(
