@@ -20,6 +20,28 @@ FINGERPRINT_KEY = "inflate.fingerprint"
 """The weights of the source and those of the file itself; see ``fingerprint``."""
 
 
+ORIGIN_NAME_KEY = "inflate.origin.name"
+ORIGIN_FINGERPRINT_KEY = "inflate.origin.fingerprint"
+"""The image checkpoint that a copy goes back to, whose source is a video checkpoint."""
+
+PREFIX_KEY = "inflate.prefix"
+"""The prefix of the autoencoder that the header describes, in a file that may hold several."""
+
+
+def origin_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries for a copy of a file with this header: its origin, or else its source."""
+    for name, key in (
+        (ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY),
+        (SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY),
+    ):
+        if key in metadata:
+            return {
+                ORIGIN_NAME_KEY: metadata.get(name, ""),
+                ORIGIN_FINGERPRINT_KEY: metadata[key],
+            }
+    return {}
+
+
 def changed_since(metadata: Mapping[str, str], fingerprint: str) -> bool | None:
     """Whether tensors changed since the header was written; None where it does not show that."""
     recorded = metadata.get(FINGERPRINT_KEY)

@@ -15,7 +15,7 @@ from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
 from inflate.io.reader import Checkpoint
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
 
 _WORKERS = 2
@@ -44,7 +44,7 @@ class _Written:
 
 
 def carry_out(
-    plan: InflationPlan, checkpoint: Checkpoint, writer: SafetensorsWriter, progress: Progress
+    plan: InflationPlan, checkpoint: Checkpoint, writer: TensorWriter, progress: Progress
 ) -> Digests:
     """Write every tensor of a plan, in its stored type.
 
@@ -95,7 +95,7 @@ def carry_out(
 class _Output:
     """One tensor on its way into the file, hashed and written piece by piece."""
 
-    def __init__(self, writer: SafetensorsWriter, planned: PlannedTensor, buffer: Bytes) -> None:
+    def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
         self.buffer = buffer
         self._writer = writer
         self._position = writer.position(planned.info.name)

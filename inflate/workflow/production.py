@@ -17,13 +17,14 @@ from inflate.formats.recorded import (
     SOURCE_HASH_KEY,
 )
 from inflate.formats.source import Source
+from inflate.formats.targets import LAYOUTS, container_of
 from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.io.files import hash_files
 from inflate.io.staging import Staged, saying_why, stage
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.torch_writer import open_writer
 from inflate.options import ConvertOptions
 from inflate.parity.result import FoldResult, ParityReport, compared_with
 from inflate.progress import Progress
@@ -112,19 +113,29 @@ def prepare(
     Raises:
         PlanError: the source does not fit its architecture, or the layout cannot hold it.
     """
-    seen, fold = original, None
-    folded = options.post_quant == "fold"
-    if folded:
-        from inflate.workflow.folding import fold_as_asked
+    asked = options.post_quant == "fold"
+    quant = original.located.part("post_quant_conv.") or original.located.part("quant_conv.")
+    whole = original
+    if quant and (asked or LAYOUTS[target].folds):
+        from inflate.workflow.folding import folded, folds_encoder
 
-        seen, fold = fold_as_asked(original, target, options)
-        folded = seen.checkpoint is not original.checkpoint
-    seen = _blended_for(seen, target, copying=copying)
+        whole = folded(original, target, encoder=folds_encoder(target))
+    if asked and whole.checkpoint is original.checkpoint:
+        note = "the source has nothing to fold for this layout"
+        located = replace(original.located, notes=(*original.located.notes, note))
+        whole = replace(original, located=located)
+    seen = _blended_for(whole, target, copying=copying)
     path = original.checkpoint.path
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
     identity = not copying or temporal_attention_is_identity(seen)
-    fitted = fit(plan, target, attention_is_identity=identity)
-    return Job(original, seen, target, fitted, folded, fold)
+    fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
+    is_folded = whole.checkpoint is not original.checkpoint
+    fold = None
+    if is_folded:  # Measured last, since it loads torch: misfits are reported at once.
+        from inflate.workflow.folding import measured
+
+        fold = measured(original, whole, options)
+    return Job(original, seen, target, fitted, is_folded, fold)
 
 
 def produce(
@@ -149,7 +160,11 @@ def produce(
     """
     config = job.fitted.folder_config
     blend = job.source.blend
-    header = header_of(job.plan, source_name, job.target, folded=job.folded, blend=blend)
+    copied = job.original.checkpoint.metadata if blend is not None else None
+    header = header_of(
+        job.plan, source_name, job.target, folded=job.folded, blend=blend, copied=copied
+    )
+    container = container_of(job.target, destination)
     files = job.source.checkpoint.files
     with (
         stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
@@ -159,7 +174,7 @@ def produce(
         loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, job.plan.nbytes):
             infos = [tensor.info for tensor in job.plan.tensors]
-            writer = SafetensorsWriter(staged.file, infos, header)
+            writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, job.source.checkpoint, writer, progress)
         synced = pool.submit(writer.sync)
         prints = _fingerprints(job, digests)
@@ -178,9 +193,10 @@ def produce(
             known = _known(job, made)
             writer.set_metadata({**header, **known})
             synced.result()
-        # The library reads what is published: its header at least, and at once.
-        with safe_open(staged.file.name, framework="numpy"):
-            pass
+        if container == "safetensors":
+            # The library reads what is published: its header at least, and at once.
+            with safe_open(staged.file.name, framework="numpy"):
+                pass
         announce(made, staged.path)
         staged.publish()
     return made
@@ -212,9 +228,9 @@ def _known(job: Job, made: Made) -> dict[str, str]:
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
-    """The source with its fixed blend as the learned one that diffusers reads, to start from."""
+    """The source with its fixed blend as the learned one that its reader knows, to start from."""
     temporal = seen.config.temporal
-    if target != "diffusers" or temporal.merge_strategy == "learned":
+    if not LAYOUTS[target].learned or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
         return seen  # No sigmoid reaches it: fit() reports that with the other problems.
