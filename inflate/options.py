@@ -148,6 +148,18 @@ class ConvertOptions:
         "Output",
         scope="matrix",
     )
+    into: Optional[str] = _option(
+        None,
+        "Whole model to copy with its first stage replaced.",
+        "Output",
+        metavar="FILE",
+    )
+    base: Optional[str] = _option(
+        None,
+        "Image checkpoint of a SOURCE of temporal layers alone.",
+        "Output",
+        metavar="FILE",
+    )
     post_quant: PostQuant = _option(
         "keep", "Keep post_quant_conv, or fold it in.", "Output", scope="matrix"
     )

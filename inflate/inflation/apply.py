@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -90,6 +90,30 @@ def carry_out(
         {key: written.source_digest for key, written in found.items() if written.source_digest},
         {key: written.digest for key, written in found.items()},
     )
+
+
+def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWriter) -> None:
+    """Copy tensors of a file byte for byte, whatever their types.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+        OSError: the file cannot be written.
+    """
+    buffer = aligned_empty(_PIECE)
+    unsynced = 0
+    for name in names:
+        position, extent = writer.position(name), checkpoint.extent(name)
+        if extent is None:
+            writer.write(bytes_of(checkpoint.read(name).reshape(-1)), position)
+            continue
+        for start in range(0, extent.nbytes, _PIECE):
+            piece = buffer[: extent.nbytes - start]
+            extent.file.read_into(piece, extent.offset + start)
+            writer.write(piece.data, position + start)
+        unsynced += extent.nbytes
+        if unsynced >= _SYNCED:
+            writer.sync()
+            unsynced = 0
 
 
 class _Output:

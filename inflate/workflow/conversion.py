@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from inflate.config.schema import Settings
 from inflate.display import Displayed, bytes_text
 from inflate.errors import ConfigError, OutputError
 from inflate.formats.source import Source, describe, given_blend
+from inflate.formats.targets import container_of
 from inflate.inflation.plan import InflationPlan
 from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
@@ -34,6 +35,7 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
+from inflate.workflow.joining import WholeModel, onto_base
 from inflate.workflow.production import Check, Made, prepare, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
@@ -69,7 +71,7 @@ class ConversionResult(Displayed):
             "size": bytes_text(self.plan.nbytes),
             "layout": self.layout,
             "tensors": len(self.plan.tensors),
-            "initialised": len(self.plan.of("temporal")),
+            "initialised": len(self.plan.initialised),
             **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
         }
 
@@ -101,6 +103,8 @@ def convert(
     weights: Weights = "plain",
     ignore: tuple[str, ...] | None = None,
     layout: Target | None = None,
+    into: str | Path | None = None,
+    base: str | Path | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
     device: str | torch.device = "auto",
@@ -131,7 +135,11 @@ def convert(
         prefix: which autoencoder to take where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages beside them.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
-        layout: ``autoencoder`` (the default), ``decoder``, ``sgm`` or ``diffusers``.
+        layout: ``autoencoder`` (the default), ``decoder``, ``sgm``, ``diffusers``, ``comfyui``,
+            ``cogvideo`` or ``temporal``.
+        into: the file of a whole model, which the result is a copy of, with its first stage
+            replaced; the layout is then ``sgm``.
+        base: the image checkpoint of a source that holds temporal layers alone.
         post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
         allow_inexact: fold although it changes the border.
         device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -163,6 +171,8 @@ def convert(
         weights=weights,
         ignore=ignore,
         layout=layout,
+        into=into,  # type: ignore[arg-type]
+        base=base,  # type: ignore[arg-type]
         post_quant=post_quant,
         allow_inexact=allow_inexact,
         device=str(device),
@@ -193,10 +203,16 @@ def convert_with(
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
-    target: Target = options.layout or "autoencoder"
+    target: Target = options.layout or ("autoencoder" if options.into is None else "sgm")
+    if options.into is not None and target != "sgm":
+        raise ConfigError(
+            f"--into writes the names of layout 'sgm', not {target!r}; leave --layout out"
+        )
     if output is not None:
         check_location("output", output)
         check_ending(output, target)
+        if options.into is not None and container_of(target, output) != "safetensors":
+            raise OutputError(f"{output}: with --into, the name ends in .safetensors")
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     layers: list[Settings] = [
@@ -208,32 +224,51 @@ def convert_with(
         _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
         # Before a download: what cannot be written is better known first.
-        check_written([str(output)], [source])
+        named = [source, options.into, options.base]
+        check_written([str(output)], [each for each in named if each is not None])
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
-    with open_checkpoint(path) as checkpoint:
+    with ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(path))
+        read = [*files_of(source, checkpoint.files), *config_files(options.config)]
+        copies = any(each is not None for each in (options.layout, options.into, options.base))
         which: dict[str, Any] = {
             "prefix": options.prefix,
             "ema": options.weights == "ema",
-            "image": options.layout is None,
+            "image": not copies,
             "ignore": options.ignore or (),
         }
+        joined: tuple[str, ...] = ()
+        if options.base is not None:
+            image = stack.enter_context(open_checkpoint(local_source(options.base, progress)))
+            read += files_of(options.base, image.files)
+            base = describe(image, **{**which, "image": True})
+            checkpoint, joined = onto_base(checkpoint, base, name_of(options.base))
+            which = {}
+        whole = None
+        if options.into is not None:
+            model = stack.enter_context(open_checkpoint(local_source(options.into, progress)))
+            read += files_of(options.into, model.files)
+            whole = WholeModel(model)
         original = describe(checkpoint, *layers, **which)
-        copying = original.inflated and options.layout is not None
+        located = original.located
+        original = replace(original, located=replace(located, notes=(*located.notes, *joined)))
+        copying = original.inflated and copies
         if copying:
             blend = given_blend(original.config.temporal.merge_strategy)
             _check_unchanged(original, describe(checkpoint, blend, **which))
         destination = output
         if destination is None:
-            destination = default_output(source, target, inflated=original.inflated)
+            inflated = original.inflated and options.base is None and whole is None
+            destination = default_output(options.into or source, target, inflated=inflated)
         if not dry_run:
             check_written(
                 [*outputs_of(destination, folder=target == "diffusers"), *reports],
-                [*files_of(source, checkpoint.files), *config_files(options.config)],
+                read,
             )
             if not is_remote(str(destination)):
                 _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
-        job = prepare(original, target, options, copying=copying)
+        job = prepare(original, target, options, copying=copying, whole_model=whole)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         told = shown(str(destination))

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from inflate._version import __version__
 from inflate.errors import printable
 from inflate.formats.blending import Blend
-from inflate.formats.recorded import CONFIG_KEY, SOURCE_NAME_KEY, origin_of
+from inflate.formats.recorded import CONFIG_KEY, SOURCE_BLEND_KEY, SOURCE_NAME_KEY, origin_of
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.vocabulary import VERDICT_KEY, Target
 
@@ -18,8 +18,6 @@ SEED_KEY = "inflate.seed"
 PROVENANCE_KEY = "inflate.provenance"
 POST_QUANT_KEY = "inflate.post_quant"
 LAYOUT_KEY = "inflate.layout"
-SOURCE_BLEND_KEY = "inflate.source.blend"
-"""How the source of a copy blends, and how that is known."""
 
 
 def header_of(

@@ -19,7 +19,7 @@ from inflate.formats.class_config import class_settings
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import changed_since, recorded_settings
+from inflate.formats.recorded import changed_since, recorded_prefix, recorded_settings
 from inflate.formats.shapes import image_problems
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
@@ -158,6 +158,7 @@ def _inspect(
     temporal: Temporal | None = None
     blend: Blend | None = None
     with _listing(obstacles):
+        prefix = prefix or recorded_prefix(metadata, index)
         located = locate(index, path, prefix=prefix, ema=weights == "ema")
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)

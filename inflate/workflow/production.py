@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from inflate.formats.recorded import (
 )
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, container_of
-from inflate.inflation.apply import Digests, carry_out
+from inflate.inflation.apply import Digests, carry_out, copy_as_is
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
@@ -31,6 +31,7 @@ from inflate.progress import Progress
 from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY, Target
 from inflate.workflow.header import header_of
 from inflate.workflow.identity import temporal_attention_is_identity
+from inflate.workflow.joining import WholeModel
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Job:
     fitted: Fitted
     folded: bool
     fold: FoldResult | None
+    whole: WholeModel | None = None
+    """The model whose first stage is replaced, if the result is a copy of one."""
 
     @property
     def plan(self) -> InflationPlan:
@@ -60,7 +63,13 @@ class Job:
             *self.source.blend_notes,
             *dead_weight(self.plan),
             *self.fitted.notes,
+            *self._taken_over(),
         )
+
+    def _taken_over(self) -> Iterator[str]:
+        if self.whole is not None:
+            kept, path = len(self.whole.kept), self.whole.checkpoint.path
+            yield f"{kept} other tensors are taken over from {path.name} as they are"
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ def prepare(
     options: ConvertOptions,
     *,
     copying: bool,
+    whole_model: WholeModel | None = None,
 ) -> Job:
     """Plan what becomes of a source.
 
@@ -109,6 +119,7 @@ def prepare(
         options: whether post_quant_conv is folded and may change the border, and the device on
             which that is measured.
         copying: whether the source is a video checkpoint, to be copied as it is.
+        whole_model: the model whose first stage is replaced.
 
     Raises:
         PlanError: the source does not fit its architecture, or the layout cannot hold it.
@@ -129,13 +140,15 @@ def prepare(
     plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
     identity = not copying or temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
+    if whole_model is not None:
+        whole_model.check(fitted.plan)
     is_folded = whole.checkpoint is not original.checkpoint
     fold = None
     if is_folded:  # Measured last, since it loads torch: misfits are reported at once.
         from inflate.workflow.folding import measured
 
         fold = measured(original, whole, options)
-    return Job(original, seen, target, fitted, is_folded, fold)
+    return Job(original, seen, target, fitted, is_folded, fold, whole_model)
 
 
 def produce(
@@ -165,17 +178,25 @@ def produce(
         job.plan, source_name, job.target, folded=job.folded, blend=blend, copied=copied
     )
     container = container_of(job.target, destination)
+    infos, nbytes = [tensor.info for tensor in job.plan.tensors], job.plan.nbytes
+    read, whole = job.source.checkpoint.files.read, job.whole
+    if whole is not None:
+        header = {**whole.metadata, **header}
+        infos += [whole.checkpoint.tensors[name] for name in whole.kept]
+        nbytes = sum(info.nbytes for info in infos)
+        read = read.joined(whole.checkpoint.files.read)
     files = job.source.checkpoint.files
     with (
-        stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
+        stage(destination, read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
         file_hash = pool.submit(hash_files, files) if source_sha256 else None
         loading = None if load_check is None else pool.submit(load_check)
-        with saying_why(destination, job.plan.nbytes):
-            infos = [tensor.info for tensor in job.plan.tensors]
+        with saying_why(destination, nbytes):
             writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, job.source.checkpoint, writer, progress)
+            if whole is not None:
+                copy_as_is(whole.checkpoint, whole.kept, writer)
         synced = pool.submit(writer.sync)
         prints = _fingerprints(job, digests)
         written = time.perf_counter()

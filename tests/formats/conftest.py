@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from torch import Tensor
 
+from inflate.formats.targets import LAYOUTS
 from inflate.io.reader import Checkpoint
 
+from ..checkpoints import DDCONFIG
 from ..cli.conftest import run
 
 __all__ = ["run"]
@@ -34,3 +37,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
 
     monkeypatch.setattr(Checkpoint, "read", spied)
     return found
+
+
+@pytest.fixture
+def tiny_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layout ``comfyui`` take the tiny architecture in place of the one that it hardwires."""
+    layout = LAYOUTS["comfyui"]
+    hardwired = {**layout.hardwired, "ch": DDCONFIG["ch"], "ch_mult": tuple(DDCONFIG["ch_mult"])}
+    monkeypatch.setitem(LAYOUTS, "comfyui", replace(layout, hardwired=hardwired))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.errors import PlanError
+from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert, verify
@@ -114,7 +115,8 @@ def test_layout_sgm_is_under_the_prefix_of_a_first_stage(plain: Path, tmp_path: 
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", TARGETS)
+@pytest.mark.parametrize("layout", [each for each in TARGETS if each != "temporal"])
+@pytest.mark.usefixtures("tiny_comfyui")
 def test_every_layout_verifies_against_its_source(plain: Path, layout: str, tmp_path: Path) -> None:
     convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
     assert verify(plain, tmp_path / "out", **CPU).verdict == "bitwise"
@@ -188,13 +190,15 @@ def grouped(names: Iterable[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("layout", TARGETS)
+@pytest.mark.usefixtures("tiny_comfyui")
 def test_the_header_says_where_every_group_of_tensors_came_from(
     plain: Path, layout: str, tmp_path: Path
 ) -> None:
     result = convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
     path = weights_of(tmp_path / "out")
-    written = load_file(path)
-    said = json.loads(metadata_of(path)["inflate.provenance"])
+    with open_checkpoint(path) as checkpoint:
+        written, header = set(checkpoint.tensors), checkpoint.metadata
+    said = json.loads(header["inflate.provenance"])
     counted: Counter[str] = Counter()
     for entry in said:
         counted[entry["tensors"]] += entry["count"]
