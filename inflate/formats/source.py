@@ -109,7 +109,8 @@ def describe(
     """
     path, metadata = checkpoint.path, checkpoint.metadata
     own = recorded_prefix(metadata, checkpoint.tensors)
-    located = locate(checkpoint.tensors, path, prefix=prefix or own, ema=ema, ignore=ignore)
+    prefix = own if prefix is None else prefix
+    located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
     shapes = {key: info.shape for key, info in located.tensors.items()}
     seen = infer_architecture(shapes, path)
     # A header describes one autoencoder, and the file may hold another.

@@ -159,9 +159,9 @@ def unmet(
             _unlike_svd(config, attention_is_identity=attention_is_identity, copying=copying)
         )
         if temporal and copying:
-            temporal.append(
-                "the temporal layers of a video checkpoint stay as they are: --layout autoencoder, "
-                "decoder and temporal hold them as trained"
+            temporal[-1] += (
+                ". The temporal layers of a video checkpoint stay as they are: --layout "
+                "autoencoder, decoder and temporal hold them as trained"
             )
         found += temporal
     if "diffusers' class" in demands:

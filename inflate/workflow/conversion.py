@@ -244,7 +244,7 @@ def convert_with(
             read += files_of(options.base, image.files)
             base = describe(image, **{**which, "image": True})
             checkpoint, joined = onto_base(checkpoint, base, name_of(options.base))
-            which = {}
+            which, layers = {}, [{"dtype": None}, *layers]  # Each side keeps its types.
         whole = None
         if options.into is not None:
             model = stack.enter_context(open_checkpoint(local_source(options.into, progress)))

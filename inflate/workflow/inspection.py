@@ -158,7 +158,7 @@ def _inspect(
     temporal: Temporal | None = None
     blend: Blend | None = None
     with _listing(obstacles):
-        prefix = prefix or recorded_prefix(metadata, index)
+        prefix = recorded_prefix(metadata, index) if prefix is None else prefix
         located = locate(index, path, prefix=prefix, ema=weights == "ema")
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)

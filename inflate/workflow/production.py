@@ -132,7 +132,7 @@ def prepare(
 
         whole = folded(original, target, encoder=folds_encoder(target))
     if asked and whole.checkpoint is original.checkpoint:
-        note = "the source has nothing to fold for this layout"
+        note = "nothing is folded: the source has no post_quant_conv"
         located = replace(original.located, notes=(*original.located.notes, note))
         whole = replace(original, located=located)
     seen = _blended_for(whole, target, copying=copying)

@@ -182,7 +182,7 @@ def test_a_destination_that_cannot_be(run: Run, source: Path, tmp_path: Path, ou
         refused(run, tmp_path, *arguments, named=tmp_path / Path(output).parts[0])
 
 
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
+@pytest.mark.parametrize("layout", ["autoencoder", "comfyui", "temporal"])
 @pytest.mark.parametrize("ending", [".pt", ".ckpt", ".PT", ".json"])
 def test_an_ending_of_another_type_of_file(
     run: Run, source: Path, tmp_path: Path, layout: str, ending: str
