@@ -123,3 +123,29 @@ def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = N
     if not close:
         return ""
     return f" (did you mean {(forms or {}).get(close[0], close[0])!r}?)"
+
+
+@contextmanager
+def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[None]:
+    """Raise a failed import as ``kind``, with the command that installs an extra.
+
+    Args:
+        extra: the extra that brings the library.
+        what: the option or location that needs it.
+        kind: the error to raise.
+
+    Raises:
+        InflateError: as ``kind``, if an import failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = error.name or getattr(error.__cause__, "name", None) or error
+        raise kind(
+            f"{what} needs the extra {extra} ({missing} is missing); {install_command(extra)}"
+        ) from error
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'inflate-video[{extra}]'"

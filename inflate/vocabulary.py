@@ -79,20 +79,3 @@ def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
             f"video_kernel_size is {video_kernel_size!r}; expected {LARGEST_KERNEL} at most"
         )
     return sizes[0], sizes[1], sizes[2]
-
-
-_MODEL = "diffusion_pytorch_model"
-_KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-_VARIANTS = ("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin")
-FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in (*_KINDS, *_VARIANTS))
-"""Names of the weights in a diffusers folder, in the order of preference."""
-
-_INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
-
-
-def without_index_ending(name: str) -> str | None:
-    """The name of a sharded checkpoint, given that of its index; None for other names."""
-    for ending in _INDEX_ENDINGS:
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return None

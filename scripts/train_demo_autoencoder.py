@@ -45,7 +45,7 @@ DDCONFIG: dict[str, Any] = {
     "out_ch": 3,
     "ch": 32,
     "ch_mult": [1, 2, 2],
-    "num_res_blocks": 1,
+    "num_res_blocks": 2,
     "attn_resolutions": [],
     "dropout": 0.0,
 }
@@ -77,7 +77,7 @@ HELD_OUT_CLIP = "carphone_pristine.mp4"
 FRAME_STRIDE = 4
 
 SEED = 0
-DEFAULT_STEPS = 4000
+DEFAULT_STEPS = 1500
 BATCH = 8
 CROP = 64
 MAX_SHRINK = 4

@@ -46,12 +46,12 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
         *((name, "--help") for name in ("convert", "verify", "inspect", "batch", "report")),
         *(("inspect", path, *more) for path in [*paths, video] for more in ((), ("--json",))),
         *(("convert", path, "--dry-run") for path in paths),
-        *(("convert", path, *quick, f"{out}.{i}") for i, path in enumerate(paths)),
-        *(("convert", image, "--time-mode", mode, *quick, f"{out}.{mode}")
+        *(("convert", path, *quick, f"{out}-{i}.safetensors") for i, path in enumerate(paths)),
+        *(("convert", image, "--time-mode", mode, *quick, f"{out}-{mode}.safetensors")
           for mode in ("all", "attn-only")),
-        *(("convert", plain, "--layout", layout, *quick, f"{out}.{layout}")
+        *(("convert", plain, "--layout", layout, *quick, f"{out}-{layout}.safetensors")
           for layout in ("sgm", "decoder")),
-        ("convert", image, "--dtype", "float16", *quick, f"{out}.half"),
+        ("convert", image, "--dtype", "float16", *quick, f"{out}-half.safetensors"),
         ("batch", str(folder / "manifest.yaml"), "--dry-run"),
     ]  # fmt: skip
 

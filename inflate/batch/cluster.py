@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from inflate.batch.task import Event, Task, run_task
-from inflate.errors import ConfigError, InflateError
+from inflate.errors import ConfigError, InflateError, needs_extra
 
 _OBJECT_STORE = 100_000_000
 """Bytes of Ray's object store, which jobs do not use."""
@@ -131,12 +131,8 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Tasks without a GPU keep the environment's list of GPUs, which is Ray's future default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with needs_extra("ray", "--executor ray", InflateError):
         import ray
-    except ImportError as error:
-        raise InflateError(
-            "--executor ray needs the extra ray; pip install 'inflate-video[ray]'"
-        ) from error
     return ray
 
 

@@ -84,14 +84,19 @@ def mark_of_source(location: str) -> str | None:
 
 
 def hash_of_source(location: str) -> str:
-    """The SHA-256 of a source, as a conversion records it; of a broken source, of what is there."""
+    """The SHA-256 of a source; of a broken source, of what is there.
+
+    Of a remote source that is read in part and whose store gives no hash, that of its URL and mark.
+    """
     path = local_source(location, silent)
     try:
-        return hash_files(find_files(path))
+        found = hash_files(find_files(path))
     except CheckpointError:
-        if path.is_file():
-            return hash_file(path)
-        return hashlib.sha256((mark_of_output(path) or "").encode()).hexdigest()
+        found = hash_file(path) if path.is_file() else ""
+    if found:
+        return found
+    text = f"{location} {mark_of_source(location)}" if is_remote(location) else mark_of_output(path)
+    return hashlib.sha256((text or "").encode()).hexdigest()
 
 
 def hash_of_output(path: Path) -> str:

@@ -19,9 +19,12 @@ from inflate.report.summary import (
     guilty_modules,
     learning_counts,
     learning_text,
+    mean_texts,
+    measure_text,
     missed_damages,
     multiple_text,
     never_learning,
+    quality_probes,
     reason,
     tone,
     verdict_text,
@@ -226,6 +229,7 @@ def _facts(document: Document) -> Lines:
         yield f"bisect: {'faulty: ' + ', '.join(faulty) if faulty else 'no faulty module'}", ""
     yield from _learning(document)
     yield from _trained(document)
+    yield from _quality(document)
     if document["self_test"] is not None:
         damages, missed = document["self_test"]["damages"], missed_damages(document)
         text = f"self-test: {len(damages) - len(missed)} of {len(damages)} corruptions detected"
@@ -264,6 +268,12 @@ def _trained(document: Document) -> Iterator[tuple[str, str]]:
         if part["relative"] is not None:
             far += f", {error_text(part['relative'])} of its norm"
         yield f"  {part['part']}: {part['moved']} of {part['tensors']} tensors moved, {far}", ""
+
+
+def _quality(document: Document) -> Lines:
+    for probe in quality_probes(document):
+        means = [f"{measure_text(m)} {' -> '.join(mean_texts(m))}" for m in probe["measures"]]
+        yield f"quality of {probe['probe']}, image -> video decoder: {', '.join(means)}", ""
 
 
 def _weights(weights: dict[str, Any], not_finite: Sequence[str], *, failed: bool) -> Lines:

@@ -13,6 +13,18 @@ from pathlib import Path
 FIRST_BYTES = 512
 """How much of a file is looked at."""
 
+
+def header_length(head: bytes, size: int) -> int | None:
+    """The bytes of the header that a file of safetensors begins with; None for other files.
+
+    Args:
+        head: the first bytes of the file, 9 or more.
+        size: the bytes of the whole file.
+    """
+    length = int.from_bytes(head[:8], "little")
+    return length if head[8:9] == b"{" and 0 < length <= size - 8 else None
+
+
 _EXPORTED = "an export for inference; expected the checkpoint that it was made from"
 _CONVERTED = "weights of another framework; convert them to safetensors with the tool they are from"
 _PACKED = "unpack it first, and give the checkpoint inside"

@@ -1,47 +1,68 @@
-"""Which files make up a checkpoint: one file, shards behind an index, or a diffusers folder."""
+"""The local files of a checkpoint: what each is by its first bytes, and their hash."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.errors import CheckpointError, FamilyError, nearest
-from inflate.io.file_signatures import DISTRIBUTED, FIRST_BYTES, known_as, known_folder
+from inflate.errors import CheckpointError, nearest
+from inflate.io.contents import hashes_of
+from inflate.io.file_signatures import (
+    DISTRIBUTED,
+    FIRST_BYTES,
+    header_length,
+    known_as,
+    known_folder,
+)
+from inflate.io.folder import (
+    CLASSES,
+    CONFIG,
+    LARGEST_JSON,
+    LONGEST_NAME,
+    VIDEO_CLASS,
+    members_of_file,
+    members_of_folder,
+    shown,
+    without_index_ending,
+)
 from inflate.io.protected import ReadFiles
-from inflate.vocabulary import FOLDER_FILES, without_index_ending
+from inflate.io.ranges import partial_of
+
+__all__ = [
+    "CLASSES",
+    "LONGEST_NAME",
+    "VIDEO_CLASS",
+    "CheckpointFiles",
+    "Format",
+    "detect_format",
+    "find_files",
+    "hash_file",
+    "hash_files",
+    "like",
+    "read_files",
+    "shown",
+]
 
 Format = Literal["safetensors", "torch"]
 
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
-_LARGEST_JSON = 100_000_000
-_NO_FOLDER = "a directory without config.json; expected a checkpoint file, or a folder of diffusers"
-LONGEST_NAME = 1000
-"""Characters that the name of a tensor may have."""
-
-VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
-CLASSES = (
-    "AutoencoderKL", VIDEO_CLASS, "VQModel", "AutoencoderKLFlux2", "AsymmetricAutoencoderKL"
-)  # fmt: skip
-"""The classes of diffusers whose autoencoders are of this family."""
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
-    ``shards`` says which of the files holds a tensor, where an index stood beside them.
-    ``config_nearby`` is a ``config.json`` in the folder of a file that is given directly, if it is
-    one of these classes. ``read`` is every file that is read, the config too.
+    ``shards`` says which of the files holds a tensor, where the path is an index or a folder with
+    one. ``config_nearby`` is the ``config.json`` next to a file that is given directly, if it is of
+    one of our classes. ``read`` is every file that is read, the config too.
     """
 
     path: Path
@@ -56,14 +77,59 @@ class CheckpointFiles:
     def config_path(self) -> Path | None:
         """The ``config.json`` that is read, if one is."""
         if self.config_nearby:
-            return self.weights[0].parent / "config.json"
-        return self.path / "config.json" if self.folder_config else None
+            return self.weights[0].parent / CONFIG
+        return self.path / CONFIG if self.folder_config else None
 
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file that is hashed: the weights, and the index that was given."""
         index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()
         return (*index, *self.weights)
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder on this machine; every file that is found or read in it is noted in ``seen``."""
+
+    path: Path
+    seen: ReadFiles
+
+    listed = True
+
+    def shown(self, name: str = "") -> str:
+        """The path of a file, or of the folder."""
+        return str(self.path / name)
+
+    def inside(self, name: str) -> LocalFolder:
+        """A folder in this one."""
+        return LocalFolder(self.path / name, self.seen)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        if not os.path.isfile(self.path / name):
+            return False
+        with suppress(OSError):  # It has just gone: reading it reports that.
+            self.seen.look(self.path / name)
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            CheckpointError: it cannot be read, or is too large.
+        """
+        path = self.path / name
+        try:
+            found = self.seen.look(path)
+            if not stat.S_ISREG(found.st_mode):
+                raise CheckpointError(f"{path} is not a regular file; expected JSON")
+            if found.st_size > LARGEST_JSON:
+                raise CheckpointError(
+                    f"{path} has {found.st_size:,} bytes; expected JSON of {LARGEST_JSON:,} at most"
+                )
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
 
 
 def find_files(path: Path) -> CheckpointFiles:
@@ -77,7 +143,7 @@ def find_files(path: Path) -> CheckpointFiles:
 
 
 def read_files(path: Path) -> tuple[Path, ...]:
-    """Every file that reading a checkpoint opens, of a broken one those that are there.
+    """Every file that reading a checkpoint opens; of a broken one, those that are there.
 
     A path that names one file is not opened to find out.
     """
@@ -90,14 +156,26 @@ def read_files(path: Path) -> tuple[Path, ...]:
 
 def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     if os.path.isdir(path):
-        return _folder(path, read)
-    return replace(_weights(path, read), config_nearby=_beside(path, read))
-
-
-def _weights(path: Path, read: ReadFiles) -> CheckpointFiles:
-    if without_index_ending(path.name) is not None:
-        return _sharded(path, read)
-    return CheckpointFiles(path, detect_format(path, read), (path,), read=read)
+        known = known_folder(path)
+        if known is not None and not (path / CONFIG).is_file():
+            raise CheckpointError(f"{path} is {known}")
+        found = members_of_folder(LocalFolder(path, read))
+        path = found.folder.path  # Of a whole pipeline, its vae.
+    else:
+        found = members_of_file(LocalFolder(path.parent, read), path.name)
+    folder = found.folder.path
+    weights = tuple(folder / name for name in found.weights)
+    formats = [detect_format(file, read) for file in weights]
+    for file, kind in zip(weights, formats, strict=True):
+        if kind != formats[0]:
+            raise CheckpointError(
+                f"{path} names shards of two formats: {weights[0].name} is one of {formats[0]}, "
+                f"{file.name} of {kind}; expected one format"
+            )
+    shards = {tensor: folder / name for tensor, name in found.shards.items()}
+    return CheckpointFiles(
+        path, formats[0], weights, found.config, shards, found.config_nearby, read
+    )
 
 
 def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
@@ -114,7 +192,7 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         kind = (read or ReadFiles()).look(path).st_mode
         if stat.S_ISDIR(kind):
             raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
-        if not stat.S_ISREG(kind):  # To open a pipe is to wait for who writes into it.
+        if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
             head = file.read(FIRST_BYTES)
@@ -130,14 +208,14 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
-    length = struct.unpack("<Q", head[:8])[0] if head[8:9] == b"{" else 0
-    if 0 < length <= size - 8:
+    if header_length(head, size) is not None:
         return "safetensors"
     other = DISTRIBUTED if path.suffix == ".distcp" else known_as(head)
     if other is not None:
         raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
     if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
         return "torch"
+    length = int.from_bytes(head[:8], "little") if head[8:9] == b"{" else 0
     if length:
         raise CheckpointError(
             f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
@@ -159,116 +237,26 @@ def like(path: Path) -> str:
     return "" if path.name in names else nearest(path.name, names)
 
 
-def shown(name: str) -> str:
-    """A name from a file, as it may be printed: quoted and cut where it would garble a terminal."""
-    return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal.
 
-
-def hash_file(path: Path, at_once: int = 1 << 20, stopped: Callable[[], bool] = bool) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits.
-
-    Args:
-        path: the file.
-        at_once: bytes read at a time.
-        stopped: asked after each of them; once it is true, the rest is left out.
+    Of a remote file that is downloaded in part it is the one that its store gives, or empty.
     """
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(at_once))
-    with path.open("rb", buffering=0) as file:
-        while (count := file.readinto(buffer)) and not stopped():
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+    partial = partial_of(path)
+    if partial is not None and partial.sha256 is not None:
+        return partial.sha256
+    return hashes_of(path, ["sha256"])["sha256"]
 
 
-def hash_files(files: CheckpointFiles, hash_one: Callable[[Path], str] = hash_file) -> str:
-    """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files."""
+def hash_files(files: CheckpointFiles) -> str:
+    """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files.
+
+    Empty where that of one of its files is not known.
+    """
     if files.all == (files.path,):
-        return hash_one(files.path)
-    listing = "".join(f"{hash_one(path)}  {path.name}\n" for path in sorted(files.all))
+        return hash_file(files.path)
+    hashes = {path: hash_file(path) for path in sorted(files.all)}
+    if not all(hashes.values()):
+        return ""
+    listing = "".join(f"{sha256}  {path.name}\n" for path, sha256 in hashes.items())
     return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
-
-
-def _folder(path: Path, read: ReadFiles) -> CheckpointFiles:
-    if not os.path.isfile(path / "config.json") and os.path.isfile(path / "vae" / "config.json"):
-        path = path / "vae"  # The folder of a whole pipeline.
-    config_path = path / "config.json"
-    if not os.path.isfile(config_path):
-        raise CheckpointError(f"{path} is {known_folder(path) or _NO_FOLDER}")
-    config = _json(config_path, read)
-    kind = config.get("_class_name")
-    if kind not in CLASSES:
-        held = "a config.json without _class_name" if kind is None else f"a {kind!r} of diffusers"
-        raise FamilyError(f"{path} holds {held}; expected one of {', '.join(CLASSES)}")
-    weights = next((path / name for name in FOLDER_FILES if os.path.isfile(path / name)), None)
-    if weights is None:
-        raise CheckpointError(
-            f"{path} has none of the files {', '.join(FOLDER_FILES)}; name the file of weights"
-        )
-    inner = _weights(weights, read)
-    return CheckpointFiles(path, inner.format, inner.weights, config, inner.shards, read=read)
-
-
-def _beside(path: Path, read: ReadFiles) -> Mapping[str, Any]:
-    """The ``config.json`` in the folder of a file, if it is one of the classes; else nothing."""
-    config_path = path.parent / "config.json"
-    if not os.path.isfile(config_path):
-        return {}
-    try:
-        config = _json(config_path, read)
-    except CheckpointError:
-        if path.name in FOLDER_FILES:  # As diffusers names it: the file is of this folder.
-            raise
-        return {}
-    return config if config.get("_class_name") in CLASSES else {}
-
-
-def _sharded(path: Path, read: ReadFiles) -> CheckpointFiles:
-    weight_map = _json(path, read).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has no 'weight_map'; expected an index of shards")
-    problems = []
-    shards = {}
-    for name, shard in weight_map.items():
-        # An index may name files in its own folder, and nothing else.
-        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
-            raise CheckpointError(
-                f"{path} places {shown(name)} in {shard!r}; expected the name of a file next to it"
-            )
-        shards[name] = path.parent / shard
-    for shard_path in sorted(set(shards.values())):
-        if os.path.isfile(shard_path):
-            with suppress(OSError):  # It has just gone: opening it says so.
-                read.look(shard_path)
-        else:
-            problems.append(shown(shard_path.name))
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{path} names shards that are missing: {', '.join(problems[:5])}{more}"
-        )
-    files = tuple(sorted(set(shards.values())))
-    formats = {file: detect_format(file, read) for file in files}
-    for file in files:
-        if formats[file] != formats[files[0]]:
-            raise CheckpointError(
-                f"{path} names shards of two formats: {files[0].name} is one of "
-                f"{formats[files[0]]}, {file.name} of {formats[file]}; expected one format"
-            )
-    return CheckpointFiles(path, formats[files[0]], files, {}, shards, read=read)
-
-
-def _json(path: Path, read: ReadFiles) -> dict[str, Any]:
-    try:
-        found = read.look(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path} is not a regular file; expected JSON")
-        if found.st_size > _LARGEST_JSON:
-            raise CheckpointError(
-                f"{path} has {found.st_size} bytes; expected {_LARGEST_JSON} of JSON at most"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; expected keys and values")
-    return content

@@ -6,15 +6,13 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 try:
     import fcntl
 except ImportError:  # Windows: an abandoned staged file is left for its user to remove.
     fcntl = None  # type: ignore[assignment]
-
-__all__ = ["fcntl", "hidden_name", "leftover_of", "remove", "remove_abandoned"]
 
 _ENDING = ".staged"
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
@@ -26,10 +24,41 @@ def hidden_name(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}{_ENDING}")
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader finds it whole, or as it was.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    hidden = path.with_name(f".{secrets.token_hex(8)}{_ENDING}")  # The name may be a long one.
+    try:
+        with hidden.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 def leftover_of(name: str) -> str | None:
     """The name of the file whose leftover a file of this name would be."""
     found = _LEFTOVER.fullmatch(name)
     return found and found[1]
+
+
+def hold(path: Path, held: ExitStack) -> bool:
+    """Lock a file or folder that was just made, until ``held`` is left; False if it is gone."""
+    if not fcntl:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    held.callback(os.close, handle)
+    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return path.exists()
 
 
 def remove_abandoned(destination: Path, *, folder: bool) -> None:

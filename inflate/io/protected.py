@@ -16,7 +16,8 @@ from pathlib import Path
 
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.leftovers import leftover_of
-from inflate.io.remote import is_remote, local_path, shown
+from inflate.io.location import is_remote, local_path, shown
+from inflate.io.ranges import PartialFile, partial_of
 
 _SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
 
@@ -26,6 +27,7 @@ class ReadFiles:
     """Every file that a reader opens, as it looked before its first byte was read."""
 
     marks: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+    _partial: dict[Path, PartialFile] = field(default_factory=dict, compare=False, repr=False)
     _all_read: bool = field(default=False, compare=False, repr=False)
 
     def look(self, path: Path) -> os.stat_result:
@@ -35,6 +37,9 @@ class ReadFiles:
             OSError: it cannot be looked at.
         """
         found = path.stat()
+        partial = partial_of(path)
+        if partial is not None:  # Its times change with what is downloaded.
+            self._partial.setdefault(path, partial)
         self.marks.setdefault(path, _mark(found))
         return found
 
@@ -48,11 +53,15 @@ class ReadFiles:
         The first success counts: later changes do not matter, since nothing is read any more.
 
         Raises:
-            CheckpointError: size, time or inode of a file have changed.
+            CheckpointError: size, time or inode of a file have changed; of a remote file that is
+                downloaded in part, its version.
         """
         if self._all_read:
             return
         for path, before in self.marks.items():
+            if path in self._partial:
+                self._partial[path].check_unchanged()
+                continue
             try:
                 now = _mark(path.stat())
             except OSError:

@@ -12,8 +12,9 @@ from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.header import check_shards, read_header
 from inflate.io.index import WIDTHS, TensorInfo
-from inflate.io.stored import Extent, Place, SourceFile
+from inflate.io.stored import Extent, Place, SourceFile, download
 from inflate.io.unpickling import read_pickled
+from inflate.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Checkpoint:
             return place.read().view(numpy_dtype(info.dtype)).reshape(info.shape)
         except ValueError as error:  # Such as a shape of 0 times more than any array holds.
             raise CheckpointError(f"{self.path}: {info.name} cannot be read: {error}") from error
+
+    def download(self, progress: Progress) -> None:
+        """Download every tensor of a remote file at once; else each is when it is read.
+
+        Raises:
+            CheckpointError: they cannot be downloaded, or the file has changed.
+        """
+        download(self.places.values(), progress)
 
     def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
         """The numbers of a tensor piece by piece, each flat and valid until the next is taken.

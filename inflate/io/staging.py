@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inflate.errors import OutputError
-from inflate.io.leftovers import fcntl, hidden_name, remove, remove_abandoned
+from inflate.io.leftovers import hidden_name, hold, remove, remove_abandoned
 from inflate.io.protected import ReadFiles, check_written
 
 FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -197,7 +197,7 @@ def _open_locked(
         else:
             path.mkdir()
         try:
-            if not _locked(path, held):
+            if not hold(path, held):
                 continue  # Another run took it for abandoned before it was locked: once more.
             if folder_config is None:
                 return path, file
@@ -209,20 +209,6 @@ def _open_locked(
         except BaseException:
             remove(path)
             raise
-
-
-def _locked(path: Path, held: ExitStack) -> bool:
-    """Lock what was just made; False if it is gone already."""
-    if not fcntl:
-        return True
-    try:
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    held.callback(os.close, handle)
-    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return path.exists()
 
 
 def _exists(destination: Path) -> str:

@@ -7,13 +7,15 @@ whereas access to a mapping kills the process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from inflate.errors import CheckpointError
 from inflate.io.arrays import Array, Bytes, aligned_empty
 from inflate.io.index import TensorInfo
+from inflate.io.ranges import partial_of
+from inflate.progress import Progress
 
 
 class SourceFile:
@@ -26,13 +28,17 @@ class SourceFile:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         self.size = os.fstat(self.stream.fileno()).st_size
+        self.partial = partial_of(path)
 
     def read_into(self, buffer: Bytes, offset: int) -> None:
         """Fill a buffer with the bytes that begin at an offset.
 
         Raises:
-            CheckpointError: the file ends before, or the system refuses.
+            CheckpointError: the file ends before, or the system refuses; of a remote file, the
+                bytes cannot be downloaded.
         """
+        if self.partial is not None:
+            self.partial.fetch([(offset, offset + buffer.nbytes)])
         left = buffer.data
         while left:
             try:
@@ -87,6 +93,22 @@ class Extent:
 
 Place = Extent | Callable[[], Array]
 """Where a tensor comes from: little-endian bytes in the order of its axes, or a computation."""
+
+
+def download(places: Iterable[Place], progress: Progress) -> None:
+    """Download in few requests what remote files lack of some tensors.
+
+    Raises:
+        CheckpointError: it cannot be downloaded, or a file has changed.
+    """
+    spans: dict[SourceFile, list[tuple[int, int]]] = {}
+    for place in places:
+        if isinstance(place, Extent):
+            wanted = spans.setdefault(place.file, [])
+            wanted.append((place.offset, place.offset + place.nbytes))
+    for file, wanted in spans.items():
+        if file.partial is not None:
+            file.partial.fetch(wanted, progress)
 
 
 @dataclass

@@ -60,17 +60,22 @@ class LatentEncoder(nn.Module):
         entries = codebook_entries
         self.quantize = None if entries is None else Codebook(entries, latent_channels)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, sample: bool = False) -> Tensor:
         """The latents of images: the posterior's mean, or the nearest entries of the codebook.
 
         Args:
             images: ``N C H W`` or ``B T C H W`` in [-1, 1].
+            sample: draw from the posterior; a codebook, or an encoder without a variance, has none.
 
         Returns:
             Latents ``N e h w`` or ``B T e h w``, unscaled.
 
         Raises:
             ValueError: another shape; or the file that this was loaded from holds no encoder.
+
+        Source:
+            Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the bounds of the
+            log-variance are those of LDM, ldm/modules/distributions/distributions.py.
         """
         if self.encoder is None:
             raise ValueError(
@@ -84,7 +89,10 @@ class LatentEncoder(nn.Module):
         if self.quantize is not None:
             h = self.quantize(h)
         else:  # With double_z, a KL encoder returns mean and log-variance.
-            h = h[:, : self.latent_channels].contiguous()
+            z, logvar = h.split((self.latent_channels, h.shape[1] - self.latent_channels), dim=1)
+            if sample and logvar.shape[1]:
+                z = z + (0.5 * logvar.clamp(-30.0, 20.0)).exp() * torch.randn_like(z)
+            h = z.contiguous()
         return _unfolded(h, images)
 
 

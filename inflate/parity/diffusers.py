@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, install_command
 from inflate.formats.dialects import to_diffusers
 from inflate.formats.source import Source
 from inflate.loading import aligned, load_video, read_tensor
@@ -33,7 +33,7 @@ def require_diffusers() -> Any:
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "layout 'diffusers' is checked with diffusers' own classes, which are not installed: "
-            "pip install 'inflate-video[diffusers]', or pass --skip-parity"
+            f"{install_command('diffusers')}, or pass --skip-parity"
         ) from error
     return diffusers
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inflate.errors import ConfigError, InflateError
+from inflate.errors import ConfigError, InflateError, needs_extra
 from inflate.io.files import like
 from inflate.io.reader import open_checkpoint
 from inflate.io.unpickling import BARE
@@ -25,26 +25,13 @@ _NAMES = (BARE, "samples")
 """The names of latents in a file with several tensors."""
 
 
-@contextmanager
-def _media_extra(option: str) -> Iterator[None]:
-    """Raise a failed import as the extra that the option needs."""
-    try:
-        yield
-    except ImportError as error:
-        missing = error.name or str(error)
-        raise ConfigError(
-            f"{option} needs the extra media ({missing} is missing); "
-            "pip install 'inflate-video[media]'"
-        ) from error
-
-
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder, by name; other files are ignored.
 
     Raises:
         ConfigError: Pillow is missing; the folder is missing, or holds no image.
     """
-    with _media_extra("--images"):
+    with needs_extra("media", "--images", ConfigError):
         from PIL import Image
     if not os.path.isdir(folder):
         raise ConfigError(
@@ -94,7 +81,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
     Raises:
         ConfigError: Pillow or PyAV is missing; the file is missing or cannot be decoded.
     """
-    with _media_extra("--video"):
+    with needs_extra("media", "--video", ConfigError):
         import av
         import PIL.Image  # noqa: F401  PyAV converts frames with it.
     if not os.path.isfile(path):

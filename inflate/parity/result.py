@@ -189,6 +189,45 @@ class TrainedResult:
 
 
 @dataclass(frozen=True)
+class FrameNumbers:
+    """A measure of each frame of a decoder, and its mean; a PSNR of None is infinite.
+
+    Flicker is None for the first frame, which has none before it.
+    """
+
+    mean: float | None
+    frames: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class QualityMeasure:
+    """A measure of both decoders against the real frames.
+
+    ``name`` is ``psnr`` (dB), ``ssim``, ``lpips``, ``flicker`` or ``warped_flicker`` (both in grey
+    levels of 0..255).
+    """
+
+    name: str
+    reference: FrameNumbers
+    candidate: FrameNumbers
+
+
+@dataclass(frozen=True)
+class ProbeQuality:
+    """What was measured on a probe of real frames."""
+
+    probe: str
+    measures: tuple[QualityMeasure, ...]
+
+
+@dataclass(frozen=True)
+class QualityResult:
+    """How close both decoders come to real frames."""
+
+    probes: tuple[ProbeQuality, ...]
+
+
+@dataclass(frozen=True)
 class Damage:
     """A fault that was injected into the candidate in memory, and the probe that caught it."""
 
@@ -322,6 +361,7 @@ class ParityReport(Displayed):
     trained: TrainedResult | None = None
     self_test: SelfTestResult | None = None
     overflow: OverflowResult | None = None
+    quality: QualityResult | None = None
     plan: tuple[PlanRow, ...] = ()
     not_finite: tuple[str, ...] = ()
     """The candidate's tensors that hold NaN or infinity, where its outputs are not finite."""

@@ -16,6 +16,7 @@ from inflate.parity.memory import MemoryBudget, available_bytes, memory_errors
 from inflate.parity.metrics import Tolerance, is_finite, max_abs_error, worst_error, worst_verdict
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import GivenProbe, Probe, clip_for, probes_for
+from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import (
     CastResult,
     FoldResult,
@@ -38,7 +39,8 @@ class Scope:
     """What a check does in addition to running every probe.
 
     ``frames`` probes a permutation of the frames, and ``skip_video``. ``layers`` compares layer by
-    layer; a check that fails always does.
+    layer; a check that fails always does. ``quality`` compares real frames with what the decoders
+    made of them.
     """
 
     layers: bool = False
@@ -46,6 +48,7 @@ class Scope:
     floor: bool = False
     bisect: bool = False
     self_test: bool = False
+    quality: bool = False
     pictures: bool = False
 
 
@@ -103,6 +106,7 @@ def run_check(
 
     runs: list[ProbeRun] = []
     pictures: list[Picture] = []
+    real: list[RealFrames] = []
     with exact_float32(), torch.inference_mode(), memory_errors(device, "parity was checked"):
         where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
@@ -111,6 +115,8 @@ def run_check(
             runs.append(one)
             if scope.pictures and (isinstance(small, GivenProbe) or done == len(probes) - 1):
                 pictures += pictures_of(one, small.sources)
+            if scope.quality and small.sources is not None:
+                real.append(RealFrames(small.name, small.sources, one.expected, one.found))
             if keep is not None:
                 keep(small, one.z, one.expected, one.found)
         progress("checking parity", len(probes), len(probes))
@@ -127,6 +133,7 @@ def run_check(
         guilty = None
         if scope.bisect and runs:
             guilty = bisect(pair, max(runs, key=_error_and_frames), tolerance, progress)
+        quality, left_out = measure_quality(real)
         tested, notes = _self_tested(pair, runs, tolerance, scope, failed=verdict == "fail")
         report = ParityReport(
             verdict="fail" if pair.weights.different else verdict,
@@ -148,9 +155,10 @@ def run_check(
             bisect=guilty,
             self_test=tested,
             overflow=overflow,
+            quality=quality,
             pictures=tuple(pictures),
         )
-    return replace(report, notes=(*pair.notes, *budget.notes, *_notes(report), *notes))
+    return replace(report, notes=(*pair.notes, *budget.notes, *_notes(report), *left_out, *notes))
 
 
 def _cast(pair: DecoderPair, runs: Sequence[ProbeRun]) -> CastResult | None:

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from inflate._version import __version__
 from inflate.errors import printable
 from inflate.report import summary, text
-from inflate.report.plot import error_plot, part_of
+from inflate.report.plot import error_plot, part_of, time_plot
 from inflate.report.summary import Document
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
         plan=_plan_parts(document["plan"]),
         part_names=list({part["name"]: None for probe in most_first for part in probe["parts"]}),
         probes=[(probe, {part["name"]: part for part in probe["parts"]}) for probe in probes],
+        quality=summary.quality_probes(document),
         learning=_learning(document),
         learning_counts=summary.learning_counts(document),
         failed_layers=summary.failing(document["layers"]),
@@ -98,10 +99,14 @@ def _environment() -> Environment:
         place=summary.place_text,
     )
     environment.globals.update(
+        better_decoder=summary.better_decoder,
         common_folder=_common_folder,
         counted=text.counted,
         limit_share=summary.limit_share,
+        mean_texts=summary.mean_texts,
+        measure_text=summary.measure_text,
         multiple_text=summary.multiple_text,
+        time_plot=time_plot,
         tolerance_text=summary.tolerance_text,
     )
     return environment

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from inflate.report.summary import (
     Document,
     advice,
+    better_decoder,
     causes,
     failing,
     learning_counts,
+    mean_texts,
+    measure_text,
     missed_damages,
     multiple_text,
     place_text,
+    quality_probes,
     reason,
     tolerance_text,
     tone,
@@ -63,6 +67,7 @@ def _lines(document: Document) -> Iterator[str]:
     yield from _table(("", ""), list(_facts(document).items()))
     yield from _probes(document)
     yield from _layers(document)
+    yield from _quality(document)
     yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
 
 
@@ -131,6 +136,15 @@ def _layers(document: Document) -> Iterator[str]:
                 for layer in bad
             ],
             "layers",
+        )
+
+
+def _quality(document: Document) -> Iterator[str]:
+    for probe in quality_probes(document):
+        yield f"### Quality of {code(probe['probe'])} against the real frames\n"
+        yield from _table(
+            ("mean", "image decoder", "video decoder", "better"),
+            [(measure_text(m), *mean_texts(m), better_decoder(m)) for m in probe["measures"]],
         )
 
 

@@ -1,17 +1,19 @@
-"""The plot of the layers' errors, as positions; a template draws it as SVG.
+"""The plots of a page, as positions; templates draw them as SVG.
 
-The axis is the error divided by its limit, on a logarithmic scale, so that a layer within tolerance
-lies under the line at 1. Equal outputs and errors that are not finite have a lane each, below and
-above the axis.
+The axis of the layers' errors is the error divided by its limit, on a logarithmic scale, so that a
+layer within tolerance lies under the line at 1. Equal outputs and errors that are not finite have a
+lane each, below and above the axis.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from inflate.report.summary import Document, limit_share
+from inflate.report.summary import Document, limit_share, measure_text, quality_text
 from inflate.report.text import error_text, sqnr_text
 
 LEFT, RIGHT, TOP, BOTTOM = 76.0, 14.0, 20.0, 34.0
@@ -107,6 +109,77 @@ def error_plot(document: Document) -> Plot | None:
         bands=tuple(_bands(names, step)),
         first=marks[names.index(first)] if first in names else None,
     )
+
+
+@dataclass(frozen=True)
+class TimeMark:
+    """A frame of a decoder: where its number lies, and its tooltip."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class TimePlot:
+    """A measure of both decoders over time; null numbers are left out."""
+
+    width: float
+    bottom: float
+    ticks: tuple[LevelLine, ...]
+    frames: tuple[tuple[float, int], ...]
+    """Positions and numbers of frames, so few that they fit."""
+    lines: Mapping[str, tuple[TimeMark, ...]]
+    """By ``reference`` and ``candidate``."""
+
+
+def time_plot(measure: Mapping[str, Any]) -> TimePlot | None:
+    """The plot of a measure of quality, or None where all numbers are null."""
+    sides = {"reference": "image decoder", "candidate": "video decoder"}
+    numbers = {side: measure[side]["frames"] for side in sides}
+    known = [value for values in numbers.values() for value in values if value is not None]
+    if not known:
+        return None
+    levels = _levels(min(known), max(known))
+    count = len(numbers["reference"])
+    width, bottom = LEFT + LEAST + RIGHT, TOP + DECADES
+
+    def x_of(frame: int) -> float:
+        return round(LEFT + (frame + 0.5) * LEAST / count, 2)
+
+    def y_of(value: float) -> float:
+        return round(bottom - (value - levels[0]) / (levels[-1] - levels[0]) * DECADES, 2)
+
+    def title(frame: int) -> str:
+        lines = [f"frame {frame}, {measure_text(measure)}"]
+        lines += [f"{name} {quality_text(numbers[side][frame])}"
+                  for side, name in sides.items()]  # fmt: skip
+        return "\n".join(lines)
+
+    return TimePlot(
+        width=width,
+        bottom=bottom,
+        ticks=tuple(LevelLine(y_of(level), f"{level:.6g}") for level in levels),
+        frames=tuple((x_of(frame), frame) for frame in range(0, count, -(-count // 16))),
+        lines={
+            side: tuple(
+                TimeMark(x_of(frame), y_of(value), title(frame))
+                for frame, value in enumerate(values)
+                if value is not None
+            )
+            for side, values in numbers.items()
+        },
+    )
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """Round numbers, evenly spaced, from one below ``low`` to one above ``high``."""
+    # Not so close to each other that they would read the same.
+    wanted = max((high - low) / 4, abs(low) / 1000, abs(high) / 1000) or 1.0
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted * 0.999)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
 def part_of(name: str) -> str:

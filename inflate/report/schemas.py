@@ -9,12 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from inflate.errors import InflateError
+from inflate.errors import InflateError, needs_extra
 from inflate.io.files import like
 from inflate.report.documents import PARITY_SCHEMA
 from inflate.report.summary import Document
 from inflate.report.text import one_line
-from inflate.report.writing import missing_extra
 
 _LARGEST = 64 * 2**20
 
@@ -36,12 +35,10 @@ def problem_of(document: Mapping[str, Any]) -> str | None:
     Raises:
         InflateError: the extra ``report`` is missing.
     """
-    try:
+    with needs_extra("report", "reading a report", InflateError):
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import best_match
         from referencing import Registry, Resource
-    except ImportError as error:
-        raise missing_extra("reading a report", "jsonschema") from error
     schemas = published_schemas()
     registry: Registry[Any] = Registry().with_resources(
         (schema["$id"], Resource.from_contents(schema)) for schema in schemas.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -161,6 +162,52 @@ def guilty_modules(document: Document) -> list[str]:
     """The temporal modules without which the error is smaller."""
     bisect = document["bisect"] or {"suspects": []}
     return [suspect["name"] for suspect in bisect["suspects"] if suspect["guilty"]]
+
+
+_MEASURES = {
+    "psnr": ("PSNR (dB)", max),
+    "ssim": ("SSIM", max),
+    "lpips": ("LPIPS", min),
+    "flicker": ("flicker (grey levels)", min),
+    "warped_flicker": ("warped flicker (grey levels)", min),
+}
+"""The measures of quality: their names, and which of two values is better."""
+
+_SIDES = ("reference", "candidate")
+
+
+def quality_probes(document: Document) -> list[dict[str, Any]]:
+    """The probes of real frames whose quality was measured."""
+    # Documents of earlier versions lack it.
+    return (document.get("quality") or {"probes": []})["probes"]  # type: ignore[no-any-return]
+
+
+def measure_text(measure: Mapping[str, Any]) -> str:
+    """The name of a measure of quality, and its unit."""
+    return _MEASURES[measure["name"]][0]
+
+
+def quality_text(value: float | None) -> str:
+    """A value of a measure of quality; only equal images have no PSNR."""
+    return "infinite" if value is None else f"{value:.4g}"
+
+
+def mean_texts(measure: Mapping[str, Any]) -> tuple[str, str]:
+    """The means of the image decoder and of the video decoder."""
+    image, video = (quality_text(measure[side]["mean"]) for side in _SIDES)
+    return image, video
+
+
+def better_decoder(measure: Mapping[str, Any]) -> str:
+    """The decoder whose mean is better; ``equal`` where both are the same as printed."""
+    texts = mean_texts(measure)
+    if texts[0] == texts[1]:
+        return "equal"
+    image, video = (
+        math.inf if measure[side]["mean"] is None else measure[side]["mean"] for side in _SIDES
+    )
+    best = _MEASURES[measure["name"]][1](image, video)
+    return "image decoder" if best == image else "video decoder"
 
 
 def missed_damages(document: Document) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.errors import ConfigError, InflateError, OutputError, needs_extra
+from inflate.io.leftovers import write_atomically
 from inflate.io.protected import check_written
 from inflate.report.documents import as_json, parity_document
 from inflate.report.junit import as_junit
@@ -57,17 +56,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")
     try:
-        try:
-            with hidden.open("xb") as file:
-                file.write(text.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-        finally:
-            with suppress(FileNotFoundError):
-                hidden.unlink()
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise _refused(path, f"cannot be written: {error.strerror}") from error
 
@@ -143,16 +133,8 @@ def append_summary(path: Path, text: str) -> None:
 
 def require_pages() -> None:
     """Raise an InflateError where pages cannot be made: the extra ``report`` is missing."""
-    try:
+    with needs_extra("report", "a page", InflateError):
         import jinja2  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("a page", "Jinja2") from error
-
-
-def missing_extra(what: str, library: str) -> InflateError:
-    """The error of what needs the extra ``report``."""
-    command = "pip install 'inflate-video[report]'"
-    return InflateError(f"{what} needs the extra report ({library} is missing); run {command}")
 
 
 def _refused(path: Path, why: str) -> OutputError:

@@ -274,6 +274,7 @@ def convert_with(
         told = shown(str(destination))
         if dry_run:
             return ConversionResult(job.plan, target, None, None, seconds, job.notes, told)
+        original.checkpoint.download(progress)
 
         def result_of(made: Made) -> ConversionResult:
             parity, published = made.parity, None

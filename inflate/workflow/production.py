@@ -23,6 +23,7 @@ from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
 from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.io.files import hash_files
+from inflate.io.ranges import partial_of
 from inflate.io.staging import Staged, saying_why, stage
 from inflate.io.torch_writer import open_writer
 from inflate.options import ConvertOptions
@@ -190,7 +191,9 @@ def produce(
         stage(destination, read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
-        file_hash = pool.submit(hash_files, files) if source_sha256 else None
+        # The Hub and other stores publish the hash of a file, which costs nothing.
+        hashed = source_sha256 or all(partial_of(path) is not None for path in files.all)
+        file_hash = pool.submit(hash_files, files) if hashed else None
         loading = None if load_check is None else pool.submit(load_check)
         with saying_why(destination, nbytes):
             writer = open_writer(container, staged.file, infos, header)
@@ -206,7 +209,7 @@ def produce(
                 progress("loading torch…", 0, 0)
             parity = loading.result()(job, staged, prints, progress)
         checked = time.perf_counter()
-        sha256 = None if file_hash is None else file_hash.result()
+        sha256 = None if file_hash is None else file_hash.result() or None
         made = Made(parity, prints, sha256, written, checked)
         if not made.published:
             return made

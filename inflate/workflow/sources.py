@@ -8,9 +8,10 @@ from pathlib import Path
 from inflate.errors import ConfigError
 from inflate.formats.targets import LAYOUTS
 from inflate.io.files import CheckpointFiles
+from inflate.io.folder import without_index_ending
 from inflate.io.remote import fetch, is_remote, local_path
 from inflate.progress import Progress
-from inflate.vocabulary import Target, without_index_ending
+from inflate.vocabulary import Target
 
 
 def check_working_directory() -> None:

@@ -19,6 +19,7 @@ from inflate.parity.device import exact_float32
 from inflate.parity.memory import memory_errors
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
+from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
 from inflate.vocabulary import TRAINED, VERDICT_KEY
 from inflate.workflow.header import SEED_KEY
@@ -71,16 +72,21 @@ def with_training(
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         problems.append(f"tensors hold NaN or infinity: {shown}")
     largest = squares = power = 0.0
+    real = []
     what = "outputs were compared"
     with exact_float32(), torch.inference_mode(), memory_errors(device, what):
         for probe in probes:
             z = probe.latents(pair.channels, seed).to(device, dtype)
-            image = pair.reference(z, probe.frames).double().cpu()
-            difference = pair.candidate(z, probe.frames).double().cpu() - image
+            outputs = pair.reference(z, probe.frames), pair.candidate(z, probe.frames)
+            if probe.sources is not None:
+                real.append(RealFrames(probe.name, probe.sources, *outputs))
+            image, found = (output.double().cpu() for output in outputs)
+            difference = found - image
             # A NaN must not be lost in a maximum.
             largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
             squares += float(difference.square().sum())
             power += float(image.square().sum())
+        quality, left_out = measure_quality(real)
     if not math.isfinite(largest):
         problems.append("the outputs hold NaN or infinity")
     source = report.recorded_source
@@ -93,7 +99,8 @@ def with_training(
         movements=_movements(video),
     )
     verdict = "fail" if problems else report.verdict
-    return replace(report, verdict=verdict, trained=trained)
+    notes = (*report.notes, *left_out)
+    return replace(report, verdict=verdict, trained=trained, quality=quality, notes=notes)
 
 
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:

@@ -189,6 +189,7 @@ def verify_with(
         check_written([*kept, *reports], read)
         own_prefix = options.prefix if candidate is None else None
         video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
+        video.checkpoint.download(progress)
         if not video.inflated:
             if candidate is not None and is_inflated(checkpoints[1].tensors):
                 raise FamilyError(
@@ -224,6 +225,7 @@ def verify_with(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
                     "inflate verify REFERENCE CANDIDATE"
                 )
+            image.checkpoint.download(progress)
             reference_print = pool.submit(fingerprint_of, image.checkpoint)
             image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
             sources = [image, video]
@@ -257,6 +259,7 @@ def verify_with(
                 layers=not trained,
                 frames=not trained,
                 floor=not trained,
+                quality=not trained,
                 bisect=options.bisect,
                 self_test=options.self_test,
                 pictures=pictures,

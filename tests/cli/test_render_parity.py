@@ -54,6 +54,12 @@ def test_the_verdict_first_then_the_table_then_what_to_do(printed: Print, name: 
     assert len(lines) < 40
 
 
+def test_the_quality_of_both_decoders_is_one_line(printed: Print) -> None:
+    (line,) = [line for line in printed("equal") if line.startswith("quality of real, ")]
+    assert "PSNR (dB) 30.5 -> 32.25, SSIM 0.9 -> 0.9, " in line
+    assert not any(line.startswith("quality") for line in printed("bare"))
+
+
 @pytest.mark.parametrize("name", sorted({*REPORTS} - {"hostile"}))
 def test_no_line_is_broken_within_a_word(printed: Print, name: str) -> None:
     words = {word for line in printed(name) for word in line.split()}

@@ -17,13 +17,17 @@ from inflate.parity.result import (
     Errors,
     FloorResult,
     FoldResult,
+    FrameNumbers,
     LayerResult,
     OverflowResult,
     ParityReport,
     PartResult,
     Picture,
     PlanRow,
+    ProbeQuality,
     ProbeResult,
+    QualityMeasure,
+    QualityResult,
     SelfTestResult,
     Suspect,
     TemporalResult,
@@ -168,6 +172,26 @@ def pictures(spoilt: float, frames: int = 5, size: tuple[int, int] = (48, 80)) -
     return made
 
 
+def measure_of(name: str, image: list[float | None], video: list[float | None]) -> QualityMeasure:
+    """A measure of both decoders' frames, whose mean is that of the last one."""
+    sides = (FrameNumbers(values[-1], tuple(values)) for values in (image, video))
+    return QualityMeasure(name, *sides)
+
+
+QUALITY = QualityResult(
+    (
+        ProbeQuality(
+            "real",
+            (
+                measure_of("psnr", [30.0, 31.25, 30.5], [31.0, 33.0, 32.25]),
+                measure_of("ssim", [0.9, 0.9, 0.9], [0.9, 0.9, 0.9]),
+                measure_of("flicker", [None, 3.0, 4.0], [None, 1.5, 1.0]),
+                measure_of("lpips", [0.1, 0.2, 0.125], [0.3, 0.2, 0.25]),
+            ),
+        ),
+    )
+)
+
 DAMAGES = (
     Damage("temporal bias", "0.1 added to one temporal bias", "odd-frames"),
     Damage("spatial weight", "1% added to one spatial weight", "weights"),
@@ -191,6 +215,7 @@ EQUAL = ParityReport(
     floor=FloorResult(2.1e-7, 6.4e-7, 0.0),
     self_test=SelfTestResult(DAMAGES),
     trainability=trainability(),
+    quality=QUALITY,
     plan=plan_rows(),
     pictures=tuple(pictures(0.0)),
 )

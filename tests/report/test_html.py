@@ -126,6 +126,20 @@ def test_links_lead_somewhere_and_ids_are_unique(name: str) -> None:
         assert (link["href"] or "").removeprefix("#") in ids
 
 
+def test_quality_has_means_and_a_plot_over_time_for_each_measure() -> None:
+    page = Page(PAGES["equal"]())
+    text = " ".join(" ".join(page.words).split())
+    assert "PSNR (dB) 30.5 32.25 video decoder" in text
+    assert "SSIM 0.9 0.9 equal" in text
+    assert "flicker (grey levels) 4 1 video decoder" in text
+    assert "LPIPS 0.125 0.25 image decoder" in text
+    lines = page.all("polyline")
+    assert [line["class"] for line in lines] == ["candidate", "reference"] * 4
+    assert [len((line["points"] or "").split()) for line in lines] == [3, 3, 3, 3, 2, 2, 3, 3]
+    assert "#quality" in [link["href"] for link in page.all("a")]
+    assert "quality" not in Page(PAGES["bare"]()).ids()
+
+
 def test_the_cause_and_what_to_do_come_right_after_the_verdict() -> None:
     text = Page(PAGES["failed"]()).text
     order = ["Not equal", FIRST, GUILTY, "What to do", "Largest error"]

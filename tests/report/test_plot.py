@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inflate.report.plot import TOP, Plot, error_plot, part_of
+from inflate.report.plot import TOP, Plot, error_plot, part_of, time_plot
 from inflate.report.summary import limit_share
 
 from .building import FIRST, REPORTS, document_of, layer_names
@@ -77,6 +77,38 @@ def test_the_smallest_and_the_largest_errors_have_their_height(error: float) -> 
     assert plot is not None
     assert all(TOP <= line.y <= plot.bottom for line in (*plot.ticks, plot.marks[0]))
     assert len(plot.ticks) < 25
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (30.0, 31.5, 30.5),
+        (0.0, 0.0),
+        (None, 1e-12),
+        (1.0, None, 1e9),
+        (7.0,) * 99,
+        (23.1, 23.1000001),
+    ],
+)
+def test_numbers_over_time_lie_between_the_levels(frames: tuple[float | None, ...]) -> None:
+    side = {"mean": None, "frames": frames}
+    plot = time_plot({"name": "psnr", "reference": side, "candidate": side})
+    assert plot is not None
+    levels = [tick.y for tick in plot.ticks]
+    assert 2 <= len(levels) <= 8
+    assert levels == sorted(levels, reverse=True)
+    assert len({tick.text for tick in plot.ticks}) == len(levels)
+    marks = plot.lines["candidate"]
+    assert len(marks) == sum(value is not None for value in frames)
+    assert all(levels[-1] <= mark.y <= levels[0] for mark in marks)
+    numbers = [number for _, number in plot.frames]
+    assert numbers == list(range(0, len(frames), 7 if len(frames) == 99 else 1))
+    assert 0 < plot.frames[0][0] <= plot.frames[-1][0] < plot.width
+
+
+def test_equal_frames_alone_have_no_plot_of_psnr() -> None:
+    side = {"mean": None, "frames": [None, None]}
+    assert time_plot({"name": "psnr", "reference": side, "candidate": side}) is None
 
 
 def test_parts() -> None:

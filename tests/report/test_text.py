@@ -54,6 +54,12 @@ def test_markdown_has_what_fails_first_with_its_numbers() -> None:
     assert signs == sorted(signs, reverse=True)
 
 
+def test_markdown_has_the_quality_of_both_decoders() -> None:
+    text = as_markdown(document_of("equal"))
+    assert "| PSNR (dB) | 30.5 | 32.25 | video decoder |" in text
+    assert "### Quality" not in as_markdown(document_of("bare"))
+
+
 def test_markdown_has_every_name_of_a_file_layer_or_tensor_in_backticks() -> None:
     for name in ("failed", "wrong weights"):
         outside = re.sub(r"`[^`\n]*`", "", as_markdown(document_of(name)))

@@ -121,9 +121,9 @@ def told() -> Told:
 
 def whole_files(cache: Path) -> list[str]:
     """The names of the files that the cache gave a name."""
-    return sorted(path.name for path in cache.glob("*/[!.]*"))
+    return sorted(p.name for p in cache.glob("*/[!.]*") if not p.parent.name.endswith(".work"))
 
 
 def parts(cache: Path) -> list[str]:
     """What downloads left behind."""
-    return [path.name for path in cache.rglob("*.part")]
+    return [path.name for path in cache.glob("*.work/[!.]*")]

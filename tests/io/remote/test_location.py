@@ -7,59 +7,28 @@ from pathlib import Path
 import pytest
 
 from inflate.errors import CheckpointError, InflateError, OutputError
-from inflate.io.remote import is_remote, local_path, shown
-from inflate.io.remote.location import is_plain, parse
+from inflate.io.location import is_plain, is_remote, local_path, parse, shown
 
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "s3://bucket/a.ckpt",
-        "gs://bucket/a.ckpt",
-        "https://host/a.ckpt",
-        "memory://a.ckpt",
-        "hf://owner/repo/a.ckpt",
-        "S3://bucket/a.ckpt",
-        "abc+d.e-f://x",
-        "simplecache::s3://bucket/a",
-    ],
+URLS = (
+    *("s3://bucket/a.ckpt", "gs://bucket/a.ckpt", "https://host/a.ckpt", "memory://a.ckpt"),
+    *("hf://owner/repo/a.ckpt", "S3://bucket/a", "abc+d.e-f://x", "simplecache::s3://bucket/a"),
 )
-def test_urls_are_remote(location: str) -> None:
-    assert is_remote(location)
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "a.ckpt",
-        "/abs/a.ckpt",
-        "./a:b",
-        "a:b",
-        "a::b",
-        r"C:\x\a.ckpt",
-        "C:/x/a.ckpt",
-        "C://x/a.ckpt",
-        "file:///x/a.ckpt",
-        "FILE:///x/a.ckpt",
-        "local:///x/a.ckpt",
-        "./s3://bucket",
-        "s3:/bucket/a",
-        "://x",
-        "",
-    ],
+PATHS = (
+    *("a.ckpt", "/abs/a.ckpt", "./a:b", "a:b", "a::b", r"C:\x\a.ckpt", "C:/x/a.ckpt", "C://x/a"),
+    *("file:///x/a.ckpt", "FILE:///x/a", "local:///x/a", "./s3://b", "s3:/bucket/a", "://x", ""),
 )
-def test_paths_are_not(location: str) -> None:
-    assert not is_remote(location)
+
+
+@pytest.mark.parametrize("location", [*URLS, *PATHS])
+def test_urls_are_remote_and_paths_are_not(location: str) -> None:
+    assert is_remote(location) == (location in URLS)
 
 
 def test_a_file_url_becomes_a_path() -> None:
     assert local_path("file:///x/a%20b.ckpt") == Path("/x/a b.ckpt")
     assert local_path("file://localhost/x/a.ckpt") == Path("/x/a.ckpt")
     assert local_path("x/a%20b.ckpt") == Path("x/a%20b.ckpt")
-
-
-def test_a_file_url_of_another_machine_is_refused() -> None:
-    with pytest.raises(InflateError, match="machine 'host'; expected three slashes"):
+    with pytest.raises(InflateError):
         local_path("file://host/x")
 
 
@@ -92,32 +61,22 @@ def test_the_parts_of_a_web_address() -> None:
 )
 def test_a_location_is_shown_without_its_secrets(location: str, expected: str) -> None:
     assert shown(location) == expected
-
-
-def test_what_is_secret_is_not_shown() -> None:
-    place = parse("https://user:pass@host/b.ckpt?signature=x", CheckpointError)
-    assert place.shown() == "https://user:***@host/b.ckpt"
-    with pytest.raises(CheckpointError) as raised:
-        parse("https://user:pass@host/.b", CheckpointError)
-    assert "pass" not in str(raised.value)
+    if is_remote(location):
+        assert parse(location, CheckpointError).shown() == expected
 
 
 @pytest.mark.parametrize(
-    ("location", "message"),
+    "location",
     [
-        ("zip://a::s3://b/c", "is a chain of locations; expected one"),
-        ("simplecache::s3://b/c", "is a chain of locations; expected one"),
-        ("s3:///a.ckpt", "lacks a host or bucket; expected s3://BUCKET-OR-HOST/PATH"),
-        ("s3://b/..", "ends in '..', which cannot name a file"),
-        ("https://h/a%2Fb", "ends in 'a/b', which cannot name a file"),
-        ("https://h/a%00b", "which cannot name a file"),
-        ("s3://b/.hidden", "does not begin with a dot"),
+        *("zip://a::s3://b/c", "simplecache::s3://b/c", "s3:///a.ckpt", "s3://b/.."),
+        *("https://h/a%2Fb", "https://h/a%00b", "https://user:pass@host/.hidden"),
     ],
 )
-def test_what_is_no_location_is_refused(location: str, message: str) -> None:
+def test_what_is_not_a_location_is_refused(location: str) -> None:
     for kind in (CheckpointError, OutputError):
-        with pytest.raises(kind, match=message):
+        with pytest.raises(kind) as raised:
             parse(location, kind)
+        assert "pass" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "C:a", "/a", "a/", "a\n", ".a"])

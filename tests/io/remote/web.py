@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,7 @@ class Page:
         headers: further headers.
         on_get: what is answered to GET, where that is another page than HEAD tells of.
         before: called before a body is sent.
+        ranges: whether it answers a request for a part with that part.
     """
 
     body: bytes = b""
@@ -36,9 +38,10 @@ class Page:
     sized: bool = True
     status: int = 200
     redirect: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
     on_get: Page | None = None
     before: Callable[[], object] | None = None
+    ranges: bool = True
 
 
 class Web:
@@ -48,6 +51,7 @@ class Web:
         self.url = url
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, str]] = []
+        self.sent = 0
         self.changed = threading.Condition()
 
     def put(self, path: str, body: bytes = b"", **options: Any) -> str:
@@ -89,23 +93,31 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self.send_response(page.status)
-        body = page.body
+        body, status = page.body, page.status
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and page.ranges and status == 200:
+            first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
+            headers = {"Content-Range": f"bytes {first}-{last}/{len(body)}"}
+            body, status = body[first : last + 1], 206
+        else:
+            headers = {}
+        self.send_response(status)
         size = page.claims if page.claims is not None and self.command == "HEAD" else len(body)
         if page.sized:
             self.send_header("Content-Length", str(size))
         else:
             self.send_header("Connection", "close")
-        etag = hashlib.sha1(body).hexdigest() if page.etag is None else page.etag
+        etag = hashlib.sha1(page.body).hexdigest() if page.etag is None else page.etag
         if etag and page.status == 200:
             self.send_header("ETag", f'"{etag}"')
-        for name, value in page.headers.items():
+        for name, value in (headers | page.headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
             if page.before is not None:
                 page.before()
             self.wfile.write(body[: page.breaks_at])
+            self.web.sent += len(body[: page.breaks_at])
             if page.breaks_at is not None:
                 self.close_connection = True
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from inflate.errors import OutputError
-from inflate.io.remote.contents import RemoteFile, difference, hashes_of
-from inflate.io.remote.counting import Counter
-from inflate.io.remote.faults import in_words, store_errors, was_taken
-from inflate.io.remote.location import Location, parse
-from inflate.io.remote.stores import Store, open_store
+from inflate.io.caching import summed
+from inflate.io.contents import hashes_of
+from inflate.io.faults import in_words, store_errors, was_taken
+from inflate.io.location import Location, parse
+from inflate.io.stores import StoreFolder, open_store
 from inflate.progress import Progress, silent
 
 # An upload to these appears when it is complete, and may be asked to fail where a name is taken.
@@ -24,7 +24,7 @@ _CHOOSE = "pass --overwrite to replace it, or choose another name with -o"
 
 
 def check_destination(location: str, *, overwrite: bool, folder: bool = False) -> None:
-    """Find out before any work whether something can be published here.
+    """Check before any work whether something can be published here.
 
     Args:
         location: the URL of a file to be, or of a folder.
@@ -41,13 +41,13 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
     """Upload a finished file, or every visible file of a folder, and verify what arrived.
 
     Each file appears whole or not at all. Of a folder, indexes and configurations come last, so
-    that whoever finds one finds the weights that it names.
+    that a reader that finds one finds the weights that it names.
 
     Args:
         local: the file or folder.
         location: the URL that it gets.
         overwrite: whether what exists may be replaced.
-        progress: told of ``uploading``, in bytes.
+        progress: called with ``uploading``, in bytes.
 
     Raises:
         OutputError: the destination cannot be written, is taken, or holds something else after.
@@ -56,10 +56,10 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
     store = _open(location, overwrite=overwrite, folder=folder)
     names = _visible_files(local) if folder else [store.location.name]
     paths = [local / name for name in names] if folder else [local]
-    counter = Counter("uploading", sum(path.stat().st_size for path in paths), progress)
-    for done, (path, name) in enumerate(zip(paths, names, strict=True)):
+    callbacks = summed("uploading", [path.stat().st_size for path in paths], progress)
+    for done, (moved, path, name) in enumerate(zip(callbacks, paths, names, strict=True)):
         try:
-            _upload(store, path, name, counter, overwrite=overwrite)
+            _upload(store, path, name, moved, overwrite=overwrite)
         except OutputError as error:
             if not done:
                 raise
@@ -67,11 +67,10 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
                 f"{error}. {done} of {len(names)} files are there already; pass --overwrite to "
                 "upload all of them again"
             ) from error
-        counter.finish(path.stat().st_size)
 
 
-def _open(location: str, *, overwrite: bool, folder: bool) -> Store:
-    """The store of a destination that can be written, as far as can be told without writing."""
+def _open(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
+    """The store of a destination that can be written, as far as that shows without writing."""
     if location.lower().startswith("hf://"):
         raise OutputError(
             f"{location}: uploading to the Hub is not supported; write a local file with -o, then "
@@ -107,22 +106,24 @@ def _is_bare_bucket(place: Location) -> bool:
     return place.scheme in _BUCKETS and place.folder.count("/") == 3 and not place.name
 
 
-def _check_bucket(store: Store) -> None:
+def _check_bucket(store: StoreFolder) -> None:
     bucket = "/".join(store.location.folder.split("/")[:3])
     try:
         found = store.info(bucket)
     except OutputError as error:
         if isinstance(error.__cause__, PermissionError):
-            return  # Who may write to a bucket need not be allowed to look at it.
+            return  # The right to write to a bucket need not include that to look at it.
         raise
     if found is None:
         raise OutputError(
-            f"{store.location.shown()}: there is no bucket {bucket}; make it, or check the name"
+            f"{store.shown()}: there is no bucket {bucket}; make it, or check the name"
         )
 
 
-def _upload(store: Store, path: Path, name: str, counter: Counter, *, overwrite: bool) -> None:
-    scheme = store.location.scheme
+def _upload(
+    store: StoreFolder, path: Path, name: str, progress: Progress, *, overwrite: bool
+) -> None:
+    scheme, shown = store.location.scheme, store.shown(name)
     with in_words(f"{path} cannot be read", "file", OutputError):
         hashes = hashes_of(path, ["md5", "sha256"])
     if scheme in _WHOLE:
@@ -131,40 +132,40 @@ def _upload(store: Store, path: Path, name: str, counter: Counter, *, overwrite:
             # An upload in parts has no MD5 to verify a later download by.
             options["Metadata"] = {"sha256": hashes["sha256"]}
         try:
-            store.upload(path, name, counter, **options)
+            store.upload(path, name, progress, **options)
         except OutputError as error:
             if not overwrite and was_taken(error):
-                raise OutputError(
-                    f"{store.location.shown(name)} exists since a moment ago; {_CHOOSE}"
-                ) from error
+                raise OutputError(f"{shown} exists since a moment ago; {_CHOOSE}") from error
             raise
-        _verify(store, path, name, name, hashes)
-        return
-    staged = _staged(name)
-    try:
-        store.upload(path, staged, counter)
-        _verify(store, path, staged, name, hashes)
-        if not overwrite and store.info(store.location.url(name)) is not None:
-            raise OutputError(f"{store.location.shown(name)} exists since a moment ago; {_CHOOSE}")
-        with in_words(f"{store.location.shown(name)} cannot be written", scheme, OutputError):
-            store.fs.mv(store.location.url(staged), store.location.url(name))
-    finally:
-        # After the move there is nothing left of it; after a failure, perhaps nothing was begun.
-        with suppress(*store_errors()):
-            if store.fs.exists(store.location.url(staged)):
-                store.fs.rm_file(store.location.url(staged))
-    _verify(store, path, name, name, hashes)
+    else:
+        staged = _staged(name)
+        try:
+            store.upload(path, staged, progress)
+            _verify(store, path, staged, shown, hashes)
+            if not overwrite and store.info(store.url(name)) is not None:
+                raise OutputError(f"{shown} exists since a moment ago; {_CHOOSE}")
+            with in_words(f"{shown} cannot be written", scheme, OutputError):
+                store.fs.mv(store.url(staged), store.url(name))
+        finally:
+            # After the move there is nothing left; after a failure, perhaps nothing was begun.
+            with suppress(*store_errors()):
+                if store.fs.exists(store.url(staged)):
+                    store.fs.rm_file(store.url(staged))
+    _verify(store, path, name, shown, hashes)
 
 
-def _verify(store: Store, path: Path, name: str, final: str, hashes: dict[str, str]) -> None:
+def _verify(store: StoreFolder, path: Path, name: str, shown: str, hashes: dict[str, str]) -> None:
     """Compare what the store holds with what was sent."""
-    found: RemoteFile | None = store.stat(name)
-    size = path.stat().st_size
-    wrong = "nothing there" if found is None else difference(size, hashes, found)
+    found, size = store.stat(name), path.stat().st_size
+    if found is None:
+        wrong: str | None = "nothing there"
+    elif found.size != size:
+        wrong = f"{size:,} bytes instead of {found.size:,}"
+    else:
+        wrong = found.compare(hashes)
     if wrong:
         raise OutputError(
-            f"{store.location.shown(final)} differs from what was uploaded ({wrong}); remove it "
-            "and try again"
+            f"{shown} differs from what was uploaded ({wrong}); remove it and try again"
         )
 
 

@@ -1,0 +1,126 @@
+"""Fine-tune the temporal layers of a video autoencoder on clips.
+
+    inflate convert img.ckpt -o img.video.safetensors
+    python examples/finetune.py img.video.safetensors clips/*.mp4 -o trained.safetensors
+    inflate verify img.ckpt trained.safetensors --trained
+
+The spatial layers stay frozen, so that the trained file still holds the image decoder. The decoder
+sees posterior samples with added noise: a diffusion model's latents are noisy, and there
+neighbouring frames help. Run the same command with --resume to continue an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import inflate
+
+
+def read_clip(path: str | Path) -> Tensor:
+    """The frames of a video, ``T 3 H W``, in bytes."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def random_clips(
+    videos: Sequence[Tensor], rng: np.random.Generator, *, batch: int, frames: int, side: int
+) -> Tensor:
+    """Random crops of consecutive frames, ``B T 3 side side`` in [-1, 1]."""
+    clips = []
+    for _ in range(batch):
+        video = videos[rng.integers(len(videos))]
+        length, _, height, width = video.shape
+        t, y, x = (int(rng.integers(n + 1)) for n in (length - frames, height - side, width - side))
+        clips.append(video[t : t + frames, :, y : y + side, x : x + side])
+    return torch.stack(clips).float() / 127.5 - 1.0
+
+
+def noisy_latents(model: torch.nn.Module, clips: Tensor, noise: float) -> Tensor:
+    """Posterior samples ``B T e h w``, with noise in units of their standard deviation."""
+    with torch.no_grad():
+        z = model.encode(clips, sample=True)
+        return z + noise * z.std() * torch.randn_like(z)
+
+
+def loss_of(output: Tensor, clips: Tensor) -> Tensor:
+    """L1 of the frames, and of the differences between neighbouring frames, ``B T C H W``."""
+    return F.l1_loss(output, clips) + F.l1_loss(output.diff(dim=1), clips.diff(dim=1))
+
+
+def main() -> None:
+    """Train, log, save."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="a video autoencoder that inflate convert wrote")
+    parser.add_argument("clips", nargs="+", help="video files")
+    parser.add_argument("-o", "--output", type=Path, default=Path("trained.safetensors"))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--side", type=int, default=64, help="pixels of the random crops")
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--noise", type=float, default=0.2, help="in units of the latents' std")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
+    parser.add_argument("--resume", action="store_true", help="continue from OUTPUT's state")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    videos = [read_clip(path) for path in args.clips]
+    model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
+    model.freeze_spatial()
+    if args.checkpointing:
+        model.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(model.parameter_groups(lr=args.lr, weight_decay=0.01))
+    state_path = args.output.with_suffix(".state.pt")
+    start = 0
+    if args.resume:
+        state = torch.load(state_path, map_location=args.device, weights_only=True)
+        start = state["step"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+        rng.bit_generator.state = state["rng"]
+    decode = torch.compile(model) if args.compile else model
+
+    for step in range(start, args.steps):
+        clips = random_clips(videos, rng, batch=args.batch, frames=args.frames, side=args.side).to(
+            args.device
+        )
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=args.bfloat16):
+            z = noisy_latents(model, clips, args.noise)
+            loss = loss_of(decode(z).float(), clips)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.temporal_parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 10 == 0 or step + 1 == args.steps:
+            print(f"step {step + 1}/{args.steps}  loss {loss.item():.4f}", flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+            state = {
+                "step": step + 1,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "torch_rng": torch.get_rng_state(),
+                "rng": rng.bit_generator.state,
+            }
+            torch.save(state, state_path)
+
+    inflate.save_video_autoencoder(model, args.output)
+    print(f"saved {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What stores and the Hub raise, as errors of this project: one table of reasons and advice."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from inflate.errors import InflateError, needs_extra
+
+_OURS = frozenset({"gcs", "gs", "hf", "http", "https", "memory", "s3", "s3a"})
+"""The schemes whose drivers the extra ``remote`` brings."""
+
+_LIBRARIES = (
+    ("aiohttp", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("ftplib", "Error"),
+    ("fsspec.exceptions", "FSTimeoutError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "ChecksumError"),
+    ("gcsfs.retry", "HttpError"),
+    ("paramiko", "SSHException"),
+    ("smbprotocol.exceptions", "SMBException"),
+)
+"""Base classes of exceptions, by name: a library that is not loaded cannot have raised one."""
+
+# fmt: off
+_REASONS = (
+    ("GatedRepoError", "its repository is gated; accept its terms on its page, then {sign_in}"),
+    ("RepositoryNotFoundError",
+     "there is no such repository, or it is private; check the name, or {sign_in}"),
+    ("RevisionNotFoundError",
+     "there is no such revision; expected a branch, a tag or a commit after the @"),
+    ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set; unset it, or give the path of a local file"),
+    ("ConsistencyCheckFailed", "another number of bytes arrived than the Hub lists; try again"),
+    ("ClientAuthenticationError CredentialRetrievalError DefaultCredentialsError "
+     "NoCredentialsError PartialCredentialsError RefreshError",
+     "there are no credentials; {sign_in}"),
+    ("PermissionError 401 403", "access is denied; check the name and your account: {sign_in}"),
+    ("gaierror ClientConnectorDNSError",
+     "there is no such host, or no network; check the name and the connection"),
+    ("SSLError", "the certificate of the server is not accepted; check the address"),
+    ("ENOSPC EDQUOT",
+     "the disk of the cache is full; free some space, or set INFLATE_CACHE to a folder"),
+    ("TimeoutError FSTimeoutError ReadTimeoutError ConnectTimeoutError TimeoutException",
+     "the server did not answer in time; try again later"),
+    ("ConnectionRefusedError ClientConnectorError ConnectError EndpointConnectionError",
+     "the server cannot be reached; check the address and the connection"),
+    ("ConnectionError ClientPayloadError IncompleteReadError RemoteProtocolError "
+     "ResponseStreamingError ReadError ServerDisconnectedError",
+     "the connection broke off; try again"),
+    ("NotImplementedError 501", "the store cannot do this; choose another one"),
+    ("5xx", "the server failed ({status}); try again later"),
+    ("FileNotFoundError 404 410", "there is no such file, folder or bucket; check the name"),
+)
+# fmt: on
+"""Names of exceptions, statuses and error numbers, and what to report; the first match wins."""
+
+_SIGN_IN = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket, "
+    "FSSPEC_S3_ANON=true",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a "
+    "public bucket, FSSPEC_GS_TOKEN=anon",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "https": "a private address needs a user and password before its host, or a signed URL",
+    "hf": "run hf auth login, or set HF_TOKEN",
+}
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "http": "https"}
+
+
+@contextmanager
+def needs_driver(what: str, scheme: str, kind: type[InflateError]) -> Iterator[None]:
+    """Raise a failed import of a store's library as ``kind``, with what to install."""
+    if scheme in _OURS:
+        with needs_extra("remote", f"{what}: {scheme}://", kind):
+            yield
+        return
+    try:
+        yield
+    except ImportError as error:
+        raise kind(f"{what}: {scheme}:// needs another package. fsspec says: {error}") from error
+
+
+def store_errors() -> tuple[type[BaseException], ...]:
+    """The exceptions that a store raises, of the libraries that are loaded."""
+    # Until Python 3.10 asyncio's timeout is not an OSError.
+    known: list[type[BaseException]] = [OSError, ValueError, NotImplementedError]
+    known.append(asyncio.TimeoutError)
+    known += [
+        found
+        for module, name in _LIBRARIES
+        if (found := getattr(sys.modules.get(module), name, None)) is not None
+    ]
+    hub = sys.modules.get("huggingface_hub.errors")
+    if hub is not None:  # Its first base is that of the HTTP library beneath, whichever it is.
+        known.append(hub.HfHubHTTPError.__bases__[0])
+    return tuple(known)
+
+
+@contextmanager
+def in_words(what: str, scheme: str, kind: type[InflateError]) -> Iterator[None]:
+    """Raise what a store raises as ``kind``: ``what``, then the reason."""
+    try:
+        yield
+    except store_errors() as error:
+        raise kind(f"{what}: {reason(error, scheme)}") from error
+
+
+def was_taken(error: BaseException) -> bool:
+    """Whether an upload failed because its name was taken."""
+    return bool(_keys(error) & {"FileExistsError", "409", "412"})
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind an exception, if there is one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    elif response is not None:  # httpx's and requests'
+        status = getattr(response, "status_code", None)
+    else:  # aiohttp's, whose code is deprecated, and gcsfs's
+        status = getattr(error, "status" if hasattr(error, "status") else "code", None)
+    return status if isinstance(status, int) else None
+
+
+def reason(error: BaseException, scheme: str) -> str:
+    """Why a store failed, and what to do about it."""
+    keys = _keys(error)
+    default = "see what fsspec says on credentials for this kind of store"
+    fields = {
+        "sign_in": _SIGN_IN.get(_SAME.get(scheme, scheme), default),
+        "status": next((key for key in keys if key.isdigit()), ""),
+    }
+    for names, text in _REASONS:
+        if keys & set(names.split()):
+            return text.format(**fields)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _keys(error: BaseException) -> set[str]:
+    """What the table may list of an exception and its causes: classes, statuses, error numbers."""
+    keys: set[str] = set()
+    cause: BaseException | None = error
+    for _ in range(8):  # Chains are short, but may be circular.
+        if cause is None:
+            break
+        keys.update(kind.__name__ for kind in type(cause).__mro__)
+        number = getattr(cause, "errno", None)
+        keys.add(errno.errorcode.get(number, "") if isinstance(number, int) else "")
+        status = status_of(cause)
+        if status is not None:
+            keys |= {str(status), f"{status // 100}xx"}
+        # These are plain OSErrors, but for their text.
+        if str(cause).startswith("Forbidden"):
+            keys.add("403")
+        if "Consistency check failed" in str(cause):
+            keys.add("ConsistencyCheckFailed")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return keys

@@ -1,0 +1,212 @@
+"""Which files make up a checkpoint, in a folder of any kind: local, of a store or of the Hub.
+
+A checkpoint is one file, an index with its shards, or a folder of diffusers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from inflate.errors import CheckpointError, FamilyError, quoted
+from inflate.io.contents import RemoteFile
+from inflate.io.location import is_plain
+from inflate.progress import Progress
+
+CONFIG = "config.json"
+VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
+CLASSES = (
+    *("AutoencoderKL", VIDEO_CLASS, "VQModel", "AutoencoderKLFlux2", "AsymmetricAutoencoderKL"),
+)
+"""The classes of diffusers whose autoencoders are of this family."""
+
+LARGEST_JSON = 100_000_000
+LONGEST_NAME = 1000
+"""Characters that the name of a tensor may have."""
+
+_MODEL = "diffusion_pytorch_model"
+_KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
+_VARIANTS = ("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin")
+FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in (*_KINDS, *_VARIANTS))
+"""The names of weights in a folder of diffusers, the best first; some folders hold only a variant
+in a narrower type."""
+
+_INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+
+
+def without_index_ending(name: str) -> str | None:
+    """The name of the checkpoint that an index of this name lists; None for other names."""
+    for ending in _INDEX_ENDINGS:
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return None
+
+
+def shown(name: str) -> str:
+    """A name from a file, safe to print: quoted and cut where it would garble a terminal."""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
+
+
+class Folder(Protocol):
+    """A folder whose files are looked up by name."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether looking for a file that may not exist costs nothing."""
+
+    def shown(self, name: str = "") -> str:
+        """The path or URL of a file, or of the folder, for messages."""
+
+    def inside(self, name: str) -> Any:
+        """A folder in this one."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            CheckpointError: it cannot be read, or is larger than ``LARGEST_JSON``.
+        """
+
+
+class RemoteFolder(Folder, Protocol):
+    """A folder of a store or of the Hub."""
+
+    def near(self, name: str) -> str:
+        """A hint at a name similar to one that does not exist; it may be empty."""
+
+    def url(self, name: str) -> str:
+        """What names a file in the cache: its URL, with a commit where there is one."""
+
+    def look(self, name: str) -> RemoteFile | None:
+        """Describe a file as it was when it was first looked up; None where there is none."""
+
+    def stat(self, name: str) -> RemoteFile | None:
+        """Describe a file as it is now; None where there is none of this name."""
+
+    def ranged(self, file: RemoteFile) -> bool:
+        """Whether parts of a file can be read, and belong to this version."""
+
+    def read_range(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """Some bytes of a file."""
+
+    def download(self, file: RemoteFile, to: Path, progress: Progress) -> None:
+        """Copy a file to a path; the copy is not checked."""
+
+    def fetch(self, files: list[RemoteFile], progress: Progress) -> Path:
+        """A local folder that holds whole copies of these files."""
+
+
+F = TypeVar("F", bound=Folder)
+
+
+@dataclass(frozen=True)
+class Members(Generic[F]):
+    """The files of a checkpoint, by their names in one folder.
+
+    ``config`` is the content of the ``config.json`` of a folder of diffusers, ``config_nearby``
+    that of one next to a file, if it is of these classes. ``shards`` maps tensors to files.
+    """
+
+    folder: F
+    weights: tuple[str, ...]
+    index: str | None = None
+    shards: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_nearby: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Every file, those first that say what the others are."""
+        config = [CONFIG] if self.config or self.config_nearby else []
+        return [*config, *([self.index] if self.index else []), *self.weights]
+
+
+def members_of_file(folder: F, name: str) -> Members[F]:
+    """The files that belong to a file: the shards of an index, and a ``config.json`` next to it.
+
+    Raises:
+        CheckpointError: it is not a sound index, or shards are missing.
+    """
+    index = name if without_index_ending(name) is not None else None
+    shards = _shards(folder, name) if index else {}
+    nearby: Mapping[str, Any] = {}
+    ours = name in FOLDER_FILES  # As diffusers names it: the file is of this folder.
+    if (ours or folder.listed) and folder.has(CONFIG):
+        try:
+            nearby = _json(folder, CONFIG)
+        except CheckpointError:
+            if ours:
+                raise
+        if nearby.get("_class_name") not in CLASSES:
+            nearby = {}
+    weights = tuple(sorted(set(shards.values()))) or (name,)
+    return Members(folder, weights, index, shards, config_nearby=nearby)
+
+
+def members_of_folder(folder: F) -> Members[F]:
+    """The files of a folder of diffusers: its configuration and weights; of a pipeline its ``vae``.
+
+    Raises:
+        CheckpointError: it is not such a folder, or files are missing.
+        FamilyError: it is of another class.
+    """
+    named = folder
+    if not folder.has(CONFIG):
+        folder = folder.inside("vae")
+        if not folder.has(CONFIG):
+            raise CheckpointError(
+                f"{named.shown()} is a directory with neither config.json nor vae/config.json; "
+                "expected a checkpoint file, or a folder of diffusers"
+            )
+    config = _json(folder, CONFIG)
+    kind = config.get("_class_name")
+    if kind not in CLASSES:
+        held = "a config.json without _class_name"
+        held = held if kind is None else f"a {quoted(kind)} of diffusers"
+        expected = ", ".join(CLASSES)
+        raise FamilyError(f"{folder.shown()} holds {held}; expected one of {expected}")
+    weights = next((name for name in FOLDER_FILES if folder.has(name)), None)
+    if weights is None:
+        raise CheckpointError(
+            f"{folder.shown()} has none of the files {', '.join(FOLDER_FILES)}; name the file of "
+            "weights"
+        )
+    if without_index_ending(weights) is None:
+        return Members(folder, (weights,), config=config)
+    shards = _shards(folder, weights)
+    return Members(folder, tuple(sorted(set(shards.values()))), weights, shards, config)
+
+
+def _shards(folder: Folder, index: str) -> dict[str, str]:
+    """The file of each tensor that an index lists."""
+    where, shards = folder.shown(index), _json(folder, index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{where} has no 'weight_map'; expected an index of shards")
+    for tensor, shard in shards.items():
+        if not isinstance(shard, str) or not is_plain(shard) or shard.endswith(".json"):
+            raise CheckpointError(
+                f"{where} places {shown(tensor)} in {quoted(shard)}; expected the name of a file "
+                "next to it"
+            )
+    missing = [name for name in sorted(set(shards.values())) if not folder.has(name)]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        names = ", ".join(map(shown, missing[:5]))
+        raise CheckpointError(f"{where} names shards that are missing: {names}{more}")
+    return shards
+
+
+def _json(folder: Folder, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(folder.read(name).decode())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder.shown(name)} is not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder.shown(name)} is not a JSON object")
+    return content

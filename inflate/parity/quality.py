@@ -1,0 +1,177 @@
+"""How close both decoders come to real frames: PSNR, SSIM, LPIPS and flicker.
+
+Every number is of one frame, in grey levels of 0..255, after clamping. No verdict depends on them.
+torchmetrics, OpenCV and lpips are imported where used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inflate.errors import ConfigError, needs_extra
+from inflate.parity.metrics import is_finite
+from inflate.parity.result import FrameNumbers, ProbeQuality, QualityMeasure, QualityResult
+
+_WINDOW = 11
+"""Pixels of the window of SSIM."""
+
+_LEAST_SIDE = 32
+"""Pixels that OpenCV's optical flow and LPIPS' network need; both fail or crash on less."""
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""LPIPS of two batches of images in -1..1."""
+
+
+@dataclass(frozen=True)
+class RealFrames:
+    """Real frames of one video, and what both decoders made of them: ``T C H W`` in -1..1."""
+
+    probe: str
+    real: Tensor
+    reference: Tensor
+    candidate: Tensor
+
+
+def measure_quality(videos: Sequence[RealFrames]) -> tuple[QualityResult | None, tuple[str, ...]]:
+    """Compare what both decoders made of real frames with these frames.
+
+    Returns:
+        The numbers, None where there are none, and notes on what was left out.
+    """
+    if not videos:
+        return None, ()
+    try:
+        with needs_extra("quality", "the quality of decoded real frames", ConfigError):
+            import torchmetrics  # noqa: F401
+    except ConfigError as error:
+        return None, (str(error),)
+    perceptual, notes = _perceptual(videos[0].reference.device)
+    probes = []
+    for video in videos:
+        if obstacle := _obstacle(video):
+            notes.append(f"the quality of probe {video.probe} was not measured: {obstacle}")
+        else:
+            probes.append(ProbeQuality(video.probe, _measures(video, perceptual)))
+    return QualityResult(tuple(probes)) if probes else None, tuple(notes)
+
+
+def _obstacle(video: RealFrames) -> str | None:
+    decoded = (video.reference, video.candidate)
+    if any(images.shape != video.real.shape for images in decoded):
+        shapes = [tuple(images.shape[1:]) for images in (video.real, *decoded)]
+        return "frames are {} (C H W), decoded ones {} and {}".format(*shapes)
+    return None if all(map(is_finite, decoded)) else "the outputs are not finite"
+
+
+def _measures(video: RealFrames, perceptual: Perceptual | None) -> tuple[QualityMeasure, ...]:
+    real = _levels(video.real.to(video.reference.device))
+    flows = _flows(real)
+    sides = [
+        _numbers(_levels(images), real, flows, perceptual)
+        for images in (video.reference, video.candidate)
+    ]
+    return tuple(QualityMeasure(name, sides[0][name], sides[1][name]) for name in sides[0])
+
+
+def _numbers(
+    decoded: Tensor, real: Tensor, flows: list[Any] | None, perceptual: Perceptual | None
+) -> dict[str, FrameNumbers]:
+    """The measures of a decoder's frames ``T C H W`` in 0..255."""
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
+    side = min(real.shape[2:])
+    of_frames: dict[str, Callable[[Tensor, Tensor], Any]] = {
+        "psnr": lambda x, y: peak_signal_noise_ratio(x, y, data_range=255.0)
+    }
+    if side >= _WINDOW:
+        of_frames["ssim"] = lambda x, y: structural_similarity_index_measure(x, y, data_range=255.0)
+    if perceptual is not None and side >= _LEAST_SIDE:
+        of_frames["lpips"] = lambda x, y: perceptual(x / 127.5 - 1, y / 127.5 - 1)
+    pairs = list(zip(decoded[:, None], real[:, None], strict=True))
+    found = {
+        name: _of_frames([float(measure(x, y)) for x, y in pairs])
+        for name, measure in of_frames.items()
+    }
+    # The difference of two differences over time is the difference over time of the errors.
+    errors = list(decoded - real)
+    if len(errors) > 1:
+        found["flicker"] = _over_time(errors[:-1], errors[1:])
+        if flows is not None:
+            moved = [_warped(error, flow) for error, flow in zip(errors[:-1], flows, strict=True)]
+            found["warped_flicker"] = _over_time(moved, errors[1:])
+    return found
+
+
+def _over_time(before: list[Tensor], now: list[Tensor]) -> FrameNumbers:
+    """Mean absolute differences; the first frame has none."""
+    changes = [float((y - x).abs().mean()) for x, y in zip(before, now, strict=True)]
+    return _of_frames([None, *changes])
+
+
+def _of_frames(values: Sequence[float | None]) -> FrameNumbers:
+    mean = fmean(value for value in values if value is not None)
+    return FrameNumbers(_finite(mean), tuple(map(_finite, values)))
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _levels(images: Tensor) -> Tensor:
+    return (images.float().clamp(-1, 1) + 1) * 127.5
+
+
+def _flows(real: Tensor) -> list[Any] | None:
+    """From each frame but the first, where its pixels were: ``H W 2``; None without OpenCV.
+
+    Source: Kroeger et al. (2016), Fast Optical Flow using Dense Inverse Search.
+    """
+    if min(real.shape[2:]) < _LEAST_SIDE:
+        return None
+    try:
+        import cv2
+    except ImportError:
+        return None
+    grey = [
+        cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        for frame in real.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    ]
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return [search.calc(now, before, None) for before, now in pairwise(grey)]
+
+
+def _warped(image: Tensor, flow: Any) -> Tensor:
+    """An image ``C H W`` moved to where its pixels are in the next frame."""
+    import cv2
+
+    height, width = flow.shape[:2]
+    places = flow + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    moved = cv2.remap(
+        pixels, places.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return torch.from_numpy(moved).permute(2, 0, 1).to(image.device)
+
+
+def _perceptual(device: torch.device) -> tuple[Perceptual | None, list[str]]:
+    """LPIPS with AlexNet, which fetches its weights once; None without the package."""
+    try:
+        import lpips
+    except ImportError:
+        return None, []
+    try:
+        return lpips.LPIPS(net="alex", verbose=False).to(device), []
+    except OSError as error:
+        return None, [f"LPIPS was not measured: the weights of AlexNet cannot be loaded: {error}"]
