@@ -161,10 +161,10 @@ class ConvertOptions:
         metavar="FILE",
     )
     post_quant: PostQuant = _option(
-        "keep", "Keep post_quant_conv, or fold it in.", "Output", scope="matrix"
+        "keep", "Keep the quant convs, or fold them in.", "Output", scope="matrix"
     )
     allow_inexact: bool = _option(
-        False, "Fold although it changes the border of images.", "Output", scope="job"
+        False, "Fold although it changes the images.", "Output", scope="job"
     )
     device: str = _DEVICE
     skip_parity: bool = _option(

@@ -140,8 +140,8 @@ def convert(
         into: the file of a whole model, which the result is a copy of, with its first stage
             replaced; the layout is then ``sgm``.
         base: the image checkpoint of a source that holds temporal layers alone.
-        post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
-        allow_inexact: fold although it changes the border.
+        post_quant: ``keep`` the quant convs, or ``fold`` them into decoder and encoder.
+        allow_inexact: fold although it changes the images.
         device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         skip_parity: publish without a check, and say so in the file.
         dry_run: make the plan and stop.

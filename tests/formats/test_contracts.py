@@ -7,6 +7,7 @@ is loaded, the others are not.
 from __future__ import annotations
 
 import json
+import runpy
 import struct
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -169,3 +170,15 @@ def test_a_file_of_another_layout_breaks_the_contract(name: str, tmp_path: Path)
     weights = video_autoencoder("kl", temporal=SVD, **LIKE_CLASS)
     kept = {contract["prefix"] + key: tuple(t.shape) for key, t in weights.items()}
     assert any("quant_conv" in problem for problem in violations(contract, kept))
+
+
+def test_what_is_not_a_checkout_of_a_tool_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[2] / "scripts/peers.py"
+    monkeypatch.setattr("sys.argv", [str(script), str(tmp_path)])
+    assert runpy.run_path(str(script))["main"]() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {tmp_path} ")
+    assert said.err.count("\n") == 1
