@@ -243,6 +243,7 @@ def convert_with(
             image = stack.enter_context(open_checkpoint(local_source(options.base, progress)))
             read += files_of(options.base, image.files)
             base = describe(image, **{**which, "image": True})
+            base.checkpoint.download(progress)
             checkpoint, joined = onto_base(checkpoint, base, name_of(options.base))
             which, layers = {}, [{"dtype": None}, *layers]  # Each side keeps its types.
         whole = None
@@ -275,6 +276,8 @@ def convert_with(
         if dry_run:
             return ConversionResult(job.plan, target, None, None, seconds, job.notes, told)
         original.checkpoint.download(progress)
+        if whole is not None:
+            whole.checkpoint.download(progress)
 
         def result_of(made: Made) -> ConversionResult:
             parity, published = made.parity, None
