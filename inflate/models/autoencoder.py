@@ -89,7 +89,7 @@ class LatentEncoder(nn.Module):
         if self.quantize is not None:
             h = self.quantize(h)
         else:  # With double_z, a KL encoder returns mean and log-variance.
-            z, logvar = h.split((self.latent_channels, h.shape[1] - self.latent_channels), dim=1)
+            z, logvar = h[:, : self.latent_channels], h[:, self.latent_channels :]
             if sample and logvar.shape[1]:
                 z = z + (0.5 * logvar.clamp(-30.0, 20.0)).exp() * torch.randn_like(z)
             h = z.contiguous()

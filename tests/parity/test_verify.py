@@ -146,7 +146,7 @@ def test_a_bare_reference(videos: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_swapped_arguments(image: Path, videos: dict[str, Path]) -> None:
-    with pytest.raises(FamilyError, match="expected a video checkpoint as the candidate") as caught:
+    with pytest.raises(FamilyError, match="the wrong way round") as caught:
         inflate.verify(videos["all"], image, **CPU)
     assert str(image) in str(caught.value)
 

@@ -1,0 +1,82 @@
+"""From an image checkpoint to a trained file in another tool, as the README describes it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import inflate
+from inflate.cli.demo import DEMO_CHECKPOINT
+
+from .conversions import CPU
+from .media import clip
+
+pytestmark = pytest.mark.slow
+
+FINETUNE = Path(__file__).resolve().parents[1] / "examples" / "finetune.py"
+QUICK = ("--frames", "3", "--side", "16", "--batch", "1", "--device", "cpu")
+
+
+def finetune(*arguments: object) -> str:
+    """Run the example, and return its log."""
+    words = [sys.executable, str(FINETUNE), *map(str, arguments), *QUICK]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=FINETUNE.parents[1])
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained file, its start, and a clip."""
+    folder = tmp_path_factory.mktemp("training")
+    clip(folder / "clip.mp4")
+    start = folder / "start.safetensors"
+    inflate.convert(DEMO_CHECKPOINT, start, video_kernel_size=(3, 1, 1), **CPU)
+    finetune(start, folder / "clip.mp4", "-o", folder / "trained.safetensors", "--steps", 3)
+    return folder
+
+
+def test_training_leaves_the_image_decoder_intact(folder: Path) -> None:
+    trained = folder / "trained.safetensors"
+    report = inflate.verify(DEMO_CHECKPOINT, trained, trained=True, **CPU)
+    assert report.passed
+    assert report.trained is not None
+    assert all(part.moved for part in report.trained.movements)
+    assert report.trained.max_abs_difference
+    assert not inflate.verify(DEMO_CHECKPOINT, trained, **CPU).passed
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(folder: Path) -> None:
+    start, output = folder / "start.safetensors", folder / "resumed.safetensors"
+    finetune(start, folder / "clip.mp4", "-o", output, "--steps", 1)
+    output.unlink()
+    finetune(start, folder / "clip.mp4", "-o", output, "--steps", 3, "--resume")
+    assert output.read_bytes() == (folder / "trained.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["sgm", "diffusers"])
+def test_another_tool_decodes_a_trained_file_as_we_do(layout: Any, folder: Path) -> None:
+    options: dict[str, Any] = {"post_quant": "fold", "allow_inexact": True}
+    output = folder / f"{layout}{'' if layout == 'diffusers' else '.safetensors'}"
+    result = inflate.convert(
+        folder / "trained.safetensors", output, layout=layout, **options, **CPU
+    )
+    assert result.passed
+    z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    # Ours is folded alike: a fold changes the border, for every reader.
+    ours = folder / f"ours-{layout}.safetensors"
+    inflate.convert(folder / "trained.safetensors", ours, layout="autoencoder", **options, **CPU)
+    with torch.no_grad():
+        expected = inflate.load_video_autoencoder(ours).decode(z, 3)
+        if layout == "diffusers":
+            diffusers = pytest.importorskip("diffusers")
+            model = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(output)
+            found = model.decode(z, num_frames=3).sample
+        else:
+            found = inflate.load_video_autoencoder(output).decode(z, 3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
