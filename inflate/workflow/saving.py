@@ -109,7 +109,7 @@ def save_video_autoencoder(
     settings = {**recorded_settings(recorded, destination), **_settings(decoder), "dtype": dtype}
     video = _as_source(tensors, settings, destination)
     job = prepare(video, layout, options, copying=True)
-    folded = recorded.get(POST_QUANT_KEY) == "fold"
+    folded = job.folded or recorded.get(POST_QUANT_KEY) == "fold"
     header = header_of(job.plan, "", layout, folded=folded, blend=None) | {VERDICT_KEY: TRAINED}
     for key in _CARRIED:
         header.pop(key, None)

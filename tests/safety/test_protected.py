@@ -66,7 +66,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_args: Any, **_options: Any) -> None:
         raise AssertionError("the work has begun")
 
-    for module, name in ((conversion, "prepare"), (verification, "hash_files"),
+    for module, name in ((conversion, "prepare"), (verification, "fingerprint_of"),
                          (verification, "run_check")):  # fmt: skip
         monkeypatch.setattr(module, name, begun)
 
