@@ -19,6 +19,7 @@ TRAINED = "trained"
 """What the header of a file that was saved after training has in the place of a verdict."""
 
 VERDICT_KEY = "inflate.parity.verdict"
+DEVICE_KEY = "inflate.parity.device"
 COMPARED_WITH_KEY = "inflate.parity.compared_with"
 """Header keys of the verdict, and of what the output was compared with."""
 

@@ -129,9 +129,12 @@ def trained(
     """Train, and measure after the given numbers of steps."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameter_groups(lr=3e-4, weight_decay=0.01))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1.0 - n / max(steps))
     for step in range(max(steps) + 1):
         if step in steps:
             yield step, measured(model, clip)
+        if step == max(steps):
+            return
         clips = finetune.random_clips(videos, rng, batch=BATCH, frames=FRAMES, side=SIDE)
         torch.manual_seed(seed * 100_000 + step)
         z = finetune.noisy_latents(model, clips, float(rng.choice(NOISES)))
@@ -140,6 +143,7 @@ def trained(
         loss.backward()
         nn.utils.clip_grad_norm_(model.temporal_parameters(), 1.0)
         optimizer.step()
+        schedule.step()
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
@@ -182,7 +186,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "learning")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 15, 30, 60])
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 20, 50, 100, 150])
     parser.add_argument("--frames", type=int, default=16, help="frames of the held-out clip")
     args = parser.parse_args()
     demo.require_packages()

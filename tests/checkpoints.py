@@ -18,17 +18,9 @@ from inflate.models import Decoder, Encoder, VideoDecoder
 from .models.builders import drawn_weights, made_once, shapes_of
 
 DDCONFIG: dict[str, Any] = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 32,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+    "double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,
+    "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
 """Two levels, a change of channels between them, attention in the middle alone."""
 
 ATTENTION_IN_UP: dict[str, Any] = {"attn_resolutions": [16]}
@@ -142,21 +134,18 @@ def write_lightning(path: Path, weights: Mapping[str, Tensor], **kwargs: Any) ->
     """A Lightning ``.ckpt``: its ``callbacks`` are keyed by a class that is not installed."""
     with foreign_class(LIGHTNING_CALLBACK) as callback:
         content = {
-            "epoch": 1,
-            "global_step": 10,
-            "pytorch-lightning_version": "1.4.2",
+            "epoch": 1, "global_step": 10, "pytorch-lightning_version": "1.4.2",
             "callbacks": {callback: {"monitor": "val/rec_loss", "best_model_score": 0.5}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
-            "lr_schedulers": [],
-            "state_dict": dict(weights),
-        }
+            "lr_schedulers": [], "state_dict": dict(weights),
+        }  # fmt: skip
         torch.save(content, path, **kwargs)
     return path
 
 
 @contextmanager
 def foreign_class(dotted: str) -> Iterator[type]:
-    """A class that pickle finds under ``dotted`` while this is entered, and nobody after."""
+    """A class that pickle finds under ``dotted`` while this is entered, and not after."""
     module_name, _, name = dotted.rpartition(".")
     parts = module_name.split(".")
     modules = [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -130,7 +130,7 @@ def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Te
     Args:
         weights: of the whole autoencoder, ``decoder.*`` and perhaps ``post_quant_conv.*``.
         z: latents, ``N e h w``.
-        **changes: to the configuration of :mod:`tests.ios`.
+        **changes: to the configuration of :mod:`tests.checkpoints`.
     """
     decoder = Decoder(**{**DDCONFIG, **changes}).eval()
     own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}

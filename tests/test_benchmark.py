@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -32,7 +31,7 @@ def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> Non
     assert run.cpu_seconds > 0 < run.seconds
 
 
-def test_a_program_that_fails_is_no_measurement(bench: dict[str, ModuleType]) -> None:
+def test_a_program_that_fails_is_not_a_measurement(bench: dict[str, ModuleType]) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)ended with 1:.*no such thing"):
         bench["running"].measure([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
@@ -51,14 +50,11 @@ def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path)
     found = runs(
         bench,
         {
-            "import torch": [1.0, 1.0, 1.0],
-            "cp + fsync": [0.25, 0.25, 9.0],
-            "hand-written": [4.0, 10.0, 8.0],
-            "convert": [2.0, 2.5, 6.0],
-            "convert, checked": [4.0, 6.5, 8.0],
-            "both decoders": [9.0, 9.0, 9.0],
+            "import torch": [1.0, 1.0, 1.0], "cp + fsync": [0.25, 0.25, 9.0],
+            "hand-written": [4.0, 10.0, 8.0], "convert": [2.0, 2.5, 6.0],
+            "convert, checked": [4.0, 6.5, 8.0], "both decoders": [9.0, 9.0, 9.0],
         },
-    )
+    )  # fmt: skip
     machine = {"disk_bytes_per_second": 1000.0, "flops_per_second": 2e9}
     rows = bench["report"].rows_of([cases[name] for name in found], found, machine)
     row = {row["case"]: row for row in rows}
@@ -84,34 +80,3 @@ def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path)
     (line,) = [line for line in text.splitlines() if line.startswith("| convert |")]
     assert line.endswith("| 0.50 |"), "half the time of before"
     assert "| convert / hand-written | time | 0.50 | 0.4 | not met |" in text
-
-
-def test_what_another_benchmark_wrote_is_shown_beside(
-    bench: dict[str, ModuleType], tmp_path: Path
-) -> None:
-    other = {"case": "forward <8>", "seconds": 3.0, "peak_bytes": None, "yardstick": None}
-    (tmp_path / "rows.json").write_text(json.dumps([{**other, "ratio": None}]))
-    (tmp_path / "whole.json").write_text(json.dumps({"rows": [{**other, "ratio": 0.5}]}))
-    rows = [
-        row
-        for name in ("rows.json", "whole.json")
-        for row in bench["benchmark"]._rows(tmp_path / name)
-    ]
-    assert "| forward <8> | 3.00 |" in bench["report"].table(rows, [])
-    bench["report"].plot(rows, tmp_path / "plot.svg")
-    said = "".join(ElementTree.parse(tmp_path / "plot.svg").getroot().itertext())
-    assert said.count("forward <8>") == 2
-
-
-def test_every_yardstick_is_a_case_and_every_target_is_of_cases(
-    bench: dict[str, ModuleType], tmp_path: Path
-) -> None:
-    cases = bench["cases"].all_cases(tmp_path)
-    names = [case.name for case in cases]
-    assert len(set(names)) == len(names)
-    assert {case.yardstick for case in cases} <= set(names)
-    targets = (*bench["cases"].TARGETS, *bench["cases"].MEMORY_TARGETS)
-    needed = {name for target in targets for name in target.needs}
-    assert needed <= {*names, "both decoders: passes"}
-    outputs = [case.output for case in cases if case.output is not None]
-    assert len(set(outputs)) == len(outputs)

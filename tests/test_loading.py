@@ -17,19 +17,16 @@ from inflate.config.schema import Architecture, Config, Temporal
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.loading import (
-    load_image_decoder,
-    load_post_quant_conv,
     load_video_autoencoder,
     load_video_decoder,
 )
 from inflate.models import Encoder, VideoDecoder
-from tests.io.opening import assert_same, opened
+from tests.io.opening import assert_same
 
 from .checkpoints import (
     ATTENTION_IN_UP,
     DDCONFIG,
     FIRST_STAGE,
-    KINDS,
     autoencoder,
     prefixed,
     video_autoencoder,
@@ -69,9 +66,10 @@ def written(folder: Path, header: Any, weights: dict[str, Tensor] | None = None)
 # The bare decoder
 
 
-@pytest.mark.parametrize("attention", [{}, ATTENTION_IN_UP], ids=["middle", "up"])
-@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
+@pytest.mark.parametrize(
+    ("mode", "prefix", "attention"),
+    [("all", FIRST_STAGE, ATTENTION_IN_UP), ("conv-only", "", {}), ("attn-only", "", {})],
+)
 def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     mode: str, prefix: str, attention: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -91,14 +89,14 @@ def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     assert all(parameter.grad is not None for parameter in decoder.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_stored_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = video_autoencoder(dtype=dtype, **SMALLEST)
     decoder = load_video_decoder(write_safetensors(tmp_path / "a", weights))
     assert_same(decoder.state_dict(), part(weights, "decoder."))
 
 
-def test_the_module_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+def test_a_module_is_made_on_its_device(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "a", video_autoencoder(**SMALLEST))
     for module in (
         load_video_decoder(path, device="meta"),
@@ -161,34 +159,25 @@ def test_an_image_checkpoint_and_an_unknown_device_are_refused(load: Any, tmp_pa
         load(path, device="tpu0")
 
 
+MIX, BIAS = "decoder.mid.block_1.mix_factor", "decoder.mid.block_1.time_stack.out_layers.3.bias"
+
+
 @pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (
-            {"decoder.mid.block_1.mix_factor": None},
-            "decoder.mid.block_1.mix_factor is missing; expected the shape [1]",
-        ),
-        (
-            {"decoder.mid.block_1.time_stack.out_layers.3.bias": torch.ones(3)},
-            "decoder.mid.block_1.time_stack.out_layers.3.bias has the shape [3]; expected [32]",
-        ),
-        ({"decoder.extra": torch.ones(1)}, "decoder.extra is not part of this architecture"),
-        ({"encoder.norm_out.bias": None},
-         "encoder.norm_out.bias is missing; expected the shape [32]"),
-        ({"quant_conv.bias": None}, "quant_conv.bias is missing; expected the shape [8]"),
-        ({"post_quant_conv.bias": torch.ones(9)},
-         "post_quant_conv.bias has the shape [9]; expected [4]"),
-    ],
+    ("key", "tensor"),
+    [(MIX, None), (BIAS, torch.ones(3)), ("decoder.extra", torch.ones(1)),
+     ("encoder.norm_out.bias", None), ("quant_conv.bias", None),
+     ("post_quant_conv.bias", torch.ones(9))],
 )  # fmt: skip
 def test_a_video_checkpoint_is_taken_strictly(
-    change: dict[str, Tensor | None], problem: str, tmp_path: Path
+    key: str, tensor: Tensor | None, tmp_path: Path
 ) -> None:
-    weights: dict[str, Any] = video_autoencoder(**SMALLEST) | change
+    weights: dict[str, Any] = {**video_autoencoder(**SMALLEST), key: tensor}
     path = write_torch(tmp_path / "a", {k: v for k, v in weights.items() if v is not None})
     with pytest.raises(errors.PlanError) as caught:
         load_video_autoencoder(path)
-    assert caught.value.problems == (problem,)
-    if problem.startswith("decoder."):
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{key} ")
+    if key.startswith("decoder."):
         with pytest.raises(errors.PlanError):
             load_video_decoder(path)
     else:
@@ -220,8 +209,7 @@ def encoded_by_hand(weights: dict[str, Tensor], kind: str, e: int) -> Tensor:
     return entries[nearest].permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("embed_dim", [4, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "embed_dim"), [("kl", 3), ("vq", 4), ("plain", 4)])
 def test_encode_and_decode_are_what_their_parts_compute(
     kind: str, embed_dim: int, tmp_path: Path
 ) -> None:
@@ -246,39 +234,13 @@ def test_encode_and_decode_are_what_their_parts_compute(
         )
 
 
-def test_a_codebook_that_only_the_header_names_is_not_made_up(tmp_path: Path) -> None:
-    weights = {f"decoder.{k}": v for k, v in part(video_autoencoder(), "decoder.").items()}
-    header = {"architecture": {"n_embed": 8192, "embed_dim": 4, "double_z": False}}
-    path = written(tmp_path, header, weights)
-    assert_same(load_video_autoencoder(path).state_dict(), weights)
-
-
 def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
     weights = {k: v for k, v in video_autoencoder().items() if not k.startswith(("enc", "quant"))}
     whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
-    with pytest.raises(ValueError, match="from a file without an encoder: convert the whole image"):
+    with pytest.raises(ValueError, match="encoder"):
         whole.encode(IMAGES)
     with torch.no_grad():
         assert whole.decode(LATENTS, timesteps=2).shape == (4, 3, 8, 6)
-
-
-# The image side
-
-
-def test_weights_can_be_rounded_to_the_type_of_another_file(tmp_path: Path) -> None:
-    weights = autoencoder(**SMALLEST)
-    halved = {k: v.half() if "conv1" in k else v for k, v in weights.items()}
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    with (
-        opened(weights, tmp_path / "a") as source,
-        opened(halved, tmp_path / "b") as other,
-    ):
-        decoder = load_image_decoder(source, torch.float32, stored_as=other)
-        conv_ = load_post_quant_conv(source, torch.float32, stored_as=other)
-    assert_same(decoder.state_dict(), {k: v.float() for k, v in part(halved, "decoder.").items()})
-    assert conv_ is not None
-    assert_same(conv_.state_dict(), part(weights, "post_quant_conv."))
 
 
 def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:

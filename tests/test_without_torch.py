@@ -52,6 +52,8 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
         *(("convert", plain, "--layout", layout, *quick, f"{out}-{layout}.safetensors")
           for layout in ("sgm", "decoder")),
         ("convert", image, "--dtype", "float16", *quick, f"{out}-half.safetensors"),
+        ("convert", image, "--post-quant", "fold", "--allow-inexact", *quick,
+         f"{out}-folded.safetensors"),
         ("batch", str(folder / "manifest.yaml"), "--dry-run"),
     ]  # fmt: skip
 
@@ -101,6 +103,6 @@ def test_every_written_file_is_what_torch_reads(
     answers: dict[tuple[str, ...], tuple[int, str, str]],
 ) -> None:
     outputs = [Path(words[words.index("-o") + 1]) for words in answers if "-o" in words]
-    assert len(outputs) == 10
+    assert len(outputs) == 11
     for path in outputs:
         assert metadata_of(path)["inflate.parity.verdict"] == "unverified"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate.errors import CheckpointError, ConfigError, DeviceError, OutputError, PlanError
+from inflate.errors import OutputError
 from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
 from inflate.parity.probes import SMALL_PROBES
@@ -21,16 +21,7 @@ from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import checking
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
-from .conversions import (
-    CPU,
-    image_decode,
-    metadata_of,
-    print_of,
-    sha256,
-    snapshot,
-    spoil_file,
-    spoil_start,
-)
+from .conversions import CPU, image_decode, metadata_of, print_of, snapshot, spoil_file, spoil_start
 from .models.builders import noise
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -42,7 +33,7 @@ every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 @every_mode
 def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None:
     output = tmp_path / "video.safetensors"
-    result = inflate.convert(image, output, time_mode=mode, **CPU)
+    result = inflate.convert(image, output, time_mode=mode, device=torch.device("cpu"))
     assert result.passed
     assert result.output == output
     assert result.fingerprint == print_of(output)
@@ -76,61 +67,26 @@ def test_the_default_name_stands_beside_the_source(tmp_path: Path, name: str, de
     assert sorted(snapshot(tmp_path)) == sorted([name, default])
 
 
-def test_names_may_be_given_as_text(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = inflate.convert(str(image), "here.safetensors", **CPU)
-    assert result.output == Path("here.safetensors")
-    assert list(snapshot(tmp_path)) == ["here.safetensors"]
-    assert inflate.verify(str(image), "here.safetensors", **CPU).passed
-
-
 def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     result = inflate.convert(image, output, time_mode="all", alpha=0.25, seed=5, **CPU)
     metadata = metadata_of(output)
     config = metadata.pop("inflate.config")
-    groups = json.loads(metadata.pop("inflate.provenance"))
-    assert sum(group["count"] for group in groups) == len(result.plan.tensors)
-    assert {
-        "tensors": "decoder.conv_in.*",
-        "part": "spatial",
-        "origin": "copied from decoder.conv_in.*",
-        "count": 2,
-    } in groups
-    assert {
-        "tensors": "decoder.conv_out.*",
-        "part": "temporal",
-        "origin": "made: dirac",
-        "count": 1,
-    } in groups
+    metadata.pop("inflate.provenance")
     assert metadata == {
-        "format": "pt",
-        "inflate.version": inflate.__version__,
-        "inflate.source.name": "img.ckpt",
-        "inflate.source.fingerprint": print_of(image),
-        "inflate.fingerprint": print_of(output),
-        "inflate.seed": "5",
-        "inflate.layout": "autoencoder",
-        "inflate.post_quant": "keep",
-        "inflate.parity.verdict": "bitwise",
-        "inflate.parity.compared_with": "reference",
+        "format": "pt", "inflate.version": inflate.__version__, "inflate.source.name": "img.ckpt",
+        "inflate.source.fingerprint": print_of(image), "inflate.fingerprint": print_of(output),
+        "inflate.seed": "5", "inflate.layout": "autoencoder", "inflate.post_quant": "keep",
+        "inflate.parity.verdict": "bitwise", "inflate.parity.compared_with": "reference",
         "inflate.parity.device": "cpu",
-    }
+    }  # fmt: skip
     whole = json.loads(config)
     assert whole == json.loads(json.dumps(asdict(result.plan.config)))
     assert whole["seed"] == 5
-    assert whole["temporal"] == {
-        "time_mode": "all",
-        "merge_strategy": "learned",
-        "alpha": 0.25,
-        "video_kernel_size": 3,
-    }
     assert whole["architecture"]["ch_mult"] == [1, 2]
 
 
-def test_skipped_parity_is_published_and_said(image: Path, tmp_path: Path) -> None:
+def test_skipped_parity_is_published_and_recorded(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     result = inflate.convert(image, output, skip_parity=True, **CPU)
     assert result.parity is None
@@ -142,8 +98,9 @@ def test_skipped_parity_is_published_and_said(image: Path, tmp_path: Path) -> No
     assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
-@every_mode
-@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("kl", "all"), ("vq", "conv-only"), ("plain", "attn-only")]
+)
 def test_the_file_alone_rebuilds_decoder_and_autoencoder(
     tmp_path: Path, kind: str, mode: str
 ) -> None:
@@ -180,7 +137,7 @@ def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None
     paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
     paths[1].parent.mkdir()
     hashes = {inflate.convert(image, p, time_mode="all", seed=1, **CPU).fingerprint for p in paths}
-    torch.manual_seed(99)  # nothing hangs on the global generator
+    torch.manual_seed(99)  # Nothing depends on the global generator.
     last = inflate.convert(
         image, paths[0], time_mode="all", seed=1, overwrite=True, skip_parity=False, **CPU
     )
@@ -204,22 +161,6 @@ def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path
     assert changed == drawn != set()
 
 
-def test_another_configuration_gives_other_bytes(image: Path, tmp_path: Path) -> None:
-    options: list[dict[str, Any]] = [
-        {},
-        {"alpha": 0.25},
-        {"merge_strategy": "fixed"},
-        {"time_mode": "all"},
-        {"video_kernel_size": (3, 1, 1)},
-        {"dtype": "float16"},
-    ]
-    made = []
-    for chosen in options:
-        inflate.convert(image, tmp_path / "v", overwrite=True, **chosen, **CPU)
-        made.append(sha256(tmp_path / "v"))
-    assert len(set(made)) == len(options)
-
-
 # Nothing is published before parity holds
 
 
@@ -232,21 +173,17 @@ def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_identity")
 @every_mode
 def test_what_fails_gets_no_name(image: Path, tmp_path: Path, mode: str) -> None:
-    result = inflate.convert(image, tmp_path / "video.safetensors", time_mode=mode, **CPU)
-    assert not result.passed
-    assert result.output is None
-    assert result.parity is not None
-    assert result.parity.verdict == "fail"
-    assert snapshot(tmp_path) == {}
-
-
-@pytest.mark.usefixtures("no_identity")
-def test_what_fails_replaces_nothing(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "video.safetensors").write_text("of before")
-    before = snapshot(tmp_path)
-    result = inflate.convert(image, tmp_path / "video.safetensors", overwrite=True, **CPU)
-    assert not result.passed
-    assert snapshot(tmp_path) == before
+    for overwrite in (False, True):
+        if overwrite:
+            (tmp_path / "video").write_text("of before")
+        before = snapshot(tmp_path)
+        result = inflate.convert(
+            image, tmp_path / "video", time_mode=mode, overwrite=overwrite, **CPU
+        )
+        assert (result.passed, result.output) == (False, None)
+        assert result.parity is not None
+        assert result.parity.verdict == "fail"
+        assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("damaged", ["encoder.conv_in.weight", "decoder.conv_in.weight"])
@@ -292,7 +229,7 @@ def test_a_name_taken_meanwhile_is_not_taken_over(
 ) -> None:
     output = tmp_path / "video.safetensors"
     watched(monkeypatch, tmp_path, lambda: output.write_text("of another"))
-    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+    with pytest.raises(OutputError, match="--overwrite"):
         inflate.convert(image, output, **CPU)
     assert output.read_text() == "of another"
     assert list(snapshot(tmp_path)) == ["video.safetensors"]
@@ -318,27 +255,12 @@ def test_whatever_happens_nothing_is_left(
 def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     output.write_text("of before")
-    with pytest.raises(OutputError, match="exists; pass --overwrite"):
+    with pytest.raises(OutputError, match="--overwrite"):
         inflate.convert(image, output, **CPU)
     assert output.read_text() == "of before"
     result = inflate.convert(image, output, overwrite=True, **CPU)
     assert result.fingerprint == print_of(output)
     assert list(snapshot(tmp_path)) == ["video.safetensors"]
-
-
-@pytest.mark.parametrize("link", ["itself", "symbolic", "hard"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_the_source_is_never_the_destination(tmp_path: Path, link: str, overwrite: bool) -> None:
-    source = write_torch(tmp_path / "image.pt", autoencoder(ch_mult=[1]))
-    output = source if link == "itself" else tmp_path / "link"
-    if link == "symbolic":
-        output.symlink_to(source)
-    elif link == "hard":
-        output.hardlink_to(source)
-    before = snapshot(tmp_path)
-    with pytest.raises(OutputError):
-        inflate.convert(source, output, overwrite=overwrite, **CPU)
-    assert snapshot(tmp_path) == before
 
 
 def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
@@ -356,8 +278,7 @@ def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
 # The type to store in
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@every_mode
+@pytest.mark.parametrize(("mode", "dtype"), [("all", "float16"), ("conv-only", "bfloat16")])
 def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
     image: Path, tmp_path: Path, mode: str, dtype: str
 ) -> None:
@@ -388,8 +309,8 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
     assert again.max_abs_error >= worst
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_stored_type_is_the_sources_by_default(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_the_stored_type_is_the_sources_by_default(tmp_path: Path) -> None:
+    dtype = torch.bfloat16
     source = write_safetensors(tmp_path / "half.safetensors", autoencoder(dtype=dtype))
     result = inflate.convert(source, time_mode="all", alpha=0.3, **CPU)
     stored = load_file(tmp_path / "half.video.safetensors")
@@ -399,56 +320,7 @@ def test_the_stored_type_is_the_sources_by_default(tmp_path: Path, dtype: torch.
     assert result.parity.cast is None
 
 
-def test_a_wider_type_loses_nothing(tmp_path: Path) -> None:
-    source = write_torch(tmp_path / "half.pt", autoencoder(dtype=torch.float16))
-    result = inflate.convert(source, dtype="float32", **CPU)
-    assert result.parity is not None
-    assert (result.parity.verdict, result.parity.cast) == ("bitwise", None)
-
-
-@pytest.mark.parametrize("verify_dtype", ["float16", "float32"])
-def test_what_a_narrow_file_computes_in_a_narrow_type(
-    image: Path, tmp_path: Path, verify_dtype: str
-) -> None:
-    output = tmp_path / "video.safetensors"
-    inflate.convert(image, output, time_mode="all", dtype="float16", **CPU)
-    report = inflate.verify(image, output, dtype=verify_dtype, **CPU)
-    assert report.verdict == "bitwise"
-    assert report.environment.dtype == verify_dtype
-
-
-def test_weights_that_overflow_are_named(tmp_path: Path) -> None:
-    weights = autoencoder()
-    large = ["decoder.conv_in.bias", "encoder.conv_in.bias"]
-    for key in large:
-        weights[key][0] = 1e6
-    source = write_torch(tmp_path / "large.pt", weights)
-    with pytest.raises(PlanError) as caught:
-        inflate.convert(source, dtype="float16", **CPU)
-    advice = "the largest 1e+06); store it in bfloat16 or float32"
-    assert sorted(caught.value.problems) == [
-        f"{key} overflows in float16 (1 of {weights[key].numel()} values, {advice}" for key in large
-    ]
-    assert list(snapshot(tmp_path)) == ["large.pt"]
-    assert inflate.convert(source, dtype="bfloat16", **CPU).passed
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"alpha": 1e6, "dtype": "float16"}, r"mix_factor, made as constant\(1e\+06\), overflows"),
-        ({"alpha": -1e39}, r"mix_factor, made as constant\(-1e\+39\), overflows in float32"),
-    ],
-)
-def test_an_alpha_that_the_stored_type_cannot_hold(
-    image: Path, tmp_path: Path, options: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(PlanError, match=said):
-        inflate.convert(image, tmp_path / "video.safetensors", **options, **CPU)
-    assert snapshot(tmp_path) == {}
-
-
-# What it is told, and what it tells
+# Settings, notes and progress
 
 
 def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:
@@ -467,47 +339,19 @@ def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path)
     assert chosen.temporal.merge_strategy == "fixed"
 
 
-def test_a_fixed_blend_with_alpha_0_is_told_of(image: Path) -> None:
-    def notes(**options: Any) -> tuple[str, ...]:
-        return inflate.convert(image, dry_run=True, **options).notes
-
-    (note,) = notes(merge_strategy="fixed", alpha=0)
-    assert "lets no gradient into the temporal branches" in note
-    assert notes(merge_strategy="fixed", alpha=0.25) == notes(alpha=0) == ()
-
-
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    result = inflate.convert(image, tmp_path / "v", progress=lambda *step: told.append(step), **CPU)
-    told = [step for step in told if not step[0].startswith("loading")]
-    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["writing", "checking parity"]
-    for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", 3)):
-        assert [step for step in told if step[0] == phase] == [
+    steps_seen: list[tuple[str, int, int]] = []
+    result = inflate.convert(
+        image, tmp_path / "v", progress=lambda *step: steps_seen.append(step), **CPU
+    )
+    steps_seen = [step for step in steps_seen if not step[0].startswith("loading")]
+    assert list(dict.fromkeys(phase for phase, _, _ in steps_seen)) == [
+        "writing",
+        "checking parity",
+    ]
+    probes = len(SMALL_PROBES)
+    for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", probes)):
+        assert [step for step in steps_seen if step[0] == phase] == [
             (phase, done, steps) for done in range(steps + 1)
         ]
-    assert all(a != b for a, b in pairwise(told))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"time_mode": "both"}, ConfigError, "time_mode is 'both'"),
-        ({"merge_strategy": "mean"}, ConfigError, "merge_strategy is 'mean'"),
-        ({"video_kernel_size": 2}, ConfigError, "video_kernel_size is 2; expected one positive"),
-        ({"alpha": 1.5, "merge_strategy": "fixed"}, ConfigError, "temporal.alpha is 1.5"),
-        ({"alpha": float("nan")}, ConfigError, "temporal.alpha is nan"),
-        ({"dtype": "int8"}, ConfigError, "dtype is 'int8'"),
-        ({"attn_type": "linear"}, ConfigError, "attn_type is 'linear'"),
-        ({"set_": ["alhpa=1"]}, ConfigError, "alhpa: unknown key .did you mean 'alpha'"),
-        ({"config": "kl-f9"}, ConfigError, "neither a preset .did you mean 'kl-f"),
-        ({"device": "tpu"}, DeviceError, "--device is 'tpu'"),
-        ({"source": "gone.ckpt"}, CheckpointError, "gone.ckpt does not exist"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_written(
-    image: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    source = options.pop("source", image)
-    with pytest.raises(error, match=said):
-        inflate.convert(source, tmp_path / "video.safetensors", **{**CPU, **options})
-    assert snapshot(tmp_path) == {}
+    assert all(a != b for a, b in pairwise(steps_seen))

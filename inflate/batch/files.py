@@ -1,4 +1,4 @@
-"""How files are recognised: by size, time and inode, and where these differ by their hash."""
+"""How files are recognised: by size, time and inode, and where these differ by their content."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from inflate.errors import CheckpointError, OutputError
+from inflate.config.schema import Config
+from inflate.errors import CheckpointError, InflateError, OutputError
+from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.locate import locate
+from inflate.formats.recorded import FINGERPRINT_KEY
+from inflate.formats.views import autoencoder_view
 from inflate.io.files import find_files, hash_file, hash_files
+from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
+from inflate.options import ConvertOptions, checked
 from inflate.progress import silent
+from inflate.workflow.planning import find_source
 from inflate.workflow.sources import local_source
 
 # A mark is JSON: a list of [name, size, time, inode] of every file, or the version in a store.
@@ -35,16 +46,21 @@ def looks_unchanged(source: str, mark: str | None) -> bool:
         return False
 
 
-def is_output(location: str, mark: str | None, sha256: str) -> bool:
-    """Whether an output has this mark, or else this hash."""
+def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
+    """Whether an output has this mark, or else is a whole file of ours with this fingerprint."""
     found = mark_of_output(location)
     if found is None or found == mark:
         return found is not None
     if is_remote(location):
         return False
     try:
-        return hash_of_output(local_path(location)) == sha256
-    except CheckpointError:
+        with open_checkpoint(local_path(location)) as checkpoint:
+            located = locate(checkpoint.tensors, checkpoint.path)
+            own = fingerprint_of(autoencoder_view(checkpoint, located))
+            # Its header says the same, and nothing was added: replacing it loses nothing.
+            recorded = checkpoint.metadata.get(FINGERPRINT_KEY)
+            return own == recorded == fingerprint and not located.dropped
+    except InflateError:
         return False
 
 
@@ -74,21 +90,41 @@ def mark_of_source(location: str) -> str | None:
         # The store has no versions: the mark is that of the verified copy in the cache.
         location = str(local_source(location, silent))
     path = local_path(location)
-    try:
-        names = [
+    # A config.json that is put next to a file is read too.
+    names = {"", *(() if path.is_dir() else ("../config.json",))}
+    with suppress(CheckpointError):
+        names |= {
             os.path.relpath(file, path) for file in find_files(path).read.marks if file != path
-        ]
-    except CheckpointError:
-        names = []
-    return _mark(path, ["", *sorted(names)])
+        }
+    return _mark(path, sorted(names))
 
 
-def hash_of_source(location: str) -> str:
-    """The SHA-256 of a source; of a broken source, of what is there.
+def key_of_source(location: str, options: Mapping[str, Any]) -> str:
+    """The key of what a job reads of a source: :func:`source_key`, or the hash of its files.
+
+    Raises:
+        InflateError: a remote source cannot be fetched.
+    """
+    path = local_source(location, silent)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            source = find_source(checkpoint, checked(ConvertOptions(**options)))
+            return source_key(fingerprint_of(source.checkpoint), source.config)
+    except InflateError:
+        return _hash_of_files(location, path)
+
+
+def source_key(fingerprint: str, config: Config) -> str:
+    """The key of an autoencoder: a hash over its fingerprint and its configuration."""
+    known = json.dumps([fingerprint, asdict(config)], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _hash_of_files(location: str, path: Path) -> str:
+    """The SHA-256 of a source that cannot be described; of a broken source, of what is there.
 
     Of a remote source that is read in part and whose store gives no hash, that of its URL and mark.
     """
-    path = local_source(location, silent)
     try:
         found = hash_files(find_files(path))
     except CheckpointError:
@@ -97,11 +133,6 @@ def hash_of_source(location: str) -> str:
         return found
     text = f"{location} {mark_of_source(location)}" if is_remote(location) else mark_of_output(path)
     return hashlib.sha256((text or "").encode()).hexdigest()
-
-
-def hash_of_output(path: Path) -> str:
-    """The SHA-256 of a local output: of its file, or of the files of its folder."""
-    return hash_files(find_files(path))
 
 
 def make_folder(folder: Path) -> None:
@@ -117,12 +148,16 @@ def make_folder(folder: Path) -> None:
 
 
 def _mark(path: Path, names: Iterable[str]) -> str | None:
-    parts = []
+    """The mark of some files, which may be missing, of a path, which may not."""
+    parts: list[tuple[str, int, int, int]] = []
     for name in names:
         try:
-            found = os.stat(path / name)
+            found = os.stat(os.path.normpath(path / name))
         except OSError:
-            return None
+            if not name:
+                return None
+            parts.append((name, -1, 0, 0))
+            continue
         size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-        parts.append([name, size, found.st_mtime_ns, found.st_ino])
+        parts.append((name, size, found.st_mtime_ns, found.st_ino))
     return json.dumps(parts)

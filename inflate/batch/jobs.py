@@ -19,6 +19,7 @@ from inflate.config.loading import known_keys, parse_set, read_config
 from inflate.config.manifest import Entry, Manifest
 from inflate.config.schema import Settings, Temporal
 from inflate.errors import ConfigError, InflateError, OutputError, nearest, printable
+from inflate.io.files import like
 from inflate.io.protected import place_of
 from inflate.io.remote import is_remote, local_path, matches
 from inflate.options import DEVICE, SETTINGS
@@ -160,7 +161,8 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
         if os.path.exists(pattern):
             return [pattern], False
         if not _WILDCARDS.search(pattern):
-            raise ConfigError(f"{pattern} does not exist; expected a checkpoint")
+            close = like(Path(pattern))
+            raise ConfigError(f"{pattern} does not exist{close}; expected a checkpoint")
         found = sorted(glob.glob(pattern, recursive=True))
     if not found:
         raise ConfigError(f"nothing matches {pattern}; expected at least one checkpoint")

@@ -26,15 +26,15 @@ State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
 """``publishing`` is written before the output gets its name, so that its maker is known later."""
 
 Made = tuple[str | None, str]
-"""The mark and the SHA-256 of an output."""
+"""The mark and the fingerprint of an output."""
 
 
 @dataclass(frozen=True)
 class Row:
     """The state of an output; all but ``made`` is from the last attempt.
 
-    ``made`` lists the files that batches published or were about to publish here, the last one at
-    the end. Only these may be replaced.
+    ``source_key`` is of ``files.key_of_source``. ``made`` lists the files that batches published or
+    were about to publish here, the last one at the end. Only these may be replaced.
     """
 
     output: str
@@ -44,13 +44,13 @@ class Row:
     attempts: int = 0
     settings: str | None = None
     source_mark: str | None = None
-    source_sha256: str | None = None
+    source_key: str | None = None
     made: tuple[Made, ...] = ()
     document: Mapping[str, Any] | None = None
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
-_VERSION, _PROGRAM = 3, 0x1F1A7E
+_VERSION, _PROGRAM = 4, 0x1F1A7E
 _MOST = 1 << 53
 
 
@@ -232,7 +232,7 @@ def _row(values: tuple[Any, ...]) -> Row:
             raise ValueError(f"{name} of a job is {quoted(value)}")
     made, document = json.loads(str(row.made)), json.loads(str(row.document or "null"))
     try:
-        row = replace(row, made=tuple((mark, sha256) for mark, sha256 in made), document=document)
+        row = replace(row, made=tuple((mark, own) for mark, own in made), document=document)
     except TypeError as error:
         raise ValueError(f"made of a job is {quoted(made)}") from error
     facts_of(row.document or {})

@@ -15,6 +15,8 @@ from inflate.batch.files import make_folder
 from inflate.batch.run import Outcome
 from inflate.batch.summary import ORDER, failure_text, failures_first, headline, parity_of
 from inflate.errors import printable
+from inflate.report.junit import dotless
+from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
 from inflate.report.text import error_text
 from inflate.report.writing import require_pages, write_report, write_whole
@@ -40,8 +42,8 @@ def to_junit(document: Mapping[str, Any]) -> str:
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "inflate batch", **numbers})
     for job in failures_first(document):
         case = ElementTree.SubElement(suite, "testcase")
-        case.set("classname", printable(job["source"]))
-        case.set("name", printable(job["output"]))
+        case.set("classname", dotless(job["source"]))
+        case.set("name", dotless(job["output"]))
         case.set("time", f"{job['seconds'] or 0:.3f}")
         kind = {"unequal": "failure", "failed": "error", "not-run": "skipped"}.get(job["status"])
         if kind is not None:
@@ -57,7 +59,7 @@ def to_markdown(document: Mapping[str, Any]) -> str:
     jobs = failures_first(document)
     lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
     failed = [job for job in jobs if failure_text(job)]
-    lines += [f"- {_code(job['source'])}: {_code(failure_text(job), 500)}" for job in failed[:50]]
+    lines += [f"- {code(job['source'])}: {code(failure_text(job), 500)}" for job in failed[:50]]
     if len(failed) > 50:
         lines.append(f"- and {len(failed) - 50} more failures")
     lines += [
@@ -69,7 +71,7 @@ def to_markdown(document: Mapping[str, Any]) -> str:
         seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
         verdict = verdict_text(job) or _WORDS[job["status"]]
         known = " (unchanged)" if job["reused"] else ""
-        cells = (_code(job["source"]), _code(job["output"]), verdict + known, _error(job), seconds)
+        cells = (code(job["source"]), code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
     if len(jobs) > _LARGEST_TABLE:
         lines += ["", f"and {len(jobs) - _LARGEST_TABLE} more"]
@@ -154,12 +156,3 @@ def _worst(document: Mapping[str, Any]) -> str:
 
 def _error(job: Mapping[str, Any]) -> str:
     return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
-
-
-def _code(text: str, longest: int = 300) -> str:
-    """A text as code in a cell of a table, whatever characters it has."""
-    flat = " ".join(text.split())
-    flat = flat if len(flat) <= longest else flat[:longest] + "…"
-    fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
-    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
-    return f"{fence}{pad}{flat}{pad}{fence}".replace("|", "\\|")

@@ -152,7 +152,7 @@ class Run:
                 continue  # A smaller job may still fit.
             del self._waiting[index]
             claim = {"state": "running", "owner": self._ledger.owner.token, "settings": settings}
-            new = {"source_mark": None, "source_sha256": None, "attempts": 1, "document": None}
+            new = {"source_mark": None, "source_key": None, "attempts": 1, "document": None}
             row = self._ledger.write(seen.row, **claim, **new)
             if row is None:  # Another batch was faster.
                 self._sort(index, look_again(seen, self._ledger, retry_failed=self._retry_failed))
@@ -193,13 +193,13 @@ class Run:
         elif event.kind == "progress":
             self._watch.moved(job, content["phase"], content["done"], content["total"])
         elif event.kind == "publish":
-            made = (*row.made, (content["output_mark"], content["output_sha256"]))
-            known = {name: content[name] for name in ("source_sha256", "document")}
+            made = (*row.made, (content["output_mark"], content["output_fingerprint"]))
+            known = {name: content[name] for name in ("source_key", "document")}
             self._write(running, state="publishing", made=made, **known)
         elif event.kind == "end":
             held = content["state"] == "held"
-            made = ((content["output_mark"], content["output_sha256"]),) if held else row.made
-            known = {name: content[name] for name in ("source_mark", "source_sha256", "document")}
+            made = ((content["output_mark"], content["output_fingerprint"]),) if held else row.made
+            known = {name: content[name] for name in ("source_mark", "source_key", "document")}
             self._finish(event.number, running, state=content["state"], made=made, **known)
         else:
             self._lose(event.number, running, content["error"])

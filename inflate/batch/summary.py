@@ -102,6 +102,7 @@ def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
         facts["verdict"] = None
     elif facts["verdict"] is None:
         facts["verdict"] = "unverified"
+    conversion = outcome.document.get("conversion") or {}
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in outcome.job.options.items()}
     return {
         "source": shown(outcome.job.source),
@@ -109,8 +110,9 @@ def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
         "options": options,
         "status": outcome.status,
         "reused": outcome.reused,
-        "source_sha256": row.source_sha256,
-        "output_sha256": row.made[-1][1] if outcome.status == "held" and row.made else None,
+        "source_key": row.source_key,
+        "source_fingerprint": conversion.get("source_fingerprint"),
+        "output_fingerprint": row.made[-1][1] if outcome.status == "held" and row.made else None,
         "attempts": row.attempts,
         **facts,
         "report": report,

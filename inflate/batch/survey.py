@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inflate.batch.files import (
-    hash_of_source,
     is_output,
+    key_of_source,
     looks_unchanged,
     mark_of_output,
     mark_of_source,
@@ -93,14 +93,14 @@ class _SourceState:
 def _look_at_source(job: Job, row: Row) -> _SourceState:
     try:
         if looks_unchanged(job.source, row.source_mark):
-            return _SourceState(unchanged=row.source_sha256 is not None)
+            return _SourceState(unchanged=row.source_key is not None)
         if is_remote(job.source):
             # Another version is another content; only a first look checks that it exists.
             if row.source_mark is None and mark_of_source(job.source) is None:
                 raise ConfigError(f"{shown(job.source)} does not exist; expected a checkpoint")
-        elif row.source_sha256 is not None:
+        elif row.source_key is not None:
             mark = mark_of_source(job.source)
-            if hash_of_source(job.source) == row.source_sha256:
+            if key_of_source(job.source, job.options) == row.source_key:
                 return _SourceState(unchanged=True, new_mark=mark)
     except (InflateError, OSError) as error:
         return _SourceState(problem=str(error))

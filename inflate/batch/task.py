@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from inflate.batch.files import (
-    hash_of_output,
-    hash_of_source,
+    key_of_source,
     make_folder,
     mark_of_output,
     mark_of_source,
+    source_key,
 )
 from inflate.errors import InflateError
 from inflate.io.remote import is_remote
@@ -98,8 +98,6 @@ def run_task(
     started = time.perf_counter()
     sent = 0.0
     mark: str | None = None
-    source_sha256: str | None = None
-    output_sha256: str | None = None
 
     def event(kind: Any, **content: Any) -> Event:
         return Event(kind, task.number, worker, content)
@@ -112,10 +110,8 @@ def run_task(
             send(event("progress", phase=phase, done=done, total=total))
 
     def before_publish(result: ConversionResult, staged: Path) -> None:
-        nonlocal output_sha256
-        output_sha256 = hash_of_output(staged)
         mark = None if is_remote(task.output) else mark_of_output(staged)
-        record = _record(result, started, source_sha256, output_sha256)
+        record = _record(result, started)
         if not ask(event("publish", **record, output_mark=mark)):
             raise StoppedError
 
@@ -126,13 +122,12 @@ def run_task(
         mark = mark_of_source(task.source)
         if not is_remote(task.output):
             make_folder(Path(task.output).parent)
-        source_sha256 = hash_of_source(task.source)
         result = convert_with(
             task.source, task.output, options, progress=progress, before_publish=before_publish
         )
         # The mark of a source that changed meanwhile is not the mark of what was read.
         record = {
-            **_record(result, started, source_sha256, output_sha256),
+            **_record(result, started),
             "source_mark": mark if mark == mark_of_source(task.source) else None,
             "output_mark": mark_of_output(task.output) if result.passed else None,
         }
@@ -151,15 +146,15 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"error": f"a bug: {type(error).__name__}: {error}", "traceback": trace}
 
 
-def _record(
-    result: ConversionResult, started: float, source_sha256: str | None, output_sha256: str | None
-) -> dict[str, Any]:
+def _record(result: ConversionResult, started: float) -> dict[str, Any]:
     from inflate.report.documents import conversion_document
 
+    assert result.source_fingerprint is not None
+    assert result.source_config is not None
     return {
         "state": "held" if result.passed else "unequal",
-        "source_sha256": source_sha256,
-        "output_sha256": output_sha256,
+        "source_key": source_key(result.source_fingerprint, result.source_config),
+        "output_fingerprint": result.fingerprint,
         "document": {
             "conversion": conversion_document(result),
             "seconds": round(time.perf_counter() - started, 3),
@@ -169,12 +164,12 @@ def _record(
 
 def _failure(task: Task, error: Exception, started: float, mark: str | None) -> dict[str, Any]:
     document = {**failure(error), "seconds": round(time.perf_counter() - started, 3)}
-    # Without the hash of its source, a job is tried again by the next batch.
-    unknown = {"state": "failed", "document": document, "source_mark": None, "source_sha256": None}
+    # Without the key of its source, a job is tried again by the next batch.
+    unknown = {"state": "failed", "document": document, "source_mark": None, "source_key": None}
     with suppress(Exception):  # Whatever ended the job may end this too.
-        sha256 = hash_of_source(task.source)
+        key = key_of_source(task.source, task.options)
         if mark is not None and mark == mark_of_source(task.source):
-            return {**unknown, "source_mark": mark, "source_sha256": sha256}
+            return {**unknown, "source_mark": mark, "source_key": key}
     return unknown
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from inflate.cli.console import print_json, say_line
 from inflate.cli.options import Json, Quiet, SourceLocation, option, shared
 from inflate.cli.progress import progress_bar
@@ -11,12 +13,18 @@ from inflate.options import ConvertOptions
 
 Prefix = shared(ConvertOptions, "prefix")
 FromWeights = shared(ConvertOptions, "weights")
+Ignore = shared(ConvertOptions, "ignore")
 
 
 def inspect(
     source: SourceLocation,
     prefix: Prefix = None,  # type: ignore[valid-type]
     weights: FromWeights = "plain",  # type: ignore[valid-type]
+    ignore: Ignore = None,  # type: ignore[valid-type]
+    check: Annotated[
+        bool,
+        option("--check", group="Checks", help="Exit with 1 if convert would refuse the file."),
+    ] = False,
     fingerprint: Annotated[
         bool,
         option("--fingerprint", group="Checks", help="Read the tensors; print their fingerprint."),
@@ -26,7 +34,7 @@ def inspect(
 ) -> None:
     """Show what a checkpoint contains and if it can be converted.
 
-    Reads names, shapes and types only. With -q, prints only what prevents a conversion.
+    Makes the plan that convert would make. With -q, prints only what prevents a conversion.
     """
     with progress_bar(quiet, "reading") as progress:
         from inflate import workflow
@@ -35,6 +43,7 @@ def inspect(
             source,
             prefix=prefix,
             weights=weights,
+            ignore=ignore,
             fingerprint=fingerprint or None,
             progress=progress,
         )
@@ -49,3 +58,5 @@ def inspect(
         from inflate.cli.render import print_inspection
 
         print_inspection(found)
+    if check and found.obstacles:
+        raise typer.Exit(1)

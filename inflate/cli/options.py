@@ -175,7 +175,8 @@ def takes(
 def _typer_type(name: str, hint: Any) -> Any:
     if choices(hint):  # Their parser checks the words.
         return Optional[str]
-    return {"set": Optional[list[str]], "video_kernel_size": Optional[int]}.get(name, hint)
+    listed = {"set": Optional[list[str]], "ignore": Optional[list[str]]}
+    return {**listed, "video_kernel_size": Optional[int]}.get(name, hint)
 
 
 def _typer_option(name: str, flag: Flag, hint: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -12,14 +12,15 @@ from rich.text import Text
 
 from inflate.cli.console import print_text, safe_console
 from inflate.cli.render_parity import print_parity
-from inflate.config.presets import matching_presets
+from inflate.config.presets import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
-from inflate.formats.recorded import SOURCE_BLEND_KEY
+from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
+from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, one_line, shape_text
-from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY
+from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
 
 if TYPE_CHECKING:
     from inflate.workflow import ConversionResult, Inspection
@@ -70,6 +71,7 @@ def print_inspection(found: Inspection) -> None:
             Text(name), str(group.tensors), f"{group.parameters:,}", bytes_text(group.nbytes)
         )
     console.print(table)
+    _print_facts(console, _layouts(found))
     if not found.obstacles:
         dropped = sum(group.tensors for group in found.dropped)
         line = (
@@ -79,6 +81,17 @@ def print_inspection(found: Inspection) -> None:
         print_text(console, Text(one_line(line), "green"))
     for obstacle in found.obstacles:
         print_text(console, Text(one_line(f"obstacle: {obstacle}"), "yellow"))
+
+
+def _layouts(found: Inspection) -> Iterator[tuple[str, str]]:
+    """Whether each layout can be written, and why not; nothing if all fail for one reason."""
+    if len({*found.layouts.values(), found.obstacles}) == 1 and found.obstacles:
+        return
+    for layout, problems in found.layouts.items():
+        if problems:
+            yield layout, f"no: {'; '.join(problems)}"
+        else:
+            yield layout, f"yes, --layout {layout}, for {LAYOUTS[layout].readers}"
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -93,6 +106,8 @@ def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
 
 
 def _inspected(found: Inspection) -> Iterator[tuple[str, str]]:
+    trained = ", trained" if found.trained else ""
+    yield "kind", (found.kind or "not an autoencoder of this family") + trained
     yield "file", str(found.path)
     count = f", {len(found.files.weights)} files" if len(found.files.weights) > 1 else ""
     yield "format", found.files.format + count
@@ -100,27 +115,33 @@ def _inspected(found: Inspection) -> Iterator[tuple[str, str]]:
     if found.names is not None:
         yield "names", {"ldm": "LDM and sgm", "diffusers": "diffusers"}[found.names]
         yield "prefix", found.prefix or "(none)"
+    if found.layout is not None:
+        yield "layout", f"{found.layout}, read by {LAYOUTS[found.layout].readers}"
     if found.architecture is not None:
         yield "architecture", _architecture_text(found.architecture)
         yield "preset", ", ".join(found.presets) or "none matches"
+        yield "scaling", _scaling_text(found.architecture)
     if found.temporal is not None:
         yield "temporal", found.temporal.time_mode + _kernel_text(found.temporal)
     if found.blend is not None:
-        yield "blend", f"{found.blend.strategy or 'unknown'}: {found.blend.reason}"
+        alpha = "" if found.blend.alpha is None else f", alpha {found.blend.alpha:g}"
+        yield "blend", f"{found.blend.strategy or 'unknown'}{alpha}: {found.blend.reason}"
     if found.has_ema:
         yield "averages", "has moving averages of the weights: --weights ema"
     if found.foreign:
         yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
     header = found.metadata
-    if "inflate.source.name" in header:
-        yield "source.name", header["inflate.source.name"]
+    if SOURCE_NAME_KEY in header:
+        yield "source.name", header[SOURCE_NAME_KEY]
     if VERDICT_KEY in header:
         verdict = verdict_text(
             {"verdict": header[VERDICT_KEY], "compared_with": header.get(COMPARED_WITH_KEY)}
         )
+        name = header.get(SOURCE_NAME_KEY, "its source")
         if SOURCE_BLEND_KEY in header:
-            name = header.get("inflate.source.name", "a video checkpoint")
             verdict += f", as a copy of {name}; not compared with an image decoder"
+        elif header[VERDICT_KEY] in get_args(Verdict):
+            verdict += f", compared with {name} on {header.get(DEVICE_KEY, 'an unknown device')}"
         if found.changed:
             verdict += "; the tensors changed after the check, so it does not apply to them"
         yield "verdict", verdict
@@ -179,6 +200,15 @@ def _architecture_text(architecture: Architecture) -> str:
         f"num_res_blocks {architecture.num_res_blocks}, z_channels {architecture.z_channels}, "
         f"attention {architecture.attn_type}" + (f", also in levels {levels}" if levels else "")
     )
+
+
+def _scaling_text(architecture: Architecture) -> str:
+    """The factor between the latents of the decoder and those of diffusion models."""
+    factor, shift = architecture.scaling_factor, architecture.shift_factor
+    known = scaling_factors(architecture)
+    if factor is not None:
+        return f"{factor:g}" + (f", shift {shift:g}" if shift else "")
+    return f"{', '.join(f'{one:g}' for one in known)}, by preset" if known else "unknown"
 
 
 def _kernel_text(temporal: Temporal) -> str:

@@ -113,14 +113,14 @@ def _failure(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _cause(document: Document) -> str:
-    weights, source = document["weights"], document.get("recorded_source")
+    weights = document["weights"]
     changed = (weights["temporal"] or {"changed": []})["changed"]
+    if (name := _other_source(document)) is not None:
+        return f"CANDIDATE was made from {name}, not from REFERENCE"
     if document["overflow"] is not None:
         return reason(document)
     if bad := document.get("not_finite"):
         return f"{_named(bad, 'tensor')} {'holds' if len(bad) == 1 else 'hold'} NaN or infinity"
-    if source is not None and not source["given"]:
-        return f"REFERENCE is not the source that CANDIDATE records, {source['name']}"
     if weights["different"]:
         verb = "differs" if weights["different"] == 1 else "differ"
         return f"{_named(weights['names'], 'copied tensor')} {verb} from REFERENCE"
@@ -132,12 +132,18 @@ def _cause(document: Document) -> str:
     return "unknown: every tensor that can be compared is equal"
 
 
+def _other_source(document: Document) -> str | None:
+    """The checkpoint that the candidate was made from, where the reference holds other weights."""
+    source = document.get("recorded_source")
+    if source is None or source["given"] or not document["weights"]["different"]:
+        return None
+    return source["name"] or "another checkpoint"
+
+
 def _next_step(document: Document) -> str:
     """The command that finds the faulty module, or the first advice."""
     settled = document["overflow"], document["bisect"], document.get("not_finite")
-    source = document.get("recorded_source")
-    another_source = source is not None and not source["given"]
-    if any(settled) or another_source or document["weights"]["different"]:
+    if any(settled) or document["weights"]["different"]:
         return next(iter(advice(document)), "inflate convert REFERENCE, and verify again")
     paths = dict.fromkeys(document[side]["path"] for side in ("reference", "candidate"))
     return f"inflate verify {shlex.join(paths)} --bisect"

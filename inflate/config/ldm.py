@@ -9,15 +9,36 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from inflate.config.schema import SECTIONS, Settings
-from inflate.config.yaml_files import plain
+from inflate.config.schema import SECTIONS, Settings, flatten, one_line
+from inflate.config.yaml_files import REFUSALS, load_yaml, plain
 from inflate.errors import ConfigError, nearest
 from inflate.vocabulary import DDCONFIG_FIXED
 
 
-def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
+def read_file(path: Path) -> Settings:
+    """The settings of a YAML file, ours or one that sgm or LDM wrote.
+
+    Raises:
+        ConfigError: it is not YAML, holds nothing of an autoencoder, or calls a resolver.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, DictConfig):
+        raise ConfigError(
+            f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
+            "expected keys and values, such as 'temporal: {alpha: 0.25}'"
+        )
+    try:
+        found = _find_ldm(content)
+        if found:
+            return _from_ldm(found, path)
+    except REFUSALS as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    return flatten(plain(content, path))
+
+
+def _find_ldm(content: DictConfig) -> dict[str, DictConfig]:
     """The mappings of an sgm or LDM file that describe an autoencoder, by their dotted place."""
     found = {}
 
@@ -41,7 +62,7 @@ def find_ldm(content: DictConfig) -> dict[str, DictConfig]:
     return found
 
 
-def from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
+def _from_ldm(found: Mapping[str, DictConfig], path: Path) -> Settings:
     """The settings of the autoencoder that such a file describes.
 
     Raises:

@@ -6,18 +6,14 @@ what the checkpoint shows, each value checked for itself, and all problems raise
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from inflate.config.ldm import find_ldm, from_ldm
 from inflate.config.presets import load_presets
 from inflate.config.schema import (
     DECODER_KEYS,
@@ -26,8 +22,8 @@ from inflate.config.schema import (
     Config,
     Settings,
     flatten,
+    one_line,
 )
-from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
 from inflate.errors import ConfigError, nearest, quoted
 from inflate.io.files import like
 
@@ -66,19 +62,9 @@ def read_config(name_or_path: str) -> Settings:
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
             f"nor a file{like(path)}; 'inflate presets' lists the presets"
         )
-    content = load_yaml(path)
-    if not isinstance(content, DictConfig):
-        raise ConfigError(
-            f"{path} holds a {'list' if isinstance(content, ListConfig) else 'single value'}; "
-            "expected keys and values, such as 'temporal: {alpha: 0.25}'"
-        )
-    try:
-        found = find_ldm(content)
-        if found:
-            return from_ldm(found, path)
-    except REFUSALS as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
-    return flatten(plain(content, path))
+    from inflate.config.ldm import read_file  # It imports OmegaConf, which takes long.
+
+    return read_file(path)
 
 
 def parse_set(assignments: Iterable[str]) -> Settings:
@@ -121,12 +107,12 @@ def build_config(
         ConfigError: unknown keys, values of a wrong type or out of their range, and every
             disagreement with the checkpoint, all in one.
     """
-    draft = copy.deepcopy(_draft(seen))
     known, by_leaf = known_keys(), _by_leaf()
     merged: Settings = {}
     for layer in layers:
         merged.update({DECODER_KEYS.get(key, key): value for key, value in layer.items()})
-    problems = []
+    problems: list[str] = []
+    plain: Settings = {}
     for key, value in merged.items():
         if key in SECTIONS:
             problems.append(f"{key} is {quoted(value)}; expected keys and values of its own")
@@ -143,34 +129,21 @@ def build_config(
                 "others"
             )
             continue
-        try:
-            str(value)  # Records hold it in decimal digits, of which Python writes so many.
-            OmegaConf.update(draft, key, value, merge=False)
-        except REFUSALS as error:
-            problems.append(f"{key} is {quoted(value)}: {one_line(error)}")
+        plain[key] = value
+    config = Config(architecture=seen)
+    if plain:
+        from inflate.config.typed import with_settings  # It imports OmegaConf, which takes long.
+
+        config, wrong = with_settings(config, plain)
+        problems += wrong
     if problems:
         raise ConfigError("the configuration has errors:", problems)
-    config = OmegaConf.to_object(draft)
-    assert isinstance(config, Config)
-    config = _with_tuples(config)
     problems = config.problems() + _disagreements(
         config.architecture, seen, decoder_only=decoder_only
     )
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     return config
-
-
-@lru_cache(maxsize=16)
-def _draft(seen: Architecture) -> DictConfig:
-    """What a checkpoint shows and the defaults, ready to be copied and changed.
-
-    Making one takes longer than all the rest, and every file is described more than once.
-    """
-    draft: DictConfig = OmegaConf.structured(Config(architecture=seen))
-    for node in (draft, *(draft[section] for section in SECTIONS)):
-        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
-    return draft
 
 
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
@@ -205,19 +178,6 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
         found.append(f"attn_type: the configuration says {wanted.attn_type!r}, "
                      f"the checkpoint has {has}")  # fmt: skip
     return found
-
-
-def _with_tuples(config: Config) -> Config:
-    # OmegaConf gives lists for sequences; the frozen dataclasses hold tuples.
-    given = dataclasses.asdict(config.architecture)
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    architecture = Architecture(**values)
-    temporal = config.temporal
-    if not isinstance(temporal.video_kernel_size, int):
-        temporal = dataclasses.replace(
-            temporal, video_kernel_size=tuple(temporal.video_kernel_size)
-        )
-    return dataclasses.replace(config, architecture=architecture, temporal=temporal)
 
 
 def _by_leaf() -> dict[str, str]:

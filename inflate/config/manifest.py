@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from inflate.config.schema import is_finite_number
-from inflate.config.yaml_files import REFUSALS, load_yaml, one_line, plain
+from inflate.config.schema import is_finite_number, one_line
+from inflate.config.yaml_files import REFUSALS, load_yaml, plain
 from inflate.errors import ConfigError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 

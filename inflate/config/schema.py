@@ -242,6 +242,11 @@ DECODER_KEYS = {f"decoder.{name}": f"architecture.{_OF_DECODER}{name}" for name 
 """Short forms of the keys of a decoder that differs from its encoder."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error of OmegaConf or YAML says, in a line."""
+    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")
+
+
 def flatten(content: Mapping[str, Any]) -> Settings:
     """The settings of a nested mapping, as a YAML file or a header holds them."""
     settings: Settings = {}

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from inflate.config.schema import one_line
 from inflate.errors import ConfigError, quoted
 
 REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
@@ -75,11 +76,6 @@ def plain(content: DictConfig, path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {one_line(error)}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def one_line(error: Exception) -> str:
-    """What an error of OmegaConf or YAML says, in a line."""
-    return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")
 
 
 def _texts(content: object, place: str = "") -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from inflate.config.schema import Config
 from inflate.formats.dialects import Dialect
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
+from inflate.formats.locate import Located
 from inflate.io.writer import Container
 from inflate.vocabulary import Target
 
@@ -108,6 +109,19 @@ LAYOUTS: Mapping[Target, Layout] = {
     ),
 }  # fmt: skip
 """Every layout, by the name that ``--layout`` takes."""
+
+
+def layout_of(located: Located, recorded: str | None) -> Target | None:
+    """The layout of a video autoencoder: the one that its header records, if its names agree."""
+    if not located.inflated:
+        return None
+    prefix = f"-{DECODER}" if located.bare and not located.prefix else located.prefix
+    fitting = [
+        name
+        for name, layout in LAYOUTS.items()
+        if (layout.naming, layout.prefix) == (located.dialect, prefix)
+    ]
+    return next((name for name in fitting if name == recorded), next(iter(fitting), None))
 
 
 def container_of(target: Target, output: object) -> Container:

@@ -126,6 +126,8 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
 
 def inspection_document(found: Inspection) -> dict[str, Any]:
     """An inspection as ``inflate/inspection/1``; a blend that nothing shows is null."""
+    from inflate.formats.targets import LAYOUTS
+
     blend, temporal = found.blend, _plain(found.temporal)
     if temporal is not None:
         temporal |= {
@@ -134,6 +136,9 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
             "blend": blend and blend.reason,
         }
     same = (
+        "kind",
+        "trained",
+        "layout",
         "names",
         "prefix",
         "inflated",
@@ -155,6 +160,10 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         "temporal": temporal,
         **{name: _plain(getattr(found, name)) for name in same},
         "dtypes": dict(found.dtypes),
+        "layouts": {
+            layout: {"readers": LAYOUTS[layout].readers, "obstacles": list(problems)}
+            for layout, problems in found.layouts.items()
+        },
         "metadata": dict(found.metadata),
         "convert": {
             "output": str(found.would_write),

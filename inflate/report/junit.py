@@ -22,10 +22,7 @@ Failure = tuple[str, list[str]]
 
 
 def as_junit(document: Document) -> str:
-    """A document as JUnit's XML; times are left out, since none is known.
-
-    Readers make a hierarchy of dots, so names have none.
-    """
+    """A document as JUnit's XML; times are left out, since none is known."""
     weights, missed = document["weights"], missed_damages(document)
     different = weights["different"]
     message = f"{different} of {weights['compared']} tensors differ from their source"
@@ -44,9 +41,9 @@ def as_junit(document: Document) -> str:
     suite = ET.SubElement(suites, "testsuite", {"name": "parity", "skipped": "0", **counts})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(document).items():
-        ET.SubElement(properties, "property", name=_dotless(name), value=printable(value))
+        ET.SubElement(properties, "property", name=dotless(name), value=printable(value))
     for name, failure in cases:
-        case = ET.SubElement(suite, "testcase", classname="inflate parity", name=_dotless(name))
+        case = ET.SubElement(suite, "testcase", classname="inflate parity", name=dotless(name))
         if failure is not None:
             message, details = failure
             element = ET.SubElement(case, "failure", message=printable(message), type="parity")
@@ -57,7 +54,8 @@ def as_junit(document: Document) -> str:
     return ET.tostring(suites, "unicode") + "\n"
 
 
-def _dotless(name: str) -> str:
+def dotless(name: str) -> str:
+    """A name without dots, of which readers of JUnit's XML make a hierarchy."""
     return printable(name).replace(".", "/")
 
 

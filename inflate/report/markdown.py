@@ -34,9 +34,9 @@ def as_markdown(document: Document) -> str:
     return "\n".join(_lines(document)) + "\n"
 
 
-def code(text: str) -> str:
-    """A name as code, in which nothing can end the code or the cell of a table."""
-    return f"`{_cut(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+def code(text: str, longest: int = _LONGEST) -> str:
+    """A text as code, in which nothing can end the code or the cell of a table."""
+    return f"`{_cut(text, longest).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def escaped(text: str) -> str:
@@ -45,9 +45,9 @@ def escaped(text: str) -> str:
     return "".join(marks.get(c, c) for c in _cut(text))
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, longest: int = _LONGEST) -> str:
     line = one_line(text)
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 4] + " ..."
+    return line if len(line) <= longest else line[: longest - 4] + " ..."
 
 
 def _sentence(text: str) -> str:

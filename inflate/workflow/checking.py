@@ -15,7 +15,8 @@ from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.workflow.joining import with_base
-from inflate.workflow.production import Fingerprints, Job
+from inflate.workflow.planning import Job
+from inflate.workflow.production import Fingerprints
 
 
 def check(

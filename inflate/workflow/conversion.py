@@ -8,13 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inflate.config.loading import config_files, parse_set, read_config
-from inflate.config.schema import Settings
+from inflate.config.loading import config_files
+from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
-from inflate.errors import ConfigError, OutputError
-from inflate.formats.source import Source, describe, given_blend
+from inflate.errors import OutputError
 from inflate.formats.targets import container_of
 from inflate.inflation.plan import InflationPlan
 from inflate.inflation.targets import check_ending
@@ -23,7 +22,7 @@ from inflate.io.reader import open_checkpoint
 from inflate.io.remote import check_destination as check_remote
 from inflate.io.remote import is_remote, publish, scratch_folder, shown
 from inflate.io.staging import check_destination, outputs_of
-from inflate.options import SETTINGS, ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location, checked
 from inflate.parity.result import ParityReport
 from inflate.progress import Progress, silent
 from inflate.vocabulary import (
@@ -36,7 +35,15 @@ from inflate.vocabulary import (
     Weights,
 )
 from inflate.workflow.joining import WholeModel, onto_base
-from inflate.workflow.production import Check, Made, prepare, produce
+from inflate.workflow.planning import (
+    find_base,
+    find_joined,
+    find_source,
+    prepare,
+    settings_of,
+    target_of,
+)
+from inflate.workflow.production import Check, Made, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
 if TYPE_CHECKING:
@@ -49,7 +56,8 @@ class ConversionResult(Displayed):
 
     ``output`` is None where nothing was published: after a dry run, or where parity failed;
     ``destination`` is where it would be. ``parity`` is None where it was not checked. The
-    fingerprints are None after a dry run, ``source_sha256`` unless it was requested.
+    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
+    ``source_config`` is the configuration of the source before it was planned.
     """
 
     plan: InflationPlan
@@ -62,6 +70,7 @@ class ConversionResult(Displayed):
     fingerprint: str | None = None
     source_fingerprint: str | None = None
     source_sha256: str | None = None
+    source_config: Config | None = None
 
     def _facts(self) -> dict[str, object]:
         location = self.destination if self.output is None else self.output
@@ -203,23 +212,14 @@ def convert_with(
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
-    target: Target = options.layout or ("autoencoder" if options.into is None else "sgm")
-    if options.into is not None and target != "sgm":
-        raise ConfigError(
-            f"--into writes the names of layout 'sgm', not {target!r}; leave --layout out"
-        )
+    target = target_of(options)
     if output is not None:
         check_location("output", output)
         check_ending(output, target)
         if options.into is not None and container_of(target, output) != "safetensors":
             raise OutputError(f"{output}: with --into, the name ends in .safetensors")
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
-    chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
-    layers: list[Settings] = [
-        read_config(options.config) if options.config is not None else {},
-        parse_set(options.set or ()),
-        {key: value for key, value in chosen.items() if value is not None},
-    ]
+    settings = settings_of(options)
     if not (skip_parity or dry_run):
         _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
@@ -231,33 +231,19 @@ def convert_with(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(path))
         read = [*files_of(source, checkpoint.files), *config_files(options.config)]
-        copies = any(each is not None for each in (options.layout, options.into, options.base))
-        which: dict[str, Any] = {
-            "prefix": options.prefix,
-            "ema": options.weights == "ema",
-            "image": not copies,
-            "ignore": options.ignore or (),
-        }
-        joined: tuple[str, ...] = ()
-        if options.base is not None:
-            image = stack.enter_context(open_checkpoint(local_source(options.base, progress)))
-            read += files_of(options.base, image.files)
-            base = describe(image, **{**which, "image": True})
+        opened = {}
+        for location in filter(None, (options.base, options.into)):
+            local = local_source(location, progress)
+            opened[location] = stack.enter_context(open_checkpoint(local))
+            read += files_of(location, opened[location].files)
+        whole = None if options.into is None else WholeModel(opened[options.into])
+        if options.base is None:
+            original = find_source(checkpoint, options, settings)
+        else:
+            base = find_base(opened[options.base], options)
             base.checkpoint.download(progress)
-            checkpoint, joined = onto_base(checkpoint, base, name_of(options.base))
-            which, layers = {}, [{"dtype": None}, *layers]  # Each side keeps its types.
-        whole = None
-        if options.into is not None:
-            model = stack.enter_context(open_checkpoint(local_source(options.into, progress)))
-            read += files_of(options.into, model.files)
-            whole = WholeModel(model)
-        original = describe(checkpoint, *layers, **which)
-        located = original.located
-        original = replace(original, located=replace(located, notes=(*located.notes, *joined)))
-        copying = original.inflated and copies
-        if copying:
-            blend = given_blend(original.config.temporal.merge_strategy)
-            _check_unchanged(original, describe(checkpoint, blend, **which))
+            checkpoint, notes = onto_base(checkpoint, base, name_of(options.base))
+            original = find_joined(checkpoint, options, settings, notes)
         destination = output
         if destination is None:
             inflated = original.inflated and options.base is None and whole is None
@@ -269,7 +255,7 @@ def convert_with(
             )
             if not is_remote(str(destination)):
                 _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
-        job = prepare(original, target, options, copying=copying, whole_model=whole)
+        job = prepare(original, options, whole)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         told = shown(str(destination))
@@ -302,6 +288,7 @@ def convert_with(
                 made.fingerprints.output,
                 made.fingerprints.source,
                 made.source_sha256,
+                original.config,
             )
 
         def announce(made: Made, staged: Path) -> None:
@@ -340,15 +327,6 @@ def _check_needs(options: ConvertOptions, target: Target) -> None:
         from inflate.parity.diffusers import require_diffusers
 
         require_diffusers()
-
-
-def _check_unchanged(asked: Source, own: Source) -> None:
-    """See that a copy keeps the temporal layers of a video checkpoint."""
-    if asked.config.temporal != own.config.temporal:
-        raise ConfigError(
-            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
-            "layers cannot be changed by copying. Convert the image checkpoint instead"
-        )
 
 
 def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:

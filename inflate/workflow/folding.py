@@ -12,8 +12,6 @@ from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
-from inflate.parity.device import resolve_device
-from inflate.parity.floor import measure_fold
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
 
@@ -72,7 +70,7 @@ def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
 
 
 def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:
-    """What a fold changes; None if there was no ``post_quant_conv``.
+    """What a fold changes; None if there was no ``post_quant_conv``, or parity is not checked.
 
     Args:
         original: the source with ``post_quant_conv``.
@@ -85,16 +83,28 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
     if not original.located.part("post_quant_conv."):
         return None  # What quant_conv changes is rounding: nothing to allow.
     path = original.checkpoint.path
-    fold = measure_fold(original, whole, resolve_device(options.device), original.config.seed)
+    fold = None
+    if not (options.skip_parity or options.dry_run):  # Else torch is not needed.
+        from inflate.parity.device import resolve_device
+        from inflate.parity.floor import measure_fold
+
+        fold = measure_fold(original, whole, resolve_device(options.device), original.config.seed)
     bias = float(abs(original.read("post_quant_conv.bias").astype("float64")).max())
     if bias and not options.allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
-            f"{bias:.3g}): the output of conv_in changes by up to {_text(fold.border)} on the "
-            f"border of one latent pixel and {_text(fold.inside)} inside, the images by up to "
-            f"{_text(fold.output)}. Pass --allow-inexact to fold all the same"
+            f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold all the same"
         )
     return fold
+
+
+def _changes(fold: FoldResult | None) -> str:
+    if fold is None:
+        return "the images change, most near their border"
+    return (
+        f"the output of conv_in changes by up to {_text(fold.border)} on the border of one latent "
+        f"pixel and {_text(fold.inside)} inside, the images by up to {_text(fold.output)}"
+    )
 
 
 def _text(error: float | None) -> str:

@@ -12,7 +12,7 @@ from inflate.errors import printable
 from inflate.formats.blending import Blend
 from inflate.formats.recorded import CONFIG_KEY, SOURCE_BLEND_KEY, SOURCE_NAME_KEY, origin_of
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
-from inflate.vocabulary import VERDICT_KEY, Target
+from inflate.vocabulary import DEVICE_KEY, VERDICT_KEY, Target
 
 SEED_KEY = "inflate.seed"
 PROVENANCE_KEY = "inflate.provenance"
@@ -51,7 +51,7 @@ def header_of(
         POST_QUANT_KEY: "fold" if folded else "keep",
         PROVENANCE_KEY: json.dumps(provenance(plan)),
         VERDICT_KEY: "unverified",
-        "inflate.parity.device": "none",
+        DEVICE_KEY: "none",
     }
     if blend is not None:
         header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"

@@ -1,44 +1,39 @@
-"""``inspect``: what a file holds, from names and shapes."""
+"""``inspect``: what a file holds, and what ``convert`` would do with it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.display import Displayed, bytes_text
-from inflate.errors import CheckpointError, ConfigError, PlanError
+from inflate.errors import InflateError
 from inflate.formats.architecture import infer_architecture, infer_temporal
-from inflate.formats.blending import Blend, check_known, find_blend
-from inflate.formats.class_config import class_settings
+from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import changed_since, recorded_prefix, recorded_settings
-from inflate.formats.shapes import image_problems
+from inflate.formats.source import Source
+from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import is_remote
-from inflate.options import check_location
+from inflate.options import ConvertOptions, check_location, checked
 from inflate.progress import Progress, silent
+from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
+from inflate.workflow.header import LAYOUT_KEY
+from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
 
-if TYPE_CHECKING:
-    from inflate.io.reader import Checkpoint
-
-
-ALREADY_VIDEO = (
-    "it is a video decoder already: convert copies it into another layout with --layout, and "
-    "verify checks it"
-)
-"""The obstacle to a conversion that is none to a copy."""
+Kind = Literal["image autoencoder", "image decoder", "video autoencoder", "video decoder"]
 
 _CHEAP = 32 << 20
 """Bytes of an autoencoder whose fingerprint is computed without a request."""
@@ -58,8 +53,10 @@ class Group:
 class Inspection(Displayed):
     """What a file holds, and what ``convert`` would do with it.
 
-    ``parts`` are the parts of the autoencoder, ``dropped`` what would be left behind, by reason;
-    ``obstacles`` are the reasons why it cannot be converted, empty if it can be.
+    ``kind`` is None where the file holds no autoencoder of this family, ``layout`` unless a video
+    autoencoder is in one that ``convert`` writes. ``parts`` are the parts of the autoencoder,
+    ``dropped`` what would be left behind, by reason. ``obstacles`` are the reasons why ``convert``
+    refuses the file, empty if it does not; ``layouts`` has them for each ``--layout``.
     ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
     ``fingerprint`` is None where it was not computed; ``changed`` says whether the tensors changed
     since the file's header was written, and is None where that is not known.
@@ -67,9 +64,10 @@ class Inspection(Displayed):
 
     path: Path
     files: CheckpointFiles
+    kind: Kind | None
     names: str | None
     prefix: str | None
-    inflated: bool
+    layout: Target | None
     has_ema: bool
     architecture: Architecture | None
     temporal: Temporal | None
@@ -82,23 +80,33 @@ class Inspection(Displayed):
     metadata: Mapping[str, str]
     would_write: Path
     obstacles: tuple[str, ...]
+    layouts: Mapping[Target, tuple[str, ...]]
     fingerprint: str | None = None
     changed: bool | None = None
 
     def _facts(self) -> dict[str, object]:
-        kind = "image autoencoder" if self.architecture else "not an autoencoder of this family"
         if self.obstacles:
             converts = f"cannot be converted: {self.obstacles[0]}"
         else:
             converts = f"converts to {self.would_write.name}"
         return {
-            "kind": "video autoencoder" if self.inflated else kind,
+            "kind": self.kind or "not an autoencoder of this family",
             "path": self.path.name,
             "size": bytes_text(sum(group.nbytes for group in self.parts)),
             "convert": converts,
             "presets": ", ".join(self.presets) or "none of this shape",
             "types": ", ".join(self.dtypes),
         }
+
+    @property
+    def inflated(self) -> bool:
+        """Whether it is a video autoencoder or decoder."""
+        return self.kind is not None and self.kind.startswith("video")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the header records that it was trained."""
+        return self.metadata.get(VERDICT_KEY) == TRAINED
 
     @property
     def copied(self) -> int:
@@ -115,8 +123,9 @@ def inspect(
     source: str | Path,
     *,
     prefix: str | None = None,
-    weights: str = "plain",
-    merge_strategy: str | None = None,
+    weights: Weights = "plain",
+    ignore: tuple[str, ...] | None = None,
+    merge_strategy: MergeStrategy | None = None,
     fingerprint: bool | None = None,
     progress: Progress = silent,
 ) -> Inspection:
@@ -126,6 +135,7 @@ def inspect(
         source: a file, an index of shards, a folder of diffusers, or a URL.
         prefix: which autoencoder to look at where the source holds several.
         weights: ``plain``, or ``ema`` for their moving averages.
+        ignore: patterns of names to leave out, such as ``*.total_ops``.
         merge_strategy: how a video decoder blends, where its file does not say.
         fingerprint: whether to read the tensors for their fingerprint; by default only where they
             are local and small.
@@ -133,56 +143,44 @@ def inspect(
 
     Raises:
         CheckpointError: the source cannot be read at all.
+        ConfigError: an argument has an unknown value.
     """
     check_location("source", source)
+    options = checked(
+        ConvertOptions(prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy)
+    )
     path = local_source(source, progress)
     with open_checkpoint(path) as checkpoint:
         if fingerprint is None and is_remote(str(source)):
             fingerprint = False
-        return _inspect(source, checkpoint, prefix, weights, merge_strategy, fingerprint)
+        return _inspect(source, checkpoint, options, fingerprint)
 
 
 def _inspect(
-    source: str | Path,
-    checkpoint: Checkpoint,
-    prefix: str | None,
-    weights: str,
-    merge_strategy: str | None,
-    fingerprint: bool | None,
+    source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
-    path, files, index = checkpoint.path, checkpoint.files, checkpoint.tensors
-    metadata = checkpoint.metadata
+    path, index, metadata = checkpoint.path, checkpoint.tensors, checkpoint.metadata
+    located, architecture, temporal, blend = _seen(checkpoint, options)
     obstacles: list[str] = []
-    located: Located | None = None
-    architecture: Architecture | None = None
-    temporal: Temporal | None = None
-    blend: Blend | None = None
     with _listing(obstacles):
-        prefix = recorded_prefix(metadata, index) if prefix is None else prefix
-        located = locate(index, path, prefix=prefix, ema=weights == "ema")
-        shapes = {key: info.shape for key, info in located.tensors.items()}
-        architecture = infer_architecture(shapes, path)
-        obstacles += _obstacles(located, architecture)
-    if located is not None and architecture is not None:
-        with _listing(obstacles):
-            class_settings(files, metadata, located, architecture)
-        if located.inflated:
-            temporal = infer_temporal(shapes)
-            with _listing(obstacles):
-                recorded = recorded_settings(metadata, path)
-                blend = find_blend(located, recorded, checkpoint.read, path, merge_strategy)
-                check_known(blend, path)
+        prepare(find_source(checkpoint, options), options)
+    layouts, found = _layouts(checkpoint, options)
+    if found is not None:
+        located, architecture, blend = found.located, found.config.architecture, found.blend
+        temporal = found.config.temporal if found.inflated else None
     own: str | None = None
     if located is not None and fingerprint is not False:
-        view = autoencoder_view(checkpoint, located)
+        view = found.checkpoint if found else autoencoder_view(checkpoint, located)
         if fingerprint or sum(info.nbytes for info in view.tensors.values()) <= _CHEAP:
-            own = fingerprint_of(view)
+            with _listing(obstacles):
+                own = fingerprint_of(view)
     return Inspection(
         path=path,
         files=checkpoint.files,
+        kind=_kind(located) if located else None,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
-        inflated=bool(located and located.inflated),
+        layout=layout_of(located, metadata.get(LAYOUT_KEY)) if located else None,
         has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
@@ -192,12 +190,52 @@ def _inspect(
         parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
         dropped=tuple(_dropped(located)) if located else (),
         foreign=checkpoint.foreign,
-        metadata=checkpoint.metadata,
+        metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
         obstacles=tuple(obstacles),
+        layouts=layouts,
         fingerprint=own,
         changed=None if own is None else changed_since(metadata, own),
     )
+
+
+def _seen(
+    checkpoint: Checkpoint, options: ConvertOptions
+) -> tuple[Located | None, Architecture | None, Temporal | None, Blend | None]:
+    """What a file shows that may not be converted, as far as it shows anything."""
+    path = checkpoint.path
+    located = architecture = temporal = blend = None
+    with suppress(InflateError):
+        ema, ignore = options.weights == "ema", options.ignore or ()
+        own = recorded_prefix(checkpoint.metadata, checkpoint.tensors)
+        prefix = own if options.prefix is None else options.prefix
+        located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
+        shapes = {key: info.shape for key, info in located.tensors.items()}
+        architecture = infer_architecture(shapes, path)
+        if located.inflated:
+            temporal = infer_temporal(shapes)
+            recorded = recorded_settings(checkpoint.metadata, path)
+            given = options.merge_strategy
+            blend = find_blend(located, recorded, checkpoint.read, path, given)
+    return located, architecture, temporal, blend
+
+
+def _layouts(
+    checkpoint: Checkpoint, options: ConvertOptions
+) -> tuple[dict[Target, tuple[str, ...]], Source | None]:
+    """What keeps a file from being converted to each layout; its source, if there is one."""
+    found: Source | None = None
+    common: list[str] = []
+    with _listing(common):
+        found = find_source(checkpoint, replace(options, layout="autoencoder"))
+    layouts = {}
+    for target in LAYOUTS:
+        problems = list(common)
+        if found is not None:
+            with _listing(problems):
+                prepare(found, replace(options, layout=target, dry_run=True))
+        layouts[target] = tuple(problems)
+    return layouts, found
 
 
 @contextmanager
@@ -205,16 +243,15 @@ def _listing(obstacles: list[str]) -> Iterator[None]:
     """Add what is wrong to a list."""
     try:
         yield
-    except (CheckpointError, ConfigError, PlanError) as error:
+    except InflateError as error:
         obstacles += getattr(error, "problems", ()) or [str(error)]
 
 
-def _obstacles(located: Located, architecture: Architecture) -> list[str]:
-    temporal = frozenset(key for key in located.part(DECODER) if is_inflated([key]))
-    problems = [*architecture.problems(), *image_problems(located, architecture, temporal)]
+def _kind(located: Located) -> Kind:
+    whole = bool(located.part("encoder."))
     if located.inflated:
-        problems.append(ALREADY_VIDEO)
-    return problems
+        return "video autoencoder" if whole else "video decoder"
+    return "image autoencoder" if whole else "image decoder"
 
 
 def _parts(located: Located) -> list[Group]:

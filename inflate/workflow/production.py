@@ -1,11 +1,11 @@
-"""The making of one output: planned in its layout, staged, checked, published."""
+"""The making of one output: staged, checked, published."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
@@ -16,61 +16,17 @@ from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
 )
-from inflate.formats.source import Source
-from inflate.formats.targets import LAYOUTS, container_of
+from inflate.formats.targets import container_of
 from inflate.inflation.apply import Digests, carry_out, copy_as_is
-from inflate.inflation.dead_weight import dead_weight
-from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
-from inflate.inflation.targets import Fitted, fit, learned_alpha
 from inflate.io.files import hash_files
 from inflate.io.ranges import partial_of
 from inflate.io.staging import Staged, saying_why, stage
 from inflate.io.torch_writer import open_writer
-from inflate.options import ConvertOptions
-from inflate.parity.result import FoldResult, ParityReport, compared_with
+from inflate.parity.result import ParityReport, compared_with
 from inflate.progress import Progress
-from inflate.vocabulary import COMPARED_WITH_KEY, VERDICT_KEY, Target
+from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY
 from inflate.workflow.header import header_of
-from inflate.workflow.identity import temporal_attention_is_identity
-from inflate.workflow.joining import WholeModel
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be made of what: the source as it is seen, and its plan in the target's layout.
-
-    ``original`` is the source as its file holds it, ``source`` as it is converted: folded, say.
-    """
-
-    original: Source
-    source: Source
-    target: Target
-    fitted: Fitted
-    folded: bool
-    fold: FoldResult | None
-    whole: WholeModel | None = None
-    """The model whose first stage is replaced, if the result is a copy of one."""
-
-    @property
-    def plan(self) -> InflationPlan:
-        """The plan, in the target's layout."""
-        return self.fitted.plan
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the user of the result."""
-        return (
-            *self.source.located.notes,
-            *self.source.blend_notes,
-            *dead_weight(self.plan),
-            *self.fitted.notes,
-            *self._taken_over(),
-        )
-
-    def _taken_over(self) -> Iterator[str]:
-        if self.whole is not None:
-            kept, path = len(self.whole.kept), self.whole.checkpoint.path
-            yield f"{kept} other tensors are taken over from {path.name} as they are"
+from inflate.workflow.planning import Job
 
 
 @dataclass(frozen=True)
@@ -102,54 +58,6 @@ class Made:
 
 Check = Callable[[Job, Staged, Fingerprints, Progress], ParityReport]
 """Compares a staged result with its source; see ``checking``."""
-
-
-def prepare(
-    original: Source,
-    target: Target,
-    options: ConvertOptions,
-    *,
-    copying: bool,
-    whole_model: WholeModel | None = None,
-) -> Job:
-    """Plan what becomes of a source.
-
-    Args:
-        original: the autoencoder of the source.
-        target: the layout to write.
-        options: whether post_quant_conv is folded and may change the border, and the device on
-            which that is measured.
-        copying: whether the source is a video checkpoint, to be copied as it is.
-        whole_model: the model whose first stage is replaced.
-
-    Raises:
-        PlanError: the source does not fit its architecture, or the layout cannot hold it.
-    """
-    asked = options.post_quant == "fold"
-    quant = original.located.part("post_quant_conv.") or original.located.part("quant_conv.")
-    whole = original
-    if quant and (asked or LAYOUTS[target].folds):
-        from inflate.workflow.folding import folded, folds_encoder
-
-        whole = folded(original, target, encoder=folds_encoder(target))
-    if asked and whole.checkpoint is original.checkpoint:
-        note = "nothing is folded: the source has no post_quant_conv"
-        located = replace(original.located, notes=(*original.located.notes, note))
-        whole = replace(original, located=located)
-    seen = _blended_for(whole, target, copying=copying)
-    path = original.checkpoint.path
-    plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
-    identity = not copying or temporal_attention_is_identity(seen)
-    fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
-    if whole_model is not None:
-        whole_model.check(fitted.plan)
-    is_folded = whole.checkpoint is not original.checkpoint
-    fold = None
-    if is_folded:  # Measured last, since it loads torch: misfits are reported at once.
-        from inflate.workflow.folding import measured
-
-        fold = measured(original, whole, options)
-    return Job(original, seen, target, fitted, is_folded, fold, whole_model)
 
 
 def produce(
@@ -247,19 +155,5 @@ def _known(job: Job, made: Made) -> dict[str, str]:
     if parity is not None:
         known[VERDICT_KEY] = parity.verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)
-        known["inflate.parity.device"] = parity.environment.device
+        known[DEVICE_KEY] = parity.environment.device
     return known
-
-
-def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
-    """The source with its fixed blend as the learned one that its reader knows, to start from."""
-    temporal = seen.config.temporal
-    if not LAYOUTS[target].learned or temporal.merge_strategy == "learned":
-        return seen
-    if not 0.0 < temporal.alpha < 1.0:
-        return seen  # No sigmoid reaches it: fit() reports that with the other problems.
-    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
-    config = replace(seen.config, temporal=learned)
-    if copying:
-        return seen.with_learned_blend(config)
-    return replace(seen, config=config)

@@ -42,7 +42,7 @@ from inflate.models.blocks import MemoryEfficientAttnBlock, ResnetBlock
 from inflate.options import ConvertOptions, check_location, checked
 from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
 from inflate.workflow.header import POST_QUANT_KEY, PROVENANCE_KEY, SEED_KEY, header_of
-from inflate.workflow.production import prepare
+from inflate.workflow.planning import prepare
 from inflate.workflow.sources import name_of
 
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
@@ -108,7 +108,7 @@ def save_video_autoencoder(
         tensors = {DECODER + name: tensor for name, tensor in tensors.items()}
     settings = {**recorded_settings(recorded, destination), **_settings(decoder), "dtype": dtype}
     video = _as_source(tensors, settings, destination)
-    job = prepare(video, layout, options, copying=True)
+    job = prepare(video, options)
     folded = job.folded or recorded.get(POST_QUANT_KEY) == "fold"
     header = header_of(job.plan, "", layout, folded=folded, blend=None) | {VERDICT_KEY: TRAINED}
     for key in _CARRIED:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
 from inflate.batch.batch import Batch
-from inflate.batch.files import hash_of_source, mark_of_output, mark_of_source
+from inflate.batch.files import key_of_source, mark_of_output, mark_of_source
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger
 from inflate.batch.run import Outcome, Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
+from inflate.formats.fingerprint import fingerprint
+from inflate.io.index import TensorInfo
 
+from ..checkpoints import autoencoder
 from ..report.building import document_of
 
 PARITY = document_of("equal")
@@ -25,6 +33,25 @@ Act = Callable[[Task], str]
 def by_stem(**acts: str) -> Act:
     """What tasks come to by the stem of their source: ``m01="failed"``; else ``held``."""
     return lambda task: acts.get(Path(task.source).stem, "held")
+
+
+def made_of(source: str | Path) -> bytes:
+    """What the executor makes of a source: a file with a fingerprint of its own."""
+    return _made(hashlib.sha256(Path(source).read_bytes()).digest())[0]
+
+
+@cache
+def _made(digest: bytes) -> tuple[bytes, str]:
+    weights = {**_weights(), "decoder.norm_out.weight": torch.tensor(list(digest)).float()}
+    infos = {k: TensorInfo(k, tuple(v.shape), "float32", v.nbytes) for k, v in weights.items()}
+    digests = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in weights.items()}
+    own = fingerprint(infos, digests)
+    return save(weights, {"inflate.fingerprint": own}), own
+
+
+@cache
+def _weights() -> dict[str, Tensor]:
+    return autoencoder(ch_mult=[1])
 
 
 class Watcher:
@@ -51,7 +78,7 @@ class Watcher:
 
 
 class FakeExecutor:
-    """Copies the source to the output, in the steps of a real worker.
+    """Writes what :func:`made_of` gives to the output, in the steps of a real worker.
 
     ``act`` gives what a task comes to: ``held``, ``unequal``, ``failed``, ``lost`` (before it
     publishes) or ``vanish`` (after the output got its name).
@@ -108,12 +135,12 @@ class FakeExecutor:
             if act == "unequal":
                 document = {"seconds": 0.1, "conversion": {"parity": FAILED}}
             del self._tasks[task.number]
-            sha256 = hash_of_source(task.source)
-            self.end(task, state=act, source_sha256=sha256, document=document)
+            key = key_of_source(task.source, task.options)
+            self.end(task, state=act, source_key=key, document=document)
             return
         staged = Path(task.output + ".staged")
         staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(Path(task.source).read_bytes() + b" ")
+        staged.write_bytes(made_of(task.source))
         self.send("publish", task, output_mark=mark_of_output(staged), **self._held(task))
 
     def end(self, task: Task, **record: Any) -> None:
@@ -125,11 +152,11 @@ class FakeExecutor:
         self._events.append(Event(kind, task.number, "worker 1", content))
 
     def _held(self, task: Task) -> dict[str, Any]:
-        source = Path(task.source).read_bytes()
+        digest = hashlib.sha256(Path(task.source).read_bytes()).digest()
         return {
             "state": "held",
-            "source_sha256": hash_of_source(task.source),
-            "output_sha256": hashlib.sha256(source + b" ").hexdigest(),
+            "source_key": key_of_source(task.source, task.options),
+            "output_fingerprint": _made(digest)[1],
             "document": {"seconds": 0.1, "conversion": {"parity": PARITY, "notes": []}},
         }
 

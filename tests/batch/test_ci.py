@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,31 +55,6 @@ def test_the_script_converts_and_publishes(tmp_path: Path, sources: Sources) -> 
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_the_script_without_a_manifest(tmp_path: Path) -> None:
-    ran = ci(tmp_path)
-    assert ran.returncode == 2
-
-
-def test_the_script_installs_the_package_that_is_set(tmp_path: Path, sources: Sources) -> None:
-    """With an environment whose pip only records its arguments."""
-    binary = tmp_path / "venv" / "bin"
-    binary.mkdir(parents=True)
-    python = binary / "python"
-    python.write_text(
-        f'#!/bin/sh\n[ "$2" = pip ] && {{ echo "$@" >> "{tmp_path}/pip"; exit 0; }}\n'
-        f'exec "{sys.executable}" "$@"\n',
-        encoding="utf-8",
-    )
-    python.chmod(0o755)
-    write_manifest(tmp_path / "m.yaml", {"jobs": ["none"]})
-    own = {"INFLATE_INSTALLED": "0", "INFLATE_VENV": "venv"}
-    assert ci(tmp_path, "m.yaml", **own).returncode == 2
-    ci(tmp_path, "m.yaml", **own, INFLATE_PACKAGE="inflate-video[report]==9")
-    first, second = (tmp_path / "pip").read_text().splitlines()
-    assert first.endswith(f"--constraint {ROOT}/constraints.txt {ROOT}[remote,report]")
-    assert second.endswith(" inflate-video[report]==9")
-
-
 def load(path: Path) -> dict[str, Any]:
     """A file of YAML; ``on`` is a word there, and not a truth."""
     found: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
@@ -109,11 +83,3 @@ def test_the_action_and_the_workflow_fit_together() -> None:
     assert required <= set(called["with"])
     assert {"workflow_dispatch", "schedule"} <= set(workflow["on"])
     assert workflow["permissions"] == {"contents": "read"}
-
-
-def test_actionlint_finds_nothing() -> None:
-    program = shutil.which("actionlint")
-    if program is None:
-        pytest.skip("actionlint is not installed: its package downloads a program when installed")
-    ran = subprocess.run([program, WORKFLOW], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -13,13 +13,13 @@ import pytest
 
 from inflate.batch.batch import BatchOptions, open_batch, run
 from inflate.batch.cluster import RayExecutor
+from inflate.batch.files import key_of_source
 from inflate.batch.ledger import Ledger
 from inflate.batch.run import ATTEMPTS, Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
-from inflate.errors import ConfigError
 
-from ..conversions import sha256
+from ..conversions import print_of, sha256
 from .conftest import Sources, inflate_batch, write_manifest
 from .fakes import Watcher
 
@@ -121,18 +121,8 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         assert not (tmp_path / "out/m00.video.safetensors").exists()
         return
     assert outcomes[0].row.attempts == 2
-    assert outcomes[0].row.made[0][1] == sha256(tmp_path / "out/m00.video.safetensors")
+    assert outcomes[0].row.made[0][1] == print_of(tmp_path / "out/m00.video.safetensors")
     assert list((tmp_path / "out").glob(".*")) == []
-
-
-def test_a_batch_on_ray_in_this_process(tmp_path: Path, sources: Sources, joined: str) -> None:
-    sources(2)
-    watcher = Watcher()
-    outcomes, _ = run(batch_of(tmp_path), BatchOptions(executor="ray", ray_address=joined), watcher)
-    assert [outcome.status for outcome in outcomes] == ["held", "held"]
-    assert {kind for kind, _ in watcher.calls} == {"began", "moved", "ended"}
-    again, _ = run(batch_of(tmp_path), BatchOptions(executor="ray", ray_address=joined), watcher)
-    assert [outcome.reused for outcome in again] == [True, True]
 
 
 def test_remote_sources_and_outputs(
@@ -150,24 +140,9 @@ def test_remote_sources_and_outputs(
         batch = open_batch([str(write_manifest(tmp_path / "m.yaml", content))], None, {})
         outcomes, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.status for outcome in outcomes] == ["held"], outcomes
-        assert outcomes[0].row.source_sha256 == sha256(path)
+        assert outcomes[0].row.source_key == key_of_source(str(path), {})
         again, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
         assert [outcome.reused for outcome in again] == [True]
-
-
-def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from inflate.batch import cluster as module
-
-    class Ray:
-        """What refuses to connect."""
-
-        def init(self, **options: Any) -> None:
-            """Refuse."""
-            assert options["address"] == "127.0.0.1:1"
-            raise ConnectionError("nobody there\nmore")
-
-    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1"):
-        module._connect(Ray(), 1, "127.0.0.1:1")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

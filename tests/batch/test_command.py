@@ -6,9 +6,8 @@ import json
 import re
 import shutil
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -50,12 +49,7 @@ def document_with(*outcomes: Outcome, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
     [
-        ([("held", False)] * 3, "3 of 3 converted"),
         ([("held", True)] * 2, "2 of 2 converted (unchanged since an earlier run)"),
-        (
-            [("held", False)] * 3 + [("failed", True)] * 3,
-            "3 of 6 converted, 3 failed (unchanged since the last run; --retry-failed tries again)",
-        ),
         (
             [("held", True), ("held", False), ("unequal", True), ("failed", False)],
             "2 of 4 converted (1 unchanged since an earlier run), 1 not equal, 1 failed (1 "
@@ -89,18 +83,6 @@ def test_failures_come_first_with_one_line_each() -> None:
     ]  # fmt: skip
 
 
-def test_a_line_per_job_in_a_pipe(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
-    sources(3)
-    assert main(["batch", "ckpts/*", "-o", "out"]) == 2
-    said = capsys.readouterr()
-    lines = said.out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["held", "failed", "unequal"]
-    assert all(f"m0{number}" in line for number, line in enumerate(lines[:3]))
-    assert (len(lines), said.err) == (4, "")
-    assert main(["batch", "ckpts/*", "-o", "out", "-q"]) == 2
-    assert len(capsys.readouterr().out.splitlines()) == 1
-
-
 @pytest.mark.parametrize(
     ("pattern", "code"), [("ckpts/m00*", 0), ("ckpts/m0[02]*", 1), ("ckpts/m0[01]*", 2)]
 )
@@ -120,23 +102,6 @@ def test_a_table_on_a_terminal(
     assert "all jobs" in said.err
     assert re.search(r"unequal +fail +[\d.e-]+ +0\.1 +ckpts/m02.safetensors +out/m02", said.out)
     assert "ckpts/m01.safetensors: no" in said.out
-
-
-def test_no_colour_is_respected(
-    sources: Sources, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sources(3)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # As on a terminal.
-    main(["batch", "ckpts/*", "-o", "out", "--dry-run"])
-    assert "\x1b" in capsys.readouterr().out, "the heads of a table are bold"
-    monkeypatch.setenv("NO_COLOR", "1")
-    for more in (["--dry-run"], []):
-        main(["batch", "ckpts/*", "-o", "out", *more])
-        said = capsys.readouterr()
-        assert "ckpts/m00" in said.out
-        assert "\x1b" not in said.out + said.err
 
 
 def test_missing_extras_are_reported_before_the_work(
@@ -191,44 +156,19 @@ def test_json_and_reports(
     assert len(list(Path("r/jobs").glob("*.html"))) == 3
 
 
-def test_no_name_becomes_markup() -> None:
+def test_names_are_names_and_secrets_stay_out() -> None:
     nasty = "<script>alert(1)</script>|`x`&\"'\x07\x1b[31m.safetensors"
-    parity = {**FAILED, "max_abs_error": None}
     outcomes = [
         outcome("held", job=Job("", nasty, f"out/{nasty}"), conversion={"parity": PARITY}),
         outcome("failed", error=nasty, traceback=nasty),
-        outcome("waiting", job=Job("", "c", "c2", {"video_kernel_size": (3, 1, 1)})),
-        outcome("unequal", job=Job("", "s3://k:secret@b/d", "d2"), conversion={"parity": parity}),
-        outcome("held", conversion={"parity": None}),
+        outcome("unequal", job=Job("", "s3://k:secret@b/d", "d2"), conversion={"parity": FAILED}),
     ]
     document = document_with(*outcomes, reports={f"out/{nasty}": 'jobs/"><script>.json'})
     assert "secret" not in json.dumps(document, allow_nan=False)
-    page = to_html(document)
-
-    class Tags(HTMLParser):
-        """Collects the elements, and what they load."""
-
-        found: ClassVar[set[str]] = set()
-        loaded: ClassVar[list[str | None]] = []
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            """Remember."""
-            self.found.add(tag)
-            self.loaded += [value for key, value in attrs if key == "src"]
-
-    tags = Tags()
-    tags.feed(page)
-    assert page.count("<script") == 1  # The page's own.
-    assert tags.loaded == []
-    assert "http" not in page.replace("http-equiv", "")
-    for rule in ("prefers-color-scheme: dark", "max-width: 640px", 'name="viewport"'):
-        assert rule in page
+    assert to_html(document).count("<script") == 1, "its own"
     assert ElementTree.fromstring(to_junit(document)) is not None
     table = [line for line in to_markdown(document).splitlines() if line.startswith("| ")]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in table)
-    assert [job["verdict"] for job in document["jobs"]] == [
-        "bitwise", None, None, "fail", "unverified",
-    ]  # fmt: skip
 
 
 def test_a_verdict_of_a_folded_decoder_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,15 +181,7 @@ def test_a_verdict_of_a_folded_decoder_says_so(capsys: pytest.CaptureFixture[str
         assert "bitwise with the folded decoder" in text
 
 
-def test_a_step_summary_stays_short() -> None:
-    jobs = [Job("", f"s{i}" * 100, f"o{i}" * 100) for i in range(1500)]
-    outcomes = [outcome("failed", job=job, error="e" * 1000) for job in jobs]
-    assert len(to_markdown(document_with(*outcomes)).encode()) < 1 << 20
-
-
-def test_a_dry_run_prints_sizes_and_runs_nothing(
-    sources: Sources, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
     sources(2, broken=(1,))
     write_manifest(Path("m.yaml"), {"jobs": [{"source": "ckpts/*", "output": "out/"}]})
     assert main(["batch", "m.yaml", "--dry-run"]) == 2
@@ -267,18 +199,14 @@ def test_a_dry_run_prints_sizes_and_runs_nothing(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("m.yaml", "-o", "x"),
         ("m.yaml", "ckpts/*"),
         ("nowhere/*",),
         ("no.yaml",),
         ("ckpts/*", "--jobs", "0"),
-        ("ckpts/*", "--executor", "slurm"),
         ("ckpts/*", "--memory", "inf"),
-        ("ckpts/*", "--video-kernel-size", "99999"),
         ("ckpts/*", "--github-summary"),
         ("ckpts/*", "--report-dir", "file/x"),
         ("ckpts/*", "--ledger", "file/x"),
-        ("ckpts/*", "--alpha", "2", "--merge-strategy", "fixed"),
     ],
 )
 def test_what_cannot_start_ends_with_2(

@@ -191,13 +191,6 @@ def test_nothing_is_repaired_that_another_program_left(ending: str) -> None:
     assert snapshot(Path()) == before
 
 
-def test_a_ledger_that_is_a_folder_is_refused() -> None:
-    with pytest.raises(OutputError):
-        Ledger(Path("ckpts"))
-    with pytest.raises(OutputError):
-        Ledger(Path())
-
-
 def test_reports_that_cannot_be_written_leave_the_jobs_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

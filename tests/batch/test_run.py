@@ -1,7 +1,8 @@
-"""Runs over a ledger, with a fake executor that copies files: what is done once, and what again."""
+"""Runs over a ledger, with a fake executor: what is done once, and what again."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from inflate.batch import files
 from inflate.batch.batch import Batch, open_batch
 from inflate.batch.estimate import Estimate
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger
-from inflate.batch.run import Outcome, Run
+from inflate.batch.run import Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
-from inflate.errors import ConfigError, OutputError
+from inflate.errors import ConfigError
+from inflate.vocabulary import TARGETS
+from inflate.workflow import convert
 
+from ..checkpoints import autoencoder, write_safetensors
+from ..conversions import CPU, metadata_of
 from .conftest import Sources, environment
-from .fakes import FakeExecutor, Watcher, by_stem, ran, statuses
+from .fakes import FakeExecutor, Watcher, by_stem, made_of, ran, statuses
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +53,7 @@ def test_what_is_done_and_unchanged_is_skipped_without_opening_a_source(
     sources(3)
     first, _ = ran(opened())
     read: list[object] = []
-    for name in ("hash_file", "hash_files", "find_files"):
+    for name in ("hash_file", "hash_files", "find_files", "open_checkpoint"):
         monkeypatch.setattr(files, name, read.append)
     again, executor = ran(opened())
     assert statuses(first) == ["held"] * 3
@@ -55,7 +62,7 @@ def test_what_is_done_and_unchanged_is_skipped_without_opening_a_source(
     assert [outcome.row for outcome in again] == [outcome.row for outcome in first]
 
 
-def test_a_copy_with_other_times_is_known_by_its_hash(
+def test_a_copy_with_other_times_is_known_by_its_content(
     sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = sources(1)
@@ -63,7 +70,7 @@ def test_a_copy_with_other_times_is_known_by_its_hash(
     os.utime(path, ns=(1, 1))
     os.utime(output_of(0), ns=(1, 1))
     assert statuses(ran(opened())[0]) == ["held*"]
-    monkeypatch.setattr("inflate.batch.survey.hash_of_source", lambda _: 1 / 0)
+    monkeypatch.setattr("inflate.batch.survey.key_of_source", lambda *_: 1 / 0)
     assert statuses(ran(opened())[0]) == ["held*"]  # The new mark is recorded.
 
 
@@ -82,8 +89,53 @@ def test_what_has_changed_is_done_again(change: str, sources: Sources) -> None:
     redone = ["m00", "m01"] if change == "option" else ["m01"]
     assert [Path(task.source).stem for task in executor.ran] == redone
     assert statuses(outcomes)[1] == "held"
-    assert output_of(1).read_bytes() == second.read_bytes() + b" "
+    assert output_of(1).read_bytes() == made_of(second)
     assert statuses(ran(opened(**options))[0]) == ["held*"] * 2
+
+
+def test_a_source_with_the_same_autoencoder_is_not_converted_again(sources: Sources) -> None:
+    (path,) = sources(1)
+    ran(opened())
+    write_safetensors(
+        path, {**autoencoder(ch_mult=[1], seed=0), "model.x": torch.ones(2)}, {"a": "b"}
+    )
+    assert statuses(ran(opened())[0]) == ["held*"]
+
+
+def test_a_config_next_to_the_weights_is_part_of_a_source(sources: Sources) -> None:
+    (path,) = sources(1)
+    beside = path.with_name("config.json")
+    steps: list[tuple[dict[str, object] | None, str]] = [
+        (None, "held"),
+        ({"_class_name": "AutoencoderKL", "scaling_factor": 0.25}, "held"),
+        ({"_class_name": "AutoencoderKL", "scaling_factor": 0.5}, "held"),
+        ({"scaling_factor": 0.5, "_class_name": "AutoencoderKL"}, "held*"),
+        ({"_class_name": "UNet2DConditionModel", "scaling_factor": 2.0}, "held"),
+        ({"_class_name": "UNet2DConditionModel"}, "held*"),
+        (None, "held*"),
+    ]
+    for content, expected in steps:
+        beside.unlink(missing_ok=True)
+        if content is not None:
+            beside.write_text(json.dumps(content), encoding="utf-8")
+        assert statuses(ran(open_batch(["ckpts/m*"], "out", {}))[0]) == [expected], content
+
+
+@pytest.mark.parametrize("layout", TARGETS)
+def test_an_output_is_known_by_its_fingerprint(layout: Any, tmp_path: Path) -> None:
+    weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
+    source, output = write_safetensors(tmp_path / "img", weights), tmp_path / "out"
+    options = {"video_kernel_size": (3, 1, 1), "skip_parity": True, **CPU}
+    own = convert(source, output, layout=layout, **options).fingerprint
+    assert own is not None
+    assert files.is_output(str(output), None, own)
+    assert not files.is_output(str(output), None, "0" * 64)
+    written = output / "diffusion_pytorch_model.safetensors" if output.is_dir() else output
+    tensors, header = load_file(written), metadata_of(written)
+    write_safetensors(written, {**tensors, "mine": torch.ones(2)}, header)
+    assert not files.is_output(str(output), None, own)
+    write_safetensors(written, tensors)
+    assert not files.is_output(str(output), None, own)
 
 
 def test_an_output_that_no_batch_made_is_kept(sources: Sources) -> None:
@@ -125,7 +177,7 @@ def test_a_failure_keeps_the_existing_output_as_ours(how: str, sources: Sources)
     assert output_of(0).read_bytes() == before
     path.write_bytes(b"mended")
     assert statuses(ran(opened())[0]) == ["held"]
-    assert output_of(0).read_bytes() == b"mended "
+    assert output_of(0).read_bytes() == made_of(path)
 
 
 def test_fail_fast_begins_no_more(sources: Sources) -> None:
@@ -217,7 +269,7 @@ def test_a_batch_killed_between_any_two_steps_resumes(
                 ran(opened(), executor=_DeadlyExecutor(count, acted=acted))
         outputs = [output_of(number) for number in range(2)]
         whole = sum(
-            made.exists() and made.read_bytes() == path.read_bytes() + b" "
+            made.exists() and made.read_bytes() == made_of(path)
             for path, made in zip(paths, outputs, strict=True)
         )
         assert whole == count + acted
@@ -226,7 +278,7 @@ def test_a_batch_killed_between_any_two_steps_resumes(
         # What was published is not done again, whether or not its end was recorded.
         assert len(executor.ran) == 2 - whole
         for path, made in zip(paths, outputs, strict=True):
-            assert made.read_bytes() == path.read_bytes() + b" "
+            assert made.read_bytes() == made_of(path)
             path.write_bytes(path.read_bytes() + b"%d" % round_)
 
 
@@ -251,9 +303,7 @@ class _Spoiling(FakeExecutor):
     "document", [{"seconds": float("nan")}, {"conversion": {"notes": {1, 2}}}], ids=["nan", "set"]
 )
 @pytest.mark.parametrize("kind", ["publish", "end"])
-def test_a_result_that_cannot_be_recorded(
-    kind: str, document: dict[str, Any], sources: Sources
-) -> None:
+def test_unrecordable_results(kind: str, document: dict[str, Any], sources: Sources) -> None:
     sources(2)
     outcomes, executor = ran(opened(), executor=_Spoiling(kind, {"document": document}))
     assert statuses(outcomes) == ["failed", "held"]
@@ -265,21 +315,6 @@ def test_a_result_that_cannot_be_recorded(
     assert statuses(ran(opened())[0]) == [again, "held*"]
     Path("ckpts/m00.safetensors").write_bytes(b"mended")
     assert statuses(ran(opened())[0]) == ["held", "held*"]
-
-
-@pytest.mark.parametrize("moment", ["began", "ended"])
-def test_a_message_that_cannot_be_shown(moment: str, sources: Sources) -> None:
-    class Speechless(Watcher):
-        pass
-
-    def say(_self: Watcher, of: Any, *_: object) -> None:
-        job: Job = of.job if isinstance(of, Outcome) else of
-        if "m00" in job.source:
-            "\udcff".encode()
-
-    setattr(Speechless, moment, say)
-    sources(3)
-    assert statuses(ran(opened(), watch=Speechless())[0]) == ["failed", "held", "held"]
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])
@@ -296,26 +331,6 @@ def test_a_source_that_cannot_be_estimated(
     outcomes, _ = ran(opened(), memory=1 << 40, fail_fast=fail_fast)
     assert statuses(outcomes) == ["failed", "not-run" if fail_fast else "held"]
     assert "traceback" in outcomes[0].document
-
-
-def test_a_name_that_is_not_utf8(sources: Sources) -> None:
-    (path,) = sources(1)
-    os.rename(path, os.path.join(b"ckpts", b"\xff.safetensors"))
-    sources(2)
-    for known in ("", "*"):
-        assert sorted(statuses(ran(opened())[0])) == ["failed", *[f"held{known}"] * 2]
-
-
-def test_a_ledger_that_cannot_be_written_ends_the_batch(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OutputError("the disk is full")
-
-    sources(2)
-    monkeypatch.setattr(Ledger, "write", full)
-    with pytest.raises(OutputError):
-        ran(opened())
 
 
 # Two batches, one ledger

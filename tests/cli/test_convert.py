@@ -1,8 +1,10 @@
-"""``inflate convert``: what it prints, its document, and its exit codes."""
+"""``inflate convert`` and ``inflate verify``: what they print, exit codes, and bad input."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +14,31 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.inflation.initializers import ZEROS
-from inflate.workflow import production
 
-from ..checkpoints import autoencoder, write_torch
-from ..conversions import metadata_of, print_of, sha256, snapshot, spoil_start
-from .conftest import CPU, Run
+from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
+from ..conversions import metadata_of, nudged, snapshot, spoil_start
+from .conftest import CPU, Ran, Run
 
 
-@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
-def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path, mode: str) -> None:
-    ran = run("convert", source, "--time-mode", mode, *CPU)
+def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path) -> None:
+    ran = run("convert", source, "--time-mode", "all", *CPU)
     assert (ran.code, ran.err) == (0, "")
     output = tmp_path / "img.video.safetensors"
     assert "parity: bitwise  (largest error 0, float32 on cpu)" in ran.out
     assert f"{source} -> {output}" in ran.out
     assert "ch 32, ch_mult 1, num_res_blocks 1, z_channels 4" in ran.out, "the architecture"
-    assert f"{mode}, learned, alpha 0" in ran.out
-    assert ("kernel 3,3,3" in ran.out) == (mode != "attn-only")
+    assert "all, learned, alpha 0" in ran.out
     assert sorted(snapshot(tmp_path)) == ["img.pt", "img.video.safetensors"]
     assert metadata_of(output)["inflate.parity.verdict"] == "bitwise"
 
 
-def test_the_document(run: Run, source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "v.safetensors"
-    ran = run("convert", source, "-o", output, "--json", *CPU)
-    assert (ran.code, ran.err) == (0, "")
-    document = ran.document
-    assert document["schema"] == "inflate/conversion/2"
-    assert (document["output"], document["fingerprint"]) == (str(output), print_of(output))
-    assert document["parity"]["verdict"] == "bitwise"
-    assert document["parity"]["candidate"] == {"path": str(output), "fingerprint": print_of(output)}
-    counts = document["plan"]
-    assert counts["copied"] + counts["passed_through"] == len(autoencoder(ch_mult=[1]))
-
-
 def test_every_option_reaches_the_file(run: Run, source: Path, tmp_path: Path) -> None:
     output = tmp_path / "v.safetensors"
-    options = {
-        "--time-mode": "all",
-        "--merge-strategy": "fixed",
-        "--alpha": 0.25,
-        "--video-kernel-size": "3,1,1",
-        "--attn-type": "vanilla",
-        "--seed": 7,
-        "--dtype": "bfloat16",
-        "--set": "architecture.scaling_factor=0.5",
-    }
-    ran = run("convert", source, "-o", output, *CPU, *(x for pair in options.items() for x in pair))
+    words = (
+        "--time-mode all --merge-strategy fixed --alpha 0.25 --video-kernel-size 3,1,1 --seed 7"
+        " --attn-type vanilla --dtype bfloat16 --set architecture.scaling_factor=0.5"
+    )
+    ran = run("convert", source, "-o", output, *CPU, *words.split())
     assert ran.code == 0, ran.err
     config = json.loads(metadata_of(output)["inflate.config"])
     assert config["temporal"] == {
@@ -73,55 +53,11 @@ def test_every_option_reaches_the_file(run: Run, source: Path, tmp_path: Path) -
     assert any(line.startswith("cast: float32 to bfloat16") for line in ran.out.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("text", "kernel"), [("3", 3), ("5,3,3", [5, 3, 3]), ("[1,3,3]", [1, 3, 3])]
-)
-def test_kernels_as_they_are_written(run: Run, source: Path, text: str, kernel: object) -> None:
-    ran = run("convert", source, "--video-kernel-size", text, "--dry-run", "--json")
-    assert ran.document["temporal"]["video_kernel_size"] == kernel
-
-
-def test_options_win_over_set_and_set_over_the_yaml(run: Run, source: Path, tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("seed: 4\ntemporal: {alpha: 0.5, time_mode: all}\n")
-    more = ("--config", config, "--alpha", 0.25, "--set", "merge_strategy=fixed")
-    document = run("convert", source, *more, "--dry-run", "--json").document
-    temporal = document["temporal"]
-    assert document["seed"] == 4
-    assert (temporal["time_mode"], temporal["merge_strategy"], temporal["alpha"]) == (
-        *("all", "fixed"),
-        0.25,
-    )
-
-
-def test_the_same_as_from_python(run: Run, source: Path, tmp_path: Path) -> None:
-    run("convert", source, "--alpha", 0.3, "--time-mode", "all", "--skip-parity")
-    other = tmp_path / "v.safetensors"
-    inflate.convert(source, other, alpha=0.3, time_mode="all", skip_parity=True)
-    assert sha256(tmp_path / "img.video.safetensors") == sha256(other)
-
-
-def test_quiet_prints_the_path(run: Run, source: Path, tmp_path: Path) -> None:
-    ran = run("convert", source, "-q", "--merge-strategy", "fixed", *CPU)
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.out == f"{tmp_path / 'img.video.safetensors'}\n"
-
-
 def test_notes_are_on_stderr(run: Run, source: Path) -> None:
     fixed = ("convert", source, "--merge-strategy", "fixed", "--dry-run")
     assert run(*fixed).err.startswith("note: ")
     assert run(*fixed, "--alpha", 0.25).err == ""
     assert run(*fixed, "--json").document["notes"]
-
-
-def test_skipped_parity(run: Run, source: Path, tmp_path: Path) -> None:
-    ran = run("convert", source, "--skip-parity")
-    assert (ran.code, ran.err) == (0, "")
-    assert "parity: unverified" in ran.out
-    metadata = metadata_of(tmp_path / "img.video.safetensors")
-    assert metadata["inflate.parity.verdict"] == "unverified"
-    ran = run("convert", source, "--skip-parity", "--overwrite", "--json")
-    assert ran.document["parity"] is None
 
 
 def test_a_dry_run_prints_the_counts_and_with_verbose_the_tensors(run: Run, tmp_path: Path) -> None:
@@ -142,89 +78,221 @@ def test_a_dry_run_prints_the_counts_and_with_verbose_the_tensors(run: Run, tmp_
     assert set(origins) == keys
     assert origins["decoder.conv_in.weight"][-3:] == ["copy", "of", "decoder.conv_in.weight"]
     assert origins["decoder.conv_out.time_mix_conv.weight"][-1] == "dirac"
-    heads = [row[0] for row in rows if row]
-    assert heads.index("written") < heads.index("tensor"), "the summary first"
-    parameters = sum(tensor.parameters for tensor in plan.tensors)
-    (total,) = [row for row in rows if row[:1] == ["written"]]
-    assert total[1:] == [
-        *(str(len(plan.tensors)), f"{parameters:,}", f"{4 * parameters / 1e6:.1f}", "MB")
-    ]
     (dropped,) = [row for row in rows if row[:1] == ["dropped:"]]
     assert dropped[-3:] == ["1", "20", "B"]
 
 
-def test_copied_temporal_layers_are_called_copied(run: Run, videos: dict[str, Path]) -> None:
-    words = ("convert", videos["all"], "--layout", "decoder", "--dry-run")
-    ran = run(*words)
-    assert "initialised" not in ran.out
-    assert "temporal, copied" in ran.out
-    counts = run(*words, "--json").document["plan"]
-    assert counts["initialised"] == 0 < counts["copied"]
-
-
-def test_a_quiet_dry_run_prints_the_destination(run: Run, source: Path) -> None:
-    for more, path in (
-        ((), source.with_name("img.video.safetensors")),
-        (("-o", "memory://bucket/video.safetensors"), "memory://bucket/video.safetensors"),
-    ):
-        ran = run("convert", source, "--dry-run", "-q", *more)
-        assert (ran.code, ran.out) == (0, f"{path}\n")
-    assert list(source.parent.iterdir()) == [source]
-
-
-def test_a_dry_run_as_a_document(run: Run, source: Path) -> None:
-    ran = run("convert", source, "--dry-run", "--json")
-    assert (ran.code, ran.err) == (0, "")
-    document = ran.document
-    assert [document[key] for key in ("output", "fingerprint", "parity")] == [None, None, None]
-    counts, tensors = document["plan"], document["dry_run"]["tensors"]
-    assert len(tensors) == counts["copied"] + counts["initialised"] + counts["passed_through"]
-
-
-def test_an_existing_file_is_kept(run: Run, source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "img.video.safetensors"
-    output.write_text("of before")
-    ran = run("convert", source, *CPU)
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith(f"error: {output} exists; pass --overwrite")
-    assert output.read_text() == "of before"
-    assert run("convert", source, "--overwrite", *CPU).code == 0
-    assert metadata_of(output)["inflate.source.name"] == "img.pt"
-
-
-@pytest.mark.parametrize("mode", ["all", "attn-only"])
 def test_where_parity_does_not_hold_nothing_is_published(
-    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
     before = snapshot(tmp_path)
-    ran = run("convert", source, "--time-mode", mode, *CPU)
+    ran = run("convert", source, "--time-mode", "all", *CPU)
     assert ran.code == 1
     assert "parity: FAIL" in ran.out
     assert "nothing was written" in ran.out
-    ran = run("convert", source, "--time-mode", mode, "--json", *CPU)
+    ran = run("convert", source, "--time-mode", "all", "--json", *CPU)
     assert (ran.code, ran.document["output"]) == (1, None)
     assert ran.document["parity"]["verdict"] == "fail"
-    ran = run("convert", source, "--time-mode", mode, "-q", *CPU)
+    ran = run("convert", source, "--time-mode", "all", "-q", *CPU)
     assert (ran.code, ran.out, ran.err) == (1, "", "")
     assert snapshot(tmp_path) == before
 
 
-def test_ctrl_c_leaves_nothing(
-    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+BIAS = "decoder.conv_out.time_mix_conv.bias"
+
+
+@pytest.fixture
+def wrong(tiny_video: Path, tmp_path: Path) -> Path:
+    """A video checkpoint that does not equal its image decoder."""
+    return nudged(tiny_video, tmp_path / "wrong.safetensors", BIAS)
+
+
+def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> None:
+    files = (tiny, wrong)
+    ran = run("verify", *files, *CPU)
+    assert ran.code == 1
+    assert ran.out.startswith("parity: FAIL   largest error 0.1")
+    assert f"\ncause:  {BIAS} changed since conversion\n" in ran.out
+    assert f"\nnext:   inflate verify {' '.join(map(str, files))} --bisect\n" in ran.out
+    ran = run("verify", *files, "--json", *CPU)
+    assert (ran.code, ran.document["verdict"]) == (1, "fail")
+    assert ran.document["max_abs_error"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_quiet_prints_file_and_verdict(run: Run, tiny: Path, tiny_video: Path, wrong: Path) -> None:
+    for arguments, code, verdict in (
+        ((tiny, tiny_video), 0, "bitwise"),
+        ((tiny, wrong), 1, "fail"),
+        ((tiny, wrong, "--atol", 0.2), 0, "within-tolerance"),
+    ):
+        ran = run("verify", *arguments, "-q", *CPU)
+        assert (ran.code, ran.out, ran.err) == (code, f"{arguments[1]}: {verdict}\n", "")
+
+
+def test_tensors_not_finite_are_named(
+    run: Run, tiny: Path, tiny_video: Path, tmp_path: Path
 ) -> None:
-    before = snapshot(tmp_path)
-    real = production.carry_out
+    damaged = nudged(tiny_video, tmp_path / "damaged", BIAS, by=math.nan)
+    ran = run("verify", tiny, damaged, "--json", *CPU)
+    assert ran.code == 1
+    document = ran.document
+    assert (document["verdict"], document["max_abs_error"]) == ("fail", None)
+    assert document["not_finite"] == [BIAS]
+    assert f"\ncause:  {BIAS} holds NaN" in run("verify", tiny, damaged, *CPU).out
 
-    def interrupted(plan: Any, checkpoint: Any, writer: Any, _: Any) -> Any:
-        def stop(_phase: str, done: int, _total: int) -> None:
-            if done == 1:
-                assert any(path.name.endswith(".staged") for path in tmp_path.iterdir())
-                raise KeyboardInterrupt
 
-        return real(plan, checkpoint, writer, stop)
+def test_the_options_are_passed_on(run: Run, tiny: Path, tiny_video: Path, tmp_path: Path) -> None:
+    wrong = nudged(tiny_video, tmp_path / "wrong", "decoder.conv_out.weight")
 
-    monkeypatch.setattr(production, "carry_out", interrupted)
-    ran = run("convert", source, *CPU)
-    assert (ran.code, ran.out, ran.err) == (130, "", "interrupted: nothing was left behind\n")
-    assert snapshot(tmp_path) == before
+    def errors(*options: object) -> list[float]:
+        probes = run("verify", tiny, wrong, "--json", *options, *CPU).document["probes"]
+        return [probe["max_abs_error"] for probe in probes]
+
+    assert errors() == errors("--seed", 0) != errors("--seed", 1)
+    more = ("--rtol", 0.5, "--atol", 0.25, "--dtype", "float64")
+    document = run("verify", tiny, wrong, *more, "--json", *CPU).document
+    assert document["tolerance"] == {"atol": 0.25, "rtol": 0.5}
+    assert document["environment"]["dtype"] == "float64"
+
+
+@pytest.mark.parametrize(("atol", "code"), [(None, 0), (1e6, 1)])
+def test_a_check_that_misses_a_corruption_ends_with_1(
+    run: Run, image: Path, videos: dict[str, Path], atol: float | None, code: int
+) -> None:
+    more = () if atol is None else ("--atol", atol)
+    ran = run("verify", image, videos["all"], "--self-test", *more, "--json", *CPU)
+    document = ran.document
+    assert (ran.code, document["verdict"]) == (code, "bitwise")
+    caught = [damage["caught_by"] for damage in document["self_test"]["damages"]]
+    assert len(caught) == 5
+    assert (None in caught) == bool(code)
+
+
+def test_when_tensors_learn(run: Run, tiny: Path, tmp_path: Path) -> None:
+    dead = tmp_path / "dead.safetensors"
+    run("convert", tiny, "-o", dead, "--merge-strategy", "fixed", "--skip-parity", "-q")
+    ran = run("verify", tiny, dead, "--trainability", *CPU)
+    assert ran.code == 0, "the verdict is that of parity alone"
+    lines = ran.out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("temporal layers: "))
+    assert lines[at].startswith("temporal layers: 2 tensors learn now, 0 from the next step, ")
+    never = [line for line in lines[at:] if line.startswith("  never, ")]
+    assert any("decoder.mid.block_1.time_stack.in_layers.0.weight" in line for line in never)
+    assert any("--merge-strategy learned" in line for line in lines[at:])
+
+
+TINY = {"ch_mult": [1]}
+
+
+def refused(run: Run, folder: Path, *arguments: object, named: object) -> Ran:
+    """Run a command that cannot work, and check all that holds for every one of them."""
+    before = snapshot(folder)
+    ran = run(*arguments)
+    assert ran.code == 2
+    if "--json" in arguments:
+        assert json.loads(ran.out)["schema"] == "inflate/error/1"
+    else:
+        assert ran.out == ""
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("error:") == 1
+    assert str(named) in ran.err
+    assert "Traceback" not in ran.err
+    assert snapshot(folder) == before
+    return ran
+
+
+def cut(path: Path) -> Path:
+    """A file that ends too early."""
+    weights = autoencoder(**TINY)
+    write = write_safetensors if path.suffix == ".safetensors" else write_lightning
+    content = write(path, weights).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def directory(path: Path) -> Path:
+    path.mkdir()
+    (path / "file").write_text("content")
+    return path
+
+
+def several(path: Path) -> Path:
+    weights = autoencoder(**TINY)
+    return write_torch(path, {f"{p}.{k}": v for p in ("a", "b") for k, v in weights.items()})
+
+
+UNREADABLE: dict[str, Callable[[Path], Any]] = {
+    "gone.ckpt": lambda path: path,
+    "empty.safetensors": lambda path: path.touch(),
+    "cut.ckpt": cut,
+    "cut.safetensors": cut,
+    "folder.ckpt": directory,
+    "text.safetensors": lambda path: path.write_text("no tensors\n" * 10),
+    "other.pt": lambda path: write_torch(path, {"model.out.weight": torch.zeros(2)}),
+    "several.pt": several,
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_no_command_can_read(
+    run: Run, name: str, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / name
+    UNREADABLE[name](bad)
+    for arguments in (
+        ("convert", bad),
+        ("convert", bad, "--dry-run", "--json"),
+        ("verify", bad, videos["all"]),
+        ("verify", image, bad, "--json"),
+    ):
+        refused(run, tmp_path, *arguments, *CPU, named=bad)
+
+
+# Where the output goes
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["gone/v.safetensors", "img.pt/v.safetensors", "folder.safetensors", "img.pt", "v" * 250],
+)
+def test_a_destination_that_cannot_be(run: Run, source: Path, tmp_path: Path, output: str) -> None:
+    directory(tmp_path / "folder.safetensors")
+    for options in ((), ("--overwrite",)):
+        arguments = ("convert", source, "-o", tmp_path / output, *options)
+        refused(run, tmp_path, *arguments, named=tmp_path / Path(output).parts[0])
+
+
+@pytest.mark.parametrize(("layout", "ending"), [("autoencoder", ".PT"), ("sgm", ".json")])
+def test_an_ending_of_another_type_of_file(
+    run: Run, source: Path, tmp_path: Path, layout: str, ending: str
+) -> None:
+    output = tmp_path / f"v{ending}"
+    for more in ((), ("--dry-run",)):
+        arguments = ("convert", source, "-o", output, "--layout", layout, *more)
+        refused(run, tmp_path, *arguments, named=output)
+
+
+# Values of options
+
+
+@pytest.mark.parametrize("command", ["convert", "verify", "demo"])
+def test_a_device_that_is_not_there(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    argument = tmp_path / "demo" if command == "demo" else source
+    ran = run(command, argument, "-q", "--device", "cuda:7")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: --device cuda:7: ")
+    assert not list(tmp_path.rglob("*.video.*"))
+
+
+def test_wrong_order(run: Run, image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
+    video = videos["all"]
+    both = f"inflate verify {image} {video}"
+    assert both in refused(run, tmp_path, "verify", video, image, named=image).err
+    for words in ((image, image), (image,), (video, video)):
+        assert both not in refused(run, tmp_path, "verify", *words, named=words[0]).err
+    ran = refused(run, tmp_path, "convert", video, "-o", tmp_path / "v.safetensors", named=video)
+    assert "inflated already" in ran.err

@@ -1,15 +1,23 @@
-"""``inflate presets``."""
+"""``inflate presets``, ``inflate inspect`` and ``inflate demo``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from inflate.cli import demo
+from inflate.cli.demo import DEMO_CHECKPOINT
 from inflate.config.loading import read_config
 from inflate.config.presets import load_presets, preset_folder
+from inflate.vocabulary import TARGETS
+from inflate.workflow import convert, inspect
 
-from .conftest import Run
+from ..checkpoints import autoencoder, write_safetensors, write_torch
+from ..conversions import sha256, snapshot, spoil_start
+from .conftest import CPU, Run
 
 
 def test_a_line_for_every_preset(run: Run) -> None:
@@ -20,21 +28,6 @@ def test_a_line_for_every_preset(run: Run) -> None:
     assert files == set(found)
     assert {"kl-f8", "sdxl", "flux"} <= files
     assert found == {name: preset.description for name, preset in load_presets().items()}
-
-
-def test_a_document_of_all_presets(run: Run) -> None:
-    document = run("presets", "--json").document
-    assert document["schema"] == "inflate/presets/1"
-    assert document["presets"] == {name: p.content for name, p in load_presets().items()}
-
-
-def test_show_prints_every_setting(run: Run) -> None:
-    ran = run("presets", "show", "kl-f8")
-    assert (ran.code, ran.err) == (0, "")
-    found = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
-    assert found["architecture.ch_mult"] == "[1, 2, 4, 4]"
-    inner = load_presets()["kl-f8"].content["architecture"]
-    assert {f"architecture.{key}" for key in inner} <= set(found)
 
 
 def test_an_exported_preset_is_a_configuration(run: Run, tmp_path: Path) -> None:
@@ -51,3 +44,129 @@ def test_an_unknown_preset_ends_with_2(run: Run, name: str, like: str | None) ->
     assert (ran.code, ran.out) == (2, "")
     assert ("did you mean" in ran.err) == (like is not None)
     assert like is None or f"did you mean '{like}'" in ran.err
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A safetensors image checkpoint."""
+    return write_safetensors(tmp_path / "img.safetensors", autoencoder())
+
+
+def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
+    document = run("inspect", plain, "--json").document
+    assert document["schema"] == "inflate/inspection/1"
+    assert (document["kind"], document["layout"]) == ("image autoencoder", None)
+    assert (document["names"], document["inflated"], document["obstacles"]) == ("ldm", False, [])
+    assert document["architecture"]["ch_mult"] == [1, 2]
+    weights = autoencoder()
+    decoder = [key for key in weights if key.startswith("decoder.")]
+    assert document["convert"]["copied"] == len(decoder)
+    assert document["convert"]["passed_through"] == len(weights) - len(decoder)
+    sizes = {part["name"]: part["nbytes"] for part in document["parts"]}
+    assert sizes["decoder"] == sum(4 * weights[key].numel() for key in decoder)
+
+    video = run("inspect", videos["conv-only"], "--json").document
+    assert (video["inflated"], video["temporal"]["time_mode"]) == (True, "conv-only")
+    assert video["metadata"]["inflate.parity.verdict"] == "bitwise"
+    assert "--layout" in video["obstacles"][-1]
+    assert (video["kind"], video["layout"]) == ("video autoencoder", "autoencoder")
+    assert video["layouts"]["autoencoder"]["obstacles"] == []
+    assert video["layouts"]["sgm"]["obstacles"] != []
+
+    demo = run("inspect", DEMO_CHECKPOINT, "--json").document
+    assert demo["format"] == "torch"
+    assert demo["foreign"] == ["pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"]
+
+
+def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
+    weights = autoencoder()
+    del weights["decoder.norm_out.bias"]
+    weights["decoder.extra.weight"] = torch.zeros(2)
+    path = write_safetensors(tmp_path / "bad.safetensors", weights)
+    quiet = run("inspect", path, "-q")
+    assert quiet.code == 0
+    obstacles = quiet.out.splitlines()
+    assert len(obstacles) >= 2
+    for name in ("decoder.norm_out.bias", "decoder.extra.weight"):
+        assert any(name in line for line in obstacles)
+    full = run("inspect", path).out
+    assert all(f"obstacle: {line}" in full for line in obstacles)
+
+
+MODES = ("all", "conv-only", "attn-only")
+FILES = ["demo.ckpt", *(f"demo.{mode}.safetensors" for mode in MODES)]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint in the place of the real one."""
+    path = write_torch(tmp_path / "tiny.ckpt", autoencoder(ch_mult=[1]))
+    monkeypatch.setattr(demo, "DEMO_CHECKPOINT", path)
+    return path
+
+
+def test_the_real_checkpoint_is_bitwise_in_every_mode(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "here"
+    ran = run("demo", folder, *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    verdicts = [line.split()[1] for line in ran.out.splitlines() if line.startswith("parity:")]
+    assert verdicts == ["bitwise"] * 3
+    assert sorted(snapshot(folder)) == sorted(FILES)
+    assert sha256(folder / "demo.ckpt") == sha256(demo.DEMO_CHECKPOINT)
+    for mode in MODES:
+        target = folder / f"demo.{mode}.safetensors"
+        assert f"$ inflate convert {folder / 'demo.ckpt'} --time-mode {mode} -o {target}" in ran.out
+        assert f"$ inflate verify {folder / 'demo.ckpt'} {target}" in ran.out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_quiet_prints_a_verdict_per_mode_and_may_be_repeated(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inflate-demo").mkdir()
+    (tmp_path / "inflate-demo" / FILES[0]).write_text("of before")
+    ran = run("demo", "-q", *CPU)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "".join(f"{mode} bitwise\n" for mode in MODES)
+    assert sorted(snapshot(tmp_path / "inflate-demo")) == sorted(FILES)
+
+
+def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    ran = run("demo", tiny, *CPU)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"error: {tiny} ")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_where_parity_fails(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
+    ran = run("demo", tmp_path / "demo", "-q", *CPU)
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"
+
+
+@pytest.mark.parametrize("layout", [t for t in TARGETS if t not in ("comfyui", "temporal")])
+def test_the_layout_of_a_video_file(layout: Any, tmp_path: Path) -> None:
+    weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
+    source = write_safetensors(tmp_path / "img.safetensors", weights)
+    options = {"video_kernel_size": (3, 1, 1), "skip_parity": True, "device": "cpu"}
+    convert(source, tmp_path / "out", layout=layout, **options)
+    found = inspect(tmp_path / "out")
+    kind = "video decoder" if layout == "decoder" else "video autoencoder"
+    assert (found.kind, found.layout, found.layouts[layout]) == (kind, layout, ())
+    assert found.blend is not None
+    assert (found.blend.strategy, found.blend.alpha) == ("learned", 0.0)
+
+
+def test_a_check_is_in_the_exit_code(run: Run, plain: Path, videos: dict[str, Path]) -> None:
+    broken = ("--ignore", "decoder.conv_in.bias")
+    files: list[tuple[tuple[object, ...], int]] = [
+        ((plain,), 0), ((plain, *broken), 1), ((videos["all"],), 1), ((plain.parent / "no",), 2),
+    ]  # fmt: skip
+    for arguments, code in files:
+        for more in ((), ("-q",), ("--json",)):
+            assert run("inspect", *arguments, "--check", *more).code == code
+    assert run("inspect", plain, *broken).code == 0

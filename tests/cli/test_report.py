@@ -1,30 +1,30 @@
-"""``--report``, ``--github-summary`` and ``inflate report``: files next to what is printed."""
+"""Reports: ``--report``, ``--github-summary``, ``inflate report``, and parity on a terminal."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inflate import workflow
+from inflate.cli.render_parity import print_document
 
-from ..conversions import nudged, spoil_start
-from ..report.building import document_of
+from ..conversions import nudged
+from ..report.building import REPORTS, document_of, shown_verdict
 from .conftest import CPU, Run
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 @pytest.fixture
-def wrong(videos: dict[str, Path], tmp_path: Path) -> Path:
+def wrong(tiny_video: Path, tmp_path: Path) -> Path:
     """A video checkpoint that does not equal its image decoder."""
     bias = "decoder.conv_out.time_mix_conv.bias"
-    return nudged(videos["all"], tmp_path / "wrong.safetensors", bias)
+    return nudged(tiny_video, tmp_path / "wrong.safetensors", bias)
 
 
 def all_of(folder: Path) -> list[str]:
@@ -34,36 +34,33 @@ def all_of(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_several_reports_of_one_run(
-    run: Run, image: Path, videos: dict[str, Path], wrong: Path, tmp_path: Path, failed: bool
+    run: Run,
+    tiny: Path,
+    tiny_video: Path,
+    wrong: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failed: bool,
 ) -> None:
-    video = wrong if failed else videos["all"]
-    ran = run("verify", image, video, "--json", *all_of(tmp_path), *CPU)
+    video = wrong if failed else tiny_video
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "step.md"))
+    (tmp_path / "step.md").write_text("before\n")
+    options = ("--json", "--github-summary", *all_of(tmp_path))
+    ran = run("verify", tiny, video, *options, *CPU)
     assert (ran.code, ran.err) == (int(failed), "")
     verdict = ran.document["verdict"]
     assert verdict == ("fail" if failed else "bitwise")
     assert json.loads((tmp_path / "r.json").read_text()) == ran.document
     assert f"Parity: {verdict}" in (tmp_path / "r.md").read_text()
+    step = (tmp_path / "step.md").read_text()
+    assert 0 <= step.index("before") < step.index(f"Parity: {verdict}")
     assert ("Not equal" if failed else "Bitwise equal") in (tmp_path / "r.html").read_text()
     failures = int(ET.parse(tmp_path / "r.xml").getroot().get("failures", ""))
     assert (failures > 0) == failed
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_reports_of_a_conversion(
-    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
-) -> None:
-    if failed:
-        spoil_start(monkeypatch, lambda *_: True)
-    ran = run("convert", source, "-q", "--report", tmp_path / "r.json", *CPU)
-    document = json.loads((tmp_path / "r.json").read_text())
-    assert (ran.code, document["verdict"]) == ((1, "fail") if failed else (0, "bitwise"))
-    assert ran.out == ("" if failed else f"{document['candidate']['path']}\n")
-
-
 @pytest.mark.parametrize("option", ["--dry-run", "--skip-parity"])
-def test_without_a_check_there_is_no_report(
-    run: Run, source: Path, tmp_path: Path, option: str
-) -> None:
+def test_no_check_no_report(run: Run, source: Path, tmp_path: Path, option: str) -> None:
     ran = run("convert", source, option, "--report", tmp_path / "r.md", *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert option in ran.err
@@ -72,68 +69,37 @@ def test_without_a_check_there_is_no_report(
 
 @pytest.mark.parametrize("command", ["convert", "verify"])
 @pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (("--report", "r.pdf"), "r.pdf"),
-        (("--report", "no/r.md"), "no"),
-        (("--report", "r.md", "--report", "r.md"), "r.md"),
-        (("--github-summary",), SUMMARY),
-    ],
+    ("options", "named"), [(("--report", "r.pdf"), "r.pdf"), (("--github-summary",), SUMMARY)]
 )
 def test_what_cannot_be_written_is_refused_before_the_work(
-    run: Run,
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
-    options: tuple[str, ...],
-    named: str,
+    command: str, options: tuple[str, ...], named: str, run: Run, source: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.delenv(SUMMARY, raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(source.parent)
     ran = run(command, source, *options, *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert named in ran.err
-    assert ran.err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [source]
+    assert list(source.parent.iterdir()) == [source]
 
 
-@pytest.mark.parametrize("command", ["convert", "verify"])
 def test_a_folder_that_vanishes_does_not_hide_what_was_done(
-    run: Run,
-    image: Path,
-    videos: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, output = tmp_path / "reports", tmp_path / "v.safetensors"
     folder.mkdir()
-    done = getattr(workflow, f"{command}_with")
+    done = workflow.convert_with
 
     def vanishing(*arguments: Any, **options: Any) -> Any:
         result = done(*arguments, **options)
         folder.rmdir()
         return result
 
-    monkeypatch.setattr(f"inflate.workflow.{command}_with", vanishing)
-    pair = (image, "-o", output) if command == "convert" else (image, videos["all"])
-    ran = run(command, *pair, "--report", folder / "r.json", *CPU)
+    monkeypatch.setattr("inflate.workflow.convert_with", vanishing)
+    ran = run("convert", source, "-o", output, "--report", folder / "r.json", *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert str(folder / "r.json") in ran.err
-    assert (f"{output} was published" if command == "convert" else "bitwise") in ran.err
-    assert output.exists() == (command == "convert")
-
-
-def test_the_summary_of_a_step(
-    run: Run, image: Path, wrong: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "summary.md"
-    path.write_text("before\n")
-    monkeypatch.setenv(SUMMARY, str(path))
-    assert run("verify", image, wrong, "-q", "--github-summary", *CPU).code == 1
-    text = path.read_text()
-    assert text.index("before") < text.index("Parity: fail")
+    assert f"{output} was published" in ran.err
+    assert output.exists()
 
 
 @pytest.fixture
@@ -148,7 +114,7 @@ def stored(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "start"), [("html", "<!doctype html>"), ("md", "## ❌"), ("xml", "<testsuites")]
 )
-def test_a_stored_document_is_rendered_again(
+def test_documents_are_rendered(
     run: Run, stored: Path, tmp_path: Path, kind: str, start: str
 ) -> None:
     default, elsewhere = stored.with_suffix(f".{kind}"), tmp_path / f"else.{kind}"
@@ -164,46 +130,78 @@ def test_a_stored_document_is_rendered_again(
     assert (printed.code, printed.out) == (0, default.read_text(encoding="utf-8"))
 
 
-def test_without_a_kind_it_is_printed(run: Run, image: Path, wrong: Path, tmp_path: Path) -> None:
-    live = run("verify", image, wrong, "--report", tmp_path / "r.json", *CPU)
+def test_without_a_kind_it_is_printed(run: Run, tiny: Path, wrong: Path, tmp_path: Path) -> None:
+    live = run("verify", tiny, wrong, "--report", tmp_path / "r.json", *CPU)
     again = run("report", tmp_path / "r.json")
     assert (live.code, again.code) == (1, 0), "0: it was printed, whatever the verdict"
     assert again.out == live.out != ""
 
 
+FAILING = [name for name, report in REPORTS.items() if report.verdict == "fail"]
+Print = Callable[..., list[str]]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Print:
+    """Prints a report, by default as in a pipe, and returns its lines."""
+
+    def lines(report: str | dict[str, Any], terminal: int = 0) -> list[str]:
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(terminal or 200))
+        monkeypatch.setenv("TERM", "xterm")
+        if terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        print_document(document_of(report) if isinstance(report, str) else report)
+        return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    return lines
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_verdict_first_then_the_table_then_what_to_do(printed: Print, name: str) -> None:
+    lines = printed(name)
+    table = next(n for n, line in enumerate(lines) if line.split()[:1] == ["probe"])
+    if name in FAILING:
+        labels = [line.split(":")[0] for line in lines[:table]]
+        assert labels in (["parity", "cause", "first", "next"], ["parity", "cause", "next"])
+    else:
+        assert lines[0].startswith(f"parity: {shown_verdict(name)[0]}  (largest error ")
+        assert table == (1 if REPORTS[name].verdict == "bitwise" else 2)
+    advised = [n for n, line in enumerate(lines) if line.startswith("to do: ")]
+    assert advised == list(range(len(lines) - len(advised), len(lines))), "the last lines"
+    assert len(lines) < 40
+
+
+@pytest.mark.parametrize("name", sorted({*REPORTS} - {"hostile"}))
+def test_no_line_is_broken_within_a_word(printed: Print, name: str) -> None:
+    words = {word for line in printed(name) for word in line.split()}
+    lines = printed(name, terminal=80)
+    assert {word for line in lines for word in line.split()} <= words
+    assert all(len(line) <= 80 or len(line.split()) <= 2 for line in lines)
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("name", "styled"),
     [
-        ("-o", "x.json"),
-        ("-o", "x"),
-        ("-o", "-"),
-        ("--to", "md", "-o", "x.html"),
-        ("-o", "no/x.md"),
-        ("--to", "pdf"),
+        ("close", "\x1b[1;33mwithin-tolerance"),
+        ("close", "\x1b[1;33mfloat32 on cpu, no GPU was found"),
+        ("equal", "\x1b[1;32mbitwise\x1b"),
+        ("folded", "\x1b[1;33mbitwise with the folded decoder\x1b"),
+        ("failed", "\x1b[1;31mFAIL"),
     ],
 )
-def test_what_cannot_be_rendered(run: Run, stored: Path, options: tuple[str, ...]) -> None:
-    ran = run("report", stored, *options)
-    assert (ran.code, ran.out) == (2, "")
-    assert options[-1].removeprefix("no/").removesuffix(".md") in ran.err
-    assert list(stored.parent.iterdir()) == [stored]
+def test_colours_are_those_of_the_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, styled: str
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    print_document(document_of(name))
+    assert styled in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "inflate/parity-report/2"}'])
-def test_what_is_not_a_document_is_one_message(run: Run, stored: Path, text: str) -> None:
-    stored.write_text(text)
-    ran = run("report", stored, "--to", "html")
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith(f"error: {stored} ")
-    assert ran.err.count("\n") == 1
-
-
-def test_rendering_loads_no_torch(stored: Path) -> None:
-    code = (
-        "import sys\n"
-        "from inflate.cli.app import main\n"
-        "for options in ([], ['--to', 'html'], ['--to', 'md'], ['--to', 'xml']):\n"
-        "    assert main(['report', sys.argv[1], *options]) == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code, stored], check=True, capture_output=True)
+def test_the_quality_of_both_decoders_is_one_line(printed: Print) -> None:
+    (line,) = [line for line in printed("equal") if line.startswith("quality of real, ")]
+    assert "PSNR (dB) 30.5 -> 32.25, SSIM 0.9 -> 0.9, " in line
+    assert not any(line.startswith("quality") for line in printed("bare"))

@@ -13,17 +13,9 @@ from inflate.config.loading import read_config
 from inflate.errors import ConfigError
 
 DDCONFIG: dict[str, Any] = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
+    "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
 SETTINGS = {f"architecture.{key}": value for key, value in DDCONFIG.items()}
 
 
@@ -139,10 +131,8 @@ def test_the_conditioners_autoencoder_is_not_the_one(first_stage: Any, read: Any
 def test_of_two_autoencoders_neither_is_chosen(read: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read({"teacher": autoencoder(), "student": engine()})
-    assert str(caught.value).endswith(
-        "config.yaml describes several autoencoders, at student.params.decoder_config.params, "
-        "teacher.params.ddconfig; keep the one that is meant in a file of its own"
-    )
+    for place in ("student.params.decoder_config.params", "teacher.params.ddconfig"):
+        assert place in str(caught.value)
 
 
 def test_keys_that_this_family_leaves_at_one_value(read: Any) -> None:

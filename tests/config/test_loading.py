@@ -17,39 +17,24 @@ SEEN = Architecture(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed
 
 # For every key: how it is written after --set, and the value that means.
 VALUES: dict[str, tuple[str, Any]] = {
-    "architecture.ch": ("32", 32),
-    "architecture.ch_mult": ("[2, 4]", (2, 4)),
-    "architecture.num_res_blocks": ("1", 1),
-    "architecture.z_channels": ("4", 4),
-    "architecture.attn_resolutions": ("[]", ()),
-    "architecture.in_channels": ("3", 3),
-    "architecture.out_ch": ("3", 3),
-    "architecture.resolution": ("512", 512),
-    "architecture.dropout": ("0.5", 0.5),
-    "architecture.resamp_with_conv": ("true", True),
-    "architecture.give_pre_end": ("false", False),
-    "architecture.tanh_out": ("true", True),
+    "architecture.ch": ("32", 32), "architecture.ch_mult": ("[2, 4]", (2, 4)),
+    "architecture.num_res_blocks": ("1", 1), "architecture.z_channels": ("4", 4),
+    "architecture.attn_resolutions": ("[]", ()), "architecture.in_channels": ("3", 3),
+    "architecture.out_ch": ("3", 3), "architecture.resolution": ("512", 512),
+    "architecture.dropout": ("0.5", 0.5), "architecture.resamp_with_conv": ("true", True),
+    "architecture.give_pre_end": ("false", False), "architecture.tanh_out": ("true", True),
     "architecture.attn_type": ("vanilla-xformers", "vanilla-xformers"),
-    "architecture.double_z": ("true", True),
-    "architecture.embed_dim": ("4", 4),
-    "architecture.n_embed": ("null", None),
-    "architecture.scaling_factor": ("0.5", 0.5),
+    "architecture.double_z": ("true", True), "architecture.embed_dim": ("4", 4),
+    "architecture.n_embed": ("null", None), "architecture.scaling_factor": ("0.5", 0.5),
     "architecture.shift_factor": ("1e-1", 0.1),
     "architecture.latents_mean": ("[0.5, -1]", (0.5, -1.0)),
     "architecture.latents_std": ("[1, 2]", (1.0, 2.0)),
-    "architecture.force_upcast": ("false", False),
-    "architecture.sample_size": ("32", 32),
-    "temporal.time_mode": ("all", "all"),
-    "temporal.merge_strategy": ("fixed", "fixed"),
-    "temporal.alpha": ("0.25", 0.25),
-    "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
-    "seed": ("7", 7),
-    "dtype": ("float16", "float16"),
-    "float32_norms": ("true", True),
+    "architecture.force_upcast": ("false", False), "architecture.sample_size": ("32", 32),
+    "temporal.time_mode": ("all", "all"), "temporal.merge_strategy": ("fixed", "fixed"),
+    "temporal.alpha": ("0.25", 0.25), "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
+    "seed": ("7", 7), "dtype": ("float16", "float16"), "float32_norms": ("true", True),
     "description": ("a=b", "a=b"),
-}
-# Not to be set without the other, or the configuration contradicts the checkpoint.
-TOGETHER = {"architecture.ch", "architecture.ch_mult"}
+}  # fmt: skip
 
 
 def value_of(config: Config, key: str) -> Any:
@@ -59,8 +44,8 @@ def value_of(config: Config, key: str) -> Any:
     return value
 
 
-def told(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
-    """What is said of settings that are refused."""
+def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
+    """The problems of settings that are refused."""
     with pytest.raises(ConfigError) as caught:
         build_config(seen, *layers)
     assert str(caught.value) == "\n  - ".join(
@@ -78,21 +63,16 @@ def test_set_reaches_every_key() -> None:
     assert {key: value_of(config, key) for key in VALUES} == {k: v for k, (_, v) in VALUES.items()}
 
 
-@pytest.mark.parametrize(
-    "value", ["9" * 5000, "2001-99-99", "[" * 5000], ids=["digits", "date", "brackets"]
-)
-def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["9" * 5000, "2001-99-99"], ids=["digits", "date"])
+def test_what_yaml_cannot_take_is_refused(value: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_set([f"description={value}"])
     (problem,) = caught.value.problems
-    assert problem.startswith(f"--set {f'description={value}'[:80]!r}: ")
     assert len(problem) < 400
     if value.startswith("2001"):  # OmegaConf takes it for text.
         return
-    path = tmp_path / "a.yaml"
-    path.write_text(f"description: {value}\n")
-    with pytest.raises(ConfigError, match=r"a\.yaml is not readable as YAML: "):
-        read_config(str(path))
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        read_config(write(tmp_path / "a.yaml", f"description: {value}\n"))
 
 
 # What a configuration may say
@@ -101,75 +81,55 @@ def test_what_yaml_stumbles_over_is_told(value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("temporal.alhpa", "temporal.alpha"),
-        ("architecture.chmult", "architecture.ch_mult"),
-        ("sead", "seed"),
-        ("alpha", "temporal.alpha"),
-        ("architecture.alpha", "temporal.alpha"),
+        ("temporal.alhpa", "temporal.alpha"), ("architecture.chmult", "architecture.ch_mult"),
+        ("sead", "seed"), ("alpha", "temporal.alpha"), ("architecture.alpha", "temporal.alpha"),
         ("model.video_kernel_sizes", "temporal.video_kernel_size"),
     ],
-)
-def test_an_unknown_key_is_told_with_the_nearest_one(key: str, meant: str) -> None:
-    assert told({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
+)  # fmt: skip
+def test_an_unknown_key_is_reported_with_the_nearest_one(key: str, meant: str) -> None:
+    assert problems_of({key: 1}) == f"{key}: unknown key (did you mean {meant!r}?)"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("key", "value"),
     [
-        ("architecture.ch", "wide", "could not be converted to Integer"),
-        ("architecture.ch", 64.5, "could not be converted to Integer"),
-        ("architecture.ch", True, "could not be converted to Integer"),
-        ("architecture.ch", None, "not Optional"),
-        ("architecture.ch_mult", 2, "not a"),
-        ("architecture.ch_mult", [1, "two"], "could not be converted to Integer"),
-        ("architecture.ch_mult", [1, None], "Incompatible value 'None'"),
-        ("architecture.attn_resolutions", "16,8", "not a"),
-        ("architecture.tanh_out", "perhaps", "not a valid bool"),
-        ("architecture.attn_type", "linear", "['vanilla', 'vanilla-xformers', 'none']"),
-        ("temporal.time_mode", "conv", "['all', 'conv-only', 'attn-only']"),
-        ("temporal.merge_strategy", "learned_with_images", "['learned', 'fixed']"),
-        ("temporal.alpha", "half", "could not be converted to Float"),
-        ("temporal.alpha", True, "could not be converted to Float"),
-        ("temporal.alpha", {"a": 1}, "could not be converted to Float"),
-        ("temporal.video_kernel_size", 3.0, "incompatible with type hint"),
-        ("temporal.video_kernel_size", "3,1,1", "incompatible with type hint"),
-        ("temporal.video_kernel_size", None, "not Optional"),
-        ("dtype", "float64", "['float32', 'float16', 'bfloat16']"),
-        ("seed", 0.5, "could not be converted to Integer"),
-        ("description", ["a"], "Cannot convert 'list' to string"),
-        ("temporal", 3, "expected keys and values of its own"),
-        ("architecture", "kl-f8", "expected keys and values of its own"),
+        *(("architecture.ch", value) for value in ("wide", 64.5, True, None)),
+        *(("architecture.ch_mult", value) for value in (2, [1, "two"], [1, None])),
+        ("architecture.attn_resolutions", "16,8"), ("architecture.tanh_out", "perhaps"),
+        ("architecture.attn_type", "linear"), ("temporal.time_mode", "conv"),
+        ("temporal.merge_strategy", "learned_with_images"),
+        *(("temporal.alpha", value) for value in ("half", True, {"a": 1})),
+        *(("temporal.video_kernel_size", value) for value in (3.0, "3,1,1", None)),
+        ("dtype", "float64"), ("seed", 0.5), ("description", ["a"]),
+        ("temporal", 3), ("architecture", "kl-f8"),
     ],
-)
-def test_a_value_of_a_wrong_type_is_told(key: str, value: Any, expected: str) -> None:
-    text = told({key: value})
+)  # fmt: skip
+def test_a_value_of_a_wrong_type_is_refused_in_one_line(key: str, value: Any) -> None:
+    text = problems_of({key: value})
     assert text.startswith(f"{key} is {value!r}")
-    assert expected in text
     assert "\n" not in text
 
 
 @pytest.mark.parametrize(
-    "value", ["${oc.env:INFLATE_TEST_SECRET}", "a ${seed}", "???", ["${seed}"], [1, "???"]]
-)
-@pytest.mark.parametrize("key", ["description", "temporal.alpha", "architecture.ch_mult"])
+    ("key", "value"),
+    [("description", "${oc.env:INFLATE_TEST_SECRET}"), ("description", ["${seed}"]),
+     ("temporal.alpha", "a ${seed}"), ("architecture.ch_mult", [1, "???"])],
+)  # fmt: skip
 def test_a_setting_refers_to_nothing(key: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFLATE_TEST_SECRET", "hunter2")
-    text = told({key: value})
-    assert text.startswith(f"{key} is {value!r}; expected a plain value")
+    text = problems_of({key: value})
+    assert text.startswith(f"{key} is {value!r}")
     assert "hunter2" not in text
 
 
-def test_wrong_values_and_disagreements_are_told_at_once() -> None:
-    text = told({
+def test_wrong_values_and_disagreements_are_reported_at_once() -> None:
+    text = problems_of({
         "temporal.alpha": 2.0, "temporal.merge_strategy": "fixed", "temporal.video_kernel_size": 2,
         "architecture.dropout": 1.0, "architecture.z_channels": 16,
     })  # fmt: skip
     assert [line.split(" ")[0] for line in text.splitlines()] == [
-        "architecture.dropout",
-        "temporal.alpha",
-        "temporal.video_kernel_size",
-        "z_channels:",
-    ]
+        "architecture.dropout", "temporal.alpha", "temporal.video_kernel_size", "z_channels:",
+    ]  # fmt: skip
 
 
 # Layers
@@ -196,48 +156,17 @@ def test_the_later_layer_wins_key_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("key", "value"),
     [
-        (
-            {"ch": 128},
-            "channels of the levels (ch times ch_mult): the configuration says (128, 256), the "
-            "checkpoint has (64, 128)",
-        ),
-        (
-            {"ch_mult": [1, 2, 4]},
-            "channels of the levels (ch times ch_mult): the configuration says (64, 128, 256), the "
-            "checkpoint has (64, 128)",
-        ),
-        ({"num_res_blocks": 2}, "num_res_blocks: the configuration says 2, the checkpoint has 1"),
-        (
-            {"attn_resolutions": [128]},
-            "levels with attention (from attn_resolutions and resolution): the configuration says "
-            "(1,), the checkpoint has ()",
-        ),
-        ({"z_channels": 8}, "z_channels: the configuration says 8, the checkpoint has 4"),
-        ({"in_channels": 1}, "in_channels: the configuration says 1, the checkpoint has 3"),
-        ({"out_ch": 4}, "out_ch: the configuration says 4, the checkpoint has 3"),
-        (
-            {"resamp_with_conv": False},
-            "resamp_with_conv: the configuration says False, the checkpoint has True",
-        ),
-        ({"double_z": False}, "double_z: the configuration says False, the checkpoint has True"),
-        (
-            {"embed_dim": None},
-            "embed_dim (of the quant convs): the configuration says None, the checkpoint has 4",
-        ),
-        (
-            {"n_embed": 8},
-            "n_embed (of the codebook): the configuration says 8, the checkpoint has None",
-        ),
-        (
-            {"attn_type": "none"},
-            "attn_type: the configuration says 'none', the checkpoint has attention",
-        ),
+        ("ch", 128), ("ch_mult", [1, 2, 4]), ("num_res_blocks", 2), ("attn_resolutions", [128]),
+        ("z_channels", 8), ("in_channels", 1), ("out_ch", 4), ("resamp_with_conv", False),
+        ("double_z", False), ("embed_dim", None), ("n_embed", 8), ("attn_type", "none"),
     ],
-)
-def test_a_disagreement_with_the_checkpoint_is_told(change: dict[str, Any], said: str) -> None:
-    assert told({f"architecture.{key}": value for key, value in change.items()}) == said
+)  # fmt: skip
+def test_a_disagreement_with_the_checkpoint_is_refused(key: str, value: Any) -> None:
+    text = problems_of({f"architecture.{key}": value})
+    assert key in text
+    assert "\n" not in text
 
 
 @pytest.mark.parametrize(
@@ -263,7 +192,7 @@ def test_of_a_decoder_alone_nothing_of_the_encoder_is_a_disagreement() -> None:
     shown = replace(SEEN, embed_dim=None)
     change: dict[str, Any] = {"in_channels": 4, "double_z": False, "embed_dim": 3, "n_embed": 8}
     settings = {f"architecture.{key}": value for key, value in change.items()}
-    assert len(told(settings, seen=shown).splitlines()) == 4
+    assert len(problems_of(settings, seen=shown).splitlines()) == 4
     config = build_config(shown, settings, decoder_only=True)
     assert config.architecture == replace(shown, **change)
     with pytest.raises(ConfigError, match="z_channels: the configuration says 5"):
@@ -291,74 +220,55 @@ def test_a_file_of_ours_is_read_and_its_interpolations_resolved(tmp_path: Path) 
         """,
     )
     assert read_config(name) == {
-        "description": "mine",
-        "seed": 3,
-        "architecture.resolution": 512,
-        "temporal.alpha": 3,
+        "description": "mine", "seed": 3, "architecture.resolution": 512, "temporal.alpha": 3,
         "temporal.video_kernel_size": [3, 1, 1],
-    }
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "guess"),
-    [("kl-f9", " (did you mean 'kl-f8'?)"), ("nowhere/c.yaml", ""), ("x" * 300, "")],
-)
-def test_neither_preset_nor_file(name: str, guess: str) -> None:
+@pytest.mark.parametrize("name", ["kl-f9", "nowhere/c.yaml", "x" * 300])
+def test_neither_preset_nor_file(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(name)
-    assert str(caught.value) == (
-        f"--config is {name!r}: neither a preset{guess} nor a file; 'inflate presets' lists the "
-        "presets"
-    )
+    assert repr(name) in str(caught.value)
+    assert ("kl-f8" in str(caught.value)) is (name == "kl-f9")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("temporal: [", "is not readable as YAML: while parsing a flow"),
-        ("a: 1\na: 2", "is not readable as YAML: .* found duplicate key a"),
-        (b"\xff\xfe\xfa", "is not readable as YAML: "),
-        ("a: \x00", "is not readable as YAML: unacceptable character"),
-        ("a: !!python/name:os.system", "is not readable as YAML: could not determine"),
-        ("- 1\n- 2", "holds a list; expected keys and values, such as 'temporal: {alpha: 0.25}'"),
-        ("3", "is not readable as YAML: Invalid loaded object type: int"),
-        ("seed: ${nowhere}", ": Interpolation key 'nowhere' not found"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_told_in_one_line(
-    text: str | bytes, said: str, tmp_path: Path
+    "text",
+    ["temporal: [", "a: 1\na: 2", b"\xff\xfe\xfa", "a: \x00", "a: !!python/name:os.system",
+     "- 1\n- 2", "3", "seed: ${nowhere}"],
+)  # fmt: skip
+def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(
+    text: str | bytes, tmp_path: Path
 ) -> None:
     name = write(tmp_path / "c.yaml", text)
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_config(name)
     assert str(caught.value).startswith(name)
     assert "\n" not in str(caught.value)
 
 
 RESOLVERS = [
-    "${oc.env:INFLATE_SECRET}",
-    "${ oc.env : INFLATE_SECRET }",
-    "${oc.env:INFLATE_SECRET,1}",
-    "before ${oc.env:INFLATE_SECRET} behind",
-    "${oc.${word}:INFLATE_SECRET}",
-    "${${name}:INFLATE_SECRET}",
-    "${oc.decode:'1'}",
-    "${oc.create:{a:1}}",
+    "${oc.env:INFLATE_SECRET}", "${ oc.env : INFLATE_SECRET }", "${oc.env:INFLATE_SECRET,1}",
+    "before ${oc.env:INFLATE_SECRET} behind", "${oc.${word}:INFLATE_SECRET}",
+    "${${name}:INFLATE_SECRET}", "${oc.decode:'1'}", "${oc.create:{a:1}}",
     "${seed}${oc.env:INFLATE_SECRET}",
+]  # fmt: skip
+
+
+CONTENTS: list[Any] = [
+    lambda value: {"description": value},
+    lambda value: {"architecture": {"ch_mult": [1, value]}},
+    lambda value: {"model": {"params": {"ddconfig": {"ch": 32}, "logs": value}}},
+    lambda value: {"decoder_config": {"params": value}},
 ]
 
 
-@pytest.mark.parametrize("value", RESOLVERS)
 @pytest.mark.parametrize(
-    "content",
-    [
-        lambda value: {"description": value},
-        lambda value: {"temporal": {"alpha": value}},
-        lambda value: {"architecture": {"ch_mult": [1, value]}},
-        lambda value: {"model": {"params": {"ddconfig": {"ch": 32}, "logs": value}}},
-        lambda value: {"decoder_config": {"params": value}},
-    ],
-)
+    ("value", "content"),
+    [*((value, CONTENTS[0]) for value in RESOLVERS),
+     *((RESOLVERS[0], content) for content in CONTENTS[1:])],
+)  # fmt: skip
 def test_resolvers_are_refused(
     value: str, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,4 +288,4 @@ def test_a_decoder_of_its_own_has_its_own_keys(tmp_path: Path) -> None:
     config = build_config(seen, read_config(path), parse_set(["decoder.attn_resolutions=[256]"]))
     assert config.architecture.decoder.num_res_blocks == SEEN.num_res_blocks + 1
     assert config.architecture.decoder.attn_resolutions == (256,)
-    assert "of the decoder" in told({"decoder.num_res_blocks": 7}, seen=seen)
+    assert "of the decoder" in problems_of({"decoder.num_res_blocks": 7}, seen=seen)

@@ -15,6 +15,7 @@ from inflate.io.reader import Checkpoint
 
 from ..checkpoints import DDCONFIG
 from ..cli.conftest import run
+from .making import LIKE_CLASS
 
 __all__ = ["run"]
 
@@ -43,5 +44,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
 def tiny_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layout ``comfyui`` take the tiny architecture in place of the one that it hardwires."""
     layout = LAYOUTS["comfyui"]
-    hardwired = {**layout.hardwired, "ch": DDCONFIG["ch"], "ch_mult": tuple(DDCONFIG["ch_mult"])}
+    tiny = {**DDCONFIG, **LIKE_CLASS}
+    hardwired = {**layout.hardwired, "ch": tiny["ch"], "ch_mult": tuple(tiny["ch_mult"])}
     monkeypatch.setitem(LAYOUTS, "comfyui", replace(layout, hardwired=hardwired))  # type: ignore[arg-type]

@@ -15,18 +15,14 @@ from inflate.models import VideoDecoder
 from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
-LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2}
-"""What :data:`tests.ios.DDCONFIG` changes to be :data:`CLASS_CONFIG`."""
+LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
+"""What makes :data:`tests.checkpoints.DDCONFIG` like :data:`CLASS_CONFIG`."""
 
 CLASS_CONFIG: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
+    "down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (32,), "layers_per_block": 2, "latent_channels": 4, "norm_num_groups": 32,
     "sample_size": 32,
-}
+}  # fmt: skip
 """A small ``AutoencoderKL``."""
 
 THREE_LEVELS: dict[str, Any] = {
@@ -39,8 +35,9 @@ THREE_LEVELS: dict[str, Any] = {
 INSIDE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
     "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+    "block_out_channels": (32, 64),
 }
-"""What puts attention into its coarser level too."""
+"""What makes it one of two levels, with attention in the coarser one."""
 
 SVD_IMAGE = "conditioner.embedders.3.encoder."
 """Where the file of SVD keeps its image autoencoder."""
@@ -81,18 +78,21 @@ AROUND: dict[str, tuple[str, ...]] = {
 
 def whole_model(family: str, seed: int = 0) -> dict[str, Tensor]:
     """A full file of a diffusion model: the autoencoder, and larger tensors around it."""
+    kind: str
+    changes: dict[str, Any]
     kind, changes = ("plain", {"z_channels": 16}) if family == "sd3" else ("kl", {})
+    changes["ch_mult"] = [1]
     around = {name: torch.full((300, 100), 0.5) for name in AROUND[family]}
     return {**around, **prefixed(autoencoder(kind, seed=seed, **changes))}
 
 
 def svd_model() -> dict[str, Tensor]:
     """A full file of SVD: a video autoencoder, and the image one among the conditioners."""
-    video = video_autoencoder("plain", seed=1, temporal=SVD)
+    video = video_autoencoder("plain", seed=1, temporal=SVD, ch_mult=[1])
     return {
         f"{_UNET}input_blocks.0.0.weight": torch.ones(8, 8),
         "conditioner.embedders.0.open_clip.model.visual.proj": torch.ones(8, 8),
-        **prefixed(autoencoder(seed=2), SVD_IMAGE),
+        **prefixed(autoencoder(seed=2, ch_mult=[1]), SVD_IMAGE),
         **prefixed(video),
     }
 

@@ -109,25 +109,33 @@ def test_more_levels_than_the_usual_resolution_has() -> None:
 # What fits no architecture
 
 
-def damaged(**changes: Any) -> str:
-    """What is said of an autoencoder with other shapes of its decoder; None leaves a tensor out."""
-    shapes: dict[str, Any] = autoencoder_shapes()
-    for name, shape in changes.items():
-        shapes[f"decoder.{name}"] = shape
+LEVEL = "up.1.block.0.conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *(("conv_in.weight", shape) for shape in (None, (), (64,), (64, 4, 3, 3, 3))),
+        *(("conv_out.weight", shape) for shape in (None, (64, 64))),
+        *((LEVEL, shape) for shape in (None, (), (0, 64, 3, 3))),
+        ("up.5.block.0.conv1.weight", (64, 64, 3, 3)),
+    ],
+)
+def test_a_decoder_with_such_a_tensor_fits_none(name: str, shape: tuple[int, ...] | None) -> None:
+    shapes: dict[str, Any] = {**autoencoder_shapes(), f"decoder.{name}": shape}
     with pytest.raises(PlanError) as caught:
-        architecture_of({name: shape for name, shape in shapes.items() if shape is not None})
-    said = "img.ckpt: its tensors fit no architecture of this family:\n"
-    assert str(caught.value).startswith(said)
-    return "\n".join(caught.value.problems)
+        architecture_of({key: shape for key, shape in shapes.items() if shape is not None})
+    assert any(f"decoder.{name.split('.')[0]}" in problem for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize("writer", [write_torch, write_safetensors])
 @pytest.mark.parametrize(
     "name", ["decoder.up.{}.block.0.conv1.weight", "decoder.up_blocks.{}.resnets.0.conv1.weight",
              "decoder.up.0.attn.{}.q.weight"],
 )  # fmt: skip
-@pytest.mark.parametrize("digits", [20, 900, 5000])
-def test_a_level_of_absurd_number_is_told(
+@pytest.mark.parametrize(
+    ("writer", "digits"), [(write_torch, 20), (write_safetensors, 900), (write_torch, 5000)]
+)
+def test_a_level_of_absurd_number_is_refused(
     writer: Any, name: str, digits: int, tmp_path: Path
 ) -> None:
     mark = "mid_block.resnets.0" if "up_blocks" in name else "mid.block_1"
@@ -138,52 +146,21 @@ def test_a_level_of_absurd_number_is_told(
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight"])
-@pytest.mark.parametrize("shape", [(), (64,), (64, 64), (64, 4, 3, 3, 3)])
-def test_a_convolution_of_other_dimensions_is_told(name: str, shape: tuple[int, ...]) -> None:
-    assert damaged(**{name: shape}) == (
-        f"decoder.{name} has the shape {list(shape)}; expected four dimensions"
-    )
-
-
-@pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight"])
-def test_a_tensor_without_which_nothing_can_be_said_is_told(name: str) -> None:
-    assert damaged(**{name: None}) == f"decoder.{name} is missing"
-
-
-@pytest.mark.parametrize("shape", [None, (), (0, 64, 3, 3)])
-def test_a_level_that_shows_no_channels_is_told(shape: tuple[int, ...] | None) -> None:
-    name = "up.1.block.0.conv1.weight"
-    assert damaged(**{name: shape}) == f"decoder.{name} is missing or empty"
-
-
-def test_levels_with_a_gap_are_told() -> None:
-    assert "the levels decoder.up.N are [0, 1, 5]; expected 0, 1, 2 and so on" in damaged(
-        **{"up.5.block.0.conv1.weight": (64, 64, 3, 3)}
-    )
-
-
 # Video decoders
 
 
-@pytest.mark.parametrize("attn_resolutions", [[], [16]])
-@pytest.mark.parametrize("kernel", [1, 3, 5, (3, 1, 1), (1, 3, 3), (5, 3, 1)])
-@pytest.mark.parametrize("time_mode", ["all", "conv-only"])
-def test_temporal_convolutions_are_recovered(
-    time_mode: Any, kernel: Any, attn_resolutions: list[int]
-) -> None:
-    shapes = video_shapes(
-        time_mode=time_mode, video_kernel_size=kernel, attn_resolutions=attn_resolutions
-    )
-    assert temporal_of(shapes) == Temporal(time_mode=time_mode, video_kernel_size=kernel)
-
-
-def test_temporal_attention_alone_is_recovered() -> None:
-    assert temporal_of(video_shapes(time_mode="attn-only")) == Temporal(time_mode="attn-only")
-
-
-@pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])
-def test_temporal_layers_do_not_hide_the_architecture(time_mode: str) -> None:
-    shapes = autoencoder_shapes(attn_resolutions=[128], resolution=256)
-    video = {**shapes, **video_shapes(time_mode=time_mode, attn_resolutions=[16])}
-    assert architecture_of(video) == architecture_of(shapes)
+@pytest.mark.parametrize(
+    "temporal",
+    [
+        Temporal("attn-only"),
+        *(Temporal("all", video_kernel_size=kernel) for kernel in (1, 3, (1, 3, 3))),
+        *(Temporal("conv-only", video_kernel_size=kernel) for kernel in (5, (3, 1, 1), (5, 3, 1))),
+    ],
+)
+def test_temporal_layers_are_recovered_and_hide_no_architecture(temporal: Temporal) -> None:
+    image = autoencoder_shapes(attn_resolutions=[128], resolution=256)
+    kernel = temporal.video_kernel_size
+    video = {**image, **video_shapes(time_mode=temporal.time_mode, video_kernel_size=kernel,
+                                     attn_resolutions=[16])}  # fmt: skip
+    assert temporal_of(video) == temporal
+    assert architecture_of(video) == architecture_of(image)

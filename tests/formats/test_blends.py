@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate.errors import ConfigError, FamilyError
+from inflate.errors import ConfigError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
@@ -29,7 +29,7 @@ def saved(path: Path, *, dtype: torch.dtype = torch.float32, **temporal: Any) ->
 
     Its temporal layers are trained, but for the blend.
     """
-    module = VideoDecoder(**DDCONFIG, **temporal).to(dtype).eval()
+    module = VideoDecoder(**{**DDCONFIG, "ch_mult": [1]}, **temporal).to(dtype).eval()
     drawn = drawn_weights(shapes_of(module), 3)
     state = module.state_dict()
     for key, value in state.items():
@@ -59,11 +59,9 @@ KNOWN: dict[str, dict[str, Any]] = {
     "fixed": {**FIXED, "alpha": 0.3, "time_mode": "all"},
     "fixed, spatial alone": {**FIXED, "alpha": 0.0, "time_mode": "all"},
     "fixed, bfloat16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.bfloat16},
-    "fixed, float16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.float16},
     "learned": {"alpha": 0.3, "time_mode": "all"},
     "learned from 0": {"time_mode": "all"},
     "learned, convolutions": {"alpha": -0.5, "time_mode": "conv-only"},
-    "learned, attention": {"alpha": 0.5, "time_mode": "attn-only"},
 }
 """Starts that the numbers of a file show."""
 
@@ -93,12 +91,9 @@ def test_what_the_numbers_show_is_taken(case: str, tmp_path: Path) -> None:
 
 
 AMBIGUOUS: dict[str, tuple[list[float], list[float]]] = {
-    "convolutions, 0": ([0.0], []),
-    "convolutions, 0.25": ([0.25], []),
+    "convolutions": ([0.25], []),
     "convolutions, several": ([0.0, 0.5, 1.0], []),
     "attention alone": ([], [0.75]),
-    "attention alone, 0": ([], [0.0]),
-    "no start of either": ([0.25], [0.25]),
     "blocks of several shares": ([0.25, 0.5], [0.75, 0.5]),
     "nearly a fixed start": ([0.25], [0.751]),
 }
@@ -113,7 +108,6 @@ def ambiguous(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> None:
     for attempt in (
         lambda: convert(ambiguous, tmp_path / "out", layout="sgm", **CPU),
-        lambda: convert(ambiguous, tmp_path / "out", layout="sgm", dry_run=True, **CPU),
         lambda: inflate.verify(ambiguous, **CPU),
         lambda: inflate.load_video_decoder(ambiguous),
         lambda: inflate.load_video_autoencoder(ambiguous),
@@ -164,15 +158,3 @@ def test_a_header_that_leaves_the_blend_out_does_not_record_it(tmp_path: Path) -
     with open_checkpoint(path) as checkpoint:
         config = describe(checkpoint, {"temporal.merge_strategy": "fixed"}).config
     assert (config.seed, config.temporal.time_mode, config.temporal.alpha) == (3, "conv-only", 0.5)
-
-
-def test_a_video_decoder_where_an_image_is_expected_is_refused_as_that(
-    image: Path, tmp_path: Path
-) -> None:
-    path = with_numbers(tmp_path / "video.safetensors", [0.25], [])
-    with pytest.raises(FamilyError):
-        convert(path, tmp_path / "out", **CPU)
-    with pytest.raises(FamilyError):
-        inflate.verify(path, image, **CPU)
-    with pytest.raises(FamilyError):
-        inflate.verify(path, path, merge_strategy="fixed", **CPU)

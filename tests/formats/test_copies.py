@@ -23,20 +23,21 @@ from tests.io.opening import assert_same
 
 from ..checkpoints import (
     DDCONFIG,
-    FIRST_STAGE,
-    autoencoder,
     prefixed,
     video_autoencoder,
     write_lightning,
     write_safetensors,
     write_torch,
 )
-from ..conversions import CPU, metadata_of
+from ..conversions import CPU
 from ..models.builders import error, noise
 from .making import LIKE_CLASS, SVD, bare_video_decoder, temporal_model, weights_file
 
 WHOLE = [each for each in TARGETS if each != "temporal"]
-COPIES = [(one, two) for one in TARGETS[:4] for two in WHOLE]
+COPIES = [
+    (one, two) if j == (i + 1) % 4 else pytest.param(one, two, marks=pytest.mark.slow)
+    for i, one in enumerate(TARGETS[:4]) for j, two in enumerate(WHOLE)
+]  # fmt: skip
 NO_QUANT = ("sgm", "comfyui", "cogvideo")
 pytestmark = pytest.mark.usefixtures("tiny_comfyui")
 IDENTITY = ("quant_conv.weight", "quant_conv.bias")
@@ -111,33 +112,6 @@ def test_from_each_layout_to_each(
     assert_same(after, expected)
 
 
-@pytest.mark.parametrize("layout", WHOLE)
-def test_an_inflated_image_goes_round_by_every_layout(
-    request: pytest.FixtureRequest, layout: str, tmp_path: Path
-) -> None:
-    if layout == "diffusers":
-        request.getfixturevalue("diffusers")
-    weights = autoencoder(**LIKE_CLASS)
-    for key in ("post_quant_conv.weight", "post_quant_conv.bias"):
-        del weights[key]
-    if layout in NO_QUANT:
-        weights = {k: v for k, v in weights.items() if not k.startswith("quant_conv.")}
-    image = write_safetensors(tmp_path / "img.safetensors", weights)
-    straight, there, back = (tmp_path / name for name in ("straight", "there", "back"))
-    options: dict[str, Any] = {**CPU, "video_kernel_size": (3, 1, 1), "seed": 3}
-    convert(image, straight, **options)
-    convert(image, there, layout=layout, **options)
-    convert(there, back, layout="autoencoder", **CPU)
-    first, last = load_file(straight), load_file(back)
-    assert_same(last, held(layout, first))
-    header = metadata_of(back)
-    assert header["inflate.seed"] == "3"
-    assert header["inflate.layout"] == "autoencoder"
-    if layout == "autoencoder":
-        assert straight.read_bytes() != back.read_bytes()  # Its source is another.
-        assert header["inflate.config"] == metadata_of(straight)["inflate.config"]
-
-
 def test_a_folder_of_its_own_class_comes_back_the_same(
     diffusers: ModuleType, tmp_path: Path
 ) -> None:
@@ -150,9 +124,7 @@ def test_a_folder_of_its_own_class_comes_back_the_same(
     convert(tmp_path / "autoencoder", tmp_path / "back", layout="diffusers", **CPU)
     assert_same(load_file(weights_file(tmp_path / "back")), model.state_dict())
     made = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(tmp_path / "back")
-    own = {k: v for k, v in model.config.items() if not k.startswith("_")}
-    differ = {k for k in own if list_of(made.config[k]) != list_of(own[k])}
-    assert differ <= {"sample_size"}  # No tensor shows it.
+    assert made.config["scaling_factor"] == 0.5
     z = noise(6, 4, 3, 5)
     with torch.inference_mode():
         theirs = model.decode(z, num_frames=3).sample
@@ -160,123 +132,52 @@ def test_a_folder_of_its_own_class_comes_back_the_same(
             assert error(decoder(z, timesteps=3), theirs) < 1e-5
 
 
-def list_of(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-@pytest.mark.parametrize("time_mode", ["all", "attn-only"])
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
-def test_temporal_attention_is_copied_too(layout: str, time_mode: str, tmp_path: Path) -> None:
-    temporal: dict[str, Any] = {"time_mode": time_mode}
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [("autoencoder", None), ("decoder", "bfloat16"), ("sgm", None)]
+)
+def test_temporal_attention_is_copied_too(layout: str, dtype: Any, tmp_path: Path) -> None:
+    temporal: dict[str, Any] = {"time_mode": "all"}
     weights = video_autoencoder("plain", temporal=temporal, attn_resolutions=[16])
     source = write_torch(tmp_path / "video.pt", prefixed(weights))
-    result = convert(source, tmp_path / "out", layout=layout, **CPU)
+    result = convert(source, tmp_path / "out", layout=layout, dtype=dtype, **CPU)
     assert result.parity is not None
     assert result.parity.verdict == "bitwise"
-    assert_same(tensors_of(tmp_path / "out"), held(layout, weights))
+    stored = getattr(torch, dtype or "float32")
+    expected = {key: tensor.to(stored) for key, tensor in held(layout, weights).items()}
+    assert_same(tensors_of(tmp_path / "out"), expected)
     if layout == "decoder":
         bare_video_decoder(
             load_file(tmp_path / "out"), **{**DDCONFIG, "attn_resolutions": [16]}, **temporal
         )
 
 
-def test_a_copy_can_be_cast(tmp_path: Path) -> None:
-    weights = trained()
-    source = write_safetensors(tmp_path / "video.safetensors", weights)
-    result = convert(source, tmp_path / "out", layout="decoder", dtype="bfloat16", **CPU)
-    assert result.parity is not None
-    assert result.parity.passed
-    expected = {k.removeprefix("decoder."): v.bfloat16() for k, v in weights.items()
-                if k.startswith("decoder.")}  # fmt: skip
-    assert_same(load_file(tmp_path / "out"), expected)
-    weights["decoder.conv_in.bias"][0] = 1e6
-    write_safetensors(source, weights)
-    with pytest.raises(PlanError, match=r"overflows in float16 \(1 of 64 values"):
-        convert(source, tmp_path / "half", layout="decoder", dtype="float16", **CPU)
-
-
-# The command line
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        {"time_mode": "all"},
-        {"video_kernel_size": (3, 1, 1)},
-        {"alpha": 0.5},
-        {"merge_strategy": "fixed", "alpha": 0.5},
-        {"set_": ["temporal.alpha=0.5"]},
-        {"config": "svd"},
+        {"time_mode": "all"}, {"video_kernel_size": (3, 1, 1)}, {"alpha": 0.5},
+        {"set_": ["temporal.alpha=0.5"]}, {"config": "svd"},
     ],
-)
+)  # fmt: skip
 def test_a_copy_changes_no_temporal_layer(change: dict[str, Any], tmp_path: Path) -> None:
-    source = write_safetensors(tmp_path / "video.safetensors", video_autoencoder("plain"))
+    source = write_safetensors(tmp_path / "video.safetensors", video_autoencoder(**LIKE_CLASS))
     with pytest.raises(ConfigError):
         convert(source, tmp_path / "out", layout="sgm", **change, **CPU)
     assert list(tmp_path.iterdir()) == [source]
 
 
-# A file that does not say how it blends
+BIAS = "decoder.up.0.block.0.time_stack.out_layers.3.bias"
 
 
-def blending(folder: Path, *shares: float) -> tuple[Path, dict[str, Tensor]]:
-    """A video checkpoint of another tool, whose blocks blend by these numbers in turn."""
-    weights = trained()
-    keys = [key for key in weights if key.endswith("mix_factor")]
-    for i, key in enumerate(keys):
-        weights[key] = torch.tensor([shares[i % len(shares)]])
-    return write_torch(folder / "video.pt", weights), weights
-
-
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
-@pytest.mark.parametrize("shares", [(0.25,), (0.0, 0.5, 1.0)], ids=["one", "several"])
-def test_a_blend_that_is_said_to_be_fixed_is_copied_as_that(
-    layout: str, shares: tuple[float, ...], tmp_path: Path
+@pytest.mark.parametrize(
+    "change", [{BIAS: None}, {BIAS: torch.ones(3)}, {f"{BIAS}es": torch.ones(32)}],
+    ids=["missing", "misshapen", "extra"],
+)  # fmt: skip
+def test_a_video_checkpoint_that_is_not_whole_is_refused(
+    change: dict[str, Any], tmp_path: Path
 ) -> None:
-    source, weights = blending(tmp_path, *shares)
-    options: dict[str, Any] = {**CPU, "layout": layout}
-    if layout == "sgm":
-        options["post_quant"] = "fold"
-    result = convert(source, tmp_path / "out", merge_strategy="fixed", **options)
-    assert result.parity is not None
-    assert result.parity.verdict == "bitwise"
-    assert_same(tensors_of(tmp_path / "out"), held(layout, weights))
-    with open_checkpoint(tmp_path / "out") as checkpoint:
-        temporal = describe(checkpoint).config.temporal
-    assert (temporal.merge_strategy, temporal.alpha) == ("fixed", shares[0])
-    # What its own header says cannot be said again.
-    with pytest.raises(ConfigError):
-        convert(tmp_path / "out", tmp_path / "again", merge_strategy="learned", layout="decoder")
-
-
-@pytest.mark.parametrize("edge", [0.0, 1.0])
-def test_a_fixed_blend_that_no_sigmoid_reaches_is_not_exported(edge: float, tmp_path: Path) -> None:
-    source, _ = blending(tmp_path, 0.25, edge)
+    weights = {**video_autoencoder("plain", temporal=SVD, **LIKE_CLASS), **change}
+    stored = {key: tensor for key, tensor in weights.items() if tensor is not None}
+    source = write_safetensors(tmp_path / "video.safetensors", stored)
     with pytest.raises(PlanError) as caught:
-        convert(source, tmp_path / "out", merge_strategy="fixed", layout="diffusers",
-                skip_parity=True, **CPU)  # fmt: skip
-    (problem,) = caught.value.problems
-    assert f"no sigmoid reaches the fixed alpha {edge:g}" in problem
-
-
-@pytest.mark.parametrize("problem", ["missing", "extra", "misshapen"])
-@pytest.mark.parametrize("layout", TARGETS)
-def test_a_video_checkpoint_that_is_not_whole_is_told(
-    problem: str, layout: str, tmp_path: Path
-) -> None:
-    weights = prefixed(video_autoencoder("plain", temporal=SVD, **LIKE_CLASS))
-    key = f"{FIRST_STAGE}decoder.up.1.block.0.time_stack.out_layers.3.bias"
-    said = f"{key} is missing"
-    if problem == "missing":
-        del weights[key]
-    elif problem == "misshapen":
-        weights[key] = torch.ones(3)
-        said = f"{key} has the shape [3]; expected [64]"
-    else:
-        weights[f"{key}es"] = torch.ones(64)
-        said = f"{key}es is not part of this architecture"
-    source = write_safetensors(tmp_path / "video.safetensors", weights)
-    with pytest.raises(PlanError) as caught:
-        convert(source, tmp_path / "out", layout=layout, skip_parity=True, **CPU)
+        convert(source, tmp_path / "out", layout="decoder", skip_parity=True, **CPU)
     assert len(caught.value.problems) == 1
-    assert caught.value.problems[0].startswith(said)

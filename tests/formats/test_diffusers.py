@@ -16,20 +16,12 @@ from torch import nn
 import inflate
 from inflate.errors import PlanError
 from inflate.workflow import ConversionResult, convert, verify
-from tests.io.opening import assert_same
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of, spoil_file
 from ..models.builders import error, noise
-from .making import (
-    INSIDE,
-    LIKE_CLASS,
-    THREE_LEVELS,
-    diffusers_model,
-    old_names,
-    weights_file,
-)
+from .making import INSIDE, LIKE_CLASS, THREE_LEVELS, diffusers_model, weights_file
 
 TOLERANCE = 1e-5
 """How far our layers and those of diffusers may be apart: rounding, in another order."""
@@ -60,25 +52,21 @@ def spoken_for(result: ConversionResult) -> str:
 # In
 
 
+SHARDS = {"max_shard_size": "200KB"}
+BIN = {"safe_serialization": False}
+FP16 = {"variant": "fp16"}
+STEM = "diffusion_pytorch_model"
+
+
 @pytest.mark.parametrize(
-    ("options", "names"),
+    ("options", "names", "inside"),
     [
-        ({}, "diffusion_pytorch_model.safetensors"),
-        ({"safe_serialization": False}, "diffusion_pytorch_model.bin"),
-        ({"max_shard_size": "600KB"}, "diffusion_pytorch_model-*-of-*.safetensors"),
-        (
-            {"max_shard_size": "600KB", "safe_serialization": False},
-            "diffusion_pytorch_model-*-of-*.bin",
-        ),
-        ({"variant": "fp16"}, "diffusion_pytorch_model.fp16.safetensors"),
-        (
-            {"variant": "fp16", "safe_serialization": False},
-            "diffusion_pytorch_model.fp16.bin",
-        ),
+        ({}, f"{STEM}.safetensors", ""), (BIN, f"{STEM}.bin", ""),
+        (SHARDS, f"{STEM}-*-of-*.safetensors", ""), ({**SHARDS, **BIN}, f"{STEM}-*-of-*.bin", ""),
+        (FP16, f"{STEM}.fp16.safetensors", "vae"), ({**FP16, **BIN}, f"{STEM}.fp16.bin", ""),
     ],
-    ids=["safetensors", "bin", "shards", "shards of bin", "variant", "variant of bin"],
-)
-@pytest.mark.parametrize("inside", ["", "vae"], ids=["folder", "pipeline"])
+    ids=["safetensors", "bin", "shards", "shards of bin", "variant in a pipeline", "bin variant"],
+)  # fmt: skip
 def test_a_folder_as_save_pretrained_writes_it(
     diffusers: ModuleType, options: dict[str, Any], names: str, inside: str, tmp_path: Path
 ) -> None:
@@ -96,16 +84,14 @@ def test_a_folder_as_save_pretrained_writes_it(
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        INSIDE,
-        {"use_quant_conv": False, "use_post_quant_conv": False},
-        {"use_quant_conv": False},
-        {"mid_block_add_attention": False},
+        {"use_quant_conv": False, "in_channels": 4, "out_channels": 1},
         {**THREE_LEVELS, "block_out_channels": (32, 96, 64), "layers_per_block": 1},
-        {"in_channels": 4, "out_channels": 1},
+        *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+            {}, INSIDE, {"use_quant_conv": False, "use_post_quant_conv": False},
+            {"mid_block_add_attention": False})),
     ],
-    ids=["kl", "attention inside", "sd3", "post quant alone", "no attention", "three levels",
-         "other images"],
+    ids=["post quant alone, other images", "three levels", "kl", "attention inside", "sd3",
+         "no attention"],
 )  # fmt: skip
 def test_any_autoencoder_of_its_class_decodes_as_there(
     diffusers: ModuleType, changes: dict[str, Any], tmp_path: Path
@@ -123,35 +109,13 @@ def test_any_autoencoder_of_its_class_decodes_as_there(
         assert error(ours.encode(images), mean) < TOLERANCE
 
 
-@pytest.mark.parametrize("inside", [{}, INSIDE], ids=["plain", "attention inside"])
-def test_its_vq_models_decode_as_there(
-    diffusers: ModuleType, inside: dict[str, Any], tmp_path: Path
-) -> None:
-    model = diffusers_model(diffusers.VQModel, num_vq_embeddings=16, **inside)
+def test_its_vq_models_decode_as_there(diffusers: ModuleType, tmp_path: Path) -> None:
+    model = diffusers_model(diffusers.VQModel, num_vq_embeddings=16, **INSIDE)
     model.save_pretrained(tmp_path / "model")
     result = convert(tmp_path / "model", tmp_path / "out", **CPU)
     assert spoken_for(result) == "bitwise"
     assert result.plan.config.architecture.n_embed == 16
     same_decoder(tmp_path / "out", model, force_not_quantize=True)
-
-
-@pytest.mark.parametrize("naming", [dict, old_names], ids=["new names", "old names"])
-@pytest.mark.parametrize("folder", [True, False], ids=["folder", "single file"])
-def test_names_of_every_age_decode_as_there(
-    diffusers: ModuleType, naming: Any, folder: bool, tmp_path: Path
-) -> None:
-    model = diffusers_model(diffusers.AutoencoderKL)
-    model.save_pretrained(tmp_path / "model")
-    path = weights_file(tmp_path / "model")
-    weights = naming(load_file(path))
-    assert any(".query." in name for name in weights) is (naming is old_names)
-    save_file(weights, path, {"format": "pt"})
-    # Diffusers itself reads the old names still.
-    theirs = diffusers.AutoencoderKL.from_pretrained(tmp_path / "model")
-    assert_same(theirs.state_dict(), model.state_dict())
-    result = convert(tmp_path / "model" if folder else path, tmp_path / "out", **CPU)
-    assert spoken_for(result) == "bitwise"
-    same_decoder(tmp_path / "out", model)
 
 
 # Out: what is written is what its class reads
@@ -169,10 +133,9 @@ def exported(diffusers: ModuleType, folder: Path) -> Any:
 
 
 SOURCES: dict[str, dict[str, Any]] = {
-    "kl": {"use_post_quant_conv": False},
+    "kl": {"use_post_quant_conv": False, "in_channels": 4, "out_channels": 1},
     "sd3": {"use_quant_conv": False, "use_post_quant_conv": False},
     "three levels": {**THREE_LEVELS, "use_post_quant_conv": False},
-    "other images": {"in_channels": 4, "out_channels": 1, "use_post_quant_conv": False},
 }
 
 
@@ -182,12 +145,18 @@ def test_the_export_decodes_as_the_original_did(
 ) -> None:
     model = diffusers_model(diffusers.AutoencoderKL, scaling_factor=0.5, **SOURCES[source])
     model.save_pretrained(tmp_path / "model")
-    result = convert(tmp_path / "model", tmp_path / "out", **EXPORT)
+    narrow = {"dtype": "bfloat16", "float32_norms": True} if source == "sd3" else {}
+    result = convert(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
     assert spoken_for(result) == "bitwise"
+    if narrow:
+        stored = load_file(weights_file(tmp_path / "out"))
+        types = {
+            ".temporal_res_block.norm" in name: tensor.dtype for name, tensor in stored.items()
+        }
+        assert types == {True: torch.float32, False: torch.bfloat16}
+        return
     assert result.parity is not None
-    assert result.parity.notes == (
-        f"both sides were computed by diffusers {diffusers.__version__}",
-    )
+    assert any(diffusers.__version__ in note for note in result.parity.notes)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "config.json", "diffusion_pytorch_model.safetensors"
     ]  # fmt: skip
@@ -204,30 +173,7 @@ def test_the_export_decodes_as_the_original_did(
         )
 
 
-@pytest.mark.parametrize(
-    ("options", "stored"),
-    [
-        ({"dtype": "float16"}, {"float16"}),
-        ({"dtype": "bfloat16"}, {"bfloat16"}),
-        ({"dtype": "float16", "float32_norms": True}, {"float16", "float32"}),
-    ],
-)
-def test_an_export_in_narrow_types(
-    diffusers: ModuleType, options: dict[str, Any], stored: set[str], tmp_path: Path
-) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    result = convert(path, tmp_path / "out", **EXPORT, **options)
-    assert spoken_for(result) == "bitwise"
-    weights = load_file(weights_file(tmp_path / "out"))
-    wide = {name for name, tensor in weights.items() if tensor.dtype == torch.float32}
-    norms = {n for n in weights if ".temporal_res_block.norm" in n}
-    assert wide == (norms if "float32_norms" in options else set())
-    assert {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()} == stored
-    exported(diffusers, tmp_path / "out")
-
-
-@pytest.mark.parametrize("alpha", [0.25, 0.9])
-@pytest.mark.parametrize("time_mode", ["conv-only", "all"])
+@pytest.mark.parametrize(("alpha", "time_mode"), [(0.25, "all"), (0.9, "conv-only")])
 def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_out(
     diffusers: ModuleType, alpha: float, time_mode: str, tmp_path: Path
 ) -> None:
@@ -246,34 +192,19 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     assert all("time_mix_block" in k or "video_time_embed" in k or k.endswith("attn_1.mix_factor")
                for k in reasons)  # fmt: skip
     assert bool(reasons) is (time_mode == "all")
-    assert set(reasons.values()) <= {"an identity at the start, which this layout has no place for"}
     exported(diffusers, tmp_path / "out")
 
 
 # Out: the scaling factor
 
 
-def scaling(folder: Path) -> float:
-    found: float = json.loads((folder / "config.json").read_text())["scaling_factor"]
-    return found
-
-
-@pytest.mark.parametrize(
-    ("options", "factor"),
-    [
-        ({"set_": ["scaling_factor=0.13025"]}, 0.13025),
-        ({"set_": ["architecture.scaling_factor=1.5305"]}, 1.5305),
-    ],
-)
-def test_the_scaling_factor_is_what_was_said(
-    diffusers: ModuleType, options: dict[str, Any], factor: float, tmp_path: Path
-) -> None:
+def test_the_scaling_factor_is_what_was_set(diffusers: ModuleType, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    result = convert(path, tmp_path / "out", **EXPORT, **options)
+    result = convert(path, tmp_path / "out", set_=["scaling_factor=0.13025"], **EXPORT)
     assert not any("scaling factor" in note for note in result.notes)
-    assert scaling(tmp_path / "out") == factor
+    assert json.loads((tmp_path / "out/config.json").read_text())["scaling_factor"] == 0.13025
     again = convert(tmp_path / "out", dry_run=True, layout="diffusers", **CPU)
-    assert again.plan.config.architecture.scaling_factor == factor
+    assert again.plan.config.architecture.scaling_factor == 0.13025
     assert again.notes == ()
 
 
@@ -286,81 +217,32 @@ def refusal(path: Path, **options: Any) -> tuple[str, ...]:
     with pytest.raises(PlanError) as caught:
         convert(path, path.parent / "out", skip_parity=True, **{**EXPORT, **options})
     assert sorted(path.parent.iterdir()) == before
-    assert str(caught.value).startswith("layout 'diffusers' cannot hold this:\n  - ")
     return caught.value.problems
 
 
-POST_QUANT = "it has no place for post_quant_conv: fold it in with --post-quant fold"
-BLOCKS = "it has 2 residual blocks a level, not 1"
-
-
 @pytest.mark.parametrize(
-    ("kind", "changes", "options", "problems"),
+    ("kind", "changes", "options", "words"),
     [
-        ("kl", {}, {}, (POST_QUANT,)),
-        (
-            "plain",
-            {"attn_resolutions": [32, 16]},
-            {},
-            ("it has no attention inside the levels, and this architecture has: 0, 1",),
-        ),
-        (
-            "plain",
-            {},
-            {"video_kernel_size": 3},
-            ("its kernel is 3,1,1, not 3,3,3: choose --video-kernel-size 3,1,1",),
-        ),
-        (
-            "plain",
-            {},
-            {"time_mode": "attn-only"},
-            ("it needs temporal residual blocks: choose --time-mode conv-only",),
-        ),
-        (
-            "plain",
-            {},
-            {"merge_strategy": "fixed", "alpha": 1.0},
-            ("its blend is learned, and no sigmoid reaches the fixed alpha 1: choose "
-             "--merge-strategy learned, or an alpha between 0 and 1",),
-        ),
-        ("plain", {"num_res_blocks": 1}, {}, (BLOCKS,)),
-        (
-            "plain",
-            {"attn_type": "none"},
-            {},
-            ("it has attention in the middle, and this architecture none",),
-        ),
-        ("plain", {}, {"set_": ["tanh_out=true"]}, ("it does not end in a tanh",)),
-        (
-            "plain",
-            {"ch_mult": [2, 3]},
-            {},
-            ("its encoder begins with the channels of its first level, 64, and this one with 32",),
-        ),
-        (
-            "plain",
-            {"resamp_with_conv": False},
-            {},
-            ("its levels are resampled with convolutions",),
-        ),
-        (
-            "vq",
-            {},
-            {"post_quant": "fold", "allow_inexact": True},
-            ("it has no place for a codebook (quantize.*): choose 'autoencoder' or 'decoder'",
-             "its encoder gives mean and log-variance (double_z)"),
-        ),
+        ("kl", {}, {}, ["--post-quant fold"]),
+        ("plain", {"attn_resolutions": [32]}, {}, ["attention inside the levels"]),
+        ("plain", {}, {"video_kernel_size": 3}, ["--video-kernel-size 3,1,1"]),
+        ("plain", {}, {"time_mode": "attn-only"}, ["--time-mode conv-only"]),
+        ("plain", {}, {"merge_strategy": "fixed", "alpha": 1.0}, ["--merge-strategy learned"]),
+        ("plain", {"num_res_blocks": 1}, {}, ["2 residual blocks"]),
+        ("plain", {"attn_type": "none"}, {}, ["attention in the middle"]),
+        ("plain", {}, {"set_": ["tanh_out=true"]}, ["tanh"]),
+        ("plain", {"ch_mult": [2, 3]}, {}, ["first level, 64"]),
+        ("plain", {"ch_mult": [1, 2], "resamp_with_conv": False}, {}, ["resampled"]),
+        ("vq", {}, {"post_quant": "fold", "allow_inexact": True}, ["quantize.*", "double_z"]),
     ],
-)  # fmt: skip
-def test_each_reason_is_told(
-    kind: str,
-    changes: dict[str, Any],
-    options: dict[str, Any],
-    problems: tuple[str, ...],
-    tmp_path: Path,
+)
+def test_each_reason_is_given(
+    kind: str, changes: dict[str, Any], options: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     weights = autoencoder(kind, **{**LIKE_CLASS, **changes})
-    assert refusal(write_safetensors(tmp_path / "img.safetensors", weights), **options) == problems
+    problems = refusal(write_safetensors(tmp_path / "img.safetensors", weights), **options)
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems, strict=True))
 
 
 def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) -> None:
@@ -372,10 +254,7 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) 
     weights["decoder.mid.attn_1.time_mix_block.ff.net.2.bias"][0] = 1e-6
     save_file(weights, video, metadata_of(video))
     (problem,) = refusal(video, video_kernel_size=None)
-    assert problem.startswith(
-        "it has no temporal attention, and this one's is no longer an identity"
-    )
-    assert "--layout autoencoder" in problem
+    assert "temporal attention" in problem
 
 
 # Out: parity through its own classes
@@ -390,10 +269,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
                "--video-kernel-size", "3,1,1", "--device", "cpu")  # fmt: skip
     ran = run(*command)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == (
-        "error: layout 'diffusers' is checked with diffusers' own classes, which are not "
-        "installed: pip install 'inflate-video[diffusers]', or pass --skip-parity\n"
-    )
+    assert "pip install 'inflate-video[diffusers]'" in ran.err
     assert list(tmp_path.iterdir()) == [path]
     # What it is not needed for goes on without it.
     assert run(*command, "--dry-run").code == 0
@@ -407,9 +283,6 @@ def test_without_the_package_one_line_says_how_to_get_it(
     [
         ("decoder.mid_block.attentions.0.to_q.weight", True, True),
         ("decoder.time_conv_out.bias", False, True),
-        ("decoder.up_blocks.0.resnets.0.temporal_res_block.conv2.bias", False, True),
-        ("encoder.conv_in.bias", True, False),
-        ("quant_conv.weight", True, False),
         ("quant_conv.bias", True, False),
     ],
 )

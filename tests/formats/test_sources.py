@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, FamilyError
 from inflate.workflow import convert, inspect, verify
 from tests.io.opening import assert_same
 
@@ -25,19 +25,12 @@ from ..checkpoints import (
     write_safetensors,
     write_torch,
 )
-from ..cli.conftest import Run
 from ..conversions import CPU
-from .making import (
-    AROUND,
-    SVD_IMAGE,
-    first_stage,
-    moving_averages,
-    svd_model,
-    under,
-    whole_model,
-)
+from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, under, whole_model
 
 Writer = Callable[..., Path]
+
+SMALLEST = {"ch_mult": [1]}
 
 LEGACY = {"_use_new_zipfile_serialization": False}
 LOSS = {
@@ -62,8 +55,11 @@ def kept(path: Path, expected: Mapping[str, Tensor], **options: Any) -> None:
 # Whole models: the autoencoder alone is read
 
 
-@pytest.mark.parametrize("family", AROUND)
-@pytest.mark.parametrize("writer", [write_lightning, write_safetensors])
+@pytest.mark.parametrize(
+    ("family", "writer"),
+    [("sd1", write_lightning), ("sd2", write_safetensors), ("sdxl", write_safetensors),
+     ("sd3", write_lightning)],
+)  # fmt: skip
 def test_of_a_whole_model_the_autoencoder_alone_is_read(
     family: str, writer: Writer, tmp_path: Path, reads: dict[Path, set[str]]
 ) -> None:
@@ -99,11 +95,10 @@ def test_planning_reads_nothing_of_seven_gigabytes(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_of_the_ldm_zoo(kind: str, tmp_path: Path) -> None:
-    weights = autoencoder(kind)
+    weights = autoencoder(kind, **SMALLEST)
     path = write_lightning(tmp_path / "model.ckpt", {**weights, **LOSS})
     kept(path, weights)
-    reasons = {d.source: d.reason for d in convert(path, dry_run=True, **CPU).plan.dropped}
-    assert reasons == dict.fromkeys(LOSS, "training loss (discriminator, perceptual)")
+    assert {d.source for d in convert(path, dry_run=True, **CPU).plan.dropped} == set(LOSS)
 
 
 @pytest.mark.parametrize(
@@ -112,50 +107,40 @@ def test_files_of_the_ldm_zoo(kind: str, tmp_path: Path) -> None:
     ids=["nested", "plain", "with what trained it"],
 )
 def test_a_vae_pt(content: Any, tmp_path: Path) -> None:
-    weights = autoencoder()
+    weights = autoencoder(**SMALLEST)
     path = tmp_path / "anime.vae.pt"
     torch.save(content(weights), path)
     kept(path, weights)
     assert convert(path, skip_parity=True, **CPU).output == tmp_path / "anime.vae.video.safetensors"
 
 
-@pytest.mark.parametrize("prefix", ["", FIRST_STAGE])
-@pytest.mark.parametrize("writer", [write_torch, write_lightning])
+@pytest.mark.parametrize(("writer", "prefix"), [(write_torch, ""), (write_lightning, FIRST_STAGE)])
 def test_files_of_torch_before_1_6(writer: Writer, prefix: str, tmp_path: Path) -> None:
-    weights = autoencoder()
+    weights = autoencoder(**SMALLEST)
     path = writer(tmp_path / "old.pth", prefixed(weights, prefix), **LEGACY)
     assert path.read_bytes()[:2] != b"PK"
     kept(path, weights)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("writer", [write_torch, write_safetensors])
+@pytest.mark.parametrize(
+    ("writer", "dtype"), [(write_torch, torch.float16), (write_safetensors, torch.bfloat16)]
+)
 def test_narrow_types_are_kept(writer: Writer, dtype: torch.dtype, tmp_path: Path) -> None:
-    weights = autoencoder(dtype=dtype)
+    weights = autoencoder(dtype=dtype, **SMALLEST)
     path = writer(tmp_path / "half.file", prefixed(weights))
     kept(path, weights)
     made = load_file(tmp_path / "out.safetensors")
     assert {tensor.dtype for tensor in made.values()} == {dtype}
 
 
-def test_attention_that_went_through_diffusers(tmp_path: Path) -> None:
-    weights = autoencoder(attn_resolutions=[16])
-    flat = {k: v[:, :, 0, 0] if ".attn" in k and v.dim() == 4 else v for k, v in weights.items()}
-    assert sum(v.dim() == 2 for v in flat.values()) == 4 * 5
-    kept(write_safetensors(tmp_path / "flat.safetensors", flat), weights)
-
-
 # Shards
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd3"])
-def test_shards_behind_their_index(
-    family: str, tmp_path: Path, reads: dict[Path, set[str]]
-) -> None:
+def test_shards_behind_their_index(tmp_path: Path, reads: dict[Path, set[str]]) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
-    weights = whole_model(family)
+    weights = whole_model("sd3")
     hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="model{suffix}.safetensors", max_shard_size="400KB"
+        weights, tmp_path, filename_pattern="model{suffix}.safetensors", max_shard_size="200KB"
     )
     index = tmp_path / "model.safetensors.index.json"
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
@@ -168,7 +153,7 @@ def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
     weights = whole_model("sd1")
     hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="400KB",
+        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="200KB",
         safe_serialization=False,
     )  # fmt: skip
     index = tmp_path / "pytorch_model.bin.index.json"
@@ -180,10 +165,10 @@ def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
     assert len(inspect(index).files.all) == len(shards) + 1
     # A tensor that lies in another shard than the index says is not taken from there.
     write_torch(shards[0], {"elsewhere": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="names tensors that its shards lack"):
+    with pytest.raises(CheckpointError, match=index.name):
         convert(index, **CPU)
     write_safetensors(shards[0], {"elsewhere": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="names shards of two formats"):
+    with pytest.raises(CheckpointError, match=index.name):
         convert(index, **CPU)
 
 
@@ -208,16 +193,12 @@ def test_the_image_autoencoder_of_svd_is_chosen_by_its_prefix(
     assert report.verdict == "bitwise"
 
 
-@pytest.mark.parametrize("command", ["convert", "verify"])
-def test_which_one_is_an_error_that_lists_the_choices(
-    run: Run, svd: Path, tmp_path: Path, command: str
-) -> None:
-    ran = run(command, svd, "--device", "cpu")
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err == (
-        f"error: {svd} holds several autoencoders, under '{SVD_IMAGE}' (an image decoder), "
-        f"'{FIRST_STAGE}' (a video decoder); choose one with --prefix\n"
-    )
+def test_which_one_is_an_error_that_lists_the_choices(svd: Path) -> None:
+    for command in (convert, verify):
+        with pytest.raises(FamilyError) as caught:
+            command(svd, **CPU)
+        for choice in (f"'{SVD_IMAGE}'", f"'{FIRST_STAGE}'", "--prefix"):
+            assert choice in str(caught.value)
 
 
 # Moving averages
@@ -225,32 +206,14 @@ def test_which_one_is_an_error_that_lists_the_choices(
 
 @pytest.mark.parametrize(("kind", "prefix"), [("kl", ""), ("vq", ""), ("plain", FIRST_STAGE)])
 def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_path: Path) -> None:
-    plain, averaged = autoencoder(kind, seed=1), autoencoder(kind, seed=2)
+    plain, averaged = (autoencoder(kind, seed=seed, **SMALLEST) for seed in (1, 2))
     both = {**prefixed(plain, prefix), **moving_averages(averaged, prefix)}
     path = write_lightning(tmp_path / "model.ckpt", both)
     kept(path, averaged, weights="ema")
     assert convert(path, dry_run=True, weights="ema", **CPU).notes == ()
     counters = {f"{prefix}model_ema.{name}" for name in ("decay", "num_updates")}
     dropped = convert(path, dry_run=True, weights="ema", **CPU).plan.dropped
-    assert {d.source: d.reason for d in dropped} == {
-        **dict.fromkeys(prefixed(plain, prefix), "replaced by its moving average"),
-        **dict.fromkeys(counters, "moving average of the training weights"),
-    }
+    assert {d.source for d in dropped} == {*prefixed(plain, prefix), *counters}
     video = tmp_path / "out.safetensors"
     assert verify(path, video, weights="ema", **CPU).verdict == "bitwise"
     assert verify(path, video, **CPU).verdict == "fail"
-
-
-def test_a_part_without_moving_averages_is_taken_as_it_is(tmp_path: Path) -> None:
-    plain, averaged = autoencoder(seed=1), autoencoder(seed=2)
-    decoder = {k: v for k, v in averaged.items() if k.startswith("decoder.")}
-    path = write_torch(tmp_path / "model.pt", {**plain, **moving_averages(decoder)})
-    kept(path, {**plain, **decoder}, weights="ema")
-    notes = convert(path, dry_run=True, weights="ema", **CPU).notes
-    beside = len(plain) - len(decoder)
-    assert notes == (
-        f"--weights ema: the file has moving averages of {len(decoder)} of the autoencoder's "
-        f"{len(plain)} tensors; the others are its plain weights ({beside - 4} of encoder, 2 of "
-        "post_quant_conv, 2 of quant_conv)",
-    )
-    assert convert(path, dry_run=True, **CPU).notes == ()

@@ -64,11 +64,11 @@ def complaints(weights: dict[str, Tensor], folder: Path, **settings: Any) -> lis
     return sorted(caught.value.problems)
 
 
-@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
+@pytest.mark.parametrize("mode", ["all", "conv-only"])
 def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
     mode: str, tmp_path: Path
 ) -> None:
-    weights = prefixed(autoencoder("vq"))
+    weights = prefixed(autoencoder("vq", **SMALLEST))
     with planned(weights, tmp_path, {"temporal.time_mode": mode, "seed": 5}) as (plan, source):
         written(plan, source, tmp_path / "out")
     tensors = load_file(tmp_path / "out")
@@ -83,24 +83,6 @@ def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
             assert tensor.flatten().tolist() == [value for piece in made for value in piece]
 
 
-def test_the_seed_decides_the_random_part_alone(tmp_path: Path) -> None:
-    one, again, other = (
-        carried_out(autoencoder(**SMALLEST), tmp_path, seed=seed) for seed in (1, 1, 2)
-    )
-    assert all(torch.equal(one[key], again[key]) for key in one)
-    changed = {key for key in one if not torch.equal(one[key], other[key])}
-    assert changed == {key for key in one if "in_layers.2" in key}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_weights_are_stored_in_the_type_asked_for(dtype: str, tmp_path: Path) -> None:
-    weights = autoencoder(**SMALLEST)
-    tensors = carried_out(weights, tmp_path, dtype=dtype)
-    assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{dtype}"}
-    for key, tensor in weights.items():
-        assert torch.equal(tensors[key], tensor.to(getattr(torch, dtype)))
-
-
 @pytest.mark.parametrize(
     ("dtype", "names"),
     [
@@ -109,23 +91,21 @@ def test_weights_are_stored_in_the_type_asked_for(dtype: str, tmp_path: Path) ->
         ("float32", ["encoder.conv_out.bias"]),
     ],
 )
-def test_weights_that_the_stored_type_cannot_hold_are_told_all_at_once(
+def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     dtype: str, names: list[str], tmp_path: Path
 ) -> None:
     weights = autoencoder(dtype=torch.float64, **SMALLEST)
     weights["encoder.conv_in.bias"][0] = 6e4  # Any type holds it.
     weights["decoder.conv_out.bias"][0] = 7e4
     weights["encoder.conv_out.bias"][0] = -1e39
-    said = complaints(prefixed(weights), tmp_path, dtype=dtype)
-    assert [one.partition(" (")[0] for one in said] == [
+    problems = complaints(prefixed(weights), tmp_path, dtype=dtype)
+    assert [one.partition(" (")[0] for one in problems] == [
         f"first_stage_model.{name} overflows in {dtype}" for name in names
     ]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "alpha"), [("float16", 7e4), ("float32", 1e39), ("bfloat16", 3.4e38)]
-)
-def test_a_start_that_the_stored_type_cannot_hold_is_told(
+@pytest.mark.parametrize(("dtype", "alpha"), [("float16", 7e4), ("bfloat16", 3.4e38)])
+def test_a_start_that_the_stored_type_cannot_hold_is_reported(
     dtype: str, alpha: float, tmp_path: Path
 ) -> None:
     settings = {"temporal.alpha": alpha, "dtype": dtype}
@@ -167,8 +147,7 @@ def test_an_interruption_leaves_the_rest_unwritten(
     assert len(begun) <= 2
 
 
-@pytest.mark.parametrize("piece", [64, 4096])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("piece", "dtype"), [(256, "float32"), (4096, "bfloat16")])
 def test_tensors_larger_than_a_piece_are_the_same(
     piece: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,119 +12,70 @@ import torch
 from inflate.config.schema import Config
 from inflate.inflation import initializers
 from inflate.inflation.initializers import Rule, draw_chunks, make_array, start_rules
-from inflate.models import VideoDecoder
+from inflate.models import Decoder, VideoDecoder
 
 from ..models.builders import SMALL
 from .planning import config_of
 
-KERNELS: list[Any] = [1, 3, (3, 1, 1), (5, 3, 3)]
+KERNELS: list[Any] = [3, (5, 3, 1)]
 MODES = ("all", "conv-only", "attn-only")
 
-# Two levels, of 32 and 64 channels, the coarser with attention: every kind of block there is.
-RESIDUAL = {
-    "mid.block_1": 64, "mid.block_2": 64,
-    "up.1.block.0": 64, "up.1.block.1": 64,
-    "up.0.block.0": 32, "up.0.block.1": 32,
-}  # fmt: skip
-ATTENTION = {"mid.attn_1": 64, "up.1.attn.0": 64, "up.1.attn.1": 64}
-OUT_CHANNELS = 3
-
-
-def near(fan_in: int) -> Rule:
-    """What torch's own layers of so many inputs start as."""
-    return Rule("uniform", pytest.approx(1 / math.sqrt(fan_in), rel=1e-12))
-
-
 ZEROS, ONES = Rule("zeros"), Rule("ones")
-
-
-def residual_rules(channels: int, taps: int, mix_factor: float) -> dict[str, Rule]:
-    """The contract's start of a ``VideoResBlock``."""
-    return {
-        "mix_factor": Rule("constant", mix_factor),
-        "time_stack.in_layers.0.weight": ONES,
-        "time_stack.in_layers.0.bias": ZEROS,
-        "time_stack.in_layers.2.weight": near(channels * taps),
-        "time_stack.in_layers.2.bias": near(channels * taps),
-        "time_stack.out_layers.0.weight": ONES,
-        "time_stack.out_layers.0.bias": ZEROS,
-        "time_stack.out_layers.3.weight": ZEROS,
-        "time_stack.out_layers.3.bias": ZEROS,
-    }
-
-
-def attention_rules(channels: int, mix_factor: float) -> dict[str, Rule]:
-    """The contract's start of a ``VideoBlock``."""
-    plain = near(channels)
-    rules = {
-        "mix_factor": Rule("constant", mix_factor),
-        "video_time_embed.0.weight": plain,
-        "video_time_embed.0.bias": plain,
-        "video_time_embed.2.weight": ZEROS,
-        "video_time_embed.2.bias": ZEROS,
-    }
-    for norm in ("norm_in", "norm1", "norm2", "norm3"):
-        rules[f"time_mix_block.{norm}.weight"] = ONES
-        rules[f"time_mix_block.{norm}.bias"] = ZEROS
-    for ff in ("ff_in", "ff"):
-        rules[f"time_mix_block.{ff}.net.0.proj.weight"] = plain
-        rules[f"time_mix_block.{ff}.net.0.proj.bias"] = plain
-        rules[f"time_mix_block.{ff}.net.2.weight"] = ZEROS
-        rules[f"time_mix_block.{ff}.net.2.bias"] = ZEROS
-    for attn in ("attn1", "attn2"):
-        for to in ("to_q", "to_k", "to_v"):
-            rules[f"time_mix_block.{attn}.{to}.weight"] = plain
-        rules[f"time_mix_block.{attn}.to_out.0.weight"] = ZEROS
-        rules[f"time_mix_block.{attn}.to_out.0.bias"] = ZEROS
-    return rules
-
-
-def under(prefix: str, rules: dict[str, Rule]) -> dict[str, Rule]:
-    return {f"decoder.{prefix}.{key}": rule for key, rule in rules.items()}
+NORMS = ("in_layers.0", "out_layers.0", "norm_in", "norm1", "norm2", "norm3")
+ENDS = ("out_layers.3", "to_out.0", "net.2", "video_time_embed.2")
+"""The last layers of the temporal branches."""
 
 
 def small(**arguments: Any) -> Config:
     return config_of(**{**SMALL, **arguments})
 
 
+def contract(key: str, fan_in: int, alpha: float) -> Rule:
+    """How a temporal tensor must start: each branch an identity, all else as torch's own layers."""
+    owner, _, leaf = key.rpartition(".")
+    if leaf == "mix_factor":
+        return Rule("constant", -alpha if ".attn" in owner else alpha)
+    if owner.endswith("time_mix_conv"):
+        return Rule("dirac") if leaf == "weight" else ZEROS
+    if owner.endswith(NORMS):
+        return ONES if leaf == "weight" else ZEROS
+    if owner.endswith(ENDS):
+        return ZEROS
+    return Rule("uniform", pytest.approx(1 / math.sqrt(fan_in), rel=1e-12))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
-    taps = math.prod(kernel) if isinstance(kernel, tuple) else kernel**3
+    with torch.device("meta"):
+        video = VideoDecoder(**SMALL, time_mode=mode, video_kernel_size=kernel)
+        image = Decoder(**SMALL)
     expected = {}
-    if mode != "attn-only":
-        for block, channels in RESIDUAL.items():
-            expected |= under(block, residual_rules(channels, taps, 0.25))
-        expected |= under("conv_out.time_mix_conv", {"weight": Rule("dirac"), "bias": ZEROS})
-    if mode != "conv-only":
-        for block, channels in ATTENTION.items():
-            expected |= under(block, attention_rules(channels, -0.25))
+    for key in video.state_dict().keys() - image.state_dict().keys():
+        weight = getattr(video.get_submodule(key.rpartition(".")[0]), "weight", None)
+        fan_in = 1 if weight is None else weight[0].numel()
+        expected[f"decoder.{key}"] = contract(key, fan_in, 0.25)
     assert start_rules(small(time_mode=mode, video_kernel_size=kernel, alpha=0.25)) == expected
 
 
 @pytest.mark.parametrize(
     ("strategy", "alpha", "residual", "attention"),
     [
-        ("learned", 0.0, 0.0, 0.0),
-        ("learned", 0.3, 0.3, -0.3),
-        ("learned", -2.0, -2.0, 2.0),
-        ("fixed", 0.0, 0.0, 1.0),
-        ("fixed", 0.25, 0.25, 0.75),
-        ("fixed", 0.3, 0.3, 0.7),
-        ("fixed", 1.0, 1.0, 0.0),
+        ("learned", 0.0, 0.0, 0.0), ("learned", 0.3, 0.3, -0.3), ("learned", -2.0, -2.0, 2.0),
+        ("fixed", 0.0, 0.0, 1.0), ("fixed", 0.3, 0.3, 0.7),
     ],
-)
+)  # fmt: skip
 def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_block(
     strategy: str, alpha: float, residual: float, attention: float
 ) -> None:
     rules = start_rules(small(time_mode="all", merge_strategy=strategy, alpha=alpha))
-    for block in RESIDUAL:
-        assert rules[f"decoder.{block}.mix_factor"] == Rule("constant", residual)
-    for block in ATTENTION:
-        rule = rules[f"decoder.{block}.mix_factor"]
-        assert rule == Rule("constant", attention)
+    blends = {key: rule for key, rule in rules.items() if key.endswith("mix_factor")}
+    assert len(blends) == 9
+    for key, rule in blends.items():
+        value = attention if ".attn" in key else residual
+        assert rule == Rule("constant", value)
         (made,) = make_array(rule, (1,), "mix_factor", 0)
-        assert made == np.float32(attention)
+        assert made == np.float32(value)
         assert made != 0 or not np.signbit(made)
 
 

@@ -43,9 +43,9 @@ def architecture_of(shapes: Shapes) -> Architecture:
 
 def architecture_of_preset(preset: str) -> Architecture:
     """The architecture of a preset, over one that disagrees with nothing."""
-    told = load_presets()[preset].content["architecture"]
+    known = load_presets()[preset].content["architecture"]
     fields = Architecture.__dataclass_fields__
-    seen = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()
+    seen = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()
                            if k in fields})  # fmt: skip
     return build_config(seen, read_config(preset)).architecture
 
@@ -75,7 +75,7 @@ def read_all(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 
 
 def refusal(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
-    """What is said of a file that cannot be opened: one line that names the file."""
+    """The message about a file that cannot be opened: one line that names the file."""
     with pytest.raises(CheckpointError) as caught, open_checkpoint(path):
         pass
     assert type(caught.value) is kind

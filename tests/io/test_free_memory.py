@@ -10,14 +10,11 @@ from inflate.io.free_memory import free_memory
 
 MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable:    4000 kB\n"}
 V2 = {
-    **MEMINFO,
-    "proc/self/cgroup": "0::/batch/job\n",
-    "sys/fs/cgroup/batch/job/memory.max": "max\n",
+    **MEMINFO, "proc/self/cgroup": "0::/batch/job\n", "sys/fs/cgroup/batch/job/memory.max": "max\n",
     "sys/fs/cgroup/batch/job/memory.current": "900000\n",
-    "sys/fs/cgroup/batch/memory.max": "1000000\n",
-    "sys/fs/cgroup/batch/memory.current": "950000\n",
+    "sys/fs/cgroup/batch/memory.max": "1000000\n", "sys/fs/cgroup/batch/memory.current": "950000\n",
     "sys/fs/cgroup/batch/memory.stat": "anon 5\nactive_file 300000\ninactive_file 500000\n",
-}
+}  # fmt: skip
 V1 = {
     **MEMINFO,
     "proc/self/cgroup": "11:cpu:/job\n4:memory,hugetlb:/job\n",
@@ -43,6 +40,7 @@ IN_A_CONTAINER = {  # The group's path is the host's, and the mount shows the gr
         pytest.param(V2, 850_000, id="v2, a parent's limit"),
         pytest.param(V1, 200_007, id="v1"),
         pytest.param(IN_A_CONTAINER, 120_000, id="container"),
+        pytest.param({**IN_A_CONTAINER, "sys/fs/cgroup/memory.current": "700000\n"}, 0, id="over"),
     ],
 )
 def test_the_tightest_limit_with_its_cache_given_back(
@@ -53,11 +51,3 @@ def test_the_tightest_limit_with_its_cache_given_back(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert free_memory(tmp_path) == free
-
-
-def test_more_used_than_allowed_is_nothing_free(tmp_path: Path) -> None:
-    for name, text in {**IN_A_CONTAINER, "sys/fs/cgroup/memory.current": "700000\n"}.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert free_memory(tmp_path) == 0

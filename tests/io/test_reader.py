@@ -1,4 +1,4 @@
-"""Checkpoints of every format, recognised by their content and read when asked."""
+"""Checkpoints of every format, recognised by their content and read on demand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import inflate
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_empty
 from inflate.io.files import hash_file
@@ -40,14 +36,10 @@ WRITERS: dict[str, Writer] = {
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3, dtype=torch.float16)}
 
 
-def raw_safetensors(header: bytes, data: bytes = b"") -> bytes:
-    return len(header).to_bytes(8, "little") + header + data
-
-
 # Formats
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".bin", ""])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_a_file_is_known_by_its_content_not_its_name(
     writer: Writer, suffix: str, tmp_path: Path
@@ -118,7 +110,7 @@ def test_an_extent_is_where_exactly_the_bytes_of_a_tensor_lie(
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("left", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("left", [0.0, 0.9])
 def test_a_file_cut_short_while_it_is_open_is_an_error(
     writer: Writer, left: float, tmp_path: Path
 ) -> None:
@@ -133,38 +125,6 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
             checkpoint.read("big")
         with pytest.raises(CheckpointError, match=str(path)):
             list(checkpoint.pieces("big", aligned_empty(64)))
-
-
-TORCH_FREE = """
-import sys
-sys.modules["torch"] = None
-from pathlib import Path
-from inflate.io.reader import open_checkpoint
-for path in sys.argv[1:]:
-    with open_checkpoint(Path(path)) as checkpoint:
-        for key in checkpoint.tensors:
-            print(key, checkpoint.read(key).tobytes().hex())
-"""
-
-
-def test_no_file_needs_torch(tmp_path: Path) -> None:
-    tensors = {**WEIGHTS, "half": torch.ones(3, dtype=torch.bfloat16)}
-    paths = [write(tmp_path / f"{i}", tensors) for i, write in enumerate(WRITERS.values())]
-    paths.append(write_torch(tmp_path / "turned", {"turned": torch.ones(2, 3).T}))
-    shard = write_safetensors(tmp_path / "shard.safetensors", tensors)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard.name)}))
-    ran = subprocess.run(
-        [sys.executable, "-c", TORCH_FREE, *paths, index],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(inflate.__file__).parents[1],
-    )
-    lines = Counter(ran.stdout.splitlines())
-    for name, tensor in tensors.items():
-        content = tensor.view(torch.uint8).numpy().tobytes().hex()
-        assert lines[f"{name} {content}"] == len(paths)
 
 
 @pytest.mark.parametrize("writer", [write_torch, partial(write_torch, **LEGACY)])
@@ -210,48 +170,38 @@ def test_nothing_in_a_shape_beyond_any_array_is_refused(
 ) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
     path = tmp_path / "a.safetensors"
-    path.write_bytes(raw_safetensors(header.encode()))
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
     with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError):
         checkpoint.read("a")
 
 
-# Where the tensors are
-
-
-# Tensors that are not what they claim
-
-
-# Files that are none
+# Files of other tools
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file: quantised for inference"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file, as Keras writes: weights of another"),
-        (b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite model: an export for inference"),
-        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model: an export for inference"),
-        (b"\x08\x0a:\x80\x10\x0a\x10", "an ONNX model: an export for inference"),
-        (b"\x08\x01\x12\x80\x10", "a TensorFlow SavedModel: an export for inference"),
-        (b"\x82\xa7decoder\x86\xa7conv_in", "a MessagePack file, as Flax writes: weights of"),
-        (b"\xde\x00\x10\xa7decoder\x86", "a MessagePack file, as Flax writes: weights of"),
-        (b"\x1f\x8b\x08\x00" + bytes(64), "a gzip archive: unpack it first"),
-        (bytes(257) + b"ustar\x0000", "a tar archive: unpack it first"),
-        (b"\x7fELF" + bytes(64), "a program: check the name"),
-        (b"%PDF-1.7\n", "a PDF: check the name"),
-        (b"\x89PNG\r\n\x1a\n", "a picture: check the name"),
-        (b"\n<!DOCTYPE html><html>", "a web page: the download was answered with a page"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-            "the pointer of Git LFS to a file, not the file: fetch the file itself",
-        ),
+        (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file, as Keras writes"),
+        (b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite model"),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model"),
+        (b"\x08\x0a:\x80\x10\x0a\x10", "an ONNX model"),
+        (b"\x08\x01\x12\x80\x10", "a TensorFlow SavedModel"),
+        (b"\x82\xa7decoder\x86\xa7conv_in", "a MessagePack file, as Flax writes"),
+        (b"\xde\x00\x10\xa7decoder\x86", "a MessagePack file, as Flax writes"),
+        (b"\x1f\x8b\x08\x00" + bytes(64), "a gzip archive"),
+        (bytes(257) + b"ustar\x0000", "a tar archive"),
+        (b"\x7fELF" + bytes(64), "a program"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "the pointer of Git LFS"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.safetensors", "a.onnx"])
 def test_files_of_other_tools_are_refused_by_name(
-    content: bytes, what: str, name: str, tmp_path: Path
+    content: bytes, what: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / name
+    path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     assert refusal(path).startswith(f"FILE is {what}")
 
@@ -261,45 +211,19 @@ def test_torchscript_is_refused_by_name(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    assert refusal(path, FamilyError) == (
-        "FILE is a TorchScript archive; expected named tensors: save its state_dict()"
-    )
+    assert "state_dict()" in refusal(path, FamilyError)
 
 
 # Damage
 
 
-@pytest.mark.parametrize("kept", [0.001, 0.01, 0.3, 0.6, 0.99, -1])
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_a_file_cut_short_is_refused(writer: Writer, kept: float, tmp_path: Path) -> None:
+def test_a_file_cut_short_is_refused(writer: Writer, tmp_path: Path) -> None:
     path = writer(tmp_path / "a.ckpt", WEIGHTS | {"big": torch.ones(1000)})
     content = path.read_bytes()
-    path.write_bytes(content[:-1] if kept < 0 else content[: int(kept * len(content))])
-    said = refusal(path)
-    assert "again" in said or "neither a torch checkpoint nor a safetensors file" in said
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        raw_safetensors(b"{}"[:1] + b"\xff" * 20),
-        raw_safetensors(b'{"a": 3}'),
-        raw_safetensors(b'{"a"'),
-        raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"1234"),
-        raw_safetensors(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', b"x" * 12),
-        raw_safetensors(b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', b"x" * 8),
-        (1 << 62).to_bytes(8, "little") + b'{"a":{}}',
-        (500).to_bytes(8, "little") + b'{"a":{"dtype":"F32"',
-    ],
-    ids=["not text", "no entry", "not JSON", "data missing", "data left over", "wrong size",
-         "huge header", "header cut short"],
-)  # fmt: skip
-def test_a_safetensors_header_that_does_not_add_up_is_refused(
-    content: bytes, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(content)
-    assert refusal(path).startswith("FILE")
+    for kept in (5, 60, len(content) // 3, len(content) * 2 // 3, len(content) - 1):
+        path.write_bytes(content[:kept])
+        refusal(path)
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, (1 << 20) + 7])

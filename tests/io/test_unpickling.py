@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import builtins
 import os
-import pathlib
 import pickle
-import subprocess
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,7 @@ WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 2)}
 
 
 class Call:
-    """Pickled as a call: whoever unpickles it without care makes it."""
+    """Pickled as a call: an unpickler without care makes it."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self.reduced = function, args
@@ -54,9 +51,7 @@ class Stateful:
 
 
 class Made:
-    """Acts when it is made."""
-
-    trace = ""
+    """Acts when it is made, but for the one that is pickled."""
 
     def __new__(cls, trace: str) -> Made:
         """Leave a trace."""
@@ -67,95 +62,40 @@ class Made:
         return (self.trace,)
 
 
-def made(trace: str) -> Made:
-    """What pickle makes by ``Made.__new__``, without a trace of it now."""
-    instance = object.__new__(Made)
-    instance.trace = trace
-    return instance
-
-
 def evil(trace: str) -> dict[str, Any]:
     """What would leave a trace if it were run."""
     touch = f"open({trace!r}, 'w').close()"
+    made: Any = object.__new__(Made)
+    made.trace = trace
     return {
         "os.system": Call(os.system, f"touch {trace}"),
-        "os.mkdir": Call(os.mkdir, trace),
-        "eval": Call(builtins.eval, touch),
-        "exec": Call(builtins.exec, touch),
-        "subprocess": Call(subprocess.call, ["touch", trace]),
         "map": Call(list, Call(map, eval, [touch])),
         "nested": [{"deep": (Call(builtins.eval, touch), {1: Call(builtins.exec, touch)})}],
-        "method": Call(pathlib.Path.touch, pathlib.PurePath(trace)),
         "import": Call(Call(getattr, Call(__import__, "os"), "mkdir"), trace),
         "setstate": Stateful(trace),
-        "new": made(trace),
+        "new": made,
     }
 
 
-EVIL = list(evil(""))
-
-
-@pytest.fixture
-def trace(tmp_path: Path) -> Iterator[str]:
-    """A path that must not exist at the end."""
-    path = tmp_path / "trace"
-    yield str(path)
-    assert not path.exists()
-
-
-def harmless(path: Path) -> str | None:
-    """Open a file; None where it opens with its weights whole, else what is said of it."""
-    try:
-        assert_same(read_all(path)[1], WEIGHTS)
-    except CheckpointError:
-        return refusal(path)
-    return None
-
-
-@pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("name", EVIL)
-def test_nothing_in_a_file_is_run(
-    name: str, kwargs: dict[str, Any], trace: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "evil.ckpt"
-    payload = evil(trace)[name]
-    torch.save({"state_dict": WEIGHTS, "first": payload, "last": [payload]}, path, **kwargs)
-    said = harmless(path)
-    if said is not None:
-        assert "could run code; refused" in said or "damaged or no torch checkpoint" in said
-
-
-@pytest.mark.parametrize("name", EVIL)
-def test_nothing_in_the_place_of_the_weights_is_run(name: str, trace: str, tmp_path: Path) -> None:
-    path = tmp_path / "evil.ckpt"
-    torch.save(evil(trace)[name], path)
-    with pytest.raises(CheckpointError), open_checkpoint(path):
-        pass
-    torch.save({**WEIGHTS, "state_dict": evil(trace)[name]}, path)
-    harmless(path)
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("name", EVIL)
-def test_nothing_is_run_in_a_pickle_of_any_protocol(
-    name: str, protocol: int, trace: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "evil.ckpt"
-    torch.save({**WEIGHTS, "x": evil(trace)[name]}, path, pickle_protocol=protocol)
-    harmless(path)
-    path.write_bytes(pickle.dumps(evil(trace)[name], protocol=protocol))
-    assert "FILE is damaged or no torch checkpoint" in refusal(path)
-
-
-@pytest.mark.parametrize("kwargs", FORMATS.values(), ids=FORMATS)
-def test_a_call_that_torch_blocks_is_named(kwargs: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "evil.ckpt"
-    torch.save({**WEIGHTS, "x": Call(os.system, "true")}, path, **kwargs)
-    assert refusal(path) == (
-        f"FILE asks for {os.system.__module__}.system, which could run code; refused. A checkpoint "
-        "needs tensors and plain containers only"
-    )
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", evil(""))
+def test_nothing_in_a_file_is_run(name: str, protocol: int, tmp_path: Path) -> None:
+    trace, path = tmp_path / "trace", tmp_path / "evil.ckpt"
+    payload = evil(str(trace))[name]
+    for options in FORMATS.values():
+        for content in ({**WEIGHTS, "x": payload}, {"state_dict": WEIGHTS, "last": [payload]}):
+            torch.save(content, path, pickle_protocol=protocol, **options)
+            try:
+                assert_same(read_all(path)[1], WEIGHTS)
+            except CheckpointError:
+                refusal(path)
+        torch.save(payload, path, pickle_protocol=protocol, **options)
+        with pytest.raises(CheckpointError), open_checkpoint(path):
+            pass
+    path.write_bytes(pickle.dumps(payload, protocol=protocol))
+    refusal(path)
+    assert not trace.exists()
 
 
 # Foreign classes

@@ -21,13 +21,10 @@ from inflate.io.writer import SafetensorsWriter
 from .opening import assert_same, index_of, write_all
 
 TENSORS = {
-    "wide": torch.arange(3, dtype=torch.float64),
-    "decoder.conv": torch.arange(6.0).view(1, 2, 3),
-    "empty": torch.ones(0, 4),
-    "scalar": torch.tensor(2.5),
-    "half": torch.arange(3, dtype=torch.float16),
-    "brain": torch.arange(5, dtype=torch.bfloat16),
-}
+    "wide": torch.arange(3, dtype=torch.float64), "decoder.conv": torch.arange(6.0).view(1, 2, 3),
+    "empty": torch.ones(0, 4), "scalar": torch.tensor(2.5),
+    "half": torch.arange(3, dtype=torch.float16), "brain": torch.arange(5, dtype=torch.bfloat16),
+}  # fmt: skip
 
 
 def write(path: Path, tensors: dict[str, Tensor] = TENSORS, **metadata: str) -> Path:

@@ -1,52 +1,32 @@
-"""The two-dimensional layers, each against its formula."""
+"""The layers of image and time, and the keywords that the networks refuse."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from inflate.models import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock
-from inflate.models.blocks import (
-    Downsample,
-    LayerNorm,
-    Upsample,
-    spatial_norm,
+from inflate.models import (
+    AE3DConv,
+    Decoder,
+    Encoder,
+    MemoryEfficientVideoBlock,
+    VideoBlock,
+    VideoDecoder,
+    VideoResBlock,
 )
+from inflate.models.blocks import LayerNorm, spatial_norm
+from inflate.models.temporal import TimeConv, TimeStack
+from inflate.vocabulary import kernel_of
 
-from .builders import NormTypes, noise, randomized
-from .formulas import attention, group_norm
+from .builders import SMALL, noise, randomized, video
 
 HALVES = [torch.float16, torch.bfloat16]
-WIDE = [torch.float32, torch.float64]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "computed_in"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-@pytest.mark.parametrize(
-    ("norm", "name", "shape"),
-    [(spatial_norm(64), "group_norm", (2, 64, 3, 3)), (LayerNorm(64), "layer_norm", (2, 3, 64))],
-)
-def test_norms_compute_in_float32_or_wider(
-    norm: nn.Module, name: str, shape: tuple[int, ...], dtype: torch.dtype, computed_in: torch.dtype
-) -> None:
-    norm = norm.to(dtype)
-    x = noise(*shape, dtype=dtype)
-    with NormTypes() as types, torch.no_grad():
-        out = norm(x)
-    assert types.seen == {name: {computed_in}}  # input, weight and bias alike
-    assert out.dtype == dtype
-    assert out.shape == shape
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -64,68 +44,117 @@ def test_a_norm_in_half_is_the_float32_norm_rounded_once(
         assert torch.equal(half(x), wide(x.float()).to(dtype))
 
 
-def test_spatial_norm_has_32_groups_and_eps_1e_6() -> None:
-    x = noise(2, 64, 3, 3, dtype=torch.float64) * 1e-3  # where the variance is that of eps
-    norm = spatial_norm(64).double()
-    torch.testing.assert_close(norm(x), group_norm(x, 1e-6))
-    assert not torch.allclose(norm(x), group_norm(x, 1e-5), rtol=1e-2)
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [("chmult", "ch_mult"), ("doublez", "double_z"), ("embed_dim", None), ("kwargs", None)],
+)
+def test_unknown_keywords_fail(module: type[nn.Module], keyword: str, meant: str | None) -> None:
+    with pytest.raises(TypeError) as caught:
+        module(**SMALL, **{keyword: 1})
+    named = [repr(keyword), *([repr(meant)] if meant else [])]
+    assert re.findall(r"'\w+'", str(caught.value)) == named
 
 
-def test_resnet_block_is_its_formula() -> None:
-    block = randomized(ResnetBlock(in_channels=32, out_channels=64)).double()
-    x = noise(2, 32, 5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
+@pytest.mark.parametrize("keyword", ["use_linear_attn", "use_timestep"])
+def test_keywords_of_other_networks_are_refused(module: type[nn.Module], keyword: str) -> None:
+    with pytest.raises(ValueError, match=keyword):
+        module(**SMALL, **{keyword: True})
+
+
+B, T, C, H, W = 2, 3, 32, 4, 5
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("kernel", [1, 3, 5, [3, 1, 1], [5, 3, 1], [1, 1, 3]], ids=str)
+@torch.no_grad()
+def test_time_conv_is_conv3d_that_keeps_the_size(kernel: Any, frames: int) -> None:
+    conv = randomized(TimeConv(8, kernel)).double()
+    x = noise(2, 8, frames, 4, 5, dtype=torch.float64)
+    padding = tuple(k // 2 for k in kernel_of(kernel))
+    out = conv(x)
+    assert out.shape == x.shape
+    torch.testing.assert_close(out, F.conv3d(x, conv.weight, conv.bias, padding=padding))
+
+
+@pytest.mark.parametrize("frames", [2, 3, 8])
+@pytest.mark.parametrize("kernel", [[1, 1, 1], [3, 1, 1], [5, 1, 1], [9, 1, 1]], ids=str)
+def test_time_conv_by_taps_is_conv3d_backwards_too(kernel: Any, frames: int) -> None:
+    conv = randomized(TimeConv(8, kernel))
+    x = noise(2, 8, frames, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    x.requires_grad_()
+    expected = F.conv3d(x, conv.weight, conv.bias, padding=(kernel[0] // 2, 0, 0))
+    out = conv(x)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(out, expected)
+    towards, inputs = noise(*x.shape, seed=1), (x, conv.weight, conv.bias)
+    grads = (torch.autograd.grad(y, inputs, towards) for y in (out, expected))
+    for grad, expected_grad in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+def test_time_stack_is_its_formula() -> None:
+    stack = randomized(TimeStack(2 * C, 0.0, [3, 1, 1])).double()
+    x = noise(B, 2 * C, T, H, W, dtype=torch.float64) * 1e-2  # where eps is felt
+    h = x
     with torch.no_grad():
-        h = group_norm(x, 1e-6) * block.norm1.weight[:, None, None]
-        h = h + block.norm1.bias[:, None, None]
-        h = F.conv2d(h * h.sigmoid(), block.conv1.weight, block.conv1.bias, padding=1)
-        h = group_norm(h, 1e-6) * block.norm2.weight[:, None, None]
-        h = h + block.norm2.bias[:, None, None]
-        h = F.conv2d(h * h.sigmoid(), block.conv2.weight, block.conv2.bias, padding=1)
-        skip = F.conv2d(x, block.nin_shortcut.weight, block.nin_shortcut.bias)
-        torch.testing.assert_close(block(x), skip + h)
+        for norm, conv in (
+            (stack.in_layers[0], stack.in_layers[2]),
+            (stack.out_layers[0], stack.out_layers[3]),
+        ):
+            h = F.group_norm(h, 32, norm.weight, norm.bias, eps=1e-5)
+            h = F.conv3d(h * h.sigmoid(), conv.weight, conv.bias, padding=(1, 0, 0))
+        torch.testing.assert_close(stack(x), x + h)
 
 
-def test_resnet_block_takes_no_time_embedding() -> None:
-    block = randomized(ResnetBlock(in_channels=32, temb_channels=0))
-    x = noise(1, 32, 3, 3)
-    assert torch.equal(block(x, None), block(x))
-    with pytest.raises(ValueError, match=r"temb_channels is 128.*pass 0"):
-        ResnetBlock(in_channels=32, temb_channels=128)
+Build = Callable[..., Any]
+
+TEMPORAL: dict[str, Build] = {
+    "VideoResBlock": lambda **kwargs: VideoResBlock(2 * C, in_channels=C, **kwargs),
+    "AE3DConv": lambda **kwargs: AE3DConv(C, 3, 3, kernel_size=3, padding=1, **kwargs),
+    "VideoBlock": lambda **kwargs: VideoBlock(C, **kwargs),
+    "MemoryEfficientVideoBlock": lambda **kwargs: MemoryEfficientVideoBlock(C, **kwargs),
+}
+every_temporal_module = pytest.mark.parametrize("build", TEMPORAL.values(), ids=TEMPORAL)
 
 
-@pytest.mark.parametrize("kind", [AttnBlock, MemoryEfficientAttnBlock])
-def test_attn_block_is_its_formula(kind: type[AttnBlock]) -> None:
-    block = randomized(kind(32)).double()
-    x = noise(2, 32, 3, 5, dtype=torch.float64)
+@pytest.mark.parametrize("build", [TEMPORAL["VideoResBlock"], TEMPORAL["VideoBlock"]])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_silent_branch_does_not_run(build: Build, grad: bool) -> None:
+    silent, sounding = (build(alpha=alpha, merge_strategy="fixed") for alpha in (0.0, 0.5))
+    ran: list[nn.Module] = []
+    for block in (silent, sounding):
+        branch = block.time_stack if isinstance(block, VideoResBlock) else block.time_mix_block
+        branch.register_forward_hook(lambda module, *_: ran.append(module))
+    with torch.set_grad_enabled(grad):
+        x = video()
+        silent(x, timesteps=T)
+        assert ran == []
+        sounding(x, timesteps=T)
+        assert len(ran) == 1
+        with pytest.raises(ValueError, match="timesteps is 4"):  # It is checked all the same.
+            silent(x, timesteps=4)
+
+
+@every_temporal_module
+@torch.no_grad()
+def test_inputs_are_not_overwritten(build: Build) -> None:
+    block = randomized(build())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = video().contiguous(memory_format=layout)
+        before = x.clone()
+        out = block(x, timesteps=T)
+        assert torch.equal(x, before)
+        assert torch.equal(block(x, timesteps=T), out)
+
+
+@every_temporal_module
+def test_gradients_change_no_bit(build: Build) -> None:
+    """What runs in place without them gives the same."""
+    block = randomized(build())
+    x = video().contiguous(memory_format=torch.channels_last)
+    with_gradients = block(x, timesteps=T)
+    assert with_gradients.requires_grad
     with torch.no_grad():
-        h = group_norm(x, 1e-6) * block.norm.weight[:, None, None]
-        h = h + block.norm.bias[:, None, None]
-        q, k, v = (
-            torch.einsum("oc,nchw->nohw", part.weight[:, :, 0, 0], h) + part.bias[:, None, None]
-            for part in (block.q, block.k, block.v)
-        )
-        q, k, v = (part.flatten(2).transpose(1, 2) for part in (q, k, v))
-        attended = attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        projected = torch.einsum("oc,nchw->nohw", block.proj_out.weight[:, :, 0, 0], attended)
-        expected = x + projected + block.proj_out.bias[:, None, None]
-        torch.testing.assert_close(block(x), expected)
-
-
-@pytest.mark.parametrize("dtype", [*HALVES, *WIDE])
-def test_upsample_repeats_pixels_then_convolves(dtype: torch.dtype) -> None:
-    up = randomized(Upsample(8, with_conv=True)).to(dtype)
-    x = noise(2, 8, 3, 4, dtype=dtype)
-    repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert torch.equal(up(x), up.conv(repeated))
-    assert torch.equal(Upsample(8, with_conv=False)(x), repeated)
-    assert list(Upsample(8, with_conv=False).state_dict()) == []
-
-
-def test_downsample_pads_right_and_below() -> None:
-    down = randomized(Downsample(8, with_conv=True))
-    x = noise(2, 8, 6, 4)
-    padded = torch.zeros(2, 8, 7, 5)
-    padded[:, :, :6, :4] = x
-    expected = F.conv2d(padded, down.conv.weight, down.conv.bias, stride=2)
-    assert torch.equal(down(x), expected)
-    assert down(x).shape == (2, 8, 3, 2)
+        assert torch.equal(block(x, timesteps=T), with_gradients)

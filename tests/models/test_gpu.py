@@ -12,9 +12,7 @@ from inflate.models import AttnBlock
 from .builders import (
     TIME_MODES,
     error,
-    image_decoder_of,
     latents,
-    make_identity,
     noise,
     randomized,
     reference_cases,
@@ -60,17 +58,6 @@ def test_numbers_are_the_originals(name: str) -> None:
     assert error(out.cpu(), vectors[f"{name}/out"]) <= TOLERANCE
 
 
-@every_mode
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08)])
-@torch.no_grad()
-def test_half_precision(time_mode: str, dtype: torch.dtype, tolerance: float) -> None:
-    decoder, z = video_decoder(time_mode), latents()
-    expected = decoder(z, timesteps=3)
-    out = decoder.to(DEVICE, dtype)(z.to(DEVICE, dtype), timesteps=3)
-    assert out.dtype == dtype
-    assert relative_rms(out.cpu(), expected) < tolerance
-
-
 # What xformers warns of when it is imported is no concern of these.
 @pytest.mark.filterwarnings("ignore")
 @every_mode
@@ -85,16 +72,6 @@ def test_xformers_is_vanilla(time_mode: str, dtype: torch.dtype, tolerance: floa
     out = efficient(z, timesteps=3)
     assert out.dtype == dtype
     assert relative_rms(out.cpu(), vanilla(z, timesteps=3).cpu()) < tolerance
-
-
-@every_mode
-@torch.no_grad()
-def test_skip_video_and_identities_are_the_image_decoder(time_mode: str) -> None:
-    video = make_identity(video_decoder(time_mode, alpha=0.3)).to(DEVICE)
-    image = image_decoder_of(video).to(DEVICE)
-    z = latents().to(DEVICE)
-    assert error(video(z, skip_video=True).cpu(), image(z).cpu()) == 0
-    assert error(video(z, timesteps=3).cpu(), image(z).cpu()) <= TOLERANCE
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import inflate
 from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source
 from inflate.inflation.dead_weight import dead_weight
@@ -22,7 +22,6 @@ from inflate.parity.result import TensorLearning, TrainabilityResult
 from inflate.parity.trainability import learn_once
 
 from ..checkpoints import autoencoder
-from ..conversions import CPU
 from ..inflation.planning import plan_of, planned
 from ..models.builders import TINY, make_identity, randomized, video_decoder
 
@@ -75,45 +74,12 @@ def test_the_ends_of_the_branches_learn_now_and_the_rest_after_them(tmp_path: Pa
     assert counts(result)["never"] == 0
 
 
-def test_a_fixed_blend_at_0(tmp_path: Path) -> None:
-    settings = {"temporal.merge_strategy": "fixed", "temporal.time_mode": "all"}
-    found = by_name(measured(settings, tmp_path))
-    tensor = found["decoder.mid.block_1.time_stack.out_layers.3.weight"]
-    assert tensor.learns == "never"
-    assert tensor.change is not None
-    assert found["decoder.conv_out.time_mix_conv.bias"].learns == "now", "it has no blend"
-    # That a chosen blend stays as it is needs no mending.
-    mix = found["decoder.mid.block_1.mix_factor"]
-    assert (mix.learns, mix.change) == ("never", None)
-
-
-@pytest.mark.parametrize(
-    ("alpha", "branch", "mix"),
-    [
-        (-50.0, "never", "never"),
-        (50.0, "now", "never"),
-        (15.0, "now", "next-step"),
-        (-15.0, "now", "next-step"),
-    ],
-)
-def test_a_saturated_sigmoid(alpha: float, branch: str, mix: str, tmp_path: Path) -> None:
-    settings = {"temporal.alpha": alpha, "temporal.time_mode": "all"}
-    found = by_name(measured(settings, tmp_path))
-    ends = {"mid.block_1": "time_stack.out_layers.3", "mid.attn_1": "time_mix_block.ff.net.2"}
-    for block, end in ends.items():
-        tensors = [found[f"decoder.{block}.{key}"] for key in (f"{end}.weight", "mix_factor")]
-        assert [tensor.learns for tensor in tensors] == [branch, mix]
-        for tensor in tensors:
-            assert (tensor.change is not None) == (tensor.learns == "never")
-
-
-@pytest.mark.parametrize("mode", ["all"])
 @pytest.mark.parametrize(
     ("strategy", "alpha", "dtype"),
     [
         ("learned", 0.0, "float32"),
         ("learned", -50.0, "float32"),
-        ("learned", 20.0, "float32"),
+        ("learned", 50.0, "float32"),
         ("learned", 15.0, "float32"),
         ("fixed", 0.0, "float32"),
         ("fixed", 0.25, "float32"),
@@ -122,11 +88,9 @@ def test_a_saturated_sigmoid(alpha: float, branch: str, mix: str, tmp_path: Path
         ("fixed", 1e-4, "float16"),  # 1 - 1e-4, as the file holds it, is 1.
     ],
 )
-def test_dead_weight_is_what_is_measured(
-    strategy: str, alpha: float, dtype: str, mode: str, tmp_path: Path
-) -> None:
+def test_dead_weight_is_measured(strategy: str, alpha: float, dtype: str, tmp_path: Path) -> None:
     settings = {
-        "temporal.time_mode": mode,
+        "temporal.time_mode": "all",
         "temporal.merge_strategy": strategy,
         "temporal.alpha": alpha,
         "dtype": dtype,
@@ -149,44 +113,29 @@ def tiny(change: Callable[[VideoDecoder], None] | None = None, **changes: Any) -
     return decoder
 
 
-def test_the_decoder_is_left_as_it_was() -> None:
+@pytest.mark.parametrize("error", [False, True])
+def test_the_decoder_is_left_as_it_was(error: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = tiny()
     decoder.train()
     decoder.mid.block_1.eval()
-    before = {key: value.clone() for key, value in decoder.state_dict().items()}
     state = torch.get_rng_state()
-    learn_once(decoder)
-    after = decoder.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(p.grad is None and p.requires_grad for p in decoder.parameters())
-    assert decoder.training
-    assert not decoder.mid.block_1.training
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_it_is_left_as_it_was_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = tiny()
     before = {key: value.clone() for key, value in decoder.state_dict().items()}
     passes = []
     forward = decoder.forward
 
     def failing(*args: Any, **kwargs: Any) -> Tensor:
         passes.append(1)
-        if len(passes) == 2:
+        if error and len(passes) == 2:
             raise KeyError("inside")
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(decoder, "forward", failing)
-    with pytest.raises(KeyError, match="inside"):
+    with pytest.raises(KeyError, match="inside") if error else nullcontext():
         learn_once(decoder)
+    assert all(p.grad is None and p.requires_grad for p in decoder.parameters())
+    assert (decoder.training, decoder.mid.block_1.training) == (True, False)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[key], value) for key, value in decoder.state_dict().items())
-
-
-def test_it_measures_where_gradients_are_off() -> None:
-    decoder = tiny()
-    with torch.inference_mode():
-        inside = learn_once(decoder)
-    assert inside == learn_once(decoder)
 
 
 def test_a_trained_decoder_learns_all_over_now() -> None:
@@ -228,49 +177,3 @@ def test_a_layer_that_is_all_zero_is_named(zero: str, spared: str) -> None:
     assert found, "something is cut off"
     assert all(f"decoder.{zero}" in tensor.reason for tensor in found)
     assert not any(tensor.name.startswith(DECODER + spared) for tensor in found)
-
-
-def test_zeros_twice_in_a_row_never_move() -> None:
-    before = "mid.block_1.time_stack.in_layers.2"
-
-    def spoil(decoder: VideoDecoder) -> None:
-        decoder.get_parameter(f"{before}.weight").zero_()
-        decoder.get_parameter(f"{before}.bias").zero_()
-        decoder.get_parameter("mid.block_1.time_stack.out_layers.0.bias").zero_()
-
-    reason, change = never(tiny(spoil), f"{before}.weight")
-    assert f"{DECODER}{before}.weight" in reason
-    assert change is not None
-
-
-def test_weights_that_are_not_finite() -> None:
-    decoder = tiny(lambda d: d.conv_in.weight.fill_(float("nan")))
-    _, change = never(decoder)
-    assert change is not None
-
-
-def test_every_tensor_is_told_of_once() -> None:
-    decoder = tiny(merge_strategy="fixed", alpha=0.25)
-    found = learn_once(decoder)
-    names = [tensor.name for tensor in found.tensors]
-    expected = [key for key in decoder.state_dict()
-                if {"time_stack", "time_mix_block", "video_time_embed", "time_mix_conv",
-                    "mix_factor"} & set(key.split("."))]  # fmt: skip
-    assert sorted(names) == sorted(DECODER + key for key in expected)
-    told = counts(found)
-    assert sum(told.values()) == len(names)
-    blocks = sum(hasattr(module, "mix_factor") for module in decoder.modules())
-    assert told["never"] == blocks, "the buffers alone"
-
-
-def test_a_conversion_tells_and_verify_measures_the_same(image: Path, tmp_path: Path) -> None:
-    made = inflate.convert(image, tmp_path / "v", time_mode="all", alpha=20.0, **CPU)
-    (said,) = [note for note in made.notes if "slope" in note]
-    assert "a saturated sigmoid: at alpha 20" in said
-    assert said.endswith("To let them learn, choose an alpha between -15 and 15")
-    report = inflate.verify(image, tmp_path / "v", trainability=True, **CPU)
-    assert report.passed, "what cannot learn may still be equal"
-    assert report.trainability is not None
-    blocked = [t for t in report.trainability.tensors if t.learns == "never" and t.change]
-    assert f": {len(blocked)} temporal tensors never learn" in said
-    assert inflate.verify(image, tmp_path / "v", **CPU).trainability is None

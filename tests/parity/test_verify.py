@@ -1,7 +1,8 @@
-"""``inflate.verify``: any pair of files, one alone, foreign ones, and every type to compute in."""
+"""``inflate.verify``: any pair of files, one alone, foreign ones; what its report says of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,30 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
-from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.errors import ConfigError, PlanError
 from inflate.parity.metrics import TOLERANCES, Tolerance
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import SMALL_PROBES, SMALL_THOROUGH_PROBES
 from inflate.parity.result import Environment, WeightsResult
 from inflate.parity.verify import run_check
+from inflate.report.documents import parity_document
+from inflate.report.html import as_page
+from inflate.report.markdown import as_markdown
+from inflate.report.summary import advice
 
 from ..checkpoints import (
     FIRST_STAGE,
-    NO_ATTENTION,
     autoencoder,
     bare_decoder,
     prefixed,
-    video_autoencoder,
     write_safetensors,
     write_torch,
 )
-from ..conversions import CPU, print_of
+from ..cli.conftest import Run
+from ..conversions import CPU, metadata_of, nudged, print_of
 
-every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
-
-@every_mode
+@pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     report = inflate.verify(image, videos[mode], **CPU)
     assert (report.verdict, report.max_abs_error) == ("bitwise", 0.0)
@@ -45,9 +47,23 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     assert report.tolerance == Tolerance(TOLERANCES["float32"], TOLERANCES["float32"])
     assert report.cast is None
     assert report.notes == ()
+    assert report.recorded_source is not None
+    assert report.recorded_source.given
     # Every tensor of the source was compared: all of it is decoder, encoder or quant convs.
     assert report.weights.compared == len(autoencoder())
     assert report.weights.different == ()
+    temporal = report.weights.temporal
+    assert temporal is not None
+    assert temporal.compared == len(set(load_file(videos[mode])) - set(autoencoder()))
+    assert temporal.changed == ()
+    assert report.layers[0].name == "post_quant_conv"
+    assert report.layers[-1].name == "decoder.conv_out"
+    assert {layer.verdict for layer in report.layers} == {"bitwise"}
+    assert report.first_divergence is None
+    assert report.floor is not None
+    assert report.floor.multiple == 0.0
+    assert (report.bisect, report.self_test, report.overflow) == (None, None, None)
+    assert report.pictures == ()
     assert [(p.name, p.shape, p.frames) for p in report.probes] == [
         *(
             (p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames)
@@ -58,9 +74,8 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     ]
 
 
-@every_mode
-def test_a_video_alone_against_its_own_image_layers(videos: dict[str, Path], mode: str) -> None:
-    path = videos[mode]
+def test_a_video_alone_against_its_own_image_layers(videos: dict[str, Path]) -> None:
+    path = videos["all"]
     report = inflate.verify(path, **CPU)
     assert report.verdict == "bitwise"
     assert report.reference == report.candidate == (str(path), print_of(path))
@@ -68,18 +83,10 @@ def test_a_video_alone_against_its_own_image_layers(videos: dict[str, Path], mod
     assert "compared with its own image layers" in " ".join(report.notes)
 
 
-@every_mode
-def test_a_trained_video_is_not_its_image_decoder(tmp_path: Path, mode: str) -> None:
-    trained = video_autoencoder(temporal={"time_mode": mode})
-    candidate = write_safetensors(tmp_path / "trained.safetensors", trained)
-    report = inflate.verify(candidate, **CPU)
-    assert report.verdict == "fail"
-    assert report.max_abs_error is not None
-    assert report.max_abs_error > 0.01
-
-
-@every_mode
-@pytest.mark.parametrize(("prefix", "write"), [("", write_torch), (FIRST_STAGE, write_safetensors)])
+@pytest.mark.parametrize(
+    ("mode", "prefix", "write"),
+    [("all", FIRST_STAGE, write_safetensors), ("conv-only", "", write_torch)],
+)
 def test_a_foreign_file_in_sgms_names(
     image: Path, videos: dict[str, Path], tmp_path: Path, mode: str, prefix: str, write: Any
 ) -> None:
@@ -91,32 +98,10 @@ def test_a_foreign_file_in_sgms_names(
     assert report.weights.compared == len(autoencoder())
     (note,) = report.notes
     assert "does not say how it blends: merge_strategy 'learned' was taken" in note
+    assert report.weights.temporal is None
+    assert {row.rule for row in report.plan} == {None}
+    assert {row.origin for row in report.plan} == {"copied", "initialised", "passed-through"}
     assert inflate.verify(candidate, **options).verdict == "bitwise"
-
-
-def test_a_foreign_kernel_is_read_off_its_tensors(tmp_path: Path) -> None:
-    temporal = {"time_mode": "conv-only", "video_kernel_size": (3, 1, 1)}
-    weights = video_autoencoder(temporal=temporal)
-    candidate = write_safetensors(tmp_path / "svd.safetensors", weights)
-    assert inflate.load_video_decoder(candidate).conv_out.time_mix_conv.kernel_size == (3, 1, 1)
-    assert inflate.verify(candidate, **CPU).verdict == "fail"
-
-
-def test_how_a_foreign_file_blends_can_be_said(tmp_path: Path) -> None:
-    weights = video_autoencoder(temporal={"time_mode": "all", "merge_strategy": "fixed"})
-    for key in weights:
-        if key.endswith(".mix_factor"):
-            # Fully spatial where fixed; learned would be a sigmoid of it.
-            weights[key].fill_(1.0 if "attn" in key else 0.0)
-    convolution = weights["decoder.conv_out.time_mix_conv.weight"]
-    torch.nn.init.dirac_(convolution)
-    weights["decoder.conv_out.time_mix_conv.bias"].zero_()
-    candidate = write_safetensors(tmp_path / "fixed.safetensors", weights)
-    assert inflate.verify(candidate, merge_strategy="learned", **CPU).verdict == "fail"
-    for options in ({"merge_strategy": "fixed"}, {}):
-        report = inflate.verify(candidate, **options, **CPU)
-        assert report.verdict == "bitwise"
-        assert "'fixed' was taken" in report.notes[0]
 
 
 def decoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,24 +123,6 @@ def test_a_bare_video_decoder(image: Path, videos: dict[str, Path], tmp_path: Pa
     assert inflate.verify(reference, candidate, **CPU).verdict == "fail"
 
 
-def test_a_bare_reference(videos: dict[str, Path], tmp_path: Path) -> None:
-    reference = write_torch(tmp_path / "bare.pt", decoder_of(autoencoder()))
-    report = inflate.verify(reference, videos["all"], **CPU)
-    assert report.verdict == "bitwise"
-    assert any("the reference has no post_quant_conv" in note for note in report.notes)
-
-
-def test_swapped_arguments(image: Path, videos: dict[str, Path]) -> None:
-    with pytest.raises(FamilyError, match="the wrong way round") as caught:
-        inflate.verify(videos["all"], image, **CPU)
-    assert str(image) in str(caught.value)
-
-
-def test_two_videos(videos: dict[str, Path]) -> None:
-    with pytest.raises(FamilyError, match="is a video checkpoint; expected the image checkpoint"):
-        inflate.verify(videos["all"], videos["conv-only"], **CPU)
-
-
 def test_decoders_of_different_architectures(videos: dict[str, Path], tmp_path: Path) -> None:
     weights = autoencoder(z_channels=2, ch_mult=[1], num_res_blocks=2)
     reference = write_torch(tmp_path / "other.pt", weights)
@@ -171,44 +138,12 @@ def test_decoders_of_different_architectures(videos: dict[str, Path], tmp_path: 
     )
 
 
-def test_attention_on_one_side_alone_never_passes(videos: dict[str, Path], tmp_path: Path) -> None:
-    reference = write_torch(tmp_path / "none.pt", autoencoder(**NO_ATTENTION))
-    with pytest.raises(PlanError, match="attention: the reference has False, the candidate True"):
-        inflate.verify(reference, videos["all"], **CPU)
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("mode", ["all"])
-def test_every_type_to_compute_in(
-    image: Path, videos: dict[str, Path], mode: str, dtype: str
-) -> None:
-    report = inflate.verify(image, videos[mode], dtype=dtype, **CPU)
+def test_every_type_to_compute_in(tiny: Path, tiny_video: Path, dtype: str) -> None:
+    report = inflate.verify(tiny, tiny_video, dtype=dtype, **CPU)
     assert report.verdict == "bitwise"
     assert report.environment.dtype == dtype
     assert report.tolerance == Tolerance(TOLERANCES[dtype], TOLERANCES[dtype])
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"dtype": "float8"}, "dtype is 'float8'"),
-        ({"atol": -1.0}, "--atol is -1.0; expected a finite number, 0 or more"),
-        ({"rtol": float("nan")}, "--rtol is nan; expected"),
-        ({"atol": float("inf")}, "--atol is inf; expected"),
-        ({"merge_strategy": "mean"}, "merge_strategy is 'mean'"),
-    ],
-)
-def test_options_that_mean_nothing(
-    image: Path, videos: dict[str, Path], options: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        inflate.verify(image, videos["all"], **options, **CPU)
-
-
-def test_progress_tells_of_every_probe(image: Path, videos: dict[str, Path]) -> None:
-    told: list[tuple[str, int, int]] = []
-    inflate.verify(image, videos["all"], progress=lambda *step: told.append(step), **CPU)
-    assert told == [("checking parity", done, 5) for done in range(6)]
 
 
 def test_what_a_check_runs_in() -> None:
@@ -234,3 +169,154 @@ def test_what_a_check_runs_in() -> None:
     assert report.cast is not None
     assert report.cast.max_abs_error == 0.0
     assert report.notes == ("n",)
+
+
+def temporal_of(video: Path, image: dict[str, Tensor]) -> set[str]:
+    return set(load_file(video)) - set(image)
+
+
+UNREACHED = "decoder.mid.block_1.time_stack.in_layers.2.weight"
+REACHED = "decoder.mid.block_1.time_stack.out_layers.3.weight"
+
+
+@pytest.mark.parametrize("key", [UNREACHED, REACHED])
+def test_temporal_tensors_that_differ_from_their_start_are_listed(
+    image: Path, videos: dict[str, Path], tmp_path: Path, key: str
+) -> None:
+    candidate = nudged(videos["all"], tmp_path / "changed.safetensors", key)
+    for files in ((image, candidate), (candidate,)):
+        report = inflate.verify(*files, bisect=True, **CPU)
+        assert report.verdict == ("bitwise" if key == UNREACHED else "fail")
+        assert report.weights.different == ()
+        assert report.weights.temporal is not None
+        assert report.weights.temporal.changed == (key,)
+        assert report.first_divergence == (None if key == UNREACHED else "decoder.mid.block_1")
+        guilty = () if report.bisect is None else report.bisect.guilty
+        assert guilty == (() if key == UNREACHED else ("decoder.mid.block_1.time_stack",))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 7, "dtype": "bfloat16", "float32_norms": True},
+        {"layout": "sgm", "post_quant": "fold", "allow_inexact": True},
+        {
+            "layout": "decoder",
+            "merge_strategy": "fixed",
+            "alpha": 0.25,
+            "video_kernel_size": (3, 1, 1),
+        },
+    ],
+)
+def test_a_start_can_be_made_again(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    output = tmp_path / "video.safetensors"
+    inflate.convert(tiny, output, time_mode="all", skip_parity=True, **options, **CPU)
+    report = inflate.verify(tiny, output, **CPU)
+    assert report.weights.temporal is not None
+    assert report.weights.temporal.compared > 0
+    assert report.weights.temporal.changed == ()
+    assert report.verdict == "bitwise"
+
+
+def test_the_plan_has_every_tensor_of_the_candidate(image: Path, videos: dict[str, Path]) -> None:
+    report = inflate.verify(image, videos["all"], **CPU)
+    weights = load_file(videos["all"])
+    rows = {row.name: row for row in report.plan}
+    assert {name: row.shape for name, row in rows.items()} == {
+        name: tuple(tensor.shape) for name, tensor in weights.items()
+    }
+    assert sum(row.nbytes for row in report.plan) == sum(t.nbytes for t in weights.values())
+    assert rows["decoder.conv_in.weight"].origin == "copied"
+    assert rows["encoder.conv_in.weight"].origin == "passed-through"
+    made = rows["decoder.conv_out.time_mix_conv.weight"]
+    assert (made.origin, made.rule, made.dtype) == ("initialised", "dirac", "float32")
+    initialised = {name for name, row in rows.items() if row.origin == "initialised"}
+    assert initialised == temporal_of(videos["all"], autoencoder())
+
+
+@pytest.fixture
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.parametrize(("device", "fallback"), [("auto", True), ("cpu", False)])
+def test_a_cpu_that_stands_in_for_a_gpu_is_told(
+    image: Path, videos: dict[str, Path], tmp_path: Path, device: str, fallback: bool
+) -> None:
+    checked = inflate.verify(image, videos["all"], device=device)
+    made = inflate.convert(image, tmp_path / "video.safetensors", device=device).parity
+    for report in (checked, made):
+        assert report is not None
+        assert report.environment.fallback == fallback
+        assert any("--device cpu" in note for note in report.notes) == fallback
+
+
+COPIED = "decoder.conv_in.bias"
+
+
+def image_file(path: Path, **architecture: Any) -> Path:
+    """An image checkpoint whose own header records this of its architecture."""
+    header = {"inflate.config": json.dumps({"architecture": architecture})}
+    return write_safetensors(path, autoencoder(), header if architecture else None)
+
+
+# The architecture
+
+
+@pytest.mark.parametrize("setting", ["tanh_out=true", "attn_type=vanilla-xformers"])
+def test_settings_of_a_conversion_hold_for_its_reference(setting: str, tmp_path: Path) -> None:
+    image, output = image_file(tmp_path / "image.safetensors"), tmp_path / "video.safetensors"
+    made = inflate.convert(image, output, set_=[setting], **CPU)
+    assert made.parity is not None
+    assert inflate.verify(image, output, **CPU).verdict == made.parity.verdict == "bitwise"
+
+
+def test_a_reference_that_says_otherwise_is_a_conflict(tmp_path: Path) -> None:
+    output = tmp_path / "video.safetensors"
+    inflate.convert(image_file(tmp_path / "a"), output, set_=["tanh_out=true"], **CPU)
+    with pytest.raises(ConfigError) as caught:
+        inflate.verify(image_file(tmp_path / "b", tanh_out=False), output, **CPU)
+    (problem,) = caught.value.problems
+    assert "tanh_out" in problem
+    assert {"True", "False"} <= set(problem.replace(",", " ").split())
+    assert inflate.verify(image_file(tmp_path / "b", tanh_out=True), output, **CPU).passed
+
+
+# The source
+
+
+def test_another_reference_is_reported(
+    image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    elsewhere = "0" * 64
+    made_of = {"inflate.source.fingerprint": elsewhere}
+    header = {**metadata_of(videos["all"]), **made_of}
+    video = write_safetensors(tmp_path / "v.safetensors", load_file(videos["all"]), header)
+    report = inflate.verify(image, video, **CPU)
+    assert report.verdict == "bitwise"
+    assert report.recorded_source is not None
+    assert not report.recorded_source.given
+    document = parity_document(report)
+    assert document["recorded_source"] == {
+        "name": image.name, "fingerprint": elsewhere, "given": False
+    }  # fmt: skip
+    assert advice(document) == []
+    for shown in (as_markdown(document), as_page(document), " ".join(report.notes)):
+        assert elsewhere in shown.replace("<wbr>", "")
+
+
+def test_where_they_differ_it_is_named_as_the_likely_cause(
+    run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    other = write_safetensors(tmp_path / "other.safetensors", autoencoder(seed=1))
+    document = parity_document(inflate.verify(other, videos["all"], **CPU))
+    assert document["verdict"] == "fail"
+    assert image.name in advice(document)[0]
+    lines = run("verify", other, videos["all"], "--device", "cpu").out.splitlines()
+    (cause,) = (line for line in lines[:4] if line.startswith("cause:"))
+    assert image.name in cause
+    wrong = nudged(videos["all"], tmp_path / "wrong.safetensors", COPIED)
+    document = parity_document(inflate.verify(image, wrong, **CPU))
+    assert document["verdict"] == "fail"
+    assert not any(image.name in text for text in advice(document))

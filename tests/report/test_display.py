@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pydoc
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -74,10 +73,3 @@ def test_names_from_files_are_text() -> None:
     assert tags == {"p", "b", "table", "tr", "th", "td"}
     assert any("<script>" in text for text in words)
     assert not {"\x1b", "\n", "\u202e"} & set(HOSTILE._repr_html_() + repr(HOSTILE))
-
-
-def test_help_shows_the_public_names() -> None:
-    assert dir(inflate) == inflate.__all__
-    text = pydoc.plain(pydoc.render_doc(inflate))
-    for name in set(inflate.__all__) - {"__version__"}:
-        assert name in text

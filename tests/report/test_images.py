@@ -1,4 +1,4 @@
-"""Pictures: PNG that another reader reads, and differences amplified alike for every frame."""
+"""Pictures and the plot: PNG, differences amplified alike, the limit between verdicts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from inflate.parity.result import Picture
-from inflate.report.images import LONGEST, MOST, Strip, png, strips
+from inflate.report.images import MOST, Strip, png, strips
+from inflate.report.plot import TOP, Plot, error_plot, time_plot
+from inflate.report.summary import limit_share
 
-from .building import pictures
+from .building import FIRST, REPORTS, document_of, layer_names, pictures
 
 
 def decoded(uri: str) -> Tensor:
@@ -45,15 +47,6 @@ def test_png_keeps_every_pixel(size: tuple[int, int]) -> None:
         assert torch.equal(torch.from_numpy(np.array(image)), pixels)
 
 
-@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3)])
-def test_levels_and_channels(channels: int, shown: int) -> None:
-    image = torch.rand(channels, 4, 4) * 4 - 2
-    pixels = decoded(strip_of(image).frames[0].images[0][1])
-    levels = (image[:shown].clamp(-1, 1) + 1) * 127.5
-    expected = levels.round().to(torch.uint8).expand(3, -1, -1)
-    assert torch.equal(pixels, expected.permute(1, 2, 0))
-
-
 def test_what_is_shown_of_a_frame() -> None:
     (strip,) = strips(pictures(0.07))
     assert (strip.probe, len(strip.frames), strip.left_out) == ("real", 5, 0)
@@ -65,18 +58,10 @@ def test_what_is_shown_of_a_frame() -> None:
         assert frame.largest == pytest.approx(0.07, rel=0.05)
 
 
-def test_the_users_own_images_come_before_random_ones() -> None:
-    image = torch.zeros(3, 2, 2)
-    made = [Picture(name, 0, None, image, image) for name in ("clip", "video", "latents")]
-    assert [strip.probe for strip in strips(made)] == ["video", "latents", "clip"]
-
-
 @pytest.mark.parametrize(
     ("largest", "gain"), [(0.07, 10), (0.5, 2), (0.3, 2), (9e-8, 1e7), (4.0, 0.2), (1e-44, None)]
 )
-def test_the_difference_is_amplified_to_most_of_the_range(
-    largest: float, gain: float | None
-) -> None:
+def test_differences_are_amplified_to_most_of_the_range(largest: float, gain: float | None) -> None:
     zero = torch.zeros(3, 2, 2)
     strip = strip_of(zero + largest, zero - largest / 2, zero, reference=zero)
     assert gain is None or strip.frames[0].images[-1][0] == f"difference times {gain:g}"
@@ -104,15 +89,82 @@ def test_what_is_not_finite_is_magenta(bad: float) -> None:
         assert decoded(uri)[1, 1].tolist() == [128, 128, 128]
 
 
-def test_large_images_in_half_precision_are_scaled_down() -> None:
-    (frame,) = strip_of(torch.zeros(3, 3 * LONGEST, LONGEST, dtype=torch.bfloat16)).frames
-    assert (frame.size, frame.largest) == ((LONGEST // 3, LONGEST), 0.0)
-    assert decoded(frame.images[0][1]).shape == (LONGEST, LONGEST // 3, 3)
-
-
 def test_of_many_frames_the_first_and_the_last_are_shown() -> None:
     strip = strip_of(*[torch.zeros(3, 2, 2)] * 100)
     numbers = [frame.number for frame in strip.frames]
     assert numbers == sorted(numbers)
     assert (len(numbers), numbers[0], numbers[-1]) == (MOST, 0, 99)
     assert strip.left_out == 100 - MOST
+
+
+def plot_of(name: str) -> Plot:
+    plot = error_plot(document_of(name))
+    assert plot is not None
+    return plot
+
+
+@pytest.mark.parametrize("name", [name for name in REPORTS if name != "bare"])
+def test_the_limit_separates_what_passes_from_what_fails(name: str) -> None:
+    plot = plot_of(name)
+    assert len(plot.marks) == len(REPORTS[name].layers)
+    for mark in plot.marks:
+        assert TOP <= mark.y <= plot.bottom
+        assert (mark.y < plot.limit.y) == (mark.verdict == "fail")
+    assert all(TOP <= line.y <= plot.bottom for line in (*plot.ticks, *plot.lanes))
+    places = [mark.x for mark in plot.marks]
+    assert places == sorted(places)
+    assert 0 < places[0] < places[-1] < plot.width
+
+
+@pytest.mark.parametrize(("atol", "rtol"), [(1e-5, 1e-5), (1e-9, 1.0), (1.0, 1e-9), (0.0, 1e-5)])
+@pytest.mark.parametrize("needed", [1e-12, 1e-5, 0.3, 1e300])
+@pytest.mark.parametrize("verdict", ["fail", "within-tolerance"])
+def test_shares_are_on_their_side_of_1(
+    atol: float, rtol: float, needed: float, verdict: str
+) -> None:
+    item = {"verdict": verdict, "errors": {"needed": needed}}
+    if atol == rtol and (needed > atol) != (verdict == "fail"):
+        return  # No such verdict.
+    share = limit_share(item, {"tolerance": {"atol": atol, "rtol": rtol}})
+    assert share is not None
+    assert (share > 1.0) == (verdict == "fail")
+    if atol == rtol and needed != atol:
+        assert share == needed / atol
+
+
+def test_the_first_layer_out_of_tolerance_is_marked() -> None:
+    plot = plot_of("failed")
+    assert plot.first == plot.marks[layer_names().index(FIRST)]
+    assert plot_of("close").first is None
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (30.0, 31.5, 30.5),
+        (0.0, 0.0),
+        (None, 1e-12),
+        (1.0, None, 1e9),
+        (7.0,) * 99,
+        (23.1, 23.1000001),
+    ],
+)
+def test_numbers_over_time_lie_between_the_levels(frames: tuple[float | None, ...]) -> None:
+    side = {"mean": None, "frames": frames}
+    plot = time_plot({"name": "psnr", "reference": side, "candidate": side})
+    assert plot is not None
+    levels = [tick.y for tick in plot.ticks]
+    assert 2 <= len(levels) <= 8
+    assert levels == sorted(levels, reverse=True)
+    assert len({tick.text for tick in plot.ticks}) == len(levels)
+    marks = plot.lines["candidate"]
+    assert len(marks) == sum(value is not None for value in frames)
+    assert all(levels[-1] <= mark.y <= levels[0] for mark in marks)
+    numbers = [number for _, number in plot.frames]
+    assert numbers == list(range(0, len(frames), 7 if len(frames) == 99 else 1))
+    assert 0 < plot.frames[0][0] <= plot.frames[-1][0] < plot.width
+
+
+def test_equal_frames_alone_have_no_plot_of_psnr() -> None:
+    side = {"mean": None, "frames": [None, None]}
+    assert time_plot({"name": "psnr", "reference": side, "candidate": side}) is None

@@ -314,7 +314,7 @@ MANIFESTS: tuple[Any, ...] = (
               {"source": "folder", "matrix": {"time_mode": ["all", "conv-only"],
                                               "alpha": [0.25, 0.5]}}]},
     {"jobs": [{"source": "img.ckpt", "output": "new.safetensors", "config": "config.yaml",
-               "dtype": "float16", "device": "cpu", "prefix": None, "layout": "sgm",
+               "dtype": "float16", "device": "cpu", "prefix": None, "layout": "decoder",
                "video_kernel_size": [3, 1, 1], "post_quant": "keep", "weights": "plain"}]},
     {"defaults": {"matrix": {"layout": ["autoencoder", "decoder"], "seed": [1, 2]}, "alpha": 0.5},
      "jobs": [{"source": "img.ckpt", "merge_strategy": "fixed", "alpha": "${defaults.alpha}"},
@@ -491,13 +491,9 @@ def _damage(tensors: dict[str, tuple[str, list[int], bytes]], random: Random) ->
 
 
 KINDS: Mapping[str, Callable[[Random, Stock], Case]] = {
-    "lines": command_line,
-    "configurations": configuration,
-    "manifests": manifest,
-    "reports": report,
-    "checkpoints": checkpoint,
-    "candidates": candidate,
-}
+    "lines": command_line, "configurations": configuration, "manifests": manifest,
+    "reports": report, "checkpoints": checkpoint, "candidates": candidate,
+}  # fmt: skip
 
 
 def draw(kind: str, seed: int, number: int, stock: Stock) -> Case:

@@ -29,7 +29,7 @@ from ..checkpoints import autoencoder, bare_decoder, write_lightning, write_safe
 from ..conversions import snapshot
 from ..media import picture
 from .drawing import CONFIGS, MANIFESTS, SECRET, Case
-from .refusals import command, is_one_message
+from .refusals import command, is_refusal
 
 Main = Callable[[Sequence[str]], tuple[int, str, str]]
 """Runs a command, and returns its exit code, stdout and stderr."""
@@ -205,7 +205,7 @@ def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> 
     if "Traceback" in err:
         yield "a traceback"
     # A batch in which some jobs failed has a result to print, though it ends with 2.
-    if code == 2 and not (out and name == "batch") and (out or not is_one_message(err)):
+    if code == 2 and not (out and name == "batch") and not is_refusal(arguments, out, err):
         yield "not one message"
     if out and "--json" in arguments and not out.startswith("Usage: "):
         try:

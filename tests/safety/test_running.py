@@ -184,10 +184,7 @@ def test_no_unpickler_of_python_or_torch_is_used(
 
 @pytest.mark.parametrize(
     ("content", "name"),
-    [
-        (call("posix.system", text("true")), "posix.system"),
-        (named("sys.exit"), "sys.exit"),
-    ],
+    [(call("posix.system", text("true")), "posix.system"), (named("sys.exit"), "sys.exit")],
 )
 def test_a_refusal_names_the_call(content: bytes, name: str, tmp_path: Path) -> None:
     for write in WRITERS.values():

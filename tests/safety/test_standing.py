@@ -46,10 +46,10 @@ def shell(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess
 
 def test_a_reader_that_leaves_changes_no_exit_code(trio: Trio) -> None:
     ran = shell(
-        f"{INFLATE} verify {trio[0]} {trio[2]} --json --device cpu | true; echo ${{PIPESTATUS[0]}}",
+        f"{INFLATE} convert {trio[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}",
         trio[0].parent,
     )
-    assert (ran.stdout.split(), ran.stderr) == (["1"], "")
+    assert (ran.stdout.split(), ran.stderr) == (["0"], "")
 
 
 @needs_full
@@ -69,15 +69,6 @@ def test_the_work_is_done_where_streams_are_closed(trio: Trio, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-"])
-def test_the_work_is_done_where_one_stream_is_closed(
-    trio: Trio, tmp_path: Path, closed: str
-) -> None:
-    ran = shell(f"{INFLATE} convert {trio[0]} -o v --skip-parity {closed}", tmp_path)
-    assert ran.returncode == 0
-    assert load_file(tmp_path / "v")
-
-
 @needs_full
 def test_a_batch_continues_where_its_lines_cannot_be_written(trio: Trio, tmp_path: Path) -> None:
     for name in ("a", "b"):
@@ -95,26 +86,6 @@ def test_names_that_the_screen_cannot_show_are_escaped(trio: Trio, tmp_path: Pat
     )  # fmt: skip
     assert "Traceback" not in ran.stderr
     assert [line for line in ran.stdout.splitlines() if line.isdigit()] == ["0", "2"]
-
-
-def test_names_that_are_not_text(trio: Trio, tmp_path: Path) -> None:
-    tensors, stem = load_file(trio[0]), os.fsdecode(b"\xff")
-    names = {key: f"{stem}-{number % 2}.safetensors" for number, key in enumerate(tensors)}
-    for name in set(names.values()):
-        part = {key: tensors[key] for key in tensors if names[key] == name}
-        write_safetensors(tmp_path / "x", part).rename(tmp_path / name)
-    index = tmp_path / f"{stem}.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": names}))
-    reports = ("--report-dir", f"{tmp_path}/{stem}/")
-    for words in (
-        ("inspect", index, "--json"),
-        ("convert", index, "-o", f"{tmp_path}/{stem}.video", *CPU_FLAGS),
-        ("verify", index, trio[1], *CPU_FLAGS),
-        ("batch", index, "--dry-run", *reports),
-    ):
-        code, out, err = command(words)
-        assert code in (0, 2), err  # Not every library takes such names.
-        assert "Traceback" not in out + err
 
 
 # Values that no number, name or table can hold
@@ -146,23 +117,6 @@ def test_values_beyond_all_limits_are_refused(
         assert code == 0 or is_one_message(err)
 
 
-@pytest.mark.parametrize("shape", [(4,), (), (4, 4), (1, 1, 1, 1, 1), (0, 4, 1, 1)])
-def test_quant_convs_of_any_shape_are_refused(
-    trio: Trio, tmp_path: Path, shape: tuple[int, ...]
-) -> None:
-    for name in ("post_quant_conv.weight", "quant_conv.weight"):
-        image, bad = (
-            write_safetensors(tmp_path / path.name, {**load_file(path), name: torch.zeros(shape)},
-                              metadata_of(path))
-            for path in trio[:2]
-        )  # fmt: skip
-        refused(tmp_path, "convert", image, *CPU_FLAGS)
-        if name.startswith("post"):  # The other belongs to the encoder, which does not run.
-            refused(tmp_path, "verify", image, bad, *CPU_FLAGS)
-            refused(tmp_path, "verify", trio[0], bad, *CPU_FLAGS)
-            refused(tmp_path, "verify", bad, *CPU_FLAGS)
-
-
 @pytest.mark.parametrize(
     "lost",
     ["decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias", "encoder.conv_out.bias"],
@@ -176,7 +130,29 @@ def test_a_fold_of_incomplete_convolutions_is_refused(
     assert lost in refused(tmp_path, "convert", image, *fold, *CPU_FLAGS)
 
 
+@pytest.mark.parametrize("shape", [(), (1, 1, 1, 1, 1), (0, 4, 1, 1)])
+def test_quant_convs_of_any_shape_are_refused(
+    trio: Trio, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    for name in ("quant_conv.weight", "post_quant_conv.weight"):
+        image, bad = (
+            write_safetensors(tmp_path / path.name, {**load_file(path), name: torch.zeros(shape)},
+                              metadata_of(path))
+            for path in trio[:2]
+        )  # fmt: skip
+        refused(tmp_path, "convert", image, *CPU_FLAGS)
+    for pair in ((image, bad), (trio[0], bad), (bad,)):
+        refused(tmp_path, "verify", *pair, *CPU_FLAGS)
+
+
 # Batches
+
+
+@pytest.mark.slow
+def test_more_workers_than_any_machine_has(trio: Trio, tmp_path: Path) -> None:
+    words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", "--jobs", "9" * 400]
+    assert command(words)[0] == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("key", ["output", "source", "ledger"])
@@ -211,18 +187,12 @@ def test_a_spoiled_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -> 
         ledger.write_bytes(sound)
         db = sqlite3.connect(ledger)
         with db:
-            db.execute(f"UPDATE {spoil}")
+            db.execute(f"UPDATE jobs SET {spoil}")
         db.close()
         code, out, err = command([*words, "--overwrite"])
         assert code in (0, 2), spoil
         assert "Traceback" not in out + err, spoil
         assert code == 0 or str(ledger) in err, spoil
-
-
-def test_more_workers_than_any_machine_has(trio: Trio, tmp_path: Path) -> None:
-    words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", "--jobs", "9" * 400]
-    assert command(words)[0] == 0
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
 
 
 def test_a_deleted_working_directory(trio: Trio, tmp_path: Path, server: Server) -> None:
@@ -275,13 +245,6 @@ def test_arguments_of_another_type_are_refused_by_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_of_torch_is_accepted(trio: Trio, tmp_path: Path) -> None:
-    device, output = torch.device("cpu"), tmp_path / "v.safetensors"
-    assert inflate.convert(trio[0], output, device=device).passed
-    assert inflate.verify(trio[0], output, device=device).passed
-    assert inflate.load_video_decoder(trio[1], device) is not None
-
-
 # Bugs and signals
 
 
@@ -291,9 +254,7 @@ class _Foreign(BaseException):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, BrokenPipeError, _Foreign])
 def test_a_bug_ends_with_70_and_its_traceback(
-    error: type[BaseException],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise error("a bug")
@@ -341,7 +302,7 @@ def arrive(now):
         os.kill(os.getpid(), number)
 
 @contextmanager
-def watched(quiet):
+def watched(*_):
     yield lambda *_: any(Path(output).parent.iterdir()) and arrive("read")
 
 def publish(self, publish=Staged.publish):
@@ -355,11 +316,11 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "S
            if hasattr(signal, name)]  # fmt: skip
 
 
-@pytest.mark.parametrize("moment", ["read", "written"])
+@pytest.mark.parametrize(("moment", "signals"), [("read", SIGNALS[:2]), ("written", SIGNALS[2:])])
 def test_a_signal_removes_staged_files(
-    trio: Trio, tmp_path: Path, moment: str, server: Server
+    trio: Trio, tmp_path: Path, moment: str, signals: list[int], server: Server
 ) -> None:
-    for number in SIGNALS:
+    for number in signals:
         output = tmp_path / str(int(number)) / "v.safetensors"
         output.parent.mkdir()
         arguments = [str(int(number)), str(trio[0]), str(output), moment]

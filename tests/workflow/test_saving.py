@@ -1,8 +1,10 @@
-"""A module saved after training: the file, what it records, and what is refused."""
+"""A module saved after training, ``verify --trained``, and the fingerprints on the way."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,26 @@ from torch import Tensor, nn
 
 import inflate
 from inflate.errors import ConfigError, InflateError, OutputError, PlanError
-from inflate.formats.fingerprint import fingerprint_of
-from inflate.formats.source import describe
-from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
+from inflate.parity.result import ParityReport
+from inflate.workflow import conversion, inspect
+from inflate.workflow.production import Made
 
-from ..checkpoints import DDCONFIG, autoencoder, write_safetensors
-from ..conversions import CPU, metadata_of, snapshot
+from ..checkpoints import DDCONFIG, autoencoder, write_safetensors, write_torch
+from ..conversions import CPU, metadata_of, print_of, rewritten, sha256, snapshot
 
 SOURCE_KEYS = ("inflate.source.name", "inflate.source.fingerprint", "inflate.seed")
 SMALLEST: dict[str, Any] = {"ch_mult": [1]}
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_safetensors(tmp_path_factory.mktemp("image") / "img", autoencoder(**SMALLEST))
-
-
-@pytest.fixture(scope="module")
-def video(image: Path) -> Path:
-    output = image.parent / "video.safetensors"
-    inflate.convert(image, output, time_mode="all", seed=3, skip_parity=True, **CPU)
+def video(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("saving") / "video.safetensors"
+    inflate.convert(tiny, output, time_mode="all", seed=3, skip_parity=True, **CPU)
     return output
 
 
-def trained(video: Path) -> Any:
+def trained_module(video: Path) -> Any:
     whole = inflate.load_video_autoencoder(video)
     with torch.no_grad():
         for parameter in whole.temporal_parameters():
@@ -45,15 +42,8 @@ def trained(video: Path) -> Any:
     return whole
 
 
-def fingerprint(path: Path) -> str:
-    with open_checkpoint(path) as checkpoint:
-        return fingerprint_of(describe(checkpoint).checkpoint)
-
-
-def test_a_saved_file_is_the_module_and_records_where_it_comes_from(
-    video: Path, tmp_path: Path
-) -> None:
-    whole = trained(video)
+def test_a_saved_file_is_the_module_and_records_its_source(video: Path, tmp_path: Path) -> None:
+    whole = trained_module(video)
     path = inflate.save_video_autoencoder(whole, tmp_path / "a.safetensors")
     stored = load_file(path)
     assert stored.keys() == whole.state_dict().keys()
@@ -61,15 +51,14 @@ def test_a_saved_file_is_the_module_and_records_where_it_comes_from(
     header, before = metadata_of(path), metadata_of(video)
     assert {key: header[key] for key in SOURCE_KEYS} == {key: before[key] for key in SOURCE_KEYS}
     assert header["inflate.parity.verdict"] == "trained"
-    assert header["inflate.fingerprint"] == fingerprint(path) != before["inflate.fingerprint"]
+    assert header["inflate.fingerprint"] == print_of(path) != before["inflate.fingerprint"]
     assert json.loads(header["inflate.config"]) == json.loads(before["inflate.config"])
 
 
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_loading_and_saving_again_gives_the_same_bytes(
-    layout: Any, dtype: Any, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [("autoencoder", None), ("decoder", "bfloat16"), ("sgm", None)]
+)
+def test_loading_and_saving_give_the_same_bytes(layout: Any, dtype: Any, tmp_path: Path) -> None:
     weights = autoencoder("plain", **SMALLEST)
     image = write_safetensors(tmp_path / "img.safetensors", weights)
     options: dict[str, Any] = {"merge_strategy": "fixed", "alpha": 0.25, "dtype": dtype}
@@ -82,18 +71,8 @@ def test_loading_and_saving_again_gives_the_same_bytes(
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_every_command_accepts_a_saved_file(image: Path, video: Path, tmp_path: Path) -> None:
-    path = inflate.save_video_autoencoder(trained(video), tmp_path / "a.safetensors")
-    assert inflate.workflow.inspect(path).blend.strategy == "learned"
-    assert not inflate.verify(image, path, **CPU).passed
-    copy = inflate.convert(path, tmp_path / "copy", layout="decoder", **CPU)
-    assert copy.passed
-    stored = load_file(tmp_path / "copy")
-    assert torch.equal(stored["conv_in.weight"], load_file(path)["decoder.conv_in.weight"])
-
-
 def test_a_module_of_no_file_records_its_options_and_a_source_that_is_given(
-    image: Path, video: Path, tmp_path: Path
+    tiny: Path, video: Path, tmp_path: Path
 ) -> None:
     decoder = VideoDecoder(
         **{**DDCONFIG, **SMALLEST, "dropout": 0.25, "tanh_out": True},
@@ -108,7 +87,7 @@ def test_a_module_of_no_file_records_its_options_and_a_source_that_is_given(
     for key, value in {"dropout": 0.25, "tanh_out": True, "attn_type": "vanilla-xformers"}.items():
         assert config["architecture"][key] == value
     prints = set()
-    for number, source in enumerate((image, video)):
+    for number, source in enumerate((tiny, video)):
         path = inflate.save_video_autoencoder(decoder, tmp_path / str(number), source=source)
         prints.add(metadata_of(path)["inflate.source.fingerprint"])
     assert prints == {metadata_of(video)["inflate.source.fingerprint"]}
@@ -123,7 +102,7 @@ class Parallel(nn.Module):
 
 
 def test_wrappers_do_not_show_in_the_file(video: Path, tmp_path: Path) -> None:
-    whole = trained(video)
+    whole = trained_module(video)
     expected = inflate.save_video_autoencoder(whole, tmp_path / "a").read_bytes()
     state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     compiled: Any = torch.compile(whole, backend="eager")
@@ -131,18 +110,10 @@ def test_wrappers_do_not_show_in_the_file(video: Path, tmp_path: Path) -> None:
         inflate.save_video_autoencoder(Parallel(compiled), tmp_path / "b"),
         inflate.save_video_autoencoder(whole.to("meta"), tmp_path / "c", state_dict=state),
     ]
-    inner = trained(video)
+    inner = trained_module(video)
     inner.decoder = torch.compile(inner.decoder, backend="eager")
     saved.append(inflate.save_video_autoencoder(inner, tmp_path / "d"))
     assert all(path.read_bytes() == expected for path in saved)
-
-
-def test_numbers_that_are_not_finite_are_saved(video: Path, tmp_path: Path) -> None:
-    whole = trained(video)
-    with torch.no_grad():
-        next(whole.temporal_parameters()).fill_(float("nan"))
-    path = inflate.save_video_autoencoder(whole, tmp_path / "a")
-    assert inflate.load_video_autoencoder(path).decoder.time_mode == "all"
 
 
 def without(module: nn.Module, key: str) -> dict[str, Tensor]:
@@ -166,7 +137,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
     refused: Any, error: type[InflateError], video: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(b"mine")
-    arguments = {"module": trained(video), "path": "a"}
+    arguments = {"module": trained_module(video), "path": "a"}
     arguments |= refused(arguments["module"])
     before = snapshot(tmp_path)
     with pytest.raises(error):
@@ -176,7 +147,206 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
     assert snapshot(tmp_path) == before
 
 
-def test_a_saved_file_replaces_another_only_where_it_may(video: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        inflate.save_video_autoencoder(trained(video), tmp_path / "a", overwrite=True)
-    assert list(snapshot(tmp_path)) == ["a"]
+BIAS = "decoder.conv_out.time_mix_conv.bias"
+
+
+@pytest.fixture(scope="module")
+def start(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("start") / "start.safetensors"
+    inflate.convert(tiny, output, time_mode="all", skip_parity=True, **CPU)
+    return output
+
+
+@pytest.fixture(scope="module")
+def trained(start: Path) -> Path:
+    whole = inflate.load_video_autoencoder(start)
+    with torch.no_grad():
+        for parameter in whole.temporal_parameters():
+            parameter.mul_(1.25).add_(0.5)
+    return inflate.save_video_autoencoder(whole, start.parent / "trained.safetensors")
+
+
+def check(tiny: Path, candidate: Path, **options: Any) -> ParityReport:
+    return inflate.verify(tiny, candidate, trained=True, **options, **CPU)
+
+
+def test_trained_files_pass_and_are_measured(tiny: Path, start: Path, trained: Path) -> None:
+    report = check(tiny, trained)
+    assert (report.verdict, report.max_abs_error) == ("bitwise", 0.0)
+    found = report.trained
+    assert found is not None
+    assert found.problems == ()
+    assert found.max_abs_difference is not None
+    assert found.max_abs_difference > 0.1
+    before, after = load_file(start), load_file(trained)
+    for movement in found.movements:
+        keys = [key for key in before if movement.part in key.split(".")]
+        distance = math.sqrt(sum((after[k] - before[k]).double().square().sum() for k in keys))
+        norm = math.sqrt(sum(before[k].double().square().sum() for k in keys))
+        assert (movement.tensors, movement.moved) == (len(keys), len(keys))
+        assert movement.distance == pytest.approx(distance)
+        if norm:
+            assert movement.relative == pytest.approx(distance / norm)
+        else:
+            assert movement.relative is None
+    parts = {"mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"}
+    assert {movement.part for movement in found.movements} == parts
+
+
+def test_a_start_passes_and_has_not_moved(tiny: Path, start: Path) -> None:
+    report = check(tiny, start)
+    assert report.passed
+    assert report.trained is not None
+    assert report.trained.max_abs_difference == 0
+    assert {m.distance for m in report.trained.movements} == {0.0}
+
+
+def test_without_a_record_no_movement_is_given(tiny: Path, trained: Path, tmp_path: Path) -> None:
+    plain = write_safetensors(tmp_path / "plain", load_file(trained))
+    report = check(tiny, plain, merge_strategy="learned")
+    assert report.passed
+    assert report.trained is not None
+    assert report.trained.movements == ()
+
+
+def set_nan(weights: dict[str, Tensor]) -> None:
+    weights[BIAS][0] = float("nan")
+
+
+def change_decoder(weights: dict[str, Tensor]) -> None:
+    weights["decoder.conv_in.bias"][0] += 1e-6
+
+
+def change_encoder(weights: dict[str, Tensor]) -> None:
+    weights["encoder.conv_in.bias"][0] += 1e-6
+
+
+@pytest.mark.parametrize("change", [set_nan, change_decoder, change_encoder])
+def test_nan_and_changed_spatial_tensors_fail(
+    change: Callable[[dict[str, Tensor]], None], tiny: Path, trained: Path, tmp_path: Path
+) -> None:
+    report = check(tiny, rewritten(trained, tmp_path / "bad", change))
+    assert not report.passed
+    assert report.trained is not None
+    assert bool(report.trained.problems) == (change is set_nan)
+    assert len(report.weights.different) == (0 if change is set_nan else 1)
+
+
+def test_another_source_fails(tiny: Path, trained: Path, tmp_path: Path) -> None:
+    header = {**metadata_of(trained), "inflate.source.fingerprint": "0" * 64}
+    report = check(tiny, write_safetensors(tmp_path / "other", load_file(trained), header))
+    assert report.weights.different == ()
+    assert not report.passed
+
+
+@pytest.mark.parametrize("old_header", [False, True])
+def test_without_the_option_a_trained_file_fails_with_a_hint(
+    old_header: bool, tiny: Path, start: Path, trained: Path, tmp_path: Path
+) -> None:
+    if old_header:  # As a training script leaves it that keeps the header of the start.
+        trained = write_safetensors(tmp_path / "old", load_file(trained), metadata_of(start))
+    report = inflate.verify(tiny, trained, **CPU)
+    assert not report.passed
+    assert any("--trained" in note for note in report.notes)
+    damaged = rewritten(start, tmp_path / "damaged", lambda weights: weights[BIAS].add_(0.1))
+    report = inflate.verify(tiny, damaged, **CPU)
+    assert not any("--trained" in note for note in report.notes)
+
+
+def test_a_fixed_blend_that_stayed_does_not_hide_training(tiny: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    fixed: Any = {"merge_strategy": "fixed", "alpha": 0.5, "skip_parity": True}
+    inflate.convert(tiny, start, **fixed, **CPU)
+    whole = inflate.load_video_autoencoder(start)
+    weights = whole.state_dict()
+    for parameter in whole.temporal_parameters():
+        parameter.data.add_(0.5)
+    moved = write_safetensors(tmp_path / "moved", weights, metadata_of(start))
+    assert any("--trained" in note for note in inflate.verify(tiny, moved, **CPU).notes)
+
+
+@pytest.mark.parametrize("options", [{"bisect": True}, {"self_test": True}, {"trainability": True}])
+def test_options_of_a_start_fail(options: dict[str, bool], tiny: Path, trained: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(tiny, trained, **options)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_source_is_needed(trained: Path) -> None:
+    with pytest.raises(ConfigError):
+        inflate.verify(trained, trained=True, **CPU)
+
+
+FOLD = {"post_quant": "fold", "allow_inexact": True}
+LIKE_CLASS = {"ch_mult": [1], "num_res_blocks": 2}
+SVD = {"time_mode": "conv-only", "video_kernel_size": (3, 1, 1)}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """What conversions produce."""
+    found: list[Made] = []
+    real = conversion.produce
+
+    def produce(*arguments: Any, **more: Any) -> Made:
+        found.append(real(*arguments, **more))
+        return found[-1]
+
+    monkeypatch.setattr(conversion, "produce", produce)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "float16"},
+        {"layout": "decoder"},
+        {"layout": "decoder", **FOLD},
+        {"layout": "sgm", **FOLD},
+        {"layout": "diffusers", **FOLD, **SVD},
+    ],
+    ids=str,
+)
+def test_of_a_conversion(options: dict[str, Any], made: list[Made], tmp_path: Path) -> None:
+    weights = autoencoder(**LIKE_CLASS)
+    weights["decoder.conv_in.weight"] = weights["decoder.conv_in.weight"].transpose(2, 3)
+    source = write_torch(tmp_path / "img", weights)
+    inflate.convert(source, tmp_path / "v", skip_parity=True, **options, **CPU)
+    assert made[0].fingerprints.source == print_of(source)
+    assert made[0].fingerprints.output == print_of(tmp_path / "v")
+    assert made[0].fingerprints.output != made[0].fingerprints.source
+
+
+def test_the_same_weights_in_another_file_are_the_recorded_source(tmp_path: Path) -> None:
+    weights = autoencoder(ch_mult=[1])
+    inflate.convert(write_torch(tmp_path / "img", weights), tmp_path / "v", **CPU)
+    copy = write_safetensors(tmp_path / "copy", weights)
+    report = inflate.verify(copy, tmp_path / "v", **CPU)
+    assert report.recorded_source is not None
+    assert report.recorded_source.given
+
+
+def test_a_trained_file_under_its_old_header_is_recognised(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "img", autoencoder(ch_mult=[1]))
+    inflate.convert(source, tmp_path / "v", **CPU)
+    header = metadata_of(tmp_path / "v")
+    tensors = load_file(tmp_path / "v")
+    key = next(key for key in tensors if key.endswith("time_stack.in_layers.2.bias"))
+    tensors[key] += 1.0
+    trained = write_safetensors(tmp_path / "trained", tensors, header)
+    found = inspect(tmp_path / "v"), inspect(trained)
+    assert [inspection.changed for inspection in found] == [False, True]
+    assert found[0].fingerprint == header["inflate.fingerprint"]
+    assert [inflate.verify(p, **CPU).changed for p in (tmp_path / "v", trained)] == [False, True]
+
+
+def test_the_hash_of_the_whole_source_on_request(tmp_path: Path) -> None:
+    source = write_torch(tmp_path / "img", autoencoder(ch_mult=[1]))
+    results = [
+        inflate.convert(source, tmp_path / name, source_sha256=wanted, **CPU)
+        for name, wanted in (("a", False), ("b", True))
+    ]
+    assert [result.source_sha256 for result in results] == [None, sha256(source)]
+    assert metadata_of(tmp_path / "b")["inflate.source.sha256"] == sha256(source)
+    assert "inflate.source.sha256" not in metadata_of(tmp_path / "a")

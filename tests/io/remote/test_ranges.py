@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 
 import inflate
-from inflate.batch.files import hash_of_source
+from inflate.batch.files import key_of_source
 from inflate.errors import CheckpointError
 from inflate.io import ranges
 from inflate.io.files import find_files, hash_file
@@ -252,11 +252,14 @@ def test_batches_distinguish_sources_whose_hash_is_not_known(
     url: str, local: Path, memory: Any
 ) -> None:
     memory.pipe("/m/other.safetensors", local.read_bytes())
-    one, other = hash_of_source(url), hash_of_source("memory://m/other.safetensors")
+    place = "memory://m/other.safetensors"
+    assert key_of_source(url, {}) == key_of_source(place, {})  # Known by their weights.
+    unknown = {"prefix": "nothing."}
+    one, other = key_of_source(url, unknown), key_of_source(place, unknown)
     assert one != other
-    assert hash_of_source(url) == one
+    assert key_of_source(url, unknown) == one
     memory.pipe("/m/whole.safetensors", local.read_bytes())
-    assert hash_of_source(url) != one
+    assert key_of_source(url, unknown) != one
 
 
 def test_a_cache_that_is_removed_while_it_is_in_use_is_noticed(url: str, cache: Path) -> None:
