@@ -148,11 +148,23 @@ class ConvertOptions:
         "Output",
         scope="matrix",
     )
+    into: Optional[str] = _option(
+        None,
+        "Whole model to copy with its first stage replaced.",
+        "Output",
+        metavar="FILE",
+    )
+    base: Optional[str] = _option(
+        None,
+        "Image checkpoint of a SOURCE of temporal layers alone.",
+        "Output",
+        metavar="FILE",
+    )
     post_quant: PostQuant = _option(
-        "keep", "Keep post_quant_conv, or fold it in.", "Output", scope="matrix"
+        "keep", "Keep the quant convs, or fold them in.", "Output", scope="matrix"
     )
     allow_inexact: bool = _option(
-        False, "Fold although it changes the border of images.", "Output", scope="job"
+        False, "Fold although it changes the images.", "Output", scope="job"
     )
     device: str = _DEVICE
     skip_parity: bool = _option(

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 TimeMode = Literal["all", "conv-only", "attn-only"]
 MergeStrategy = Literal["learned", "fixed"]
 AttnType = Literal["vanilla", "vanilla-xformers", "none"]
-Target = Literal["autoencoder", "decoder", "sgm", "diffusers"]
+Target = Literal["autoencoder", "decoder", "sgm", "diffusers", "comfyui", "cogvideo", "temporal"]
 PostQuant = Literal["keep", "fold"]
 Weights = Literal["plain", "ema"]
 StoredType = Literal["float32", "float16", "bfloat16"]

@@ -139,6 +139,8 @@ def trained(
         torch.manual_seed(seed * 100_000 + step)
         z = finetune.noisy_latents(model, clips, float(rng.choice(NOISES)))
         loss = finetune.loss_of(model.decode(z), clips)
+        if not loss.requires_grad:
+            continue  # A fixed alpha of 0 leaves nothing to learn.
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.temporal_parameters(), 1.0)

@@ -50,7 +50,8 @@ def name_output(
     # A copy of a video checkpoint is named after its layout, as by convert.
     copied = bool(options.get("layout")) and stem.endswith(".video")
     default = default_output(source, target, inflated=copied)
-    name = default.name
+    # Where a layout has one name for its file, each job needs its own.
+    name = default.name if default.name.startswith(stem) else f"{stem}.{default.name}"
     if axes:
         name = stem + "".join(f".{values[axis]}" for axis in axes) + name.removeprefix(stem)
     if template is None:

@@ -14,14 +14,13 @@ from inflate.cli.console import print_text, safe_console
 from inflate.cli.render_parity import print_parity
 from inflate.config.presets import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
-from inflate.formats.recorded import SOURCE_NAME_KEY
+from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, one_line, shape_text
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
-from inflate.workflow.header import SOURCE_BLEND_KEY
 
 if TYPE_CHECKING:
     from inflate.workflow import ConversionResult, Inspection

@@ -124,7 +124,7 @@ def what_else(names: Sequence[str]) -> str:
     if is_inflated(names):
         return (
             f"temporal layers without the decoder that they belong to: {mark}; expected a whole "
-            "video decoder"
+            "video decoder, or the image checkpoint too: convert --base"
         )
     shown = ", ".join(sorted(names)[:3])
     return f"no image autoencoder: {mark} ({len(names)} tensors, such as {shown})"

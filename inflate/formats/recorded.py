@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from inflate.config.schema import Settings, flatten
 from inflate.errors import CheckpointError
@@ -18,6 +18,37 @@ SOURCE_HASH_KEY = "inflate.source.sha256"
 SOURCE_FINGERPRINT_KEY = "inflate.source.fingerprint"
 FINGERPRINT_KEY = "inflate.fingerprint"
 """The weights of the source and those of the file itself; see ``fingerprint``."""
+
+
+SOURCE_BLEND_KEY = "inflate.source.blend"
+"""How the source of a copy blends, and how that is known."""
+
+ORIGIN_NAME_KEY = "inflate.origin.name"
+ORIGIN_FINGERPRINT_KEY = "inflate.origin.fingerprint"
+"""The image checkpoint that a copy goes back to, whose source is a video checkpoint."""
+
+PREFIX_KEY = "inflate.prefix"
+"""The prefix of the autoencoder that the header describes, in a file that may hold several."""
+
+
+def recorded_prefix(metadata: Mapping[str, str], names: Iterable[str]) -> str | None:
+    """The prefix that a header records, if the file still has it."""
+    prefix = metadata.get(PREFIX_KEY)
+    return prefix if prefix and any(name.startswith(prefix) for name in names) else None
+
+
+def origin_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries for a copy of a file with this header: its origin, or else its source."""
+    for name, key in (
+        (ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY),
+        (SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY),
+    ):
+        if key in metadata:
+            return {
+                ORIGIN_NAME_KEY: metadata.get(name, ""),
+                ORIGIN_FINGERPRINT_KEY: metadata[key],
+            }
+    return {}
 
 
 def changed_since(metadata: Mapping[str, str], fingerprint: str) -> bool | None:

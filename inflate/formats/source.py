@@ -15,7 +15,7 @@ from inflate.formats.blending import MERGE_STRATEGY, Blend, check_known, find_bl
 from inflate.formats.class_config import class_settings
 from inflate.formats.layouts import PASSED_THROUGH, STATISTICS
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import recorded_settings
+from inflate.formats.recorded import recorded_prefix, recorded_settings
 from inflate.formats.views import autoencoder_view, widened, with_learned_blend
 from inflate.io.arrays import Array
 from inflate.io.index import FLOATS, NARROW, TensorInfo
@@ -108,10 +108,13 @@ def describe(
             decoder blends.
     """
     path, metadata = checkpoint.path, checkpoint.metadata
+    own = recorded_prefix(metadata, checkpoint.tensors)
+    prefix = own if prefix is None else prefix
     located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
     shapes = {key: info.shape for key, info in located.tensors.items()}
     seen = infer_architecture(shapes, path)
-    recorded = recorded_settings(metadata, path)
+    # A header describes one autoencoder, and the file may hold another.
+    recorded = {} if own not in (None, located.prefix) else recorded_settings(metadata, path)
     known = class_settings(checkpoint.files, metadata, located, seen)
     known |= _statistics(checkpoint, located)
     asked: Settings = {}

@@ -42,8 +42,9 @@ def overlaid(
 def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``post_quant_conv`` folded into the decoder's first convolution.
 
-    Exact inside the frame. On its border of one latent pixel ``conv_in`` pads its own input with
-    zeros, where it used to meet zeros in place of the bias: exact there only if the bias is zero.
+    The output of ``conv_in`` changes on its border of one latent pixel alone, where it pads its own
+    input with zeros in place of the bias: not at all if the bias is zero. In the image such a
+    change reaches everywhere, since attention and the norms see all pixels.
     """
     read = partial(_read64, checkpoint)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -15,7 +15,7 @@ from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
 from inflate.io.reader import Checkpoint
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
 
 _WORKERS = 2
@@ -44,7 +44,7 @@ class _Written:
 
 
 def carry_out(
-    plan: InflationPlan, checkpoint: Checkpoint, writer: SafetensorsWriter, progress: Progress
+    plan: InflationPlan, checkpoint: Checkpoint, writer: TensorWriter, progress: Progress
 ) -> Digests:
     """Write every tensor of a plan, in its stored type.
 
@@ -92,10 +92,34 @@ def carry_out(
     )
 
 
+def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWriter) -> None:
+    """Copy tensors of a file byte for byte, whatever their types.
+
+    Raises:
+        CheckpointError: a tensor cannot be read.
+        OSError: the file cannot be written.
+    """
+    buffer = aligned_empty(_PIECE)
+    unsynced = 0
+    for name in names:
+        position, extent = writer.position(name), checkpoint.extent(name)
+        if extent is None:
+            writer.write(bytes_of(checkpoint.read(name).reshape(-1)), position)
+            continue
+        for start in range(0, extent.nbytes, _PIECE):
+            piece = buffer[: extent.nbytes - start]
+            extent.file.read_into(piece, extent.offset + start)
+            writer.write(piece.data, position + start)
+        unsynced += extent.nbytes
+        if unsynced >= _SYNCED:
+            writer.sync()
+            unsynced = 0
+
+
 class _Output:
     """One tensor on its way into the file, hashed and written piece by piece."""
 
-    def __init__(self, writer: SafetensorsWriter, planned: PlannedTensor, buffer: Bytes) -> None:
+    def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
         self.buffer = buffer
         self._writer = writer
         self._position = writer.position(planned.info.name)

@@ -81,7 +81,7 @@ class InflationPlan(Displayed):
 
     def _facts(self) -> dict[str, object]:
         temporal = self.config.temporal
-        made = len(self.of("temporal"))
+        made = len(self.initialised)
         return {
             "copied": f"{len(self.tensors) - made} tensors copied",
             "initialised": f"{made} initialised",
@@ -93,6 +93,11 @@ class InflationPlan(Displayed):
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""
         return tuple(tensor for tensor in self.tensors if tensor.part == part)
+
+    @property
+    def initialised(self) -> tuple[PlannedTensor, ...]:
+        """The temporal tensors that rules make; none in a copy of a video checkpoint."""
+        return tuple(t for t in self.of("temporal") if isinstance(t.origin, Make))
 
     @property
     def nbytes(self) -> int:

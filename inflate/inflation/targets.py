@@ -32,7 +32,9 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-def fit(plan: InflationPlan, target: Target, *, attention_is_identity: bool) -> Fitted:
+def fit(
+    plan: InflationPlan, target: Target, *, attention_is_identity: bool, copying: bool
+) -> Fitted:
     """Arrange a plan in a layout.
 
     Args:
@@ -40,40 +42,43 @@ def fit(plan: InflationPlan, target: Target, *, attention_is_identity: bool) -> 
         target: the layout.
         attention_is_identity: whether the temporal attention is an identity, so that a layout
             without temporal attention may drop it.
+        copying: whether the temporal layers are a video checkpoint's.
 
     Raises:
         PlanError: the layout cannot hold the plan; every reason is reported.
     """
     layout, shapes = LAYOUTS[target], {tensor.key: tensor.shape for tensor in plan.tensors}
-    problems = unmet(target, shapes, plan.config, attention_is_identity=attention_is_identity)
+    identity = attention_is_identity
+    problems = unmet(target, shapes, plan.config, attention_is_identity=identity, copying=copying)
     if problems:
         raise PlanError(f"layout {target!r} cannot hold this:", problems)
     if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes):
         plan = _with(plan, replace(plan.config.architecture, embed_dim=None))
-    kept = [t for t in plan.tensors if t.key.startswith(layout.parts)]
+    kept = [t for t in plan.tensors if layout.holds(t.key)]
     why = f"layout {target!r} has no place for it"
-    left = {t: why for t in plan.tensors if not t.key.startswith(layout.parts)}
+    left = {t: why for t in plan.tensors if not layout.holds(t.key)}
     notes, config = [], None
     if any(t.key.startswith(STATISTICS) for t in left):
         notes.append(STATISTICS_NOTE)
-    if any(t.key.startswith("post_quant_conv.") for t in left):
+    if any(t.key.startswith("post_quant_conv.") for t in left) and not layout.temporal_only:
         notes.append(
             f"layout {target!r} has no place for post_quant_conv: give the decoder latents that "
             "went through it, or fold it in with --post-quant fold"
         )
-    if layout.naming == "diffusers":
-        identity = "an identity at the start, which this layout has no place for"
-        left |= {t: identity for t in kept if _is_temporal_attention(t)}
+    if layout.learned:
+        reason = "an identity at the start, which this layout has no place for"
+        left |= {t: reason for t in kept if _is_temporal_attention(t)}
         kept = [t for t in kept if not _is_temporal_attention(t)]
+        if plan.config.temporal.time_mode == "all":
+            temporal = replace(plan.config.temporal, time_mode="conv-only")
+            plan = replace(plan, config=replace(plan.config, temporal=temporal))
+    if layout.naming == "diffusers":
         architecture, more = _with_latents(plan.config.architecture)
         notes += more
         if "quant_conv.weight" not in shapes:
             kept = _with_quant_conv(kept, 2 * architecture.z_channels)
             architecture = replace(architecture, embed_dim=architecture.z_channels)
         plan, config = _with(plan, architecture), _class_config(architecture)
-        if plan.config.temporal.time_mode == "all":
-            temporal = replace(plan.config.temporal, time_mode="conv-only")
-            plan = replace(plan, config=replace(plan.config, temporal=temporal))
         names = to_diffusers([t.key for t in kept], len(architecture.ch_mult))
         named = [
             replace(t, name=names[t.key], shape=t.shape[: 2 if _is_attention_weight(t) else None])

@@ -34,6 +34,9 @@ _STORED_TYPES = {
     "UntypedStorage": "uint8",
 }  # fmt: skip
 
+STORAGE_TYPES = {dtype: name for name, dtype in reversed(_STORED_TYPES.items())}
+"""The storage of each type."""
+
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules that files name as Python 2 did, whatever wrote them."""
 

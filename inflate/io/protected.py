@@ -43,6 +43,10 @@ class ReadFiles:
         self.marks.setdefault(path, _mark(found))
         return found
 
+    def joined(self, other: ReadFiles) -> ReadFiles:
+        """The files of both, as each was first seen."""
+        return ReadFiles({**other.marks, **self.marks})
+
     def check_unchanged(self) -> None:
         """Check, after the last byte was read, that every file still is what it was.
 

@@ -56,6 +56,9 @@ _ROOM_OF_NAMES, _ENTRY = 4, 64
 """Bytes of names per byte of pickle, and what a name takes on top: a file may refer to the same
 mapping and text over and over."""
 
+METADATA = "inflate"
+"""The key next to ``state_dict`` under which a torch file of ours has its metadata."""
+
 BARE = "latents"
 """The name given to a tensor that a file holds without one."""
 
@@ -87,7 +90,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         pickled = _zipped(file) if file.read(len(_ZIP), 0) == _ZIP else _legacy(file)
         content = pickled.content
         single = bare and isinstance(content, TensorRef)
-        found = Contents(foreign=frozenset(pickled.foreign))
+        found = Contents(foreign=frozenset(pickled.foreign), metadata=_metadata(content))
         for name, ref in ({BARE: content} if single else _named(pickled, path)).items():
             found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
         return found
@@ -104,6 +107,14 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         raise CheckpointError(
             f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
         ) from error
+
+
+def _metadata(content: Any) -> dict[str, str]:
+    """The metadata of a file of ours, which torch's format has no place of its own for."""
+    own = (items_of(content) or {}).get(METADATA)
+    if not isinstance(own, dict):
+        return {}
+    return {k: v for k, v in own.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def _zipped(file: SourceFile) -> _Pickled:

@@ -1,4 +1,4 @@
-"""Safetensors files, written in parts.
+"""Files of tensors, written in parts; here safetensors, torch's own in ``torch_writer``.
 
 The library's own ``save_file`` wants every tensor in memory at once and its metadata before the
 first byte. Here tensors are written in any order, piece by piece, from several threads; and the
@@ -11,8 +11,9 @@ import errno
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from inflate.io.arrays import ALIGNMENT
 from inflate.io.header import STORED_NAMES
@@ -23,7 +24,48 @@ _SPARE = 512
 """Bytes left free in the header: hashes and the verdict are known after the tensors are written."""
 
 
-class SafetensorsWriter:
+Container = Literal["safetensors", "torch"]
+"""The kinds of file that are written."""
+
+
+class TensorWriter(ABC):
+    """A file of tensors that is written in parts, from any thread, its header last."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._handle = file.fileno()
+
+    @abstractmethod
+    def position(self, name: str) -> int:
+        """Where a tensor begins in the file."""
+
+    @abstractmethod
+    def set_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Replace the metadata of the file, once all tensors are written.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+    def write(self, content: memoryview, position: int) -> None:
+        """Write bytes at a position of the file; from any thread.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        while content:
+            count = os.pwrite(self._handle, content, position)
+            content, position = content[count:], position + count
+
+    def sync(self) -> None:
+        """Wait until all that is written so far is on the disk.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS lacks fdatasync.
+
+
+class SafetensorsWriter(TensorWriter):
     """One safetensors file: its layout, its header, and the writing of its parts.
 
     A tensor begins at a multiple of 64 bytes where its size is one, else at a multiple of the
@@ -44,14 +86,14 @@ class SafetensorsWriter:
         Raises:
             OSError: the disk is full, or the file cannot be written.
         """
-        self._handle = file.fileno()
+        super().__init__(file)
         self._entries: dict[str, object] = {}
         self._starts: dict[str, int] = {}
         end = 0
         for info in sorted(tensors, key=lambda info: -alignment_of(info.nbytes)):
             self._starts[info.name] = end
             self._entries[info.name] = {
-                "dtype": _STORED_AS[info.dtype],
+                "dtype": _STORED_AS.get(info.dtype, info.dtype),
                 "shape": list(info.shape),
                 "data_offsets": [end, end := end + info.nbytes],
             }
@@ -64,16 +106,6 @@ class SafetensorsWriter:
         """Where a tensor begins in the file."""
         return self._data + self._starts[name]
 
-    def write(self, content: memoryview, position: int) -> None:
-        """Write bytes at a position of the file; from any thread.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        while content:
-            count = os.pwrite(self._handle, content, position)
-            content, position = content[count:], position + count
-
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the header in place.
 
@@ -83,14 +115,6 @@ class SafetensorsWriter:
         header = self._json(metadata).ljust(self._data - 8)
         assert len(header) == self._data - 8, "the metadata outgrew the space left for it"
         self.write(memoryview(len(header).to_bytes(8, "little") + header), 0)
-
-    def sync(self) -> None:
-        """Wait until all that is written so far is on the disk.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS lacks fdatasync.
 
     def _json(self, metadata: Mapping[str, str]) -> bytes:
         header = {"__metadata__": dict(sorted(metadata.items())), **self._entries}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
-from inflate.formats.recorded import CONFIG_KEY
+from inflate.formats.recorded import CONFIG_KEY, SOURCE_BLEND_KEY
 from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
 from inflate.io.arrays import is_finite
@@ -60,15 +60,18 @@ def not_finite(candidate: Source) -> tuple[str, ...]:
 def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
     """Every tensor of a video checkpoint and its origin, by its name.
 
-    Rules are those of the configuration that the file records, and None without one.
+    Rules are those of the configuration that the file records; None without one, and in a copy of
+    a video checkpoint.
     """
     rules = start_rules(candidate.config)
-    ours = CONFIG_KEY in candidate.checkpoint.metadata
+    metadata = candidate.checkpoint.metadata
+    copied = SOURCE_BLEND_KEY in metadata  # From a video checkpoint, which may be a trained one.
+    ours = CONFIG_KEY in metadata and not copied
     rows = []
     for key, info in candidate.located.tensors.items():
         origin: Literal["copied", "initialised", "passed-through"] = "passed-through"
         if key.startswith(DECODER):
-            origin = "initialised" if key in rules else "copied"
+            origin = "initialised" if key in rules and not copied else "copied"
         rule = str(rules[key]) if ours and key in rules else None
         rows.append(PlanRow(key, origin, info.shape, info.dtype, info.nbytes, rule))
     return tuple(rows)

@@ -14,6 +14,7 @@ from inflate.parity.pair import against_source, against_video
 from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
+from inflate.workflow.joining import with_base
 from inflate.workflow.planning import Job
 from inflate.workflow.production import Fingerprints
 
@@ -40,7 +41,10 @@ def check(
     where = resolve_device(device)
     tolerance = TOLERANCES["float32"]
     reference = job.source
-    with open_checkpoint(staged.path) as checkpoint:
+    with open_checkpoint(staged.path) as opened:
+        checkpoint = opened
+        if job.target == "temporal":
+            checkpoint = with_base(checkpoint, reference)
         candidate = describe(checkpoint)
         if job.target == "diffusers":
             pair = against_export(reference, candidate, staged.path, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from inflate.config.loading import config_files
 from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
 from inflate.errors import OutputError
+from inflate.formats.targets import container_of
 from inflate.inflation.plan import InflationPlan
 from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
@@ -33,7 +34,15 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.planning import find_source, prepare, settings_of
+from inflate.workflow.joining import WholeModel, onto_base
+from inflate.workflow.planning import (
+    find_base,
+    find_joined,
+    find_source,
+    prepare,
+    settings_of,
+    target_of,
+)
 from inflate.workflow.production import Check, Made, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
 
@@ -71,7 +80,7 @@ class ConversionResult(Displayed):
             "size": bytes_text(self.plan.nbytes),
             "layout": self.layout,
             "tensors": len(self.plan.tensors),
-            "initialised": len(self.plan.of("temporal")),
+            "initialised": len(self.plan.initialised),
             **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
         }
 
@@ -103,6 +112,8 @@ def convert(
     weights: Weights = "plain",
     ignore: tuple[str, ...] | None = None,
     layout: Target | None = None,
+    into: str | Path | None = None,
+    base: str | Path | None = None,
     post_quant: PostQuant = "keep",
     allow_inexact: bool = False,
     device: str | torch.device = "auto",
@@ -133,9 +144,13 @@ def convert(
         prefix: which autoencoder to take where the source holds several.
         weights: ``plain``, or ``ema`` for the moving averages next to them.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
-        layout: ``autoencoder`` (the default), ``decoder``, ``sgm`` or ``diffusers``.
-        post_quant: ``keep`` post_quant_conv, or ``fold`` it into the decoder.
-        allow_inexact: fold although it changes the border.
+        layout: ``autoencoder`` (the default), ``decoder``, ``sgm``, ``diffusers``, ``comfyui``,
+            ``cogvideo`` or ``temporal``.
+        into: the file of a whole model, which the result is a copy of, with its first stage
+            replaced; the layout is then ``sgm``.
+        base: the image checkpoint of a source that holds temporal layers alone.
+        post_quant: ``keep`` the quant convs, or ``fold`` them into decoder and encoder.
+        allow_inexact: fold although it changes the images.
         device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         skip_parity: publish without a check, and say so in the file.
         dry_run: make the plan and stop.
@@ -165,6 +180,8 @@ def convert(
         weights=weights,
         ignore=ignore,
         layout=layout,
+        into=into,  # type: ignore[arg-type]
+        base=base,  # type: ignore[arg-type]
         post_quant=post_quant,
         allow_inexact=allow_inexact,
         device=str(device),
@@ -195,38 +212,58 @@ def convert_with(
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
-    target: Target = options.layout or "autoencoder"
+    target = target_of(options)
     if output is not None:
         check_location("output", output)
         check_ending(output, target)
+        if options.into is not None and container_of(target, output) != "safetensors":
+            raise OutputError(f"{output}: with --into, the name ends in .safetensors")
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     settings = settings_of(options)
     if not (skip_parity or dry_run):
         _check_needs(options, target)
     if is_remote(str(output)) and not dry_run:
         # Before a download: what cannot be written is better known first.
-        check_written([str(output)], [source])
+        named = [source, options.into, options.base]
+        check_written([str(output)], [each for each in named if each is not None])
         check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
     path = local_source(source, progress)
-    with open_checkpoint(path) as checkpoint:
-        original = find_source(checkpoint, options, settings)
+    with ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(path))
+        read = [*files_of(source, checkpoint.files), *config_files(options.config)]
+        opened = {}
+        for location in filter(None, (options.base, options.into)):
+            local = local_source(location, progress)
+            opened[location] = stack.enter_context(open_checkpoint(local))
+            read += files_of(location, opened[location].files)
+        whole = None if options.into is None else WholeModel(opened[options.into])
+        if options.base is None:
+            original = find_source(checkpoint, options, settings)
+        else:
+            base = find_base(opened[options.base], options)
+            base.checkpoint.download(progress)
+            checkpoint, notes = onto_base(checkpoint, base, name_of(options.base))
+            original = find_joined(checkpoint, options, settings, notes)
         destination = output
         if destination is None:
-            destination = default_output(source, target, inflated=original.inflated)
+            inflated = original.inflated and options.base is None and whole is None
+            destination = default_output(options.into or source, target, inflated=inflated)
         if not dry_run:
             check_written(
                 [*outputs_of(destination, folder=target == "diffusers"), *reports],
-                [*files_of(source, checkpoint.files), *config_files(options.config)],
+                read,
             )
             if not is_remote(str(destination)):
                 _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
-        job = prepare(original, options)
+        job = prepare(original, options, whole)
         planned = time.perf_counter()
         seconds = {"plan": planned - started}
         told = shown(str(destination))
         if dry_run:
             return ConversionResult(job.plan, target, None, None, seconds, job.notes, told)
         original.checkpoint.download(progress)
+        if whole is not None:
+            whole.checkpoint.download(progress)
 
         def result_of(made: Made) -> ConversionResult:
             parity, published = made.parity, None

@@ -8,6 +8,7 @@ from inflate.errors import PlanError
 from inflate.formats.layouts import DECODER
 from inflate.formats.locate import LeftBehind
 from inflate.formats.source import Source
+from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
 from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
@@ -15,19 +16,37 @@ from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
 
 
-def folded(source: Source, target: Target) -> Source:
-    """A source with ``post_quant_conv`` folded; for ``sgm``, ``quant_conv`` too."""
-    checkpoint = source.checkpoint
-    if source.located.part("post_quant_conv."):
+def folded(source: Source, target: Target, *, encoder: bool) -> Source:
+    """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted.
+
+    Raises:
+        PlanError: a convolution is incomplete, or the numbers of channels do not allow it.
+    """
+    checkpoint, path = source.checkpoint, source.checkpoint.path
+    e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
+    after = bool(source.located.part("post_quant_conv."))
+    if after and e != z and target != "decoder":
+        raise PlanError(
+            f"{path} has {e} channels between its quant convs and {z} around them: folded, encoder "
+            "and decoder would not fit one architecture. Fold it for --layout decoder only"
+        )
+    notes = source.located.notes
+    if after:
         _require(source, "post_quant_conv", "decoder.conv_in")
         checkpoint = with_post_quant_folded(checkpoint)
-    if target == "sgm" and source.located.part("quant_conv.") and source.located.part("encoder."):
+    if encoder and source.located.part("quant_conv.") and source.located.part("encoder."):
         _require(source, "quant_conv", "encoder.conv_out")
         checkpoint = with_quant_folded(checkpoint)
-    e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
+        notes = (*notes, "quant_conv is folded into encoder.conv_out, exact up to rounding")
     if target == "decoder" and e != z:
         return _decoder_alone(source, checkpoint)
-    return source.seen_as(checkpoint)
+    return replace(source, located=replace(source.located, notes=notes)).seen_as(checkpoint)
+
+
+def folds_encoder(target: Target) -> bool:
+    """Whether a fold for a layout covers ``quant_conv``: its reader has no place for that."""
+    layout = LAYOUTS[target]
+    return "encoder." in layout.parts and layout.naming == "ldm"
 
 
 def _require(source: Source, *convolutions: str) -> None:
@@ -50,46 +69,38 @@ def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
     return replace(source, located=located).seen_as(overlaid(checkpoint, {}, frozenset(around)))
 
 
-def fold_as_asked(
-    source: Source, target: Target, options: ConvertOptions
-) -> tuple[Source, FoldResult | None]:
-    """Fold a source, and measure what that changes if parity will be checked.
+def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:
+    """What a fold changes; None if there was no ``post_quant_conv``, or parity is not checked.
+
+    Args:
+        original: the source with ``post_quant_conv``.
+        whole: the same with it folded.
+        options: whether the fold may be inexact, and the device to measure on.
 
     Raises:
         PlanError: the fold is not exact, which was not allowed.
     """
-    path = source.checkpoint.path
-    if not source.located.part("post_quant_conv."):
-        if target == "sgm" and source.located.part("quant_conv."):
-            return folded(source, target), None  # Exact up to rounding: nothing to allow.
-        note = "the source has no post_quant_conv: nothing is folded"
-        located = replace(source.located, notes=(*source.located.notes, note))
-        return replace(source, located=located), None
-    e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
-    if e != z and target != "decoder":
-        raise PlanError(
-            f"{path} has {e} channels between its quant convs and {z} around them: folded, encoder "
-            "and decoder would not fit one architecture. Fold it for --layout decoder only"
-        )
-    whole = folded(source, target)
-    bias = float(abs(source.read("post_quant_conv.bias").astype("float64")).max())
+    if not original.located.part("post_quant_conv."):
+        return None  # What quant_conv changes is rounding: nothing to allow.
+    path = original.checkpoint.path
     fold = None
     if not (options.skip_parity or options.dry_run):  # Else torch is not needed.
         from inflate.parity.device import resolve_device
         from inflate.parity.floor import measure_fold
 
-        fold = measure_fold(source, whole, resolve_device(options.device), source.config.seed)
+        fold = measure_fold(original, whole, resolve_device(options.device), original.config.seed)
+    bias = float(abs(original.read("post_quant_conv.bias").astype("float64")).max())
     if bias and not options.allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
             f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold all the same"
         )
-    return whole, fold
+    return fold
 
 
 def _changes(fold: FoldResult | None) -> str:
     if fold is None:
-        return "the images change most near their border"
+        return "the images change, most near their border"
     return (
         f"the output of conv_in changes by up to {_text(fold.border)} on the border of one latent "
         f"pixel and {_text(fold.inside)} inside, the images by up to {_text(fold.output)}"

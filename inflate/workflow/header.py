@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from inflate._version import __version__
 from inflate.errors import printable
 from inflate.formats.blending import Blend
-from inflate.formats.recorded import CONFIG_KEY, SOURCE_NAME_KEY
+from inflate.formats.recorded import CONFIG_KEY, SOURCE_BLEND_KEY, SOURCE_NAME_KEY, origin_of
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.vocabulary import DEVICE_KEY, VERDICT_KEY, Target
 
@@ -17,12 +18,16 @@ SEED_KEY = "inflate.seed"
 PROVENANCE_KEY = "inflate.provenance"
 POST_QUANT_KEY = "inflate.post_quant"
 LAYOUT_KEY = "inflate.layout"
-SOURCE_BLEND_KEY = "inflate.source.blend"
-"""How the source of a copy blends, and how that is known."""
 
 
 def header_of(
-    plan: InflationPlan, source_name: str, target: Target, *, folded: bool, blend: Blend | None
+    plan: InflationPlan,
+    source_name: str,
+    target: Target,
+    *,
+    folded: bool,
+    blend: Blend | None,
+    copied: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The header of a file that is not verified yet.
 
@@ -32,7 +37,10 @@ def header_of(
         target: its layout.
         folded: whether ``post_quant_conv`` is folded in.
         blend: how its source blends, where that is a video checkpoint.
+        copied: the header of that video checkpoint.
     """
+    copied = copied or {}
+    folded = folded or copied.get(POST_QUANT_KEY) == "fold"
     header = {
         "format": "pt",
         "inflate.version": __version__,
@@ -47,7 +55,7 @@ def header_of(
     }
     if blend is not None:
         header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
-    return header
+    return header | origin_of(copied)
 
 
 def provenance(plan: InflationPlan) -> list[dict[str, object]]:

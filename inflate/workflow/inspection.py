@@ -18,7 +18,7 @@ from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import changed_since, recorded_settings
+from inflate.formats.recorded import changed_since, recorded_prefix, recorded_settings
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
@@ -207,7 +207,9 @@ def _seen(
     located = architecture = temporal = blend = None
     with suppress(InflateError):
         ema, ignore = options.weights == "ema", options.ignore or ()
-        located = locate(checkpoint.tensors, path, prefix=options.prefix, ema=ema, ignore=ignore)
+        own = recorded_prefix(checkpoint.metadata, checkpoint.tensors)
+        prefix = own if options.prefix is None else options.prefix
+        located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)
         if located.inflated:
@@ -231,7 +233,7 @@ def _layouts(
         problems = list(common)
         if found is not None:
             with _listing(problems):
-                prepare(found, replace(options, layout=target))
+                prepare(found, replace(options, layout=target, dry_run=True))
         layouts[target] = tuple(problems)
     return layouts, found
 

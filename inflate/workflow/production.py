@@ -16,11 +16,12 @@ from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
 )
-from inflate.inflation.apply import Digests, carry_out
+from inflate.formats.targets import container_of
+from inflate.inflation.apply import Digests, carry_out, copy_as_is
 from inflate.io.files import hash_files
 from inflate.io.ranges import partial_of
 from inflate.io.staging import Staged, saying_why, stage
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.torch_writer import open_writer
 from inflate.parity.result import ParityReport, compared_with
 from inflate.progress import Progress
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY
@@ -81,20 +82,32 @@ def produce(
     """
     config = job.fitted.folder_config
     blend = job.source.blend
-    header = header_of(job.plan, source_name, job.target, folded=job.folded, blend=blend)
+    copied = job.original.checkpoint.metadata if blend is not None else None
+    header = header_of(
+        job.plan, source_name, job.target, folded=job.folded, blend=blend, copied=copied
+    )
+    container = container_of(job.target, destination)
+    infos, nbytes = [tensor.info for tensor in job.plan.tensors], job.plan.nbytes
+    read, whole = job.source.checkpoint.files.read, job.whole
+    if whole is not None:
+        header = {**whole.metadata, **header}
+        infos += [whole.checkpoint.tensors[name] for name in whole.kept]
+        nbytes = sum(info.nbytes for info in infos)
+        read = read.joined(whole.checkpoint.files.read)
     files = job.source.checkpoint.files
     with (
-        stage(destination, files.read, overwrite=overwrite, folder_config=config) as staged,
+        stage(destination, read, overwrite=overwrite, folder_config=config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
         # The Hub and other stores publish the hash of a file, which costs nothing.
         hashed = source_sha256 or all(partial_of(path) is not None for path in files.all)
         file_hash = pool.submit(hash_files, files) if hashed else None
         loading = None if load_check is None else pool.submit(load_check)
-        with saying_why(destination, job.plan.nbytes):
-            infos = [tensor.info for tensor in job.plan.tensors]
-            writer = SafetensorsWriter(staged.file, infos, header)
+        with saying_why(destination, nbytes):
+            writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, job.source.checkpoint, writer, progress)
+            if whole is not None:
+                copy_as_is(whole.checkpoint, whole.kept, writer)
         synced = pool.submit(writer.sync)
         prints = _fingerprints(job, digests)
         written = time.perf_counter()
@@ -112,9 +125,10 @@ def produce(
             known = _known(job, made)
             writer.set_metadata({**header, **known})
             synced.result()
-        # The library reads what is published: its header at least, and at once.
-        with safe_open(staged.file.name, framework="numpy"):
-            pass
+        if container == "safetensors":
+            # The library reads what is published: its header at least, and at once.
+            with safe_open(staged.file.name, framework="numpy"):
+                pass
         announce(made, staged.path)
         staged.publish()
     return made

@@ -16,21 +16,25 @@ from inflate.formats.fingerprint import fingerprint, fingerprint_of
 from inflate.formats.layouts import DECODER
 from inflate.formats.recorded import (
     FINGERPRINT_KEY,
+    ORIGIN_FINGERPRINT_KEY,
+    ORIGIN_NAME_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
     recorded_settings,
 )
 from inflate.formats.source import Source, describe
+from inflate.formats.targets import container_of
 from inflate.inflation.initializers import make_array
 from inflate.inflation.plan import Copy, PlannedTensor
+from inflate.inflation.targets import check_ending
 from inflate.io.arrays import Array, bytes_of, cast
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.protected import ReadFiles
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.staging import saying_why, stage
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.torch_writer import open_writer
 from inflate.loading import as_array, dtype_name
 from inflate.models import VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
@@ -44,7 +48,10 @@ from inflate.workflow.sources import name_of
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
 """Where ``torch.compile``, DistributedDataParallel and FSDP keep the module that they wrap."""
 
-_CARRIED = (SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, SEED_KEY, PROVENANCE_KEY)
+_CARRIED = (
+    *(SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, SEED_KEY, PROVENANCE_KEY),
+    *(ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY),
+)
 """Entries of the header that training does not change; left out where they are not known."""
 
 
@@ -86,6 +93,7 @@ def save_video_autoencoder(
     """
     options = checked(ConvertOptions(layout=layout, dtype=dtype, device="cpu"))
     check_location("path", path)
+    check_ending(path, layout)
     whole = _unwrapped(module)
     decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
     if not isinstance(decoder, VideoDecoder):
@@ -101,7 +109,7 @@ def save_video_autoencoder(
     settings = {**recorded_settings(recorded, destination), **_settings(decoder), "dtype": dtype}
     video = _as_source(tensors, settings, destination)
     job = prepare(video, options)
-    folded = recorded.get(POST_QUANT_KEY) == "fold"
+    folded = job.folded or recorded.get(POST_QUANT_KEY) == "fold"
     header = header_of(job.plan, "", layout, folded=folded, blend=None) | {VERDICT_KEY: TRAINED}
     for key in _CARRIED:
         header.pop(key, None)
@@ -114,13 +122,14 @@ def save_video_autoencoder(
         saying_why(destination, job.plan.nbytes),
     ):
         header[FINGERPRINT_KEY] = "0" * 64
-        writer = SafetensorsWriter(staged.file, [t.info for t in job.plan.tensors], header)
+        infos = {planned.key: planned.info for planned in job.plan.tensors}
+        container = container_of(layout, destination)
+        writer = open_writer(container, staged.file, infos.values(), header)
         digests = {}
         for planned in job.plan.tensors:
             content = bytes_of(_numbers(planned, job.source).reshape(-1))
             writer.write(content, writer.position(planned.info.name))
             digests[planned.key] = hashlib.sha256(content).hexdigest()
-        infos = {planned.key: planned.info for planned in job.plan.tensors}
         header[FINGERPRINT_KEY] = fingerprint(infos, digests)
         writer.set_metadata(header)
         staged.publish()

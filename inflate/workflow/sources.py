@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from inflate.errors import ConfigError
+from inflate.formats.targets import LAYOUTS
 from inflate.io.files import CheckpointFiles
 from inflate.io.folder import without_index_ending
 from inflate.io.remote import fetch, is_remote, local_path
@@ -64,11 +65,14 @@ def stem_of(location: str | Path) -> str:
 def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:
     """Where a conversion goes by default: next to its source, or here where that lies elsewhere.
 
-    ``STEM.video.safetensors``; for a copy of a video checkpoint ``STEM.LAYOUT.safetensors``; a
-    folder of diffusers has no ending.
+    ``STEM.video.safetensors``; for a copy of a video checkpoint, and for temporal layers alone,
+    ``STEM.LAYOUT.safetensors``; the name that the reader of the layout has, if any; a folder of
+    diffusers has no ending.
     """
     folder = Path() if is_remote(str(source)) else Path(source).parent
-    stem, kind = stem_of(source), "video"
-    if inflated:
+    stem, kind, layout = stem_of(source), "video", LAYOUTS[target]
+    if layout.file_name is not None:
+        return folder / layout.file_name
+    if inflated or layout.temporal_only:
         stem, kind = stem.removesuffix(".video"), target
-    return folder / (f"{stem}.{kind}" + ("" if target == "diffusers" else ".safetensors"))
+    return folder / (f"{stem}.{kind}" + "".join(layout.endings[:1]))

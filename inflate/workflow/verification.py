@@ -16,6 +16,8 @@ from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
+    ORIGIN_FINGERPRINT_KEY,
+    ORIGIN_NAME_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
     changed_since,
@@ -40,7 +42,7 @@ from inflate.progress import Progress, silent
 from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
 from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
-from inflate.workflow.header import LAYOUT_KEY, POST_QUANT_KEY
+from inflate.workflow.header import POST_QUANT_KEY
 from inflate.workflow.sources import files_of, local_source
 from inflate.workflow.trained import check_trained, hint, spatial_path, with_training
 
@@ -314,12 +316,19 @@ def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source,
 
 
 def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
-    """The source that a candidate's header names, compared with the reference's fingerprint."""
-    recorded = metadata.get(SOURCE_FINGERPRINT_KEY)
-    if recorded is None:
-        return None
-    name = shown_name(metadata.get(SOURCE_NAME_KEY, ""))
-    return RecordedSource(name, shown_name(recorded), recorded == reference)
+    """The source or origin in a candidate's header, compared with the reference's fingerprint."""
+    pairs = ((SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY), (ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY))
+    found = [
+        RecordedSource(
+            shown_name(metadata.get(name, "")),
+            shown_name(metadata[key]),
+            metadata[key] == reference,
+        )
+        for name, key in pairs
+        if key in metadata
+    ]
+    # A copy is made from a video checkpoint, and that from the image: either may be given.
+    return next((source for source in found if source.given), found[-1] if found else None)
 
 
 def _folded_alike(
@@ -329,8 +338,10 @@ def _folded_alike(
     metadata = video.checkpoint.metadata
     if metadata.get(POST_QUANT_KEY) != "fold":
         return image, None
-    target: Target = "sgm" if metadata.get(LAYOUT_KEY) == "sgm" else "autoencoder"
-    whole = folded(image, target)
+    # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
+    encoder = video.info("quant_conv.weight") is None
+    target: Target = "autoencoder" if video.located.part("encoder.") else "decoder"
+    whole = folded(image, target, encoder=encoder)
     if image.info("post_quant_conv.weight") is None:
         return whole, None
     return whole, measure_fold(image, whole, device, seed)

@@ -83,6 +83,15 @@ def test_templates(
     assert names(jobs_of(tmp_path, {"jobs": [job]})) == [expected]
 
 
+def test_files_that_a_reader_knows_by_one_name_are_distinguished(
+    tmp_path: Path, sources: Sources
+) -> None:
+    sources(2)
+    content = {"jobs": ["ckpts/*.safetensors"], "defaults": {"layout": "cogvideo"}}
+    found = [Path(job.output).name for job in jobs_of(tmp_path, content)]
+    assert found == ["m00.video_model.ckpt", "m01.video_model.ckpt"]
+
+
 @pytest.mark.parametrize(
     ("place", "content"),
     [

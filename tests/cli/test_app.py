@@ -46,12 +46,14 @@ PAGES |= {("presets", name): c for name, c in COMMANDS["presets"].commands.items
 
 def rows(page: str) -> dict[str, tuple[str, str]]:
     """The group and the summary of each entry of a wide help page, by its last name."""
-    found, title = {}, ""
+    found, title, last = {}, "", ""
     for line in page.splitlines():
         if heading := re.fullmatch(r"(\w[\w ]*):", line):
             title = heading[1]
         elif entry := re.match(r"  (?:-\w, )?(\S+)(?: \S+)?(?:  +(.*))?$", line):
-            found[entry[1]] = (title, entry[2] or "")
+            found[last := entry[1]] = (title, entry[2] or "")
+        elif line.startswith(" " * 20):  # Below the choices, where those take a line.
+            found[last] = (title, line.strip())
     return found
 
 

@@ -148,7 +148,7 @@ def test_where_parity_fails(run: Run, tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"
 
 
-@pytest.mark.parametrize("layout", TARGETS)
+@pytest.mark.parametrize("layout", [t for t in TARGETS if t not in ("comfyui", "temporal")])
 def test_the_layout_of_a_video_file(layout: Any, tmp_path: Path) -> None:
     weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
     source = write_safetensors(tmp_path / "img.safetensors", weights)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from torch import Tensor
 
+from inflate.formats.targets import LAYOUTS
 from inflate.io.reader import Checkpoint
 
+from ..checkpoints import DDCONFIG
 from ..cli.conftest import run
+from .making import LIKE_CLASS
 
 __all__ = ["run"]
 
@@ -34,3 +38,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
 
     monkeypatch.setattr(Checkpoint, "read", spied)
     return found
+
+
+@pytest.fixture
+def tiny_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layout ``comfyui`` take the tiny architecture in place of the one that it hardwires."""
+    layout = LAYOUTS["comfyui"]
+    tiny = {**DDCONFIG, **LIKE_CLASS}
+    hardwired = {**layout.hardwired, "ch": tiny["ch"], "ch_mult": tuple(tiny["ch_mult"])}
+    monkeypatch.setitem(LAYOUTS, "comfyui", replace(layout, hardwired=hardwired))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
+from inflate.io.reader import open_checkpoint
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert
 from tests.io.opening import assert_same
@@ -117,13 +118,15 @@ def grouped(names: Iterable[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("layout", TARGETS)
+@pytest.mark.usefixtures("tiny_comfyui")
 def test_the_header_says_where_every_group_of_tensors_came_from(
     plain: Path, layout: str, tmp_path: Path
 ) -> None:
     result = convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
     path = weights_of(tmp_path / "out")
-    written = load_file(path)
-    groups = json.loads(metadata_of(path)["inflate.provenance"])
+    with open_checkpoint(path) as checkpoint:
+        written, header = set(checkpoint.tensors), checkpoint.metadata
+    groups = json.loads(header["inflate.provenance"])
     counted: Counter[str] = Counter()
     for entry in groups:
         counted[entry["tensors"]] += entry["count"]

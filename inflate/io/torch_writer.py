@@ -1,0 +1,212 @@
+"""Torch's own files, written in parts and without torch.
+
+A file is a zip archive that stores every record as it is: a pickle that lays tensors over records
+of numbers. Here those records come first, each at a multiple of 64 bytes; the pickle and the
+directory follow, and are written again when the verdict is known. No dates, so equal work is equal.
+
+Source:
+    The records and their names: ``torch/serialization.py``; the calls: ``torch/_utils.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from inflate.errors import OutputError
+from inflate.io.arrays import ALIGNMENT
+from inflate.io.index import TensorInfo
+from inflate.io.pickles import STORAGE_TYPES
+from inflate.io.unpickling import METADATA
+from inflate.io.writer import Container, SafetensorsWriter, TensorWriter, reserve
+
+_FOLDER = "archive"
+_LARGEST = (1 << 32) - (1 << 24)
+"""Bytes of tensors that fit an archive with 32-bit offsets, the pickle included."""
+
+_PIECE = 1 << 20
+_DATE = (1 << 5) | 1
+"""1980-01-01, where the dates of the format begin."""
+
+
+@dataclass
+class _Record:
+    """A record of the archive: its name, where its header begins, its padding and its bytes."""
+
+    name: bytes
+    start: int
+    padding: int
+    nbytes: int
+    checksum: int = 0
+
+    @property
+    def data(self) -> int:
+        return self.start + 30 + len(self.name) + self.padding
+
+    @property
+    def end(self) -> int:
+        return self.data + self.nbytes
+
+    def _fields(self) -> bytes:
+        sizes = (self.checksum, self.nbytes, self.nbytes, len(self.name))
+        return struct.pack("<HHHHHIIIH", 10, 0, 0, 0, _DATE, *sizes)
+
+    def header(self) -> bytes:
+        """The header before its bytes; an extra field of the kind that torch uses pads it."""
+        extra = struct.pack("<HH", 0x4246, self.padding - 4) + b"Z" * (self.padding - 4)
+        return b"PK\3\4" + self._fields() + struct.pack("<H", len(extra)) + self.name + extra
+
+    def entry(self) -> bytes:
+        """Its entry in the directory."""
+        rest = struct.pack("<HHHHII", 0, 0, 0, 0, 0, self.start)
+        return b"PK\1\2" + struct.pack("<H", 10) + self._fields() + rest + self.name
+
+
+class TorchWriter(TensorWriter):
+    """One torch file: ``{"state_dict": tensors, "inflate": metadata}``."""
+
+    def __init__(
+        self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
+    ) -> None:
+        """Lay out a file and reserve its room; its metadata may still change.
+
+        Args:
+            file: an empty file.
+            tensors: what is going to be written.
+            metadata: as far as it is known.
+
+        Raises:
+            OutputError: the tensors do not fit such a file.
+            OSError: the disk is full, or the file cannot be written.
+        """
+        super().__init__(file)
+        self._tensors = list(tensors)
+        nbytes = sum(info.nbytes for info in self._tensors)
+        if nbytes > _LARGEST:
+            raise OutputError(
+                f"{nbytes:,} bytes do not fit a torch file as written here ({_LARGEST:,} at most); "
+                "choose a name that ends in .safetensors, or a smaller --dtype"
+            )
+        self._records: dict[str, _Record] = {}
+        end = 0
+        for number, info in enumerate(self._tensors):
+            record = _record(f"data/{number}", end, info.nbytes)
+            self._records[info.name], end = record, record.end
+        self._end = end
+        reserve(file, end)
+        self._write_directory(metadata)
+
+    def position(self, name: str) -> int:
+        """Where a tensor begins in the file."""
+        return self._records[name].data
+
+    def set_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Replace the metadata of the file, once all tensors are written.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        for record in self._records.values():
+            record.checksum = self._checksum(record)
+        self._write_directory(metadata)
+
+    def _write_directory(self, metadata: Mapping[str, str]) -> None:
+        """Write all that is not numbers: headers, small records, and the directory."""
+        small = {"data.pkl": _pickled(self._tensors, metadata), "byteorder": b"little"}
+        records, at = list(self._records.values()), self._end
+        for record in records:
+            self.write(memoryview(record.header()), record.start)
+        for name, content in {**small, "version": b"3\n"}.items():
+            record = _record(name, at, len(content))
+            record.checksum = zlib.crc32(content)
+            self.write(memoryview(record.header() + content), record.start)
+            records.append(record)
+            at = record.end
+        entries = b"".join(record.entry() for record in records)
+        count = len(records)
+        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(entries), at, 0)
+        self.write(memoryview(entries + end), at)
+        os.ftruncate(self._handle, at + len(entries) + len(end))
+
+    def _checksum(self, record: _Record) -> int:
+        checksum = 0
+        for start in range(record.data, record.end, _PIECE):
+            piece = os.pread(self._handle, min(_PIECE, record.end - start), start)
+            checksum = zlib.crc32(piece, checksum)
+        return checksum
+
+
+def open_writer(
+    container: Container,
+    file: BinaryIO,
+    tensors: Iterable[TensorInfo],
+    metadata: Mapping[str, str],
+) -> TensorWriter:
+    """The writer of a kind of file; see the classes for arguments and errors."""
+    kind = TorchWriter if container == "torch" else SafetensorsWriter
+    return kind(file, tensors, metadata)
+
+
+def _record(name: str, start: int, nbytes: int) -> _Record:
+    """A record whose bytes begin at a multiple of 64."""
+    full = f"{_FOLDER}/{name}".encode()
+    padding = 4 + -(start + 34 + len(full)) % ALIGNMENT
+    return _Record(full, start, padding, nbytes)
+
+
+def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    """The content of a file as a pickle: each tensor is a call over a record of numbers."""
+    state_dict = {info.name: _tensor(number, info) for number, info in enumerate(tensors)}
+    entries = {name: _text(text) for name, text in sorted(metadata.items())}
+    content = _mapping({"state_dict": _mapping(state_dict), METADATA: _mapping(entries)})
+    return pickle.PROTO + b"\x02" + content + pickle.STOP
+
+
+def _tensor(number: int, info: TensorInfo) -> bytes:
+    kind = _global("torch", STORAGE_TYPES[info.dtype])
+    parts = (_text("storage"), kind, _text(str(number)), _text("cpu"), _number(info.parameters))
+    storage = _tuple(*parts) + pickle.BINPERSID
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(info.shape):
+        strides.insert(0, step)
+        step *= max(extent, 1)
+    arguments = _tuple(
+        storage,
+        _number(0),
+        _tuple(*map(_number, info.shape)),
+        _tuple(*map(_number, strides)),
+        pickle.NEWFALSE,  # requires_grad
+        _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE,  # hooks
+    )
+    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + pickle.REDUCE
+
+
+def _mapping(items: Mapping[str, bytes]) -> bytes:
+    pairs = b"".join(_text(key) + value for key, value in items.items())
+    return pickle.EMPTY_DICT + pickle.MARK + pairs + pickle.SETITEMS
+
+
+def _tuple(*items: bytes) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    content = text.encode("utf-8", "surrogatepass")
+    return pickle.BINUNICODE + struct.pack("<I", len(content)) + content
+
+
+def _number(number: int) -> bytes:
+    if number < 1 << 31:
+        return pickle.BININT + struct.pack("<i", number)
+    content = number.to_bytes(8, "little", signed=True)
+    return pickle.LONG1 + bytes([len(content)]) + content
