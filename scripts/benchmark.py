@@ -1,7 +1,7 @@
-"""Measure how long conversion, its check and the start of the commands take, beside yardsticks.
+"""Measure how long conversion, its check and the start of the commands take, next to yardsticks.
 
 Each case runs in a fresh process, in rounds: every round runs every case once, so that a case and
-its yardstick meet the same weather. Told are medians; ratios are taken round by round.
+its yardstick run under the same load. It reports medians; ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--compare", type=Path, metavar="JSON", help="an earlier --json")
     parser.add_argument(
         "--include", type=Path, action="append", default=[], metavar="JSON",
-        help="rows that another benchmark has written, to show beside these",
+        help="rows that another benchmark has written, to show next to these",
     )  # fmt: skip
     options = parser.parse_args()
     if options.work:
@@ -52,7 +52,7 @@ def _benchmark(options: argparse.Namespace, work: Path) -> int:
     runs: dict[str, list[Run]] = defaultdict(list)
     for number in range(options.repeats):
         for case in cases:
-            _remove(case.output)  # To replace a file takes time, and is no part of any case.
+            _remove(case.output)  # To replace a file takes time, and is not part of any case.
             run = measure(case.command, code=case.code)
             runs[case.name].append(run)
             print(f"{number + 1}  {case.name}: {run.seconds:.2f} s", file=sys.stderr, flush=True)

@@ -101,7 +101,7 @@ def measure_all(
         rounds: how often each is measured.
         threads: torch's threads, or None for its own choice.
         clock: one of CLOCKS.
-        say: what is told of each measurement.
+        say: called with each measurement.
 
     Returns:
         Rows of ``case``, ``seconds``, ``peak_bytes`` (of the process, its growth over the loaded

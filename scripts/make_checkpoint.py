@@ -45,7 +45,7 @@ def main() -> int:
         default=0.0,
         metavar="GB",
         help="make a full Stable Diffusion file of it: the autoencoder under first_stage_model., "
-        "beside so many gigabytes of a diffusion model",
+        "next to so many gigabytes of a diffusion model",
     )
     options = parser.parse_args()
     settings = read_config(options.preset)

@@ -8,9 +8,10 @@ inflate_setup() {
   local root=$1 extras=$2
   local venv=${INFLATE_VENV:-$root/.venv}
   local python=${PYTHON:-python3}
-  local wanted stamp
+  local wanted stamp stamps=("$venv/.inflate-$extras")
+  [ "$extras" = docs ] || stamps+=("$venv/.inflate-dev")
   wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt")
-  for stamp in "$venv/.inflate-$extras" "$venv/.inflate-dev"; do
+  for stamp in "${stamps[@]}"; do
     if [ -x "$venv/bin/inflate" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
       . "$venv/bin/activate"
       return

@@ -96,7 +96,7 @@ def video_autoencoder(
         kind: one of :data:`KINDS`.
         seed: of the weights.
         dtype: of the weights.
-        temporal: what ``VideoDecoder`` takes beside a ``Decoder``'s arguments.
+        temporal: what ``VideoDecoder`` takes besides a ``Decoder``'s arguments.
         **changes: to :data:`DDCONFIG`.
     """
     config = {k: v for k, v in {**DDCONFIG, **changes}.items() if k != "embed_dim"}

@@ -98,20 +98,20 @@ def nudged(video: Path, out: Path, key: str, by: float = 0.1) -> Path:
     return rewritten(video, out, change)
 
 
-def spoil_start(
-    monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[str, Rule], bool], by: float = 0.1
+def corrupt_start(
+    monkeypatch: pytest.MonkeyPatch, corrupted: Callable[[str, Rule], bool], by: float = 0.1
 ) -> None:
     """Add a number to tensors that a plan makes, as a bug in their rules would."""
     real = apply.draw_chunks
 
     def chunks(rule: Rule, shape: Any, key: str, *more: Any) -> Iterator[Any]:
         for piece in real(rule, shape, key, *more):
-            yield piece + np.float32(by) if spoilt(key, rule) else piece
+            yield piece + np.float32(by) if corrupted(key, rule) else piece
 
     monkeypatch.setattr(apply, "draw_chunks", chunks)
 
 
-def spoil_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
+def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
     """Add a number to the first one of a tensor in the staged file, once it is written."""
     real = production.carry_out
 

@@ -1,4 +1,4 @@
-"""``scripts/benchmark.py``: that it measures and judges; how long anything takes is no test's."""
+"""``scripts/benchmark.py``: that it measures and judges; how long anything takes is not tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    """The modules of the benchmark, which lie beside their script."""
+    """The modules of the benchmark, which lie next to their script."""
     import importlib
 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))

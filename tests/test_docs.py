@@ -1,28 +1,137 @@
-"""What the documents say of tests: each that a table names exists, and README and docs agree."""
+"""The documents: links, navigation, install lines, and the modules and tests that they name."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import yaml
 
+from inflate import errors
 from inflate.vocabulary import TARGETS
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/formats.md")
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("**/*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES]
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def text_of(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def named_tests(document: str) -> list[str]:
-    """The tests that a document names, ``path`` or ``path::function``."""
-    return re.findall(r"`(tests[\w/]*(?:\.py)?(?:::\w+)?)`", text_of(document))
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def rows(document: str) -> list[list[str]]:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_link_has_a_target(path: Path) -> None:
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        place, _, anchor = unquote(link).partition("#")
+        if "://" in place:
+            continue
+        target = (path.parent / place).resolve() if place else path
+        assert target.exists(), link
+        # A page of the site can link to nothing outside of it.
+        assert DOCS not in path.parents or DOCS in target.parents, link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def nav_of(entries: object) -> list[str]:
+    """The pages of a navigation, in its order."""
+    if isinstance(entries, str):
+        return [entries]
+    if isinstance(entries, dict):
+        entries = list(entries.values())
+    assert isinstance(entries, list)
+    return [page for entry in entries for page in nav_of(entry)]
+
+
+def test_every_page_is_in_the_navigation_once_and_on_the_index() -> None:
+    nav = nav_of(yaml.safe_load(text_of("mkdocs.yml"))["nav"])
+    assert sorted(nav) == [str(page.relative_to(DOCS)) for page in PAGES]
+    index = set(re.findall(r"\]\(([\w-]+\.md)", text_of("docs/index.md")))
+    assert index == set(nav) - {"index.md"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_install_lines_install_the_checkout(path: Path) -> None:
+    known = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    text = path.read_text(encoding="utf-8")
+    assert "inflate-video" not in text
+    for line in re.findall(r"pip install ([^\n`]+)", text):
+        for extras in re.findall(r"\.\[([\w,-]+)\]", line):
+            assert set(extras.split(",")) <= known.keys(), line
+
+
+def test_the_readme_has_the_times_that_were_measured() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", text_of("docs/performance.md"), re.MULTILINE)
+    seconds = dict(rows)
+    line = (
+        f"{seconds['convert']} s unchecked and {seconds['convert, checked']} s checked; a script "
+        f"written by hand, without a check, takes {seconds['hand-written']} s"
+    )
+    assert line in " ".join(text_of("README.md").split())
+
+
+def test_every_kind_of_error_has_an_entry() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", text_of("docs/troubleshooting.md"), re.MULTILINE)
+    assert sorted(listed) == sorted([*errors.__all__, "UsageError"])
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = text_of("docs/architecture.md")
+    rooms = text[text.index("## Rooms") : text.index("## Where")]
+    rows = [row for row in rooms.splitlines() if row.startswith("| `")]
+    for row in rows:
+        room, _, modules = row.strip("|").split("|")
+        for folder in re.findall(r"`([\w/]+)`", room):
+            assert exists(ROOT / "inflate" / folder), folder
+            if folder.endswith("/"):
+                for module in re.findall(r"`([a-z_]+)`", modules):
+                    assert exists(ROOT / "inflate" / folder / module), f"{folder}{module}"
+    packages = {f"{path.parent.name}/" for path in (ROOT / "inflate").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "inflate").glob("*.py") if path.stem[0] != "_"}
+    named = {name for row in rows for name in re.findall(r"`([\w/]+)`", row.split("|")[1])}
+    assert named == packages | modules
+
+
+def exists(module: Path) -> bool:
+    return module.is_dir() or module.with_suffix(".py").is_file()
+
+
+def test_everything_is_where_the_architecture_says() -> None:
+    text = text_of("docs/architecture.md")
+    table = text[text.index("## Where") : text.index("## One fingerprint")]
+    rows = re.findall(r"^\| [^|]+ \| `(inflate/[^|]+)` \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) >= 10
+    for first, names in rows:
+        paths = [first, *re.findall(r"`(inflate/[\w/.]+)`", names)]
+        sources = [ROOT / path for path in paths]
+        assert all(source.exists() for source in sources), first
+        text = "\n".join(s.read_text(encoding="utf-8") for s in sources if s.is_file())
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^\s*(?:def |class )?{name}\b", text, re.MULTILINE), name
+
+
+def rows_of(document: str) -> list[list[str]]:
     """The cells of every row of a table whose last column is ``shown by``."""
     found: list[list[str]] = []
     showing = False
@@ -37,9 +146,8 @@ def rows(document: str) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_test_that_is_named_exists(document: str) -> None:
-    named = named_tests(document)
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(tests[\w/]*(?:\.py)?(?:::\w+)?)`", text_of("docs/formats.md"))
     assert len(named) > 10
     for name in named:
         path, _, function = name.partition("::")
@@ -49,20 +157,10 @@ def test_every_test_that_is_named_exists(document: str) -> None:
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_row_of_the_tables_names_a_test(document: str) -> None:
-    assert len(rows(document)) > 15
-    for cells in rows(document):
+def test_every_format_names_a_test_and_every_layout_has_a_row() -> None:
+    rows = rows_of("docs/formats.md")
+    assert len(rows) > 15
+    for cells in rows:
         assert "`tests/" in cells[-1], cells
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_layout_out_has_a_row(document: str) -> None:
-    first = [cells[0] for cells in rows(document)]
     for target in TARGETS:
-        assert any(f"`{target}`" in cell for cell in first), target
-
-
-def test_both_documents_have_the_same_rows() -> None:
-    one, other = ({cells[-1] for cells in rows(document)} for document in DOCUMENTS)
-    assert one == other
+        assert any(f"`{target}`" in cells[0] for cells in rows), target

@@ -88,7 +88,9 @@ def test_the_default_output_of_a_source_elsewhere_is_here(
     assert (tmp_path / "img.video.safetensors").is_file()
 
 
-def test_what_is_missing_elsewhere_is_said(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_elsewhere_is_reported(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["convert", f"{place}/nothing.ckpt", "--device", "cpu"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

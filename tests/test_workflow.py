@@ -21,7 +21,15 @@ from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import checking
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
-from .conversions import CPU, image_decode, metadata_of, print_of, snapshot, spoil_file, spoil_start
+from .conversions import (
+    CPU,
+    corrupt_file,
+    corrupt_start,
+    image_decode,
+    metadata_of,
+    print_of,
+    snapshot,
+)
 from .models.builders import noise
 
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -60,7 +68,9 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
         ("plain", "plain.video.safetensors"),
     ],
 )
-def test_the_default_name_stands_beside_the_source(tmp_path: Path, name: str, default: str) -> None:
+def test_the_default_name_stands_next_to_the_source(
+    tmp_path: Path, name: str, default: str
+) -> None:
     write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
     result = inflate.convert(tmp_path / name, skip_parity=True)
     assert result.output == tmp_path / default
@@ -166,8 +176,8 @@ def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path
 
 @pytest.fixture
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start in which the branches are no identities, as a bug would make it."""
-    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
+    """A start in which the branches are not identities, as a bug would make it."""
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
 
 
 @pytest.mark.usefixtures("no_identity")
@@ -190,7 +200,7 @@ def test_what_fails_gets_no_name(image: Path, tmp_path: Path, mode: str) -> None
 def test_what_is_judged_is_read_back_from_the_file(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    spoil_file(monkeypatch, damaged, 7.0)
+    corrupt_file(monkeypatch, damaged, 7.0)
     result = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert result.parity is not None
     assert result.parity.weights.different == (damaged,)

@@ -30,7 +30,7 @@ class Preset:
 
 
 def preset_folder() -> Path:
-    """Where the presets lie: inside the installed package, or beside it in a checkout."""
+    """Where the presets lie: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"

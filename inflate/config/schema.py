@@ -1,4 +1,4 @@
-"""The configuration as frozen data: what an autoencoder looks like and what to make of it."""
+"""The configuration as frozen data: an autoencoder, and the video decoder to make from it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def load_yaml(path: Path) -> DictConfig | ListConfig:
         _check_nesting(path)
         content = OmegaConf.load(path)
         raw = OmegaConf.to_container(content, resolve=False)
-    except AssertionError as error:  # Of OmegaConf, where the single value is no plain text.
+    except AssertionError as error:  # Of OmegaConf, where the single value is not plain text.
         raise ConfigError(f"{path} holds a single value; expected keys and values") from error
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error

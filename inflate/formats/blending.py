@@ -87,7 +87,7 @@ def find_blend(
     fixed_alpha = min(shares, key=lambda share: min(share, 1.0 - share), default=None)
     if given == "fixed" and outside:
         raise ConfigError(
-            f"{path} blends by numbers such as {outside[0]:g}, which are no shares of 0 to 1: its "
+            f"{path} blends by numbers such as {outside[0]:g}, not shares from 0 to 1: its "
             "blend is not fixed; leave --merge-strategy out"
         )
     if given is not None:

@@ -1,4 +1,4 @@
-"""The autoencoders and bare decoders that a file may hold, told by names, and the one to take."""
+"""The autoencoders and bare decoders of a file, recognised by names, and the one to take."""
 
 from __future__ import annotations
 

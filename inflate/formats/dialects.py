@@ -1,6 +1,6 @@
 """The names that tools give to the tensors of this family, translated into LDM's and back.
 
-Wrappers of training frameworks are no part of a name. Patterns match whole components of names.
+Wrappers of training frameworks are not part of a name. Patterns match whole components of names.
 
 Source:
     The names of ``AutoencoderKL``, ``VQModel`` and ``AutoencoderKLTemporalDecoder`` of diffusers;

@@ -27,7 +27,7 @@ _EPSILON = 1e-4
 
 @dataclass(frozen=True, repr=False)
 class Source(Displayed):
-    """The autoencoder of an opened file, under LDM's keys, and what is known of it.
+    """The autoencoder of an opened file, under LDM's keys, and what is known about them.
 
     ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
     """

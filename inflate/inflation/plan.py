@@ -165,7 +165,7 @@ def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
 def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
     keys = [key for part in PASSED_THROUGH for key in located.part(part)]
     tensors = decoder + [
-        # Statistics are no weights: they keep their type.
+        # Statistics are not weights: they keep their type.
         _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
         for k in keys
     ]

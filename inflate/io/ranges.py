@@ -57,7 +57,7 @@ class PartialFile:
         self._mark: tuple[int, int, int] | None = None
 
     def open(self) -> bool:
-        """Make the file, in a locked folder, or find what was downloaded of it before.
+        """Make the file, in a locked folder, or find the parts that were downloaded before.
 
         Returns:
             Whether parts of it can be read; else it has to be downloaded whole.

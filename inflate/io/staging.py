@@ -1,7 +1,7 @@
-"""Files and folders made under a hidden name, beside their destination, and published by rename.
+"""Files and folders made under a hidden name, next to their destination, and published by rename.
 
-What is not published is removed. A staged file is locked while it is being made; one that nobody
-locks was left by a run that was killed, and the next run to the same destination removes it.
+What is not published is removed. A staged file is locked while it is being made; one without
+a lock was left by a run that was killed, and the next run to the same destination removes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER_CONFIG = "config.json"
 
 @dataclass
 class Staged:
-    """What is being made: a file of weights, alone or in a folder beside its ``config.json``."""
+    """What is being made: a file of weights, alone or in a folder next to its ``config.json``."""
 
     path: Path
     destination: Path
@@ -107,13 +107,13 @@ def stage(
     overwrite: bool,
     folder_config: Mapping[str, Any] | None = None,
 ) -> Iterator[Staged]:
-    """Open a hidden file beside ``destination``; whatever was not published in it is removed.
+    """Open a hidden file next to ``destination``; whatever was not published in it is removed.
 
     Args:
         destination: the name that it will get.
         read: the files that it is made from: they are not replaced, and may not change meanwhile.
         overwrite: replace what has that name.
-        folder_config: make a folder of diffusers, with this ``config.json`` beside the weights.
+        folder_config: make a folder of diffusers, with this ``config.json`` next to the weights.
 
     Raises:
         OutputError: the destination exists and ``overwrite`` is off, or cannot be written.

@@ -39,7 +39,7 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
     """Measure when each temporal tensor of a decoder learns, by two backward passes.
 
     The loss is the distance to random images; between the passes the temporal tensors alone take a
-    step. The decoder is left as it was. In float64 rounding is told best from a gradient.
+    step. The decoder is left as it was. In float64 rounding differs most from a gradient.
 
     Args:
         decoder: on any device but ``meta``, in any floating type; tensors whose ``requires_grad``

@@ -83,7 +83,7 @@ def _frame(picture: Picture, gain: float) -> Frame:
     difference = candidate - reference
     images = [] if picture.source is None else [("source", _plain(picture.source))]
     images += [("image decoder", reference), ("video decoder", candidate)]
-    # Grey is no difference: lighter is more, darker less than the image decoder's.
+    # Grey means equal: lighter is more, darker less than the image decoder's.
     images.append((f"difference times {gain:g}" if gain else "no difference", difference * gain))
     drawn = tuple((caption, _uri(image)) for caption, image in images)
     small = _small(reference)

@@ -30,7 +30,7 @@ def check(
 
     Args:
         device: where to compute, by name.
-        job: the source and what was made of it.
+        job: the source and what was made from it.
         staged: the result, not published yet.
         fingerprints: those of the source and of the result.
         progress: called with the phase, the steps done and their number.

@@ -130,7 +130,7 @@ def convert(
     Args:
         source: the image checkpoint: a file, an index of shards, a folder of diffusers, or a URL;
             with ``layout`` also a video checkpoint, which is copied as it is.
-        output: where to; beside the source, ``STEM.video.safetensors``, by default.
+        output: where to; next to the source, ``STEM.video.safetensors``, by default.
         config: a preset's name or a YAML file; what it leaves open is read off the checkpoint.
         time_mode: which parts become temporal: ``all``, ``conv-only`` or ``attn-only``.
         merge_strategy: ``learned`` or ``fixed``.
@@ -142,7 +142,7 @@ def convert(
         float32_norms: keep the norms of the temporal branches in float32 whatever ``dtype``.
         set_: further settings, ``key=value``; the arguments above win over them.
         prefix: which autoencoder to take where the source holds several.
-        weights: ``plain``, or ``ema`` for the moving averages beside them.
+        weights: ``plain``, or ``ema`` for the moving averages next to them.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
         layout: ``autoencoder`` (the default), ``decoder``, ``sgm``, ``diffusers``, ``comfyui``,
             ``cogvideo`` or ``temporal``.
@@ -158,9 +158,9 @@ def convert(
         source_sha256: also record the SHA-256 of the source's files, all of which is then read.
         reports: files that the caller will write later; refused now where that would lose a file
             of the source, or the output.
-        progress: told where the work stands.
-        before_publish: told of a result that passed, before it gets its name; a record made then
-            says after a crash whose work the file is. What it raises keeps the file unpublished.
+        progress: called with the step and how far it is.
+        before_publish: called with a result that passed, before the file gets its name; a record
+            made then shows after a crash whose file it is. If it raises, nothing is published.
 
     Raises:
         InflateError: whatever the caller can mend: input, configuration, device or destination.
@@ -345,5 +345,5 @@ def _local_destination(destination: str | Path) -> Iterator[Path]:
     with scratch_folder() as folder:
         try:
             yield folder / Path(str(destination).rstrip("/")).name
-        except KeyboardInterrupt as stop:  # What it says of the temporary folder helps nobody.
+        except KeyboardInterrupt as stop:  # What it says of the temporary folder does not help.
             raise KeyboardInterrupt from stop

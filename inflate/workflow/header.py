@@ -68,7 +68,7 @@ def provenance(plan: InflationPlan) -> list[dict[str, object]]:
 
 
 def _group(name: str) -> str:
-    """A name as the two first parts it begins with, which tell one stage of a decoder."""
+    """A name as the two first parts it begins with, which identify one stage of a decoder."""
     parts = name.split(".")
     return ".".join(parts[:2]) + ".*" if len(parts) > 2 else name
 

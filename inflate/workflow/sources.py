@@ -51,7 +51,7 @@ def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
 
 
 def name_of(location: str | Path) -> str:
-    """The last part of a path or URL, which tells a source without telling its place."""
+    """The last part of a path or URL, which names a source without its place."""
     return Path(str(location).rstrip("/")).name.partition("?")[0]
 
 
@@ -63,7 +63,7 @@ def stem_of(location: str | Path) -> str:
 
 
 def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:
-    """Where a conversion goes by default: beside its source, or here where that lies elsewhere.
+    """Where a conversion goes by default: next to its source, or here where that lies elsewhere.
 
     ``STEM.video.safetensors``; for a copy of a video checkpoint, and for temporal layers alone,
     ``STEM.LAYOUT.safetensors``; the name that the reader of the layout has, if any; a folder of

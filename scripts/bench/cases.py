@@ -1,4 +1,4 @@
-"""What is measured, beside what: the cases, their inputs, their yardsticks and their targets."""
+"""The cases, their inputs, their yardsticks and their targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = ("kl-f4", "kl-f8", "kl-f16", "kl-f32")
 
 @dataclass(frozen=True)
 class Case:
-    """A command, the yardstick that its time is told in, and the file or folder that it writes.
+    """A command, the yardstick for its time, and the file or folder that it writes.
 
     ``checked`` says that parity is part of it; ``code`` is the exit code that is expected.
     """
@@ -55,7 +55,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def all_cases(folder: Path) -> list[Case]:
-    """Every case, the yardsticks before those that are told in them."""
+    """Every case, the yardsticks before those that are compared with them."""
     image, hand = folder / "kl-f8.ckpt", folder / "hand.safetensors"
     exported, copied = folder / "exported", folder / "copied"
     cases = [

@@ -42,7 +42,7 @@ def measure(command: Sequence[str], *, code: int = 0) -> Run:
     assert process.stderr is not None
     with process.stdout, process.stderr:
         said, complaint = process.stdout.read(), process.stderr.read()
-        # Not communicate(): wait4 alone tells what this process took, and no other.
+        # Not communicate(): wait4 alone reports what this process took, and no other.
         _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -93,7 +93,7 @@ class FakeExecutor:
         self._events: list[Event] = []
 
     def submit(self, task: Task) -> None:
-        """Begin a task; it goes on when its events are taken."""
+        """Begin a task; it continues when its events are taken."""
         self.ran.append(task)
         self._tasks[task.number] = task
         self.together = max(self.together, len(self._tasks))

@@ -1,10 +1,11 @@
-"""The script, the action and the workflow that a team copies: run, and checked."""
+"""The script and the workflow that a team uses in CI, and the workflow of this repository."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,9 @@ from .conftest import ROOT, Sources, environment, write_manifest
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = ROOT / "scripts" / "ci_convert.sh"
-ACTION = ROOT / ".github" / "actions" / "inflate" / "action.yml"
-WORKFLOW = ROOT / ".github" / "workflows" / "inflate.yml"
+SCRIPT = ROOT / "examples" / "ci" / "inflate.sh"
+TEMPLATE = ROOT / "examples" / "ci" / "inflate.yml"
+WORKFLOWS = [TEMPLATE, ROOT / ".github" / "workflows" / "test.yml"]
 
 
 def ci(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -55,31 +56,54 @@ def test_the_script_converts_and_publishes(tmp_path: Path, sources: Sources) -> 
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_the_outputs_of_a_restored_cache_are_known(tmp_path: Path, sources: Sources) -> None:
+    """A cache brings the bytes back, with other inodes and times."""
+    sources(2)
+    content = {"defaults": {"device": "cpu"}, "jobs": [{"source": "ckpts/*", "output": "out/"}]}
+    write_manifest(tmp_path / "m.yaml", content)
+    assert ci(tmp_path, "m.yaml").returncode == 0
+    for folder in ("out", "ckpts"):
+        shutil.copytree(tmp_path / folder, tmp_path / "cache", copy_function=shutil.copyfile)
+        shutil.rmtree(tmp_path / folder)
+        (tmp_path / "cache").rename(tmp_path / folder)
+    ran = ci(tmp_path, "m.yaml", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert [job["reused"] for job in json.loads(ran.stdout)["jobs"]] == [True, True]
+
+
 def load(path: Path) -> dict[str, Any]:
     """A file of YAML; ``on`` is a word there, and not a truth."""
     found: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     return found
 
 
-def test_the_action_and_the_workflow_fit_together() -> None:
-    action, workflow = load(ACTION), load(WORKFLOW)
-    assert action["runs"]["using"] == "composite"
-    text = ACTION.read_text(encoding="utf-8")
-    assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(action["inputs"])
-    steps = action["runs"]["steps"]
-    assert all(("uses" in step) != ("run" in step) for step in steps)
-    for step in steps:
-        if "run" in step:
-            assert step["shell"] == "bash"
-            assert "${{" not in step["run"]  # Text of inputs never becomes a program.
-    (run,) = [step["run"] for step in steps if "run" in step]
-    (script,) = re.findall(r'"\$GITHUB_ACTION_PATH/(\S+)"', run)
-    assert (ACTION.parent / script).resolve() == SCRIPT
-    assert os.access(SCRIPT, os.X_OK)
-    called = workflow["jobs"]["convert"]["steps"][-1]
-    assert called["uses"] == f"./{ACTION.parent.relative_to(ROOT)}"
-    assert set(called["with"]) <= set(action["inputs"])
-    required = {name for name, given in action["inputs"].items() if given.get("required") == "true"}
-    assert required <= set(called["with"])
-    assert {"workflow_dispatch", "schedule"} <= set(workflow["on"])
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_is_sound(path: Path) -> None:
+    workflow = load(path)
     assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert int(job["timeout-minutes"]) <= 360
+        for step in job["steps"]:
+            assert ("uses" in step) != ("run" in step)
+            # Text of inputs never becomes a program.
+            assert "${{" not in step.get("run", "")
+            programs = re.findall(r"(?m)^\s*(?:\.inflate/)?([\w./]+/[\w.]+)", step.get("run", ""))
+            assert all(os.access(ROOT / program, os.X_OK) for program in programs), programs
+
+
+def test_the_template_keeps_the_ledger_and_no_checkpoints() -> None:
+    workflow = load(TEMPLATE)
+    steps = workflow["jobs"]["convert"]["steps"]
+    used = {step["uses"].split("@")[0]: step["with"] for step in steps if "with" in step}
+    restored, saved = used["actions/cache/restore"], used["actions/cache/save"]
+    assert restored["path"] == saved["path"] == "out"
+    assert saved["key"] == restored["key"]
+    assert restored["key"].startswith(restored["restore-keys"])
+    uploads = [step for step in steps if step.get("uses", "").startswith("actions/upload")]
+    paths = {step["with"]["path"]: step["if"] for step in uploads}
+    assert set(paths) == {"inflate-reports", "inflate-reports/junit.xml", "out"}
+    assert "inputs.upload-outputs" in paths["out"]
+    inputs = workflow["on"]["workflow_dispatch"]["inputs"]
+    assert inputs["upload-outputs"]["default"] == "false"
+    text = TEMPLATE.read_text(encoding="utf-8")
+    assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(inputs)

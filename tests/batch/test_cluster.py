@@ -86,7 +86,7 @@ class DeadlyExecutor(RayExecutor):
         return events
 
     def answer(self, event: Event, go: bool) -> None:
-        """Go on, or kill."""
+        """Continue, or kill."""
         if event.number in self._doomed:
             os.kill(self._pids[event.number], signal.SIGKILL)
         else:

@@ -43,7 +43,7 @@ def refused(manifest: Mapping[str, Any], *more: str) -> None:
 
 
 def index_of(name: str) -> str:
-    """An index of one shard beside the sources."""
+    """An index of one shard next to the sources."""
     path = Path("ckpts/model.safetensors.index.json")
     path.write_text(json.dumps({"weight_map": {"a": name}}))
     return str(path)
@@ -129,10 +129,10 @@ def test_no_report_is_a_file_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> No
     assert snapshot(Path()) == before
 
 
-def test_a_pattern_does_not_find_what_the_batch_writes_beside_its_outputs() -> None:
+def test_a_pattern_does_not_find_what_the_batch_writes_next_to_its_outputs() -> None:
     for _ in range(2):
         assert main(["batch", "ckpts/*", "-q", "--report-dir", "ckpts"]) == 0
-    with pytest.raises(OutputError):  # Its own source is no leftover of an earlier run.
+    with pytest.raises(OutputError):  # Its own source is not a leftover of an earlier run.
         open_batch(["ckpts/*.safetensors"], "ckpts/{stem}.safetensors", {})
 
 

@@ -221,7 +221,7 @@ def test_a_worker_lost_after_its_file_got_its_name_does_nothing_twice(sources: S
 
 def test_a_worker_that_was_given_up_may_not_publish(sources: Sources) -> None:
     class Late(FakeExecutor):
-        """Loses the first attempt, which then goes on all the same."""
+        """Loses the first attempt, which then continues all the same."""
 
         def begin(self, task: Task) -> None:
             if task.number == 0:
@@ -246,7 +246,7 @@ class _DeadlyExecutor(FakeExecutor):
         self._count, self._acted = count, acted
 
     def answer(self, event: Event, go: bool) -> None:
-        """Die, or go on."""
+        """Die, or continue."""
         self._count -= 1
         if self._count >= 0 or self._acted:
             super().answer(event, go)
@@ -285,7 +285,7 @@ def test_a_batch_killed_between_any_two_steps_resumes(
 # An error ends its job alone
 
 
-class _Spoiling(FakeExecutor):
+class _Corrupting(FakeExecutor):
     """Its first job sends one event with a content that cannot be recorded."""
 
     def __init__(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -293,7 +293,7 @@ class _Spoiling(FakeExecutor):
         self._kind, self._content = kind, content
 
     def send(self, kind: Any, task: Task, **content: Any) -> None:
-        """Spoil one."""
+        """Corrupt one."""
         if (kind, task.number) == (self._kind, 0):
             content |= self._content
         super().send(kind, task, **content)
@@ -305,7 +305,7 @@ class _Spoiling(FakeExecutor):
 @pytest.mark.parametrize("kind", ["publish", "end"])
 def test_unrecordable_results(kind: str, document: dict[str, Any], sources: Sources) -> None:
     sources(2)
-    outcomes, executor = ran(opened(), executor=_Spoiling(kind, {"document": document}))
+    outcomes, executor = ran(opened(), executor=_Corrupting(kind, {"document": document}))
     assert statuses(outcomes) == ["failed", "held"]
     assert outcomes[0].document["error"]
     assert executor.answers == [kind == "end", True]

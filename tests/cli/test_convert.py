@@ -16,7 +16,7 @@ import inflate
 from inflate.inflation.initializers import ZEROS
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
-from ..conversions import metadata_of, nudged, snapshot, spoil_start
+from ..conversions import corrupt_start, metadata_of, nudged, snapshot
 from .conftest import CPU, Ran, Run
 
 
@@ -85,7 +85,7 @@ def test_a_dry_run_prints_the_counts_and_with_verbose_the_tensors(run: Run, tmp_
 def test_where_parity_does_not_hold_nothing_is_published(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil_start(monkeypatch, lambda _, rule: rule == ZEROS)
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
     before = snapshot(tmp_path)
     ran = run("convert", source, "--time-mode", "all", *CPU)
     assert ran.code == 1

@@ -16,7 +16,7 @@ from inflate.vocabulary import TARGETS
 from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, write_safetensors, write_torch
-from ..conversions import sha256, snapshot, spoil_start
+from ..conversions import corrupt_start, sha256, snapshot
 from .conftest import CPU, Run
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_where_parity_fails(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
+    corrupt_start(monkeypatch, lambda key, _: key.endswith("time_mix_conv.bias"))
     ran = run("demo", tmp_path / "demo", "-q", *CPU)
     assert (ran.code, ran.err) == (1, "")
     assert ran.out == "all fail\nconv-only fail\nattn-only bitwise\n"

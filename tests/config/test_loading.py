@@ -181,7 +181,7 @@ def test_a_disagreement_with_the_checkpoint_is_refused(key: str, value: Any) -> 
         ),
     ],
 )
-def test_what_tensors_cannot_show_is_no_disagreement(
+def test_what_tensors_cannot_show_is_not_a_disagreement(
     seen: Architecture, change: dict[str, Any]
 ) -> None:
     config = build_config(seen, {f"architecture.{key}": value for key, value in change.items()})

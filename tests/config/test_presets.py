@@ -31,7 +31,7 @@ def seen(name: str) -> Architecture:
     return architecture_of(shapes)
 
 
-def test_presets_are_found_in_the_package_or_beside_it(
+def test_presets_are_found_in_the_package_or_next_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "inflate"
@@ -50,7 +50,7 @@ def test_the_tensors_alone_show_what_a_preset_says_of_them(name: str) -> None:
 @pytest.mark.parametrize(
     "alike", [["kl-f8", "sdxl"], ["flux", "sd3"], ["vq-f8"], ["vq-f4-noattn"]], ids=str
 )
-def test_matching_presets_are_those_that_tensors_cannot_tell_apart(alike: list[str]) -> None:
+def test_matching_presets_are_those_that_tensors_cannot_distinguish(alike: list[str]) -> None:
     assert matching_presets(seen(alike[0])) == alike
 
 

@@ -19,7 +19,7 @@ from inflate.workflow import ConversionResult, convert, verify
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, metadata_of, spoil_file
+from ..conversions import CPU, corrupt_file, metadata_of
 from ..models.builders import error, noise
 from .making import INSIDE, LIKE_CLASS, THREE_LEVELS, diffusers_model, weights_file
 
@@ -271,7 +271,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
     assert (ran.code, ran.out) == (2, "")
     assert "pip install 'inflate-video[diffusers]'" in ran.err
     assert list(tmp_path.iterdir()) == [path]
-    # What it is not needed for goes on without it.
+    # What it is not needed for continues without it.
     assert run(*command, "--dry-run").code == 0
     assert run(*command, "--skip-parity").code == 0
     assert (tmp_path / "out" / "config.json").is_file()
@@ -295,7 +295,7 @@ def test_an_export_that_differs_is_not_published(
     tmp_path: Path,
 ) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    spoil_file(monkeypatch, name, 0.05)
+    corrupt_file(monkeypatch, name, 0.05)
     result = convert(path, tmp_path / "out", **EXPORT)
     assert spoken_for(result) == "fail"
     assert result.output is None

@@ -108,14 +108,14 @@ def test_a_file_of_another_family_is_refused_by_name(
     ],
 )
 @pytest.mark.parametrize(
-    ("beside", "prefix"), [(False, ""), (True, "first_stage_model.")],
+    ("others", "prefix"), [(False, ""), (True, "first_stage_model.")],
     ids=["alone", "under a prefix, with names of this family"],
 )  # fmt: skip
 def test_the_original_names_are_known_too(
-    names: tuple[str, ...], family: str, beside: bool, prefix: str, tmp_path: Path
+    names: tuple[str, ...], family: str, others: bool, prefix: str, tmp_path: Path
 ) -> None:
     weights = {name: torch.ones(1) for name in names}
-    if beside:
+    if others:
         weights.update(autoencoder(ch_mult=[1]))
     path = write_torch(tmp_path / "file.pth", prefixed(weights, prefix))
     with pytest.raises(FamilyError) as caught:
@@ -123,7 +123,7 @@ def test_the_original_names_are_known_too(
     assert f"{path} holds {family};" in str(caught.value)
 
 
-def test_another_family_beside_one_of_this_is_left_behind(tmp_path: Path) -> None:
+def test_another_family_next_to_one_of_this_is_left_behind(tmp_path: Path) -> None:
     weights = autoencoder(ch_mult=[1])
     beside = {"preview.decoder.layers.3.conv.0.weight": torch.ones(1)}
     path = write_safetensors(tmp_path / "file.safetensors", {**prefixed(weights, "vae."), **beside})

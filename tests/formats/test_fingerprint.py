@@ -67,7 +67,7 @@ SAME: dict[str, Callable[[Path, Weights], Path]] = {
     "lightning": write_lightning,
     "under a prefix": lambda path, w: write_safetensors(path, prefixed(w)),
     "in another order": lambda path, w: write_torch(path, dict(reversed(w.items()))),
-    "beside others": lambda path, w: write_torch(path, {**w, "loss.logvar": torch.ones(1)}),
+    "among others": lambda path, w: write_torch(path, {**w, "loss.logvar": torch.ones(1)}),
     "in shards": sharded,
     "in the names of diffusers": named_by_diffusers,
     "with strides": with_strides,

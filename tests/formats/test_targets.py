@@ -100,7 +100,7 @@ def test_layout_sgm_is_under_the_prefix_of_a_first_stage(plain: Path, tmp_path: 
     )
     whole = video_autoencoder("plain", temporal={"video_kernel_size": 3}, **LIKE_CLASS)
     assert set(written) == set(prefixed(whole))
-    # What tells others that this first stage is a video one.
+    # What shows others that this first stage is a video one.
     assert f"{FIRST_STAGE}decoder.mid.block_1.mix_factor" in written
     bare_video_decoder(
         under(written, f"{FIRST_STAGE}decoder."),

@@ -182,7 +182,7 @@ def test_a_part_that_is_there_must_be_whole(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "parts", [("encoder.",), ("quant_conv.",), ("encoder.", "quant_conv.", "post_quant_conv.")]
 )
-def test_parts_beside_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_parts_next_to_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
     weights = {k: v for k, v in autoencoder().items() if not k.startswith(parts)}
     assert set(copies(plan_of(weights, tmp_path))) == set(weights)
 

@@ -32,7 +32,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return module
 
 
-# What diffusers warns of when it is imported is no concern of these.
+# What diffusers warns of when it is imported does not concern these tests.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

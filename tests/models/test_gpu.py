@@ -58,7 +58,7 @@ def test_numbers_are_the_originals(name: str) -> None:
     assert error(out.cpu(), vectors[f"{name}/out"]) <= TOLERANCE
 
 
-# What xformers warns of when it is imported is no concern of these.
+# What xformers warns of when it is imported does not concern these tests.
 @pytest.mark.filterwarnings("ignore")
 @every_mode
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_other_dtypes(time_mode: str, dtype: torch.dtype, tolerance: float) -> N
 
 @pytest.mark.parametrize("attn_type", ["vanilla", "vanilla-xformers"])
 def test_gradients_reach_every_parameter(attn_type: str) -> None:
-    # With 64 channels a group of a norm holds two, so that it does not undo the bias before it.
+    # With 64 channels each group of a norm holds two, so that it does not undo the bias before it.
     changes: dict[str, Any] = {"ch": 64, "ch_mult": [1], "attn_resolutions": []}
     decoder = video_decoder("all", attn_type=attn_type, merge_strategy="learned", **changes)
     z = latents().requires_grad_()

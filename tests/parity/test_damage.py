@@ -22,7 +22,7 @@ from ..models.builders import shapes_of
 from .damage import check, pair_of, sound_pair
 
 WIDE = {"ch_mult": [2, 3]}
-"""More than one channel a group: alone in it, a bias is what the next norm takes out again."""
+"""More than one channel per group: alone in it, a bias is what the next norm takes out again."""
 
 CONFIG: dict[str, Any] = {**DDCONFIG, **ATTENTION_IN_UP, **WIDE, "time_mode": "all", "alpha": 0.3}
 BISECT = Scope(layers=True, bisect=True)
@@ -78,7 +78,7 @@ def quick(keys: list[str], *few: str) -> list[Any]:
     ]
 
 
-def spoil(decoder: nn.Module, key: str, by: float = 1.0) -> None:
+def corrupt(decoder: nn.Module, key: str, by: float = 1.0) -> None:
     """Move one number of a tensor."""
     decoder.state_dict()[key].view(-1)[0] += by
 
@@ -95,7 +95,7 @@ def module_of(key: str) -> str:
 )
 def test_any_one_temporal_tensor_that_reaches_the_output(key: str) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key)
+    corrupt(video, key)
     report = check(image, video, scope=BISECT, probes=ONE)
     assert report.verdict == "fail"
     assert report.first_divergence == f"decoder.{branch_of(key)[0]}"
@@ -110,7 +110,7 @@ def test_temporal_tensors_that_do_not_reach_the_output_fail_nothing() -> None:
     image, video = sound_pair(**CONFIG)
     for key in TEMPORAL:
         if not reaches(key):
-            spoil(video, key)
+            corrupt(video, key)
     report = check(image, video)
     assert report.verdict == "bitwise"
     assert report.first_divergence is None
@@ -122,24 +122,24 @@ def test_temporal_tensors_that_do_not_reach_the_output_fail_nothing() -> None:
 )
 def test_any_one_spatial_tensor(key: str) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key)
+    corrupt(video, key)
     report = check(image, video, scope=Scope(layers=True), probes=ONE)
     assert report.first_divergence == f"decoder.{key.rpartition('.')[0]}"
-    # That bias moves all scores of a query alike, which softmax takes out again: the layer tells,
-    # and the weights, but not the images.
+    # That bias moves all scores of a query alike, which softmax takes out again: the layer and
+    # the weights show it, but not the images.
     assert report.verdict == ("within-tolerance" if key.endswith(".k.bias") else "fail")
 
 
-def test_one_wrong_frame_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wrong_frame_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     image, video = sound_pair(**CONFIG)
     fold = temporal.fold_frames
 
-    def spoilt(x: Tensor) -> Tensor:
+    def corrupted(x: Tensor) -> Tensor:
         x = x.clone()
         x[:, :, -1] += 0.0 if x.shape[1] > 3 else 0.1  # The output alone has three channels.
         return fold(x)
 
-    monkeypatch.setattr(temporal, "fold_frames", spoilt)
+    monkeypatch.setattr(temporal, "fold_frames", corrupted)
     report = check(image, video)
     assert report.first_divergence == "decoder.conv_out"
     (three,) = (probe for probe in report.probes if probe.name == "two-videos")
@@ -175,7 +175,7 @@ def test_weights_that_went_through_a_narrower_type() -> None:
 )
 def test_what_is_not_finite(key: str, layer: str, bad: float) -> None:
     image, video = sound_pair(**CONFIG)
-    spoil(video, key, bad)
+    corrupt(video, key, bad)
     report = check(image, video)
     assert (report.verdict, report.max_abs_error) == ("fail", None)
     assert report.first_divergence == layer
@@ -212,7 +212,7 @@ TEMPORAL_FAULTS = (
 def test_every_guilty_module_is_named_and_no_other(keys: tuple[str, ...], first: str) -> None:
     image, video = sound_pair(**CONFIG)
     for key in keys:
-        spoil(video, key)
+        corrupt(video, key)
     assert located(image, video) == (
         first,
         tuple(module_of(key) for key in keys if key in TEMPORAL_FAULTS),
@@ -241,10 +241,10 @@ def test_an_image_decoder_that_overflows_says_which_type_to_use(
     assert bool(report.notes) == (overflow is not None)
 
 
-def test_a_failure_is_located_though_nobody_asked() -> None:
+def test_a_failure_is_located_though_not_requested() -> None:
     image, video = sound_pair(**CONFIG)
     assert check(image, video, scope=Scope()).layers == ()
-    spoil(video, "mid.block_2.conv1.weight")
+    corrupt(video, "mid.block_2.conv1.weight")
     report = check(image, video, scope=Scope())
     assert report.first_divergence == "decoder.mid.block_2.conv1"
     assert report.floor is None

@@ -86,7 +86,9 @@ def test_a_name_is_a_device(cuda_devices: Any, name: str, count: int, device: st
         ("meta", 1, "--device is 'meta'"),
     ],
 )
-def test_what_is_no_device_is_refused(cuda_devices: Any, name: str, count: int, said: str) -> None:
+def test_what_is_not_a_device_is_refused(
+    cuda_devices: Any, name: str, count: int, said: str
+) -> None:
     cuda_devices(count)
     with pytest.raises(DeviceError, match=said):
         resolve_device(name)

@@ -66,7 +66,7 @@ def test_the_first_frames_of_a_video(tmp_path: Path, ending: str) -> None:
     assert video_pixels(path, **{**SIZES, "most": 100})[0].shape[0] == 6
 
 
-def spoilt_images(folder: Path) -> None:
+def corrupt_images(folder: Path) -> None:
     picture(folder / "a.png", 8, 8)
     (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
 
@@ -89,7 +89,7 @@ def no_images(folder: Path) -> None:
         (no_images, "holds no images; expected files such as .png"),
         (lambda _folder: None, "is not a folder"),
         (lambda folder: folder.write_text("a file"), "is not a folder"),
-        (spoilt_images, "b.png cannot be read as an image"),
+        (corrupt_images, "b.png cannot be read as an image"),
         (bomb, "a.png cannot be read as an image"),
     ],
 )

@@ -77,9 +77,9 @@ def test_the_smallest_difference_is_not_bitwise() -> None:
 @pytest.mark.parametrize("sides", ["reference", "candidate", "both"])
 @pytest.mark.parametrize("tolerance", [EXACT, LOOSE])
 def test_what_is_not_finite_never_passes(bad: float, sides: str, tolerance: Tolerance) -> None:
-    good, spoilt = numbers(1, 2), numbers(1, bad)
-    reference = good if sides == "candidate" else spoilt
-    candidate = good if sides == "reference" else spoilt
+    good, corrupted = numbers(1, 2), numbers(1, bad)
+    reference = good if sides == "candidate" else corrupted
+    candidate = good if sides == "reference" else corrupted
     assert measure(reference, candidate, tolerance) == ("fail", NOT_FINITE)
     assert max_abs_error(reference, candidate) is None
 

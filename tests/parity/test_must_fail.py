@@ -108,16 +108,16 @@ def test_weights_that_are_not_finite(
 ) -> None:
     key = "decoder.conv_in.weight"
 
-    def spoil(weights: dict[str, Tensor]) -> None:
+    def corrupt(weights: dict[str, Tensor]) -> None:
         weights[key].view(-1)[0] = bad
 
     source = autoencoder(ch_mult=[1])
     if sides != "candidate":
-        spoil(source)
+        corrupt(source)
     reference = write_torch(tmp_path / "reference.pt", source)
     candidate = tiny_video
     if sides != "reference":
-        candidate = rewritten(candidate, tmp_path / "spoilt.safetensors", spoil)
+        candidate = rewritten(candidate, tmp_path / "corrupted.safetensors", corrupt)
     report = inflate.verify(reference, candidate, atol=1e9, **CPU)
     assert report.verdict == "fail"
     assert report.max_abs_error is None

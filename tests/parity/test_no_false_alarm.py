@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 CONFIGURATIONS = 200
 PIECES = 4
-"""Into which the configurations are split, so that they can run beside one another."""
+"""Into which the configurations are split, so that they can run in parallel."""
 
 
 def drawn(seed: int) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_values_are_clamped() -> None:
 
 
 @needs_extra
-def test_errors_that_move_with_the_picture_are_no_warped_flicker() -> None:
+def test_errors_that_move_with_the_picture_are_not_warped_flicker() -> None:
     pytest.importorskip("cv2")
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     moving = torch.stack([torch.sin((x - 3 * t) / 5) + torch.cos(y / 4) for t in range(3)])

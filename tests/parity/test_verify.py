@@ -241,7 +241,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.parametrize(("device", "fallback"), [("auto", True), ("cpu", False)])
-def test_a_cpu_that_stands_in_for_a_gpu_is_told(
+def test_a_cpu_fallback_is_reported(
     image: Path, videos: dict[str, Path], tmp_path: Path, device: str, fallback: bool
 ) -> None:
     checked = inflate.verify(image, videos["all"], device=device)

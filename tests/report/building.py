@@ -155,7 +155,7 @@ def trainability() -> TrainabilityResult:
     )  # fmt: skip
 
 
-def pictures(spoilt: float, frames: int = 5, size: tuple[int, int] = (48, 80)) -> list[Picture]:
+def pictures(corrupted: float, frames: int = 5, size: tuple[int, int] = (48, 80)) -> list[Picture]:
     """A ball that moves through a room, as it was and as both decoders see it."""
     rows = torch.linspace(-1, 1, size[0])[:, None].expand(size)
     columns = torch.linspace(-1, 1, size[1])[None, :].expand(size)
@@ -167,7 +167,7 @@ def pictures(spoilt: float, frames: int = 5, size: tuple[int, int] = (48, 80)) -
         colour = torch.tensor([0.9, 0.4, -0.6])[:, None, None]
         image = room * (1 - ball) + colour * ball
         decoded = image * 0.96
-        candidate = decoded + spoilt * torch.sin(9 * columns + frame) * ball
+        candidate = decoded + corrupted * torch.sin(9 * columns + frame) * ball
         made.append(Picture("real", frame, image, decoded, candidate))
     return made
 

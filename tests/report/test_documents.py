@@ -75,14 +75,14 @@ def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path
     assert read_document(tmp_path / "out.json") == stored(document)
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
+@pytest.mark.parametrize("corrupted", [False, True])
 def test_real_reports_keep_the_schema(
-    tiny: Path, tiny_video: Path, tmp_path: Path, spoilt: bool
+    tiny: Path, tiny_video: Path, tmp_path: Path, corrupted: bool
 ) -> None:
     video = tiny_video
-    if spoilt:
+    if corrupted:
         key = "decoder.conv_out.time_mix_conv.bias"
-        video = nudged(video, tmp_path / "spoilt.safetensors", key)
+        video = nudged(video, tmp_path / "corrupted.safetensors", key)
     report = inflate.verify(tiny, video, **CPU)
     document = stored(parity_document(report))
     assert problem_of(document) is None

@@ -80,9 +80,9 @@ def test_no_difference_is_grey() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_magenta(bad: float) -> None:
     image = torch.zeros(3, 2, 2)
-    spoilt = image.clone()
-    spoilt[1, 0, 1] = bad
-    strip = strip_of(spoilt, reference=image)
+    corrupted = image.clone()
+    corrupted[1, 0, 1] = bad
+    strip = strip_of(corrupted, reference=image)
     assert strip.frames[0].largest is None
     for caption, uri in strip.frames[0].images[1:]:
         assert decoded(uri)[0, 1].tolist() == [255, 0, 255], caption

@@ -429,10 +429,10 @@ def candidate(random: Random, stock: Stock) -> Case:
                                 ("--report", "new.xml"), ("--dtype", "float16")))  # fmt: skip
     content = stock[random.choice(VIDEOS)]
     words = (words[0], *random.choice(_FORMS), *words[1:])
-    return Case(words, {"case.safetensors": _spoiled(content, random)})
+    return Case(words, {"case.safetensors": _corrupted(content, random)})
 
 
-def _spoiled(content: bytes, random: Random) -> bytes:
+def _corrupted(content: bytes, random: Random) -> bytes:
     """A safetensors file after changes; most of them leave a sound file."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

@@ -175,24 +175,24 @@ SPOILED = [
 ]  # fmt: skip
 
 
-def test_a_spoiled_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -> None:
+def test_a_corrupted_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.sqlite"
     words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", *CPU_FLAGS,
              "--ledger", ledger]  # fmt: skip
     assert command(words)[0] == 0
     sound = ledger.read_bytes()
-    for spoil in SPOILED:
+    for corrupt in SPOILED:
         for path in tmp_path.glob("ledger.sqlite*"):
             path.unlink()
         ledger.write_bytes(sound)
         db = sqlite3.connect(ledger)
         with db:
-            db.execute(f"UPDATE jobs SET {spoil}")
+            db.execute(f"UPDATE jobs SET {corrupt}")
         db.close()
         code, out, err = command([*words, "--overwrite"])
-        assert code in (0, 2), spoil
-        assert "Traceback" not in out + err, spoil
-        assert code == 0 or str(ledger) in err, spoil
+        assert code in (0, 2), corrupt
+        assert "Traceback" not in out + err, corrupt
+        assert code == 0 or str(ledger) in err, corrupt
 
 
 def test_a_deleted_working_directory(trio: Trio, tmp_path: Path, server: Server) -> None:

@@ -1,1 +1,1 @@
-"""The jobs, and what goes on beside them."""
+"""The jobs, and what happens around them."""

@@ -97,7 +97,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.close()
 
 
-class Told:
+class ProgressRecord:
     """A progress that remembers."""
 
     def __init__(self) -> None:
@@ -109,14 +109,14 @@ class Told:
 
     @property
     def last(self) -> tuple[str, int, int]:
-        """What was told last."""
+        """The last report."""
         return self.calls[-1]
 
 
 @pytest.fixture
-def told() -> Told:
-    """A progress that remembers what it was told."""
-    return Told()
+def progress() -> ProgressRecord:
+    """A progress that records its calls."""
+    return ProgressRecord()
 
 
 def whole_files(cache: Path) -> list[str]:

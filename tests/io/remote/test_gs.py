@@ -16,7 +16,7 @@ import pytest
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.remote import check_destination, fetch, publish
 
-from .conftest import Told, whole_files
+from .conftest import ProgressRecord, whole_files
 
 pytestmark = pytest.mark.slow
 
@@ -114,11 +114,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     fsspec.register_implementation("gs", usual, clobber=True)
 
 
-def test_an_object_is_fetched_once(bucket: Bucket, told: Told) -> None:
+def test_an_object_is_fetched_once(bucket: Bucket, progress: ProgressRecord) -> None:
     bucket.objects["a/vae.ckpt"] = BODY
-    copy = fetch("gs://weights/a/vae.ckpt", told)
+    copy = fetch("gs://weights/a/vae.ckpt", progress)
     assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
-    assert told.last == ("downloading", len(BODY), len(BODY))
+    assert progress.last == ("downloading", len(BODY), len(BODY))
     assert fetch("gs://weights/a/vae.ckpt") == copy
     assert bucket.downloads == 1
     bucket.objects["a/vae.ckpt"] = BODY[::-1]
@@ -133,14 +133,14 @@ def test_an_object_with_a_wrong_md5_is_not_used(bucket: Bucket, cache: Path) -> 
     assert whole_files(cache) == []
 
 
-def test_a_file_is_published(bucket: Bucket, tmp_path: Path, told: Told) -> None:
+def test_a_file_is_published(bucket: Bucket, tmp_path: Path, progress: ProgressRecord) -> None:
     ours = tmp_path / "x"
     ours.write_bytes(BODY)
     location = "gs://weights/out/v.safetensors"
     check_destination(location, overwrite=False)
-    publish(ours, location, overwrite=False, progress=told)
+    publish(ours, location, overwrite=False, progress=progress)
     assert bucket.objects == {"out/v.safetensors": BODY}
-    assert told.last == ("uploading", len(BODY), len(BODY))
+    assert progress.last == ("uploading", len(BODY), len(BODY))
     with pytest.raises(OutputError):
         check_destination(location, overwrite=False)
     ours.write_bytes(BODY[::-1])

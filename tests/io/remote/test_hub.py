@@ -21,7 +21,7 @@ from inflate.io.hub import parse_hub
 from inflate.io.remote import check_destination, fetch
 
 from ...checkpoints import autoencoder, prefixed, write_safetensors
-from .conftest import Told
+from .conftest import ProgressRecord
 from .web import Page, Web
 
 BODY = bytes(range(256)) * 1024
@@ -117,13 +117,13 @@ def test_what_is_not_a_location_is_refused(location: str) -> None:
         fetch(location)
 
 
-def test_a_file_is_fetched_once(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_a_file_is_fetched_once(hub: Hub, progress: ProgressRecord, tmp_path: Path) -> None:
     hub.put({"vae/vae.ckpt": BODY, "more.ckpt": b"x"})
-    copy = fetch("hf://owner/repo/vae/vae.ckpt", told)
+    copy = fetch("hf://owner/repo/vae/vae.ckpt", progress)
     assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
     assert copy.is_relative_to(tmp_path / "hub"), "other programs find it there too"
-    assert told.calls[0] == ("downloading", 0, len(BODY))
-    assert told.last == ("downloading", len(BODY), len(BODY))
+    assert progress.calls[0] == ("downloading", 0, len(BODY))
+    assert progress.last == ("downloading", len(BODY), len(BODY))
     assert fetch("hf://owner/repo/vae/vae.ckpt") == copy
     assert hub.downloads("vae/vae.ckpt") == 1
     assert hub.downloads("more.ckpt") == 0
@@ -135,7 +135,7 @@ def test_nothing_is_drawn(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_new_commit_is_fetched_anew(hub: Hub) -> None:
+def test_a_new_commit_is_fetched_again(hub: Hub) -> None:
     hub.put({"vae.ckpt": BODY})
     fetch("hf://owner/repo/vae.ckpt")
     hub.put({"vae.ckpt": BODY[::-1]}, commit=OTHER)

@@ -14,7 +14,7 @@ from inflate.io.files import find_files
 from inflate.io.folder import FOLDER_FILES
 from inflate.io.remote import fetch
 
-from .conftest import Told
+from .conftest import ProgressRecord
 from .web import Web
 
 CONFIG = json.dumps({"_class_name": "AutoencoderKL"}).encode()
@@ -160,20 +160,22 @@ def test_a_changed_shard_is_fetched_into_another_folder(memory: Any) -> None:
     ]  # fmt: skip
 
 
-def test_shards_that_arrived_are_kept_when_the_next_breaks_off(web: Web, told: Told) -> None:
+def test_shards_that_arrived_are_kept_when_the_next_breaks_off(
+    web: Web, progress: ProgressRecord
+) -> None:
     web.put("/model.bin.index.json", index_of("a", "b"))
     web.put("/a", SHARD)
     web.put("/b", SHARD, breaks_at=3)
     with pytest.raises(CheckpointError):
         fetch(f"{web.url}/model.bin.index.json")
     web.put("/b", SHARD)
-    index = fetch(f"{web.url}/model.bin.index.json", told)
+    index = fetch(f"{web.url}/model.bin.index.json", progress)
     assert (index.parent / "b").read_bytes() == SHARD
     assert web.count("GET", "/a") == 1
-    assert told.last == ("downloading", len(SHARD), len(SHARD))
-    told.calls.clear()
-    assert fetch(f"{web.url}/model.bin.index.json", told) == index
-    assert told.calls == []
+    assert progress.last == ("downloading", len(SHARD), len(SHARD))
+    progress.calls.clear()
+    assert fetch(f"{web.url}/model.bin.index.json", progress) == index
+    assert progress.calls == []
 
 
 def test_names_from_files_are_safe_to_print() -> None:

@@ -12,7 +12,7 @@ from inflate.errors import CheckpointError, OutputError
 from inflate.io.caching import cache_folder
 from inflate.io.remote import check_destination, fetch, publish
 
-from .conftest import Told, parts, whole_files
+from .conftest import ProgressRecord, parts, whole_files
 
 BODY = bytes(range(256)) * 64
 
@@ -30,18 +30,18 @@ def contents(memory: Any) -> dict[str, bytes]:
     return {name: memory.cat(name) for name in memory.store}
 
 
-def test_a_file_goes_there_and_back(ours: Path, memory: Any, told: Told) -> None:
+def test_a_file_goes_there_and_back(ours: Path, memory: Any, progress: ProgressRecord) -> None:
     check_destination("memory://out/b.ckpt", overwrite=False)
-    publish(ours, "memory://out/b.ckpt", overwrite=False, progress=told)
-    assert told.calls[0] == ("uploading", 0, len(BODY))
-    assert told.last == ("uploading", len(BODY), len(BODY))
+    publish(ours, "memory://out/b.ckpt", overwrite=False, progress=progress)
+    assert progress.calls[0] == ("uploading", 0, len(BODY))
+    assert progress.last == ("uploading", len(BODY), len(BODY))
     assert contents(memory) == {"/out/b.ckpt": BODY}
-    copy = fetch("memory://out/b.ckpt", told)
+    copy = fetch("memory://out/b.ckpt", progress)
     assert (copy.name, copy.read_bytes()) == ("b.ckpt", BODY)
-    assert told.last == ("downloading", len(BODY), len(BODY))
-    told.calls.clear()
-    assert fetch("memory://out/b.ckpt", told) == copy
-    assert told.calls == []
+    assert progress.last == ("downloading", len(BODY), len(BODY))
+    progress.calls.clear()
+    assert fetch("memory://out/b.ckpt", progress) == copy
+    assert progress.calls == []
 
 
 def test_a_name_that_is_taken_is_refused_without_overwrite(ours: Path, memory: Any) -> None:

@@ -27,7 +27,7 @@ from inflate.workflow.inspection import inspect
 
 from ...checkpoints import autoencoder, prefixed, write_safetensors, write_torch
 from ...conversions import CPU, metadata_of, sha256
-from .conftest import Told
+from .conftest import ProgressRecord
 from .web import Web
 
 FOREIGN = {"model.diffusion_model.weight": torch.arange(1_500_000.0)}
@@ -108,13 +108,13 @@ def test_inspect_and_a_dry_run_download_the_header_alone(
 
 
 def test_a_conversion_downloads_the_autoencoder_alone(
-    url: str, local: Path, counted: Counted, tmp_path: Path, told: Told
+    url: str, local: Path, counted: Counted, tmp_path: Path, progress: ProgressRecord
 ) -> None:
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
-    result = inflate.convert(url, theirs, progress=told, skip_parity=True)
+    result = inflate.convert(url, theirs, progress=progress, skip_parity=True)
     inflate.convert(local, ours, skip_parity=True)
     assert counted.total < local.stat().st_size / 2
-    downloaded = [call for call in told.calls if call[0] == "downloading"]
+    downloaded = [call for call in progress.calls if call[0] == "downloading"]
     assert downloaded[-1][1] == downloaded[-1][2] > 0
     expected, found = load_file(ours), load_file(theirs)
     assert {k: v.tobytes() for k, v in found.items()} == {
@@ -198,7 +198,7 @@ def test_bytes_of_another_version_never_count_as_downloaded(
     assert path.read_bytes() == before
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(
+def test_an_interrupted_download_continues_where_it_stopped(
     url: str, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "LARGEST", STEP)

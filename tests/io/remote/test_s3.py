@@ -16,7 +16,7 @@ from inflate.io.remote import check_destination, fetch, publish
 from inflate.io.stores import open_store
 
 from ...checkpoints import autoencoder, prefixed, write_safetensors
-from .conftest import Told, whole_files
+from .conftest import ProgressRecord, whole_files
 
 pytestmark = pytest.mark.slow
 
@@ -34,15 +34,15 @@ def keys(s3: Any) -> list[str]:
     return [e["Key"] for e in s3.list_objects_v2(Bucket="weights").get("Contents", ())]
 
 
-def test_an_object_is_fetched(s3: Any, told: Told) -> None:
+def test_an_object_is_fetched(s3: Any, progress: ProgressRecord) -> None:
     url = put(s3, "a/vae.ckpt")
-    copy = fetch(url, told)
+    copy = fetch(url, progress)
     assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
-    assert told.last == ("downloading", len(BODY), len(BODY))
-    told.calls.clear()
+    assert progress.last == ("downloading", len(BODY), len(BODY))
+    progress.calls.clear()
     put(s3, "a/vae.ckpt")  # The same content again.
-    assert fetch(url, told) == copy
-    assert told.calls == []
+    assert fetch(url, progress) == copy
+    assert progress.calls == []
     assert fetch(put(s3, "a/vae.ckpt", BODY[::-1])).read_bytes() == BODY[::-1]
 
 
@@ -56,12 +56,14 @@ def test_parts_of_a_file_are_read(s3: Any, tmp_path: Path) -> None:
     assert result.source_sha256 == hashlib.sha256(local.read_bytes()).hexdigest()
 
 
-def test_a_file_is_published_and_verified(s3: Any, tmp_path: Path, told: Told) -> None:
+def test_a_file_is_published_and_verified(
+    s3: Any, tmp_path: Path, progress: ProgressRecord
+) -> None:
     ours = tmp_path / "x"
     ours.write_bytes(BODY)
     check_destination("s3://weights/out/v.safetensors", overwrite=False)
-    publish(ours, "s3://weights/out/v.safetensors", overwrite=False, progress=told)
-    assert told.last == ("uploading", len(BODY), len(BODY))
+    publish(ours, "s3://weights/out/v.safetensors", overwrite=False, progress=progress)
+    assert progress.last == ("uploading", len(BODY), len(BODY))
     assert keys(s3) == ["out/v.safetensors"]
     head = s3.head_object(Bucket="weights", Key="out/v.safetensors")
     assert head["Metadata"] == {"sha256": hashlib.sha256(BODY).hexdigest()}
@@ -81,13 +83,13 @@ def test_a_key_that_is_taken_meanwhile_is_refused(s3: Any, tmp_path: Path) -> No
 
 
 def test_a_large_file_goes_in_parts_and_is_verified_by_its_sha256(
-    s3: Any, tmp_path: Path, told: Told, cache: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, tmp_path: Path, progress: ProgressRecord, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: 5 << 20)
     ours, body = tmp_path / "x", BODY * 44
     ours.write_bytes(body)
-    publish(ours, "s3://weights/v.safetensors", overwrite=False, progress=told)
-    assert len({done for _, done, _ in told.calls}) > 2
+    publish(ours, "s3://weights/v.safetensors", overwrite=False, progress=progress)
+    assert len({done for _, done, _ in progress.calls}) > 2
     store = open_store(parse("s3://weights/v.safetensors", CheckpointError))
     found = store.stat("v.safetensors")
     assert found is not None
@@ -136,7 +138,7 @@ def test_an_object_with_a_wrong_md5_is_not_used(
     assert whole_files(cache) == []
 
 
-def test_an_etag_that_is_no_md5_is_not_taken_for_one(s3: Any) -> None:
+def test_an_etag_that_is_not_an_md5_is_not_taken_for_one(s3: Any) -> None:
     url = put(s3, "vae.ckpt", ServerSideEncryption="aws:kms")
     found = open_store(parse(url, CheckpointError)).stat("vae.ckpt")
     assert found is not None
@@ -172,7 +174,7 @@ def test_what_is_not_there_is_reported(s3: Any, tmp_path: Path) -> None:
         check_destination("s3://NO_bucket!/a.ckpt", overwrite=False)
 
 
-def test_missing_credentials_are_said(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     url = put(s3, "a.ckpt")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -18,7 +18,7 @@ from inflate.io.location import parse
 from inflate.io.remote import check_destination, fetch
 from inflate.io.stores import open_store
 
-from .conftest import Told, parts, whole_files
+from .conftest import ProgressRecord, parts, whole_files
 from .web import Page, Web
 
 BODY = bytes(range(256)) * 1024
@@ -32,12 +32,12 @@ def process(url: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_a_file_is_fetched_once_until_it_changes(web: Web, told: Told) -> None:
+def test_a_file_is_fetched_once_until_it_changes(web: Web, progress: ProgressRecord) -> None:
     url = web.put("/a/vae.ckpt", BODY)
-    copy = fetch(url, told)
+    copy = fetch(url, progress)
     assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
-    assert told.last == ("downloading", len(BODY), len(BODY))
-    assert fetch(url, told) == copy
+    assert progress.last == ("downloading", len(BODY), len(BODY))
+    assert fetch(url, progress) == copy
     assert web.count("GET") == 1
     web.put("/a/vae.ckpt", BODY[::-1])
     assert fetch(url).read_bytes() == BODY[::-1]
@@ -183,7 +183,7 @@ def test_a_process_that_is_stopped_half_way_leaves_nothing_that_counts(
     assert parts(cache) == []
 
 
-def test_waiting_for_another_download_is_reported(web: Web, told: Told) -> None:
+def test_waiting_for_another_download_is_reported(web: Web, progress: ProgressRecord) -> None:
     filelock = pytest.importorskip("filelock", reason="the extra remote is not installed")
     url = web.put("/vae.ckpt", BODY)
     folder = fetch(url).parent
@@ -192,9 +192,9 @@ def test_waiting_for_another_download_is_reported(web: Web, told: Told) -> None:
     lock.acquire()
 
     def release(phase: str, done: int, total: int) -> None:
-        told(phase, done, total)
+        progress(phase, done, total)
         if phase == "waiting for another download":
             lock.release()
 
     assert fetch(url, release).read_bytes() == BODY
-    assert told.calls[0] == ("waiting for another download", 0, 0)
+    assert progress.calls[0] == ("waiting for another download", 0, 0)

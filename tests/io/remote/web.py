@@ -21,12 +21,12 @@ class Page:
         body: the content.
         etag: its ETag, that of the content by default; empty for none.
         breaks_at: the byte after which the connection is cut off.
-        claims: the size that HEAD tells, where it is not that of the content.
-        sized: whether a size is told at all; else the end of the connection is the end.
+        claims: the size that HEAD reports, where it is not that of the content.
+        sized: whether a size is reported at all; else the end of the connection is the end.
         status: the status of every answer.
         redirect: where the path leads instead.
         headers: further headers.
-        on_get: what is answered to GET, where that is another page than HEAD tells of.
+        on_get: what is answered to GET, where that is another page than HEAD reports.
         before: called before a body is sent.
         ranges: whether it answers a request for a part with that part.
     """
