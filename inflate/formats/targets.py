@@ -239,7 +239,7 @@ def _unlike_the_class(shapes: Mapping[str, tuple[int, ...]], config: Config) -> 
     a = config.architecture
     yield from _without_encoder(shapes, config)
     if a.num_res_blocks != 2:
-        yield f"it has 2 residual blocks a level, not {a.num_res_blocks}"
+        yield f"it has 2 residual blocks per level, not {a.num_res_blocks}"
     yield from _attention_elsewhere(config)
     if a.ch_mult[0] != 1:
         yield (
