@@ -83,7 +83,7 @@ def test_templates(
     assert names(jobs_of(tmp_path, {"jobs": [job]})) == [expected]
 
 
-def test_files_that_a_reader_knows_by_one_name_are_distinguished(
+def test_files_that_a_reader_knows_by_one_name_are_shown_apart(
     tmp_path: Path, sources: Sources
 ) -> None:
     sources(2)
