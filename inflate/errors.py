@@ -148,4 +148,4 @@ def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[Non
 
 def install_command(extra: str) -> str:
     """The command that installs an extra."""
-    return f"pip install 'inflate-video[{extra}]'"
+    return f"run pip install '.[{extra}]' in the checkout of inflate"

@@ -35,7 +35,7 @@ Image = NDArray[np.uint8]
 """One picture or frame, ``H W 3``."""
 
 DEFAULT_OUTPUT = Path(__file__).resolve().parents[1] / "inflate" / "assets" / "demo.ckpt"
-INSTALL = "pip install 'inflate-video[demo-training]'"
+INSTALL = "pip install '.[demo-training]'"
 
 DDCONFIG: dict[str, Any] = {
     "double_z": True,

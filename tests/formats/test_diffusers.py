@@ -269,7 +269,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
                "--video-kernel-size", "3,1,1", "--device", "cpu")  # fmt: skip
     ran = run(*command)
     assert (ran.code, ran.out) == (2, "")
-    assert "pip install 'inflate-video[diffusers]'" in ran.err
+    assert "pip install '.[diffusers]'" in ran.err
     assert list(tmp_path.iterdir()) == [path]
     # What it is not needed for continues without it.
     assert run(*command, "--dry-run").code == 0
