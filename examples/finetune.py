@@ -73,12 +73,25 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     parser.add_argument("--resume", action="store_true", help="continue from OUTPUT's state")
     args = parser.parse_args()
+    if args.output.exists() and not args.overwrite:
+        parser.error(f"{args.output} exists; choose another name with -o, or pass --overwrite")
+    missing = [path for path in args.clips if not Path(path).is_file()]
+    if missing:
+        parser.error(f"{missing[0]} does not exist; expected video files")
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     videos = [read_clip(path) for path in args.clips]
+    for path, video in zip(args.clips, videos, strict=True):
+        length, _, height, width = video.shape
+        if length < args.frames or min(height, width) < args.side:
+            parser.error(
+                f"{path} has {length} frames of {width} x {height} pixels; expected at least "
+                f"{args.frames} of {args.side} x {args.side} (see --frames and --side)"
+            )
     model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
     model.freeze_spatial()
     if args.checkpointing:
@@ -118,7 +131,7 @@ def main() -> None:
             }
             torch.save(state, state_path)
 
-    inflate.save_video_autoencoder(model, args.output)
+    inflate.save_video_autoencoder(model, args.output, overwrite=args.overwrite)
     print(f"saved {args.output}")
 
 

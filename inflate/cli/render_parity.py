@@ -74,8 +74,9 @@ def print_document(document: Document) -> None:
 
 def _first_line(document: Document) -> Text:
     fold = fold_text(document)
+    trained = document.get("trained") is not None
     line = Text.assemble(
-        "parity: ",
+        "parity without temporal layers: " if trained else "parity: ",
         (verdict_text(document), f"bold {_COLOURS[tone(document)]}"),
         f"  (largest error {error_text(document['max_abs_error'])}, ",
         (f"{fold}, " if fold else "", "bold yellow"),
@@ -264,9 +265,9 @@ def _trained(document: Document) -> Iterator[tuple[str, str]]:
     for problem in trained["problems"]:
         yield f"trained: {problem}", "red"
     yield (
-        f"trained: outputs differ from the image decoder's by up to "
-        f"{error_text(trained['max_abs_difference'])}, "
-        f"{error_text(trained['relative_difference'])} of them in root mean square",
+        f"trained: with temporal layers, outputs differ by at most "
+        f"{error_text(trained['max_abs_difference'])} "
+        f"(relative RMS {error_text(trained['relative_difference'])})",
         "",
     )
     for part in trained["movements"]:

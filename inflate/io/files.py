@@ -234,7 +234,9 @@ def like(path: Path) -> str:
             names = [entry.name for entry in islice(entries, 1000)]
     except (OSError, ValueError):
         return ""
-    return "" if path.name in names else nearest(path.name, names)
+    # By stems: two checkpoints that share only an ending are not alike.
+    stems = {Path(name).stem: name for name in names}
+    return "" if path.name in names else nearest(path.stem, stems, stems)
 
 
 def hash_file(path: Path) -> str:

@@ -20,7 +20,7 @@ from inflate.progress import Progress, silent
 _WHOLE = frozenset({"abfs", "abfss", "az", "gcs", "gs", "s3", "s3a"})
 _BUCKETS = _WHOLE | {"oci", "oss", "tos"}
 _READ_ONLY = frozenset({"http", "https", "data", "gist", "git", "github"})
-_CHOOSE = "pass --overwrite to replace it, or choose another name with -o"
+_CHOOSE = "replace it with --overwrite (overwrite=True in Python), or choose another name"
 
 
 def check_destination(location: str, *, overwrite: bool, folder: bool = False) -> None:

@@ -195,7 +195,8 @@ def _inside(folder: Path) -> Iterator[None]:
 def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> Iterator[str]:
     """What is wrong with the exit code and the outputs of a command."""
     name = arguments[0]
-    if code not in (0, 2) and not (code == 1 and name in ("verify", "batch")):
+    judges = name in ("verify", "batch") or "--check" in arguments
+    if code not in (0, 2) and not (code == 1 and judges):
         yield f"exit code {code}"
     raw = {c for c in out + err if not c.isprintable() and c != "\n"}
     if raw:
