@@ -212,7 +212,10 @@ def _open_locked(
 
 
 def _exists(destination: Path) -> str:
-    return f"{destination} exists; replace it with --overwrite (overwrite=True in Python), or choose another name"
+    return (
+        f"{destination} exists; replace it with --overwrite (overwrite=True in Python), or choose "
+        "another name"
+    )
 
 
 def _rename_new(path: Path, destination: Path) -> None:
