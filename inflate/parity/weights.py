@@ -13,7 +13,7 @@ from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
 from inflate.io.arrays import is_finite
 from inflate.io.index import WIDTHS
-from inflate.loading import make_tensor, read_tensor
+from inflate.loading import in_parallel, make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
@@ -25,13 +25,14 @@ def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
     """
     made = () if reference.located.part("quant_conv.") else _identity_quant(candidate)
     keys = [key for key in _shared_keys(reference, candidate) if key not in made]
-    different = []
-    for key in keys:
+
+    def equal(key: str) -> bool:
         have = read_tensor(candidate, key)
         want = read_tensor(reference, key).to(have.dtype) if reference.info(key) else None
-        if want is None or not torch.equal(want, have):
-            different.append(key)
-    return WeightsResult(len(keys), tuple(different))
+        return want is not None and torch.equal(want, have)
+
+    found = zip(keys, in_parallel(equal, keys), strict=True)
+    return WeightsResult(len(keys), tuple(key for key, same in found if not same))
 
 
 def compare_temporal(candidate: Source) -> TemporalResult | None:
