@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a video autoencoder that inflate convert wrote")
     parser.add_argument("clips", nargs="+", help="video files")
     parser.add_argument("-o", "--output", type=Path, default=Path("trained.safetensors"))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--side", type=int, default=64, help="pixels of the random crops")

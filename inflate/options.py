@@ -101,7 +101,7 @@ class ConvertOptions:
         "How the branches blend. [default: learned]", "temporal.merge_strategy"
     )
     alpha: Optional[float] = _temporal(
-        "Start of the blend; before a sigmoid if learned. [default: 0]", "temporal.alpha", "NUMBER"
+        "Start of the blend, before a sigmoid if learned [default: 0]", "temporal.alpha", "NUMBER"
     )
     video_kernel_size: Optional[Union[int, tuple[int, ...]]] = _temporal(
         "Temporal kernel, odd sizes. [default: 3]", "temporal.video_kernel_size", "N|T,H,W"

@@ -12,7 +12,7 @@ from inflate.batch.run import Outcome
 from inflate.io.remote import shown
 from inflate.report.text import error_text
 
-BATCH_SCHEMA = "inflate/batch/1"
+BATCH_SCHEMA = "inflate/batch/2"
 
 ORDER = ("failed", "unequal", "not-run", "held")
 """The statuses, failures first."""
@@ -26,7 +26,7 @@ def batch_document(
     seconds: float,
     reports: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A batch as ``inflate/batch/1``; ``reports`` has the page of an output, by its name."""
+    """A batch as ``inflate/batch/2``; ``reports`` has the page of an output, by its name."""
     counts = Counter(outcome.status for outcome in outcomes)
     return {
         "schema": BATCH_SCHEMA,

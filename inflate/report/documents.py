@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from inflate.parity.result import ParityReport
     from inflate.workflow import ConversionResult, Inspection
 
-PARITY_SCHEMA = "inflate/parity-report/1"
+PARITY_SCHEMA = "inflate/parity-report/2"
 CONVERSION_SCHEMA = "inflate/conversion/2"
-INSPECTION_SCHEMA = "inflate/inspection/1"
+INSPECTION_SCHEMA = "inflate/inspection/2"
 PRESETS_SCHEMA = "inflate/presets/1"
 ERROR_SCHEMA = "inflate/error/1"
 
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
-    """A parity report as ``inflate/parity-report/1``; an error that is not finite is null."""
+    """A parity report as ``inflate/parity-report/2``; an error that is not finite is null."""
     apart = {"pictures", "reference", "candidate", "weights"}
     weights = report.weights
     return {
@@ -125,7 +125,7 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
 
 
 def inspection_document(found: Inspection) -> dict[str, Any]:
-    """An inspection as ``inflate/inspection/1``; a blend that nothing shows is null."""
+    """An inspection as ``inflate/inspection/2``; a blend that nothing shows is null."""
     from inflate.formats.targets import LAYOUTS
 
     blend, temporal = found.blend, _plain(found.temporal)

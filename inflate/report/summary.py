@@ -11,7 +11,7 @@ from typing import Any
 from inflate.report.text import counted, error_text, named, plain
 
 Document = dict[str, Any]
-"""A parity report as ``inflate/parity-report/1``."""
+"""A parity report as ``inflate/parity-report/2``."""
 
 Render = Callable[[str], str]
 """Renders a sentence in which names are marked (:func:`inflate.report.text.named`)."""

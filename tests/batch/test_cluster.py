@@ -151,5 +151,5 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from inflate.errors import InflateError
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InflateError, match=r"pip install 'inflate-video\[ray\]'"):
+    with pytest.raises(InflateError, match=r"pip install '\.\[ray\]'"):
         RayExecutor(1, None)

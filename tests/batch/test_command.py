@@ -127,7 +127,7 @@ def test_json_and_reports(
     arguments = ["ckpts/*", "-o", "out", "--report-dir", "r", "--github-summary", "--json"]
     assert main(["batch", *arguments]) == 2
     document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "inflate/batch/1"
+    assert document["schema"] == "inflate/batch/2"
     assert document["exit_code"] == 2
     assert document["counts"] == {
         "total": 4, "held": 2, "unequal": 1, "failed": 1, "not_run": 0, "reused": 0,

@@ -54,7 +54,7 @@ def plain(tmp_path: Path) -> Path:
 
 def test_the_document(run: Run, plain: Path, videos: dict[str, Path]) -> None:
     document = run("inspect", plain, "--json").document
-    assert document["schema"] == "inflate/inspection/1"
+    assert document["schema"] == "inflate/inspection/2"
     assert (document["kind"], document["layout"]) == ("image autoencoder", None)
     assert (document["names"], document["inflated"], document["obstacles"]) == ("ldm", False, [])
     assert document["architecture"]["ch_mult"] == [1, 2]
