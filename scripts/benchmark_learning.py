@@ -124,7 +124,12 @@ def measured(model: Any, clip: Tensor, *, skip_video: bool = False) -> dict[str,
 
 
 def trained(
-    model: Any, videos: Sequence[Tensor], clip: Tensor, seed: int, steps: Sequence[int]
+    model: Any,
+    videos: Sequence[Tensor],
+    clip: Tensor,
+    seed: int,
+    steps: Sequence[int],
+    noises: Sequence[float],
 ) -> Iterator[tuple[int, dict[str, dict[str, float]]]]:
     """Train, and measure after the given numbers of steps."""
     rng = np.random.default_rng(seed)
@@ -137,7 +142,7 @@ def trained(
             return
         clips = finetune.random_clips(videos, rng, batch=BATCH, frames=FRAMES, side=SIDE)
         torch.manual_seed(seed * 100_000 + step)
-        z = finetune.noisy_latents(model, clips, float(rng.choice(NOISES)))
+        z = finetune.noisy_latents(model, clips, float(rng.choice(noises)))
         loss = finetune.loss_of(model.decode(z), clips)
         if not loss.requires_grad:
             continue  # A fixed alpha of 0 leaves nothing to learn.
@@ -189,6 +194,8 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 20, 50, 100, 150])
+    parser.add_argument("--train-noise", type=float, nargs="+", default=list(NOISES))
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--frames", type=int, default=16, help="frames of the held-out clip")
     args = parser.parse_args()
     demo.require_packages()
@@ -197,14 +204,17 @@ def main() -> None:
     clip = clip[..., 40:104, 56:120]  # The middle, 64 pixels a side.
     results: dict[str, Any] = {"steps": args.steps, "frames": {}, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for seed, kind, start in itertools.product(range(args.seeds), args.kinds, STARTS):
+        for seed, kind, start in itertools.product(range(args.seeds), args.kinds, args.starts):
             if start == "fixed" and seed:
                 continue  # It cannot move, whatever the seed.
             began = time.monotonic()
             model = started(kind, start, seed, Path(folder))
             if not results["frames"]:
                 results["frames"] = measured(model, clip, skip_video=True)
-            run = [list(point) for point in trained(model, videos, clip, seed, args.steps)]
+            run = [
+                list(point)
+                for point in trained(model, videos, clip, seed, args.steps, args.train_noise)
+            ]
             results["runs"].setdefault(kind, {}).setdefault(start, []).append(run)
             args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
             last = {noise: list(values.values()) for noise, values in run[-1][1].items()}
