@@ -4,14 +4,14 @@
     python examples/finetune.py img.video.safetensors clips/*.mp4 -o trained.safetensors
     inflate verify img.ckpt trained.safetensors --trained
 
-The spatial layers stay frozen, so that the trained file still holds the image decoder. The decoder
-sees posterior samples with added noise: a diffusion model's latents are noisy, and there
-neighbouring frames help. Run the same command with --resume to continue an interrupted run.
+The spatial layers stay frozen, so the trained file still holds the image decoder. The decoder sees
+noisy posterior samples, like a diffusion model's latents. --resume continues an interrupted run.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("trained.safetensors"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=8, help="at least 2")
     parser.add_argument("--side", type=int, default=64, help="pixels of the random crops")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--noise", type=float, default=0.2, help="in units of the latents' std")
@@ -76,15 +76,22 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     parser.add_argument("--resume", action="store_true", help="continue from OUTPUT's state")
     args = parser.parse_args()
+    state_path = args.output.with_suffix(".state.pt")
+    for name, least in {"steps": 1, "batch": 1, "frames": 2, "side": 1}.items():
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}; expected {least} or more")
     if args.output.exists() and not args.overwrite:
         parser.error(f"{args.output} exists; choose another name with -o, or pass --overwrite")
-    missing = [path for path in args.clips if not Path(path).is_file()]
-    if missing:
-        parser.error(f"{missing[0]} does not exist; expected video files")
+    if args.resume and not state_path.is_file():
+        parser.error(f"{state_path} does not exist; run without --resume first")
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    videos = [read_clip(path) for path in args.clips]
+    try:
+        videos = [read_clip(path) for path in args.clips]
+        model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
+    except (inflate.InflateError, OSError, RuntimeError, ValueError, IndexError) as error:
+        parser.error(f"cannot load the checkpoint or a clip: {error}")
     for path, video in zip(args.clips, videos, strict=True):
         length, _, height, width = video.shape
         if length < args.frames or min(height, width) < args.side:
@@ -92,12 +99,12 @@ def main() -> None:
                 f"{path} has {length} frames of {width} x {height} pixels; expected at least "
                 f"{args.frames} of {args.side} x {args.side} (see --frames and --side)"
             )
-    model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
+    blank = torch.zeros(1, 1, 3, args.side, args.side, device=args.device)
+    if model.encoder is None or model.decode(model.encode(blank)).shape != blank.shape:
+        parser.error(f"{args.checkpoint} does not encode and decode crops of --side {args.side}")
     model.freeze_spatial()
-    if args.checkpointing:
-        model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(args.checkpointing)
     optimizer = torch.optim.AdamW(model.parameter_groups(lr=args.lr, weight_decay=0.01))
-    state_path = args.output.with_suffix(".state.pt")
     start = 0
     if args.resume:
         state = torch.load(state_path, map_location=args.device, weights_only=True)
@@ -136,4 +143,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues from the last saved state", file=sys.stderr)
+        sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import inflate
 from inflate.cli.demo import DEMO_CHECKPOINT
 
-from .conversions import CPU
+from .conversions import CPU, snapshot
 from .media import clip
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,34 @@ def test_an_interrupted_run_resumes_bit_for_bit(folder: Path) -> None:
     output.unlink()
     finetune(start, folder / "clip.mp4", "-o", output, "--steps", 3, "--resume")
     assert output.read_bytes() == (folder / "trained.safetensors").read_bytes()
+
+
+def test_what_cannot_be_trained_is_refused_before_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = runpy.run_path(str(FINETUNE))["main"]
+    start, video, output = folder / "start.safetensors", folder / "clip.mp4", folder / "new"
+    for wrong in (
+        (DEMO_CHECKPOINT, video),  # An image autoencoder.
+        (folder / "gone", video),
+        (start, folder / "gone.mp4"),
+        (start, start),  # Not a video.
+        (start, video, "--frames", 300),
+        (start, video, "--frames", 1),
+        (start, video, "--side", 30),
+        (start, video, "--side", 64),
+        (start, video, "--steps", 0),
+        (start, video, "--device", "nowhere"),
+        (start, video, "--resume"),
+        (start, video, "-o", start),
+    ):
+        before = snapshot(folder)
+        words = ["finetune.py", "-o", str(output), *QUICK, *map(str, wrong)]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2, wrong
+        assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("layout", ["sgm", "diffusers"])
