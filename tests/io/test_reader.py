@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_empty
-from inflate.io.files import hash_file
+from inflate.io.files import hash_file, like
 from inflate.io.reader import open_checkpoint
 from inflate.loading import as_tensor
 
@@ -232,3 +232,17 @@ def test_the_hash_is_that_of_the_files_bytes(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     path.write_bytes(content[:size])
     assert hash_file(path) == hashlib.sha256(content[:size]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("missing", "near"),
+    [("imgs.ckpt", "img.ckpt"), ("img.pt", "img.ckpt"), ("nothere.ckpt", None), ("img.ckpt", None)],
+)
+def test_a_missing_name_is_like_one_of_the_same_folder_by_its_stem(
+    missing: str, near: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "img.ckpt").touch()
+    (tmp_path / "trained.ckpt").touch()
+    found = like(tmp_path / missing)
+    assert (near is None) == (found == "")
+    assert near is None or repr(near) in found
