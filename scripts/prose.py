@@ -6,6 +6,7 @@ shell scripts, and Markdown outside of code.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import re
@@ -22,6 +23,7 @@ RULES = {
     r"hang(?:s|ing)? on": "depend on",
     r"anew": "again",
     r"beside": "next to",
+    r"all the same": "still; anyway",
     r"nobody|whoever": "no one; the user",
     r"(?<!there\x20)(?:is|are|was|were) no(?! (?:longer|more))": "is not a",
     r"(?:stand|stands|stood|is|are|was|in|get|gets) in the way": "prevent",
@@ -69,6 +71,7 @@ def findings(path: Path) -> Iterator[str]:
 
 def main() -> int:
     """Print every finding; 1 where there is one."""
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]).parse_args()
     command = ["git", "ls-files", "*.py", "*.md", "*.sh", ":!scripts/prose.py"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [ROOT / name for name in listed.splitlines() if (ROOT / name).exists()]
