@@ -26,8 +26,6 @@ INSPECTION_SCHEMA = "inflate/inspection/2"
 PRESETS_SCHEMA = "inflate/presets/1"
 ERROR_SCHEMA = "inflate/error/1"
 
-_HASHES = ("fingerprint", "source_fingerprint", "source_sha256")
-
 
 def as_json(document: Mapping[str, Any]) -> str:
     """A document as JSON, one row of a list per line; it holds no NaN, which JSON lacks."""
@@ -77,7 +75,9 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
     return {
         "schema": CONVERSION_SCHEMA,
         "output": None if result.output is None else str(result.output),
-        **{f.name: getattr(result, f.name) for f in fields(result) if f.name in _HASHES},
+        "fingerprint": result.fingerprint,
+        "source_fingerprint": result.source_fingerprint,
+        "source_sha256": result.source_sha256,
         "layout": result.layout,
         "plan": plan_counts(result.plan),
         "architecture": _plain(config.architecture),
