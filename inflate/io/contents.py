@@ -63,7 +63,7 @@ def hashes_of(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """What changes with the content of a file; empty where the store gives nothing.
+    """A text that differs for each version of a file; empty if the store provides none.
 
     A size does not do: a checkpoint that was trained further has the size it had before.
     """

@@ -82,7 +82,7 @@ def matches(pattern: str) -> list[str]:
 
 
 def version(location: str) -> str | None:
-    """What changes with the content of a file; None where there is no file.
+    """A text that differs for each version of a file; None if the file does not exist.
 
     Empty where the store gives no such thing, or where the location is that of a folder.
 

@@ -93,7 +93,7 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
     if bias and not options.allow_inexact:
         raise PlanError(
             f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
-            f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold all the same"
+            f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold it anyway"
         )
     return fold
 

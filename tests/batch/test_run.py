@@ -220,7 +220,7 @@ def test_a_worker_lost_after_its_file_got_its_name_does_nothing_twice(sources: S
 
 def test_a_worker_that_was_given_up_may_not_publish(sources: Sources) -> None:
     class Late(FakeExecutor):
-        """Loses the first attempt, which then continues all the same."""
+        """Loses the first attempt, which still runs to its end."""
 
         def begin(self, task: Task) -> None:
             if task.number == 0:

@@ -133,7 +133,7 @@ def test_a_silent_branch_does_not_run(build: Build, grad: bool) -> None:
         assert ran == []
         sounding(x, timesteps=T)
         assert len(ran) == 1
-        with pytest.raises(ValueError, match="timesteps is 4"):  # It is checked all the same.
+        with pytest.raises(ValueError, match="timesteps is 4"):  # The check still runs.
             silent(x, timesteps=4)
 
 
