@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -28,9 +28,7 @@ def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
 
 
 def overlaid(
-    checkpoint: Checkpoint,
-    computed: Mapping[str, Computed],
-    without: frozenset[str] = frozenset(),
+    checkpoint: Checkpoint, computed: Mapping[str, Computed], without: Collection[str] = ()
 ) -> Checkpoint:
     """A checkpoint with some tensors computed, each when it is read, and some left out."""
     tensors = {key: info for key, info in checkpoint.tensors.items() if key not in without}
@@ -56,10 +54,8 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
         outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.bias")
         return np.asarray(read("decoder.conv_in.bias") + np.einsum("ozhw,z->o", outer, inner))
 
-    outer = checkpoint.tensors["decoder.conv_in.weight"]
     channels = checkpoint.tensors["post_quant_conv.weight"].shape[1]
-    shape = (outer.shape[0], channels, *outer.shape[2:])
-    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", shape, weight, bias)
+    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", (1, channels), weight, bias)
 
 
 def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
@@ -75,18 +71,13 @@ def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
         return np.asarray(read("quant_conv.bias") + outer @ read("encoder.conv_out.bias"))
 
     channels = checkpoint.tensors["quant_conv.weight"].shape[0]
-    shape = (channels, *checkpoint.tensors["encoder.conv_out.weight"].shape[1:])
-    return _folded(checkpoint, "encoder.conv_out", "quant_conv", shape, weight, bias)
+    return _folded(checkpoint, "encoder.conv_out", "quant_conv", (0, channels), weight, bias)
 
 
-def widened(checkpoint: Checkpoint, scales: Mapping[str, TensorInfo], dtype: str) -> Checkpoint:
+def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Checkpoint:
     """A checkpoint of LDM's keys with its float8 weights in a wider type, their scales applied.
 
-    Args:
-        checkpoint: an autoencoder under LDM's keys (see :func:`autoencoder_view`).
-        scales: the factor per tensor or output channel of those weights that have one, by key,
-            which the checkpoint holds as ``KEY.scale``.
-        dtype: the wider type.
+    ``scales`` has the keys of weights with a factor per tensor or output channel: ``KEY.scale``.
     """
 
     def scaled(key: str) -> Numbers:
@@ -97,14 +88,11 @@ def widened(checkpoint: Checkpoint, scales: Mapping[str, TensorInfo], dtype: str
         return np.asarray(numbers * factor)
 
     computed: dict[str, Computed] = {
-        key: (
-            replace(info, dtype=dtype, nbytes=info.parameters * WIDTHS[dtype]),
-            partial(scaled, key),
-        )
+        key: (_stored(info, info.name, info.shape, dtype), partial(scaled, key))
         for key, info in checkpoint.tensors.items()
         if info.dtype in NARROW
     }
-    return overlaid(checkpoint, computed, frozenset(f"{key}.scale" for key in scales))
+    return overlaid(checkpoint, computed, [f"{key}.scale" for key in scales])
 
 
 def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
@@ -130,22 +118,25 @@ def _folded(
     checkpoint: Checkpoint,
     layer: str,
     quant: str,
-    shape: tuple[int, ...],
+    channels: tuple[int, int],
     weight: Callable[[], Numbers],
     bias: Callable[[], Numbers],
 ) -> Checkpoint:
-    """A checkpoint with the convolution ``quant`` folded into another, of which ``shape`` comes."""
+    """A checkpoint with one convolution folded into another, which gets ``(axis, channels)``."""
+    old = checkpoint.tensors[f"{layer}.weight"]
+    axis, extent = channels
+    shape = (*old.shape[:axis], extent, *old.shape[axis + 1 :])
+    computed = {}
+    for part, own, compute in (("weight", shape, weight), ("bias", shape[:1], bias)):
+        info = checkpoint.tensors[f"{layer}.{part}"]
+        stored = _stored(info, f"{info.name} with {quant}", own, info.dtype)
+        computed[f"{layer}.{part}"] = (stored, compute)
+    return overlaid(checkpoint, computed, [f"{quant}.weight", f"{quant}.bias"])
 
-    def info(part: str, shape: tuple[int, ...]) -> TensorInfo:
-        old = checkpoint.tensors[f"{layer}.{part}"]
-        nbytes = math.prod(shape) * WIDTHS[old.dtype]
-        return TensorInfo(f"{old.name} with {quant}", shape, old.dtype, nbytes)
 
-    computed = {
-        f"{layer}.weight": (info("weight", shape), weight),
-        f"{layer}.bias": (info("bias", shape[:1]), bias),
-    }
-    return overlaid(checkpoint, computed, frozenset({f"{quant}.weight", f"{quant}.bias"}))
+def _stored(info: TensorInfo, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:
+    nbytes = math.prod(shape) * WIDTHS[dtype]
+    return replace(info, name=name, shape=shape, dtype=dtype, nbytes=nbytes)
 
 
 def _rounded(info: TensorInfo, compute: Callable[[], Numbers]) -> Array:

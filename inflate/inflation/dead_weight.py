@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -26,7 +25,8 @@ def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str
         merge_strategy: ``fixed`` or ``learned``.
         mix_factor: whether the tensor is the block's ``mix_factor``, else one of its branch.
     """
-    share = alpha if merge_strategy == "fixed" else _sigmoid(alpha)
+    with np.errstate(over="ignore"):
+        share = alpha if merge_strategy == "fixed" else float(1.0 / (1.0 + np.exp(-alpha)))
     if (min(share, 1.0 - share) if mix_factor else share) >= LEAST_SHARE:
         return None
     if merge_strategy == "fixed":
@@ -48,9 +48,9 @@ def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
 
     A ``mix_factor`` counts as the file stores it: a narrow type may round a small share away.
     """
-    temporal = {tensor.key: tensor for tensor in plan.of("temporal")}
+    temporal = {tensor.key: tensor for tensor in plan.initialised}
     strategy = plan.config.temporal.merge_strategy
-    found: Counter[tuple[str, str]] = Counter()
+    found: Counter[tuple[str, str] | None] = Counter()
     for spec in decoder_spec(plan.config.architecture, plan.config.temporal):
         tensor = temporal.get(spec.key)
         if spec.weighs is None or tensor is None or not isinstance(tensor.origin, Make):
@@ -61,16 +61,10 @@ def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
         for key in temporal:
             own = key == spec.key
             if key.startswith(block) and not (own and strategy == "fixed"):
-                found[blocked(alpha, strategy, mix_factor=own) or ("", "")] += 1
+                found[blocked(alpha, strategy, mix_factor=own)] += 1
     return tuple(
-        f"{reason}: {count} temporal tensors never learn, however long the decoder is trained. "
-        f"To let them learn, {change}"
-        for (reason, change), count in found.items()
-        if reason
+        f"{why[0]}: {count} temporal tensors never learn, however long the decoder is trained. "
+        f"To let them learn, {why[1]}"
+        for why, count in found.items()
+        if why is not None
     )
-
-
-def _sigmoid(number: float) -> float:
-    if number < 0.0:
-        return 1.0 - _sigmoid(-number) if number > -30.0 else math.exp(max(number, -700.0))
-    return 1.0 / (1.0 + math.exp(-min(number, 700.0)))

@@ -7,6 +7,7 @@ passed through, or dropped for a reason.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,10 @@ class Make:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the target: its key, its shape and stored type, its part and its origin."""
+    """A tensor of the target: its key, its shape and stored type, its part and its origin.
+
+    ``name`` is its name in the target file, if the layout gives it another than its key.
+    """
 
     key: str
     shape: tuple[int, ...]
@@ -48,7 +52,6 @@ class PlannedTensor:
     part: Part
     origin: Copy | Make
     name: str = ""
-    """Its name in the target file, if the layout gives it another than its key."""
 
     @property
     def parameters(self) -> int:
@@ -106,12 +109,7 @@ class InflationPlan(Displayed):
 
 
 def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the inflation of an image autoencoder.
-
-    Args:
-        located: the autoencoder of the source.
-        config: the architecture and the temporal layers to add.
-        path: the name of the source, for messages.
+    """Plan the inflation of an image autoencoder; ``path`` names it in messages.
 
     Raises:
         FamilyError: the source is already a video decoder.
@@ -127,14 +125,12 @@ def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
     made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
     for tensor in decoder_spec(config.architecture, config.temporal):
-        key, shape = tensor.key, tensor.shape
         if tensor.part is None:
-            assert shape == located.tensors[key].shape, key
-            tensors.append(_copied(located, key, "spatial", config.dtype))
+            tensors.append(_copied(located, tensor.key, "spatial", config.dtype))
         else:
             dtype = "float32" if _stays_wide(tensor, config) else made
-            rule = start_rule(tensor, config.temporal)
-            tensors.append(PlannedTensor(key, shape, dtype, "temporal", Make(rule)))
+            origin = Make(start_rule(tensor, config.temporal))
+            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", origin))
     return _plan(config, tensors, located)
 
 
@@ -147,7 +143,7 @@ def make_copy_plan(located: Located, config: Config, path: object) -> InflationP
     spec = decoder_spec(config.architecture, config.temporal)
     expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
     present = [key for key in located.part(DECODER) if is_inflated([key])]
-    problems = image_problems(located, config.architecture, frozenset(present))
+    problems = image_problems(located, config.architecture, present)
     _check(problems + mismatches(located, expected, present), path)
     tensors = []
     for tensor in spec:
@@ -157,22 +153,25 @@ def make_copy_plan(located: Located, config: Config, path: object) -> InflationP
     return _plan(config, tensors, located)
 
 
+def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:
+    """Tensors in an order in which each starts at a multiple of its type's width."""
+    return sorted(tensors, key=lambda tensor: -WIDTHS[tensor.dtype])
+
+
 def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
     """Whether a tensor is stored in float32 in any case: a temporal norm, if requested."""
     return config.float32_norms and tensor.part is not None and tensor.role == "norm"
 
 
 def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
-    keys = [key for part in PASSED_THROUGH for key in located.part(part)]
-    tensors = decoder + [
+    passed = [
         # Statistics are not weights: they keep their type.
         _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
-        for k in keys
+        for part in PASSED_THROUGH
+        for k in located.part(part)
     ]
-    # Wider types first, so that every tensor starts at a multiple of its width.
-    tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
     dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
-    return InflationPlan(config, tuple(tensors), dropped)
+    return InflationPlan(config, tuple(widest_first([*decoder, *passed])), dropped)
 
 
 def _copied(located: Located, key: str, part: Part, dtype: str | None) -> PlannedTensor:

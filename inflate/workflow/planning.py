@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,10 @@ from inflate.config.schema import Settings
 from inflate.errors import ConfigError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.targets import LAYOUTS
+from inflate.formats.views import with_learned_blend
 from inflate.inflation.dead_weight import dead_weight
 from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
-from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.inflation.targets import Fitted, fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
 from inflate.parity.result import FoldResult
@@ -194,12 +196,14 @@ def _check_unchanged(asked: Source, own: Source) -> None:
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     """The source with its fixed blend as the learned one that its reader knows, to start from."""
     temporal = seen.config.temporal
-    if not LAYOUTS[target].learned or temporal.merge_strategy == "learned":
+    if not LAYOUTS[target].svd or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
         return seen  # No sigmoid reaches it: fit() reports that with the other problems.
-    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
+    learned = replace(
+        temporal, merge_strategy="learned", alpha=math.log(temporal.alpha / (1.0 - temporal.alpha))
+    )
     config = replace(seen.config, temporal=learned)
     if copying:
-        return seen.with_learned_blend(config)
+        seen = seen.seen_as(with_learned_blend(seen.checkpoint))
     return replace(seen, config=config)
