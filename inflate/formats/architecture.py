@@ -22,10 +22,6 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
 
     Dropout, tanh and the latents' scale leave no trace in tensors and keep their defaults.
 
-    Args:
-        shapes: the autoencoder's tensors, by their keys in LDM's words.
-        path: the file's name, for messages.
-
     Raises:
         PlanError: tensors that are needed for it are missing or misshapen.
     """

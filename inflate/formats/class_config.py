@@ -1,10 +1,6 @@
 """Settings that no tensor shows, from the configuration of a class of diffusers.
 
 It is the ``config.json`` of a folder, one in the folder of a weights file, or one in a header.
-
-Source:
-    The arguments of ``AutoencoderKL``, ``AutoencoderKLTemporalDecoder`` and ``VQModel`` of
-    diffusers.
 """
 
 from __future__ import annotations
@@ -40,12 +36,6 @@ def class_settings(
     files: CheckpointFiles, metadata: Mapping[str, str], located: Located, seen: Architecture
 ) -> Settings:
     """The settings that the class configurations of a checkpoint add to what its tensors show.
-
-    Args:
-        files: the checkpoint's files.
-        metadata: of its header.
-        located: the autoencoder.
-        seen: its architecture, as its tensors show it.
 
     Raises:
         FamilyError: a configuration asks for a computation that this family does not have.
@@ -89,12 +79,10 @@ def _in_header(text: str) -> Iterator[ClassConfig]:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return  # Not JSON: a text of another tool.
-    for found in (content, content.get("vae") if isinstance(content, dict) else None):
-        if isinstance(found, dict) and (
-            found.get("_class_name") in CLASSES
-            or ("_class_name" not in found and "block_out_channels" in found)
-        ):
-            yield found
+    if isinstance(content, dict):
+        kind = content.get("_class_name", "block_out_channels" in content and CLASSES[0])
+        if kind in CLASSES:
+            yield content
 
 
 def _differences(config: ClassConfig, expected: Mapping[str, tuple[object, ...]]) -> list[str]:

@@ -26,7 +26,7 @@ WRAPPERS = frozenset(
 """Components that DDP, torch.compile, Lightning Fabric, FSDP and checkpointing add to names."""
 
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
+_ANY_ATTENTION = _ATTENTION | {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
 _RESNET = {
     "conv_shortcut": "nin_shortcut",
     "temporal_res_block.norm1": "time_stack.in_layers.0",
@@ -40,7 +40,6 @@ _ENDS = {"conv_norm_out": "norm_out", "time_conv_out": "conv_out.time_mix_conv"}
 _BLOCKS = re.compile(
     r"(?:mid_block|(up|down)_blocks\.(\d+))\.(resnets|attentions|upsamplers|downsamplers)\.(\d+)\.(.+)"
 )
-_LDM_ATTENTION = re.compile(r"(mid\.attn_1|(?:up|down)\.\d+\.attn\.\d+)\.(.+)")
 _LDM_BLOCKS = re.compile(
     r"(?:mid\.(block|attn)_([12])|(up|down)\.(\d+)\.(?:(block|attn)\.(\d+)|(?:up|down)sample))\.(.+)"
 )
@@ -52,12 +51,7 @@ def unwrapped(name: str) -> str:
 
 
 def to_ldm(rest: str, levels: int) -> str:
-    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are.
-
-    Args:
-        rest: such as ``up_blocks.0.resnets.1.conv1.weight``.
-        levels: how many ``up_blocks`` the decoder has.
-    """
+    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are."""
     if matched := _BLOCKS.fullmatch(rest):
         side, number, kind, index, inner = matched.groups()
         level = "mid" if side is None else f"{side}.{_level(side, int(number), levels)}"
@@ -65,13 +59,11 @@ def to_ldm(rest: str, levels: int) -> str:
             inner = _renamed(inner.removeprefix("spatial_res_block."), _RESNET)
             block = f"block_{int(index) + 1}" if side is None else f"block.{index}"
         elif kind == "attentions":
-            inner = _renamed(inner, _ATTENTION | _OLD_ATTENTION)
+            inner = _renamed(inner, _ANY_ATTENTION)
             block = f"attn_{int(index) + 1}" if side is None else f"attn.{index}"
         else:
             block = kind.removesuffix("rs")
         return f"{level}.{block}.{inner}"
-    if matched := _LDM_ATTENTION.fullmatch(rest):
-        return f"{matched[1]}.{_renamed(matched[2], _ATTENTION | _OLD_ATTENTION)}"
     return _renamed(rest, _ENDS)
 
 

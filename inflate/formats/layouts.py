@@ -17,9 +17,6 @@ PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.", ST
 UNCHECKED = ("quantize.", STATISTICS)
 """Parts that are passed through whatever they hold."""
 
-CONDITION = "condition_encoder."
-"""What a decoder of ``AsymmetricAutoencoderKL`` uses only for inpainting."""
-
 _AROUND = {
     "loss.": "training loss (discriminator, perceptual)",
     "model_ema.": "moving average of the training weights",

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from inflate.errors import FamilyError
 from inflate.formats.candidates import Candidate, choose, without_wrappers
 from inflate.formats.dialects import Dialect, to_diffusers
-from inflate.formats.layouts import CONDITION, DECODER, drop_reason, is_inflated, other_family
+from inflate.formats.layouts import DECODER, drop_reason, is_inflated, other_family
 from inflate.io.index import NARROW, TensorInfo
 
 _EMA = "model_ema."
@@ -91,8 +91,7 @@ def locate(
         ignore: patterns of names to leave out, such as ``*.total_ops``.
 
     Raises:
-        FamilyError: there is none, another family's, more than one, or no moving average; its
-            weights are placeholders, or scaled in an unknown way.
+        FamilyError: there is none that can be taken as it is.
     """
     ignored = [name for name in index if any(fnmatchcase(name, each) for each in ignore)]
     reasons = dict.fromkeys(ignored, "left out with --ignore")
@@ -115,10 +114,6 @@ def locate(
             )
         tensors[key], averaged[key] = index[name], own
     notes = []
-    condition = [key for key in tensors if key.startswith(DECODER + CONDITION)]
-    if condition and chosen.dialect == "diffusers":
-        reasons |= {tensors.pop(key).name: "used for inpainting only" for key in condition}
-        notes.append(f"{len(condition)} tensors for inpainting ({CONDITION}*) are left out")
     scales = _take_scales(tensors, reasons, path)
     _check_placeholders(tensors, path)
     averages = _averages({key: averaged[key] for key in tensors}, names, index, chosen)

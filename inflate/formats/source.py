@@ -118,16 +118,10 @@ def describe(
             shown["alpha"] = blend.alpha
         known |= {f"temporal.{key}": value for key, value in shown.items()}
     decoder_only = not any(located.part(part) for part in PASSED_THROUGH)
-    which = "in its header"
     try:
-        if recorded:
-            build_config(seen, recorded, decoder_only=decoder_only)
-        which = "for it"
         config = build_config(seen, known, recorded, chosen, decoder_only=decoder_only)
     except ConfigError as error:
-        raise ConfigError(
-            f"{path}: the configuration {which} has errors:", error.problems
-        ) from error
+        raise ConfigError(f"{path}: its configuration has errors:", error.problems) from error
     if blend is not None and config.temporal.merge_strategy != blend.strategy:
         raise ConfigError(
             f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "

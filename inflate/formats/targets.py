@@ -128,14 +128,8 @@ def unmet(
 ) -> Iterator[str]:
     """Every demand of a layout that an autoencoder does not meet, and what to do.
 
-    Args:
-        target: the layout.
-        shapes: the tensors to write, by LDM's keys.
-        config: their configuration.
-        attention_is_identity: whether temporal attention changes nothing, so that a layout without
-            a place for it may leave it out.
-        copying: whether the temporal layers are a video checkpoint's, so that no option changes
-            them.
+    Temporal attention that is an identity may be left out. When ``copying`` a video checkpoint, no
+    option changes its temporal layers.
     """
     layout, a = LAYOUTS[target], config.architecture
     present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in shapes)]

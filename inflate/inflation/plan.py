@@ -7,9 +7,12 @@ passed through, or dropped for a reason.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
@@ -17,11 +20,18 @@ from inflate.errors import FamilyError, PlanError
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.shapes import image_problems, mismatches
-from inflate.formats.spec import TensorSpec, decoder_spec
+from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
+from inflate.io.arrays import cast
 from inflate.io.index import FLOATS, WIDTHS, TensorInfo
+from inflate.mix_factor import alpha_of
 
 Part = Literal["spatial", "temporal", "passed-through"]
+
+_LEAST_SHARE = 2.0**-23
+"""The share of a branch below which float32 rounds away what the branch adds."""
+
+MIX_FACTOR = ".mix_factor"
 
 
 @dataclass(frozen=True)
@@ -108,49 +118,99 @@ class InflationPlan(Displayed):
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
-def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the inflation of an image autoencoder; ``path`` names it in messages.
+def make_plan(
+    located: Located, config: Config, path: object, *, copying: bool = False
+) -> InflationPlan:
+    """Plan the inflation of an image autoencoder, or the copy of a video checkpoint.
 
     Raises:
-        FamilyError: the source is already a video decoder.
+        FamilyError: the source is a video decoder, and not to be copied.
         PlanError: missing and extra keys, wrong shapes and types, reported together.
     """
-    if located.inflated:
+    if located.inflated and not copying:
         raise FamilyError(
             f"{path} is inflated already: its decoder has temporal layers; expected an image "
             "autoencoder. 'inflate verify' checks it as it is, and --layout writes it in another "
             "layout"
         )
-    _check(image_problems(located, config.architecture), path)
-    made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
-    tensors = []
-    for tensor in decoder_spec(config.architecture, config.temporal):
-        if tensor.part is None:
-            tensors.append(_copied(located, tensor.key, "spatial", config.dtype))
-        else:
-            dtype = "float32" if _stays_wide(tensor, config) else made
-            origin = Make(start_rule(tensor, config.temporal))
-            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", origin))
-    return _plan(config, tensors, located)
-
-
-def make_copy_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the copy of a video checkpoint into another layout or stored type.
-
-    Raises:
-        PlanError: missing and extra keys, wrong shapes and types, reported together.
-    """
     spec = decoder_spec(config.architecture, config.temporal)
-    expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
     present = [key for key in located.part(DECODER) if is_inflated([key])]
     problems = image_problems(located, config.architecture, present)
-    _check(problems + mismatches(located, expected, present), path)
+    if copying:
+        expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
+        problems += mismatches(located, expected, present)
+    if problems:
+        raise PlanError(f"{path} does not fit its architecture:", problems)
+    made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
     for tensor in spec:
-        part: Part = "spatial" if tensor.part is None else "temporal"
-        dtype = "float32" if _stays_wide(tensor, config) else config.dtype
-        tensors.append(_copied(located, tensor.key, part, dtype))
-    return _plan(config, tensors, located)
+        wide = config.float32_norms and tensor.part is not None and tensor.role == "norm"
+        if tensor.part is None or copying:
+            part: Part = "spatial" if tensor.part is None else "temporal"
+            stored = "float32" if wide else config.dtype
+            tensors.append(_copied(located, tensor.key, part, stored))
+        else:
+            dtype, rule = "float32" if wide else made, start_rule(tensor, config.temporal)
+            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", Make(rule)))
+    for key in (key for part in PASSED_THROUGH for key in located.part(part)):
+        # Statistics are not weights: they keep their type.
+        stored = None if key.startswith(STATISTICS) else config.dtype
+        tensors.append(_copied(located, key, "passed-through", stored))
+    dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
+    return InflationPlan(config, tuple(widest_first(tensors)), dropped)
+
+
+def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str, str] | None:
+    """Why the blend passes no gradient to a tensor, and what to change; None where it passes one.
+
+    Args:
+        alpha: of the block that the tensor belongs to.
+        merge_strategy: ``fixed`` or ``learned``.
+        mix_factor: whether the tensor is the block's ``mix_factor``, else one of its branch.
+    """
+    with np.errstate(over="ignore"):
+        share = alpha if merge_strategy == "fixed" else float(1.0 / (1.0 + np.exp(-alpha)))
+    if (min(share, 1.0 - share) if mix_factor else share) >= _LEAST_SHARE:
+        return None
+    if merge_strategy == "fixed":
+        more = "a larger alpha" if share else "an alpha above 0"
+        return (
+            f"a fixed blend with alpha {share:g} lets no gradient into the temporal branches",
+            f"choose --merge-strategy learned, or {more}",
+        )
+    what = "the slope of their share" if mix_factor else "the share of the temporal branches"
+    return (
+        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {_LEAST_SHARE:.1g}, which float32 "
+        "rounds away",
+        "choose an alpha between -15 and 15",
+    )
+
+
+def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
+    """Notes on the tensors of a plan that can never learn; none for the copy of a video file.
+
+    A ``mix_factor`` counts as the file stores it: a narrow type may round a small share away.
+    """
+    temporal = {tensor.key: tensor for tensor in plan.initialised}
+    strategy = plan.config.temporal.merge_strategy
+    found: Counter[tuple[str, str] | None] = Counter()
+    for spec in decoder_spec(plan.config.architecture, plan.config.temporal):
+        tensor = temporal.get(spec.key)
+        if spec.weighs is None or tensor is None or not isinstance(tensor.origin, Make):
+            continue
+        stored = cast(np.array([tensor.origin.rule.value], np.float32), tensor.dtype)
+        alpha = alpha_of(float(stored[0]), strategy, spec.weighs)
+        block = spec.key.removesuffix(MIX_FACTOR) + "."
+        for key in temporal:
+            own = key == spec.key
+            if key.startswith(block) and not (own and strategy == "fixed"):
+                found[blocked(alpha, strategy, mix_factor=own)] += 1
+    return tuple(
+        f"{why[0]}: {count} temporal tensors never learn, however long the decoder is trained. "
+        f"To let them learn, {why[1]}"
+        for why, count in found.items()
+        if why is not None
+    )
 
 
 def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:
@@ -158,29 +218,8 @@ def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:
     return sorted(tensors, key=lambda tensor: -WIDTHS[tensor.dtype])
 
 
-def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
-    """Whether a tensor is stored in float32 in any case: a temporal norm, if requested."""
-    return config.float32_norms and tensor.part is not None and tensor.role == "norm"
-
-
-def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
-    passed = [
-        # Statistics are not weights: they keep their type.
-        _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
-        for part in PASSED_THROUGH
-        for k in located.part(part)
-    ]
-    dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
-    return InflationPlan(config, tuple(widest_first([*decoder, *passed])), dropped)
-
-
 def _copied(located: Located, key: str, part: Part, dtype: str | None) -> PlannedTensor:
     info = located.tensors[key]
     # Counters of a quantiser stay integers whatever type the weights are stored in.
     stored = (dtype or info.dtype) if info.dtype in FLOATS else info.dtype
     return PlannedTensor(key, info.shape, stored, part, Copy(key, info.name))
-
-
-def _check(problems: list[str], path: object) -> None:
-    if problems:
-        raise PlanError(f"{path} does not fit its architecture:", problems)

@@ -32,14 +32,7 @@ class Fitted:
 def fit(
     plan: InflationPlan, target: Target, *, attention_is_identity: bool, copying: bool
 ) -> Fitted:
-    """Arrange a plan under LDM's keys in a layout.
-
-    Args:
-        plan: the plan.
-        target: the layout.
-        attention_is_identity: whether the temporal attention is an identity, so that a layout
-            without temporal attention may drop it.
-        copying: whether the temporal layers are a video checkpoint's.
+    """Arrange a plan under LDM's keys in a layout; for the flags see :func:`unmet`.
 
     Raises:
         PlanError: the layout cannot hold the plan; every reason is reported.

@@ -13,8 +13,7 @@ from inflate.errors import ConfigError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import with_learned_blend
-from inflate.inflation.dead_weight import dead_weight
-from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
+from inflate.inflation.plan import InflationPlan, dead_weight, make_plan
 from inflate.inflation.targets import Fitted, fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
@@ -163,7 +162,7 @@ def prepare(
         whole = replace(original, located=located)
     seen = _blended_for(whole, target, copying=copying)
     path = original.checkpoint.path
-    plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
+    plan = make_plan(seen.located, seen.config, path, copying=copying)
     identity = not copying or temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
     if whole_model is not None:

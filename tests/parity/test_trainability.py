@@ -14,8 +14,7 @@ from torch import Tensor
 
 from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source
-from inflate.inflation.dead_weight import dead_weight
-from inflate.inflation.plan import InflationPlan, Make
+from inflate.inflation.plan import InflationPlan, Make, dead_weight
 from inflate.loading import build_video_decoder, make_tensor, read_tensor
 from inflate.models import VideoDecoder
 from inflate.parity.result import TensorLearning, TrainabilityResult
