@@ -57,7 +57,6 @@ def with_numbers(path: Path, residual: list[float], attention: list[float]) -> P
 FIXED = {"merge_strategy": "fixed"}
 KNOWN: dict[str, dict[str, Any]] = {
     "fixed": {**FIXED, "alpha": 0.3, "time_mode": "all"},
-    "fixed, spatial alone": {**FIXED, "alpha": 0.0, "time_mode": "all"},
     "fixed, bfloat16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.bfloat16},
     "learned": {"alpha": 0.3, "time_mode": "all"},
     "learned from 0": {"time_mode": "all"},
@@ -92,7 +91,6 @@ def test_what_the_numbers_show_is_taken(case: str, tmp_path: Path) -> None:
 
 AMBIGUOUS: dict[str, tuple[list[float], list[float]]] = {
     "convolutions": ([0.25], []),
-    "convolutions, several": ([0.0, 0.5, 1.0], []),
     "attention alone": ([], [0.75]),
     "blocks of several shares": ([0.25, 0.5], [0.75, 0.5]),
     "nearly a fixed start": ([0.25], [0.751]),

@@ -92,13 +92,12 @@ def test_a_key_without_a_place_there_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "ours"),
     [
-        ({}, {}),
         (INSIDE, {"attn_resolutions": [16], "ch_mult": [1, 2]}),
         ({"layers_per_block": 1}, {"num_res_blocks": 1}),
         ({"mid_block_add_attention": False}, {"attn_type": "none"}),
         (THREE_LEVELS, {"ch_mult": [1, 2, 2]}),
     ],
-    ids=["plain", "attention inside", "one block", "no attention", "three levels"],
+    ids=["attention inside", "one block", "no attention", "three levels"],
 )
 def test_they_are_those_of_the_image_class(
     diffusers: ModuleType, changes: dict[str, Any], ours: dict[str, Any]
@@ -121,10 +120,6 @@ def test_they_are_those_of_the_video_class(diffusers: ModuleType) -> None:
     around = [k for k in image_keys(**ours) if k.startswith(("encoder.", "quant_conv."))]
     names = to_diffusers([*video_keys(**ours), *around], 3)
     assert sorted(names.values()) == sorted(model.state_dict())
-    found = located(dict.fromkeys(names.values(), (1,)))
-    assert {info.name: key for key, info in found.tensors.items()} == {
-        name: key for key, name in names.items()
-    }
 
 
 # Files in these names

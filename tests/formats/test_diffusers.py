@@ -15,7 +15,7 @@ from torch import nn
 
 import inflate
 from inflate.errors import PlanError
-from inflate.workflow import ConversionResult, convert, verify
+from inflate.workflow import ConversionResult, convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
@@ -86,13 +86,10 @@ def test_a_folder_as_save_pretrained_writes_it(
     [
         {"use_quant_conv": False, "in_channels": 4, "out_channels": 1},
         {**THREE_LEVELS, "block_out_channels": (32, 96, 64), "layers_per_block": 1},
-        *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
-            {}, INSIDE, {"use_quant_conv": False, "use_post_quant_conv": False},
-            {"mid_block_add_attention": False})),
+        pytest.param(INSIDE, marks=pytest.mark.slow),
     ],
-    ids=["post quant alone, other images", "three levels", "kl", "attention inside", "sd3",
-         "no attention"],
-)  # fmt: skip
+    ids=["post quant alone, other images", "three levels", "attention inside"],
+)
 def test_any_autoencoder_of_its_class_decodes_as_there(
     diffusers: ModuleType, changes: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -195,13 +192,10 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     exported(diffusers, tmp_path / "out")
 
 
-# Out: the scaling factor
-
-
-def test_the_scaling_factor_is_what_was_set(diffusers: ModuleType, tmp_path: Path) -> None:
+def test_the_scaling_factor_is_what_was_set(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    result = convert(path, tmp_path / "out", set_=["scaling_factor=0.13025"], **EXPORT)
-    assert not any("scaling factor" in note for note in result.notes)
+    options: dict[str, Any] = {**EXPORT, "set_": ["scaling_factor=0.13025"], "skip_parity": True}
+    assert convert(path, tmp_path / "out", **options).notes == ()
     assert json.loads((tmp_path / "out/config.json").read_text())["scaling_factor"] == 0.13025
     again = convert(tmp_path / "out", dry_run=True, layout="diffusers", **CPU)
     assert again.plan.config.architecture.scaling_factor == 0.13025
@@ -228,11 +222,11 @@ def refusal(path: Path, **options: Any) -> tuple[str, ...]:
         ("plain", {}, {"video_kernel_size": 3}, ["--video-kernel-size 3,1,1"]),
         ("plain", {}, {"time_mode": "attn-only"}, ["--time-mode conv-only"]),
         ("plain", {}, {"merge_strategy": "fixed", "alpha": 1.0}, ["--merge-strategy learned"]),
-        ("plain", {"num_res_blocks": 1}, {}, ["2 residual blocks"]),
+        ("plain", {"num_res_blocks": 1}, {}, ["num_res_blocks"]),
         ("plain", {"attn_type": "none"}, {}, ["attention in the middle"]),
         ("plain", {}, {"set_": ["tanh_out=true"]}, ["tanh"]),
         ("plain", {"ch_mult": [2, 3]}, {}, ["first level, 64"]),
-        ("plain", {"ch_mult": [1, 2], "resamp_with_conv": False}, {}, ["resampled"]),
+        ("plain", {"ch_mult": [1, 2], "resamp_with_conv": False}, {}, ["resamp_with_conv"]),
         ("vq", {}, {"post_quant": "fold", "allow_inexact": True}, ["quantize.*", "double_z"]),
     ],
 )
@@ -303,15 +297,3 @@ def test_an_export_that_differs_is_not_published(
     assert result.parity is not None
     assert bool(result.parity.weights.different) is weights_differ
     assert any(probe.verdict == "fail" for probe in result.parity.probes) is decoders_differ
-
-
-def test_verify_takes_an_exported_folder(diffusers: ModuleType, tmp_path: Path) -> None:
-    model = diffusers_model(diffusers.AutoencoderKL, use_post_quant_conv=False)
-    model.save_pretrained(tmp_path / "model")
-    convert(tmp_path / "model", tmp_path / "out", skip_parity=True, **EXPORT)
-    report = verify(tmp_path / "model", tmp_path / "out", **CPU)
-    assert report.verdict == "bitwise"
-    assert report.weights.temporal is not None
-    assert report.weights.temporal.changed == ()
-    assert report.layers
-    assert verify(tmp_path / "out", **CPU).verdict == "bitwise"
