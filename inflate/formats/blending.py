@@ -52,14 +52,10 @@ def find_blend(
     path: object,
     given: object = None,
 ) -> Blend:
-    """Find out how a video decoder blends.
+    """How a video decoder blends, by its recorded settings or what else is known.
 
-    Args:
-        located: the autoencoder in its file.
-        recorded: the settings that the file's header records.
-        read: the tensor of a name in the file; only single numbers are read.
-        path: the file's name, for messages.
-        given: the merge strategy that the user gives, or None.
+    ``read`` reads a tensor of the file, here only single numbers; ``given`` is the merge strategy
+    that the user gives, or None.
 
     Raises:
         ConfigError: ``given`` is ``fixed``, and the numbers cannot be shares.

@@ -81,14 +81,10 @@ def locate(
     ema: bool = False,
     ignore: Sequence[str] = (),
 ) -> Located:
-    """Find the autoencoder among the tensors of a file.
+    """Find the autoencoder among the tensors of a file, given by their names.
 
-    Args:
-        index: all tensors of the file, by their names.
-        path: the file's name, for messages.
-        prefix: which one to take where a file holds several.
-        ema: take the moving averages of the weights in place of the weights.
-        ignore: patterns of names to leave out, such as ``*.total_ops``.
+    ``prefix`` is which one to take where a file holds several; ``ema`` takes the moving averages of
+    the weights; ``ignore`` has patterns of names to leave out, such as ``*.total_ops``.
 
     Raises:
         FamilyError: there is none that can be taken as it is.

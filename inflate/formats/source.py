@@ -80,13 +80,8 @@ def describe(
     The architecture is read off the tensors; what they cannot show comes from a ``config.json`` of
     diffusers, from the header of a file of ours, then from the layers of settings.
 
-    Args:
-        checkpoint: an opened file.
-        *layers: settings, the later winning.
-        prefix: which autoencoder to take where the file holds several.
-        ema: take the moving averages of its weights.
-        image: the caller refuses a video decoder, so that its blend need not be known.
-        ignore: patterns of names to leave out.
+    Later layers win. ``image`` says that the caller refuses a video decoder, so that its blend need
+    not be known; for the other arguments see :func:`locate`.
 
     Raises:
         FamilyError: there is no autoencoder of this family.

@@ -7,7 +7,6 @@ passed through, or dropped for a reason.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,16 +14,13 @@ from typing import Literal
 import numpy as np
 
 from inflate.config.schema import Config
-from inflate.display import Displayed, bytes_text
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.shapes import image_problems, mismatches
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
-from inflate.io.arrays import cast
 from inflate.io.index import FLOATS, WIDTHS, TensorInfo
-from inflate.mix_factor import alpha_of
 
 Part = Literal["spatial", "temporal", "passed-through"]
 
@@ -85,23 +81,12 @@ class Dropped:
 
 
 @dataclass(frozen=True, repr=False)
-class InflationPlan(Displayed):
+class InflationPlan:
     """All tensors of the target, in the order of the file, and those dropped from the source."""
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
-
-    def _facts(self) -> dict[str, object]:
-        temporal = self.config.temporal
-        made = len(self.initialised)
-        return {
-            "copied": f"{len(self.tensors) - made} tensors copied",
-            "initialised": f"{made} initialised",
-            "size": bytes_text(self.nbytes),
-            "dropped": len(self.dropped),
-            "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}",
-        }
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""
@@ -180,37 +165,19 @@ def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str
         )
     what = "the slope of their share" if mix_factor else "the share of the temporal branches"
     return (
-        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {_LEAST_SHARE:.1g}, which float32 "
-        "rounds away",
+        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {_LEAST_SHARE:.1g}",
         "choose an alpha between -15 and 15",
     )
 
 
 def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
-    """Notes on the tensors of a plan that can never learn; none for the copy of a video file.
-
-    A ``mix_factor`` counts as the file stores it: a narrow type may round a small share away.
-    """
-    temporal = {tensor.key: tensor for tensor in plan.initialised}
-    strategy = plan.config.temporal.merge_strategy
-    found: Counter[tuple[str, str] | None] = Counter()
-    for spec in decoder_spec(plan.config.architecture, plan.config.temporal):
-        tensor = temporal.get(spec.key)
-        if spec.weighs is None or tensor is None or not isinstance(tensor.origin, Make):
-            continue
-        stored = cast(np.array([tensor.origin.rule.value], np.float32), tensor.dtype)
-        alpha = alpha_of(float(stored[0]), strategy, spec.weighs)
-        block = spec.key.removesuffix(MIX_FACTOR) + "."
-        for key in temporal:
-            own = key == spec.key
-            if key.startswith(block) and not (own and strategy == "fixed"):
-                found[blocked(alpha, strategy, mix_factor=own)] += 1
-    return tuple(
-        f"{why[0]}: {count} temporal tensors never learn, however long the decoder is trained. "
-        f"To let them learn, {why[1]}"
-        for why, count in found.items()
-        if why is not None
-    )
+    """Notes on new temporal tensors that can never learn, because of their blend."""
+    temporal = plan.config.temporal
+    learned = temporal.merge_strategy == "learned"
+    why = blocked(temporal.alpha, temporal.merge_strategy, mix_factor=learned)
+    if why is None or not plan.initialised:
+        return ()
+    return (f"{why[0]}: such tensors never learn. To let them learn, {why[1]}",)
 
 
 def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:

@@ -98,8 +98,8 @@ def _with_latents(architecture: Architecture) -> tuple[Architecture, list[str]]:
         factor = known[0] if len(known) == 1 else DIFFUSERS_SCALING
         if len(known) != 1:
             notes.append(
-                f"the file does not show the scaling factor; config.json says {factor}. Set it "
-                "with --config PRESET or --set scaling_factor=NUMBER"
+                f"config.json says scaling_factor {factor}, a default; set it with --config PRESET "
+                "or --set scaling_factor=NUMBER"
             )
     if architecture.shift_factor:
         notes.append(

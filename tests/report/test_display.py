@@ -29,7 +29,6 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     assert conversion.parity is not None
     return {
         "conversion": conversion,
-        "plan": conversion.plan,
         "parity": conversion.parity,
         "inspection": inflate.inspect(image),
         "batch": Batch((job,), folder / "ledger.sqlite"),
@@ -37,7 +36,7 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize("name", ["conversion", "plan", "parity", "inspection", "batch", "outcome"])
+@pytest.mark.parametrize("name", ["conversion", "parity", "inspection", "batch", "outcome"])
 def test_everything_is_short(results: dict[str, Displayed], name: str) -> None:
     result = results[name]
     assert repr(result).startswith(f"<{type(result).__name__} ")
