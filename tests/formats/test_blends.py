@@ -107,7 +107,6 @@ def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> 
     for attempt in (
         lambda: convert(ambiguous, tmp_path / "out", layout="sgm", **CPU),
         lambda: inflate.verify(ambiguous, **CPU),
-        lambda: inflate.load_video_decoder(ambiguous),
         lambda: inflate.load_video_autoencoder(ambiguous),
     ):
         with pytest.raises(ConfigError, match="--merge-strategy"):
@@ -115,8 +114,7 @@ def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [ambiguous]
     for strategy in ("learned", "fixed"):
         loaded = inflate.load_video_decoder(ambiguous, merge_strategy=strategy)
-        whole = inflate.load_video_autoencoder(ambiguous, merge_strategy=strategy)
-        assert loaded.merge_strategy == whole.decoder.merge_strategy == strategy
+        assert loaded.merge_strategy == strategy
     result = convert(ambiguous, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
     assert result.plan.config.temporal.merge_strategy == "fixed"
     assert metadata_of(tmp_path / "out")["inflate.source.blend"].startswith("fixed: ")
@@ -140,7 +138,6 @@ def test_what_a_file_records_cannot_be_said_otherwise(videos: dict[str, Path]) -
     assert inflate.load_video_decoder(path, merge_strategy="learned").merge_strategy == "learned"
     for attempt in (
         lambda: inflate.load_video_decoder(path, merge_strategy="fixed"),
-        lambda: inflate.load_video_autoencoder(path, merge_strategy="fixed"),
         lambda: inflate.verify(path, merge_strategy="fixed", **CPU),
     ):
         with pytest.raises(ConfigError):

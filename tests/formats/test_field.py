@@ -72,8 +72,6 @@ def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:
     return {key: written[key] for key in copied}, result.notes
 
 
-# Containers
-
 STATES: dict[str, Any] = {
     "torch_rng_state": torch.get_rng_state(), "global_step": torch.tensor(500),
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]},
@@ -167,8 +165,6 @@ def test_folders_of_training_tools_are_refused_with_the_file_to_give(tmp_path: P
             convert(tmp_path / name, **CPU)
 
 
-# Wrappers
-
 WRAPPERS: dict[str, Callable[[str], str]] = {
     "DDP": lambda k: f"module.{k}", "compile": lambda k: f"_orig_mod.{k}",
     "both": lambda k: f"module._orig_mod.{k}", "Fabric": lambda k: f"_forward_module.{k}",
@@ -199,9 +195,6 @@ def test_a_bare_decoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) -
     assert_same(copied, prefixed(weights, "decoder."))
 
 
-# Dialects
-
-
 def flux2() -> tuple[Weights, Weights]:
     """An autoencoder of FLUX.2 as it is named here, and as its authors name it."""
     weights = autoencoder(z_channels=8, **TINY)
@@ -227,8 +220,6 @@ def test_flux2_keeps_its_statistics(tmp_path: Path) -> None:
     assert not any("bn." in tensor.key for tensor in bare.plan.tensors)
     assert any("latents_mean" in note for note in bare.notes)
 
-
-# Encoder and decoder of two architectures
 
 DIFFERING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention in the encoder": ({"attn_resolutions": [16]}, {"attn_resolutions": ()}),
@@ -259,9 +250,6 @@ def test_encoder_and_decoder_are_read_off_their_own_tensors(
         assert describe(checkpoint).config.architecture.decoder == architecture.decoder
     with pytest.raises(PlanError):
         convert(path, layout="diffusers", video_kernel_size=(3, 1, 1), dry_run=True, **CPU)
-
-
-# Narrow floats
 
 
 @pytest.mark.parametrize(
@@ -315,40 +303,23 @@ def test_other_types_matter_only_inside_the_autoencoder(tmp_path: Path) -> None:
         convert(saved({**weights, "decoder.conv_in.bias": odd}, tmp_path), **CPU)
 
 
-# Averages
-
-
-def test_averages_at_the_root_belong_to_weights_under_a_prefix(tmp_path: Path) -> None:
-    plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
-    stored = {**prefixed(plain, "vae."), **moving_averages(averaged)}
-    path = saved({"state_dict": stored}, tmp_path)
-    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
-    assert inspect(path).has_ema
-    flat = moving_averages(prefixed(averaged, "vae."))
-    path = saved({**prefixed(plain, "vae."), **flat}, tmp_path)
-    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
-
-
-def test_partial_averages_are_filled_from_the_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flat", [lambda w: w, lambda w: prefixed(w, "vae.")])
+def test_averages_at_the_root_belong_to_weights_under_a_prefix(flat: Any, tmp_path: Path) -> None:
     plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
     trained = {k: v for k, v in averaged.items() if k.startswith("decoder.up.")}
-    path = saved({**plain, **moving_averages(trained)}, tmp_path)
+    path = saved({**prefixed(plain, "vae."), **moving_averages(flat(trained))}, tmp_path)
+    assert inspect(path).has_ema
     copied, notes = found(path, weights="ema", skip_parity=True)
     assert_same(copied, {**plain, **trained})
     assert any(f"{len(trained)} of the autoencoder's {len(plain)}" in note for note in notes)
 
 
-@pytest.mark.parametrize("other", [{}, {"diffusion_modelout0weight": torch.ones(1)}])
-def test_averages_of_other_parts_are_neither_offered_nor_taken(
-    other: Weights, tmp_path: Path
-) -> None:
-    path = saved({**autoencoder("plain", **TINY), **prefixed(other, "model_ema.")}, tmp_path)
+def test_averages_of_other_parts_are_neither_offered_nor_taken(tmp_path: Path) -> None:
+    other = {"model_ema.diffusion_modelout0weight": torch.ones(1)}
+    path = saved({**autoencoder("plain", **TINY), **other}, tmp_path)
     assert not inspect(path).has_ema
     with pytest.raises(FamilyError):
         convert(path, weights="ema", **CPU)
-
-
-# Messages
 
 
 def test_many_problems_of_a_kind_are_counted(tmp_path: Path) -> None:
