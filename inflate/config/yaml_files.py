@@ -71,24 +71,14 @@ def load_yaml(path: Path) -> DictConfig:
             resolver: ``${oc.env:HOME}`` would bring what is not in the file into outputs.
     """
     try:
-        _check_nesting(path)
+        problems = list(_problems(path))
         content = OmegaConf.load(path)
-        raw = OmegaConf.to_container(content, resolve=False)
     except AssertionError as error:  # Of OmegaConf, where the single value is not plain text.
         raise ConfigError(f"{path} holds a single value; expected keys and values") from error
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} holds a list or a single value; expected keys and values")
-    problems = []
-    for place, text in _texts(raw):
-        if _calls_resolver(text):
-            problems.append(
-                f"{place} is {text[:80]!r}: resolvers are not called; write the value itself, or "
-                "${other.key}"
-            )
-        if "\0" in text:
-            problems.append(f"{place} is {quoted(text)}; expected a text without NUL")
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
     return content
@@ -153,8 +143,12 @@ def _from_ldm(params: Mapping[str, Any], place: str, path: Path) -> Settings:
     return {f"{sections[key]}.{key}": v for key, v in params.items() if key in sections}
 
 
-def _check_nesting(path: Path) -> None:
-    """Raise ValueError for values nested so deeply that making them would overflow the stack."""
+def _problems(path: Path) -> Iterator[str]:
+    """What is wrong with the texts of a YAML file.
+
+    Raises:
+        ValueError: values are nested so deeply that making them would overflow the stack.
+    """
     depth = 0
     with path.open("rb") as file:
         for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -162,18 +156,15 @@ def _check_nesting(path: Path) -> None:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 raise ValueError(f"more than {_DEEPEST} values are nested in one another")
-
-
-def _texts(content: object, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a nested container, and its dotted place."""
-    if isinstance(content, str):
-        yield place, content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _texts(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            yield from _texts(value, f"{place}[{number}]")
+            text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if _calls_resolver(text):
+                yield (
+                    f"line {line} has {text[:80]!r}: resolvers are not "
+                    "called; write the value itself, or ${other.key}"
+                )
+            if "\0" in text:
+                yield f"line {line} has NUL in a text: {quoted(text)}"
 
 
 def _calls_resolver(text: str) -> bool:

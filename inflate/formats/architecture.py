@@ -28,12 +28,14 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
     inside, outside = _under(shapes, DECODER), _under(shapes, "encoder.")
     levels, own_levels = _indices(inside, r"up\.(\d+)\."), _indices(outside, r"down\.(\d+)\.")
     needed = ["conv_in.weight", "conv_out.weight", *_first_convs("up", levels or [0])]
+    kernels = [DECODER + key for key in needed]
+    kernels += [k for k in ("quant_conv.weight", "post_quant_conv.weight") if k in shapes]
     problems = [
-        f"{DECODER}{key} has the shape {list(inside[key])}; expected four dimensions, none 0"
-        if key in inside
-        else f"{DECODER}{key} is missing"
-        for key in needed
-        if not _is_kernel(inside.get(key))
+        f"{key} has the shape {list(shapes[key])}; expected four dimensions, none 0"
+        if key in shapes
+        else f"{key} is missing"
+        for key in kernels
+        if not _is_kernel(shapes.get(key))
     ]
     if levels != list(range(len(levels))):
         problems.append(f"the levels {DECODER}up.N are {levels}; expected 0, 1, 2 and so on")

@@ -44,34 +44,28 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     input with zeros in place of the bias: not at all if the bias is zero. In the image such a
     change reaches everywhere, since attention and the norms see all pixels.
     """
+
+    def fold() -> tuple[Numbers, Numbers]:
+        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.weight")[:, :, 0, 0]
+        shift = np.einsum("ozhw,z->o", outer, read("post_quant_conv.bias"))
+        return np.einsum("ozhw,ze->oehw", outer, inner), read("decoder.conv_in.bias") + shift
+
     read = partial(_read64, checkpoint)
-
-    def weight() -> Numbers:
-        inner = read("post_quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(np.einsum("ozhw,ze->oehw", read("decoder.conv_in.weight"), inner))
-
-    def bias() -> Numbers:
-        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.bias")
-        return np.asarray(read("decoder.conv_in.bias") + np.einsum("ozhw,z->o", outer, inner))
-
     channels = checkpoint.tensors["post_quant_conv.weight"].shape[1]
-    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", (1, channels), weight, bias)
+    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", (1, channels), fold)
 
 
 def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``quant_conv`` folded into the encoder's last convolution: exact up to rounding."""
+
+    def fold() -> tuple[Numbers, Numbers]:
+        inner, outer = read("encoder.conv_out.weight"), read("quant_conv.weight")[:, :, 0, 0]
+        bias = read("quant_conv.bias") + outer @ read("encoder.conv_out.bias")
+        return np.einsum("eo,oihw->eihw", outer, inner), bias
+
     read = partial(_read64, checkpoint)
-
-    def weight() -> Numbers:
-        outer = read("quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(np.einsum("eo,oihw->eihw", outer, read("encoder.conv_out.weight")))
-
-    def bias() -> Numbers:
-        outer = read("quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(read("quant_conv.bias") + outer @ read("encoder.conv_out.bias"))
-
     channels = checkpoint.tensors["quant_conv.weight"].shape[0]
-    return _folded(checkpoint, "encoder.conv_out", "quant_conv", (0, channels), weight, bias)
+    return _folded(checkpoint, "encoder.conv_out", "quant_conv", (0, channels), fold)
 
 
 def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Checkpoint:
@@ -119,19 +113,22 @@ def _folded(
     layer: str,
     quant: str,
     channels: tuple[int, int],
-    weight: Callable[[], Numbers],
-    bias: Callable[[], Numbers],
+    fold: Callable[[], tuple[Numbers, Numbers]],
 ) -> Checkpoint:
     """A checkpoint with one convolution folded into another, which gets ``(axis, channels)``."""
-    old = checkpoint.tensors[f"{layer}.weight"]
     axis, extent = channels
-    shape = (*old.shape[:axis], extent, *old.shape[axis + 1 :])
-    computed = {}
-    for part, own, compute in (("weight", shape, weight), ("bias", shape[:1], bias)):
+    old = checkpoint.tensors[f"{layer}.weight"].shape
+    shape = (*old[:axis], extent, *old[axis + 1 :])
+    computed: dict[str, Computed] = {}
+    for index, (part, own) in enumerate((("weight", shape), ("bias", shape[:1]))):
         info = checkpoint.tensors[f"{layer}.{part}"]
         stored = _stored(info, f"{info.name} with {quant}", own, info.dtype)
-        computed[f"{layer}.{part}"] = (stored, compute)
+        computed[f"{layer}.{part}"] = (stored, partial(_part, fold, index))
     return overlaid(checkpoint, computed, [f"{quant}.weight", f"{quant}.bias"])
+
+
+def _part(fold: Callable[[], tuple[Numbers, Numbers]], index: int) -> Numbers:
+    return fold()[index]
 
 
 def _stored(info: TensorInfo, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:

@@ -15,7 +15,7 @@ import inflate
 from inflate.errors import PlanError
 from inflate.parity.probes import FOLD_PROBES
 from inflate.parity.result import FoldResult
-from inflate.workflow import convert, verify
+from inflate.workflow import convert, inspect, verify
 from tests.io.opening import assert_same
 
 from ..checkpoints import FIRST_STAGE, autoencoder, write_safetensors
@@ -149,6 +149,20 @@ def test_another_number_of_channels_is_folded_for_a_bare_decoder_alone(
     with torch.inference_mode():
         assert error(decoder(z, timesteps=2), image_decode(weights, z, ch_mult=[1])) < 1e-5
     assert verify(path, tmp_path / "out", **CPU).verdict == "bitwise"
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("post_quant_conv.weight", (4,)), ("post_quant_conv.weight", (4, 4, 3, 3)),
+     ("post_quant_conv.bias", (3,)), ("encoder.conv_out.bias", (8, 1))],
+)  # fmt: skip
+def test_convolutions_of_other_shapes_are_not_folded(
+    key: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = source(tmp_path, {**unbiased(), key: torch.zeros(shape)})
+    with pytest.raises(PlanError):
+        convert(path, tmp_path / "out", layout="sgm", skip_parity=True, **FOLD)
+    assert inspect(path).obstacles
 
 
 def test_for_sgm_quant_conv_is_folded_into_the_encoder(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: 
     del weights["decoder.norm_out.bias"]
     weights["decoder.mid.block_1.conv2.bias"] = torch.ones(65)
     weights["encoder.down.0.block.0.conv1.weight"] = torch.ones(32, 32, 1, 1)
-    weights["quant_conv.weight"] = torch.ones(8, 8)
+    weights["quant_conv.weight"] = torch.ones(8, 8, 3, 3)
     del weights["post_quant_conv.bias"]
     problems = refused(prefixed(weights), tmp_path)
     assert {problem.removeprefix(FIRST_STAGE).partition(" (")[0] for problem in problems} == {
@@ -153,7 +153,7 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: 
         "decoder.norm_out.bias is missing; expected the shape [32]",
         "decoder.mid.block_1.conv2.bias has the shape [65]; expected [64]",
         "encoder.down.0.block.0.conv1.weight has the shape [32, 32, 1, 1]; expected [32, 32, 3, 3]",
-        "quant_conv.weight has the shape [8, 8]; expected [8, 8, 1, 1]",
+        "quant_conv.weight has the shape [8, 8, 3, 3]; expected [8, 8, 1, 1]",
         "post_quant_conv.bias is missing; expected the shape [4]",
     }
     assert sum("did you mean" in problem for problem in problems) == 4
