@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 import inflate
 from inflate.cli.demo import DEMO_CHECKPOINT
+from inflate.formats.targets import LAYOUTS
 
 from .conversions import CPU, snapshot
 from .media import clip
@@ -88,10 +90,16 @@ def test_what_cannot_be_trained_is_refused_before_training(
         assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("layout", ["sgm", "diffusers"])
-def test_another_tool_decodes_a_trained_file_as_we_do(layout: Any, folder: Path) -> None:
+@pytest.mark.parametrize("layout", ["sgm", "cogvideo", "comfyui", "diffusers"])
+def test_another_tool_decodes_a_trained_file_as_we_do(
+    layout: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ComfyUI assumes sizes that the demo checkpoint does not have.
+    comfyui = replace(LAYOUTS["comfyui"], hardwired={})
+    monkeypatch.setitem(LAYOUTS, "comfyui", comfyui)  # type: ignore[arg-type]
     options: dict[str, Any] = {"post_quant": "fold", "allow_inexact": True}
-    output = folder / f"{layout}{'' if layout == 'diffusers' else '.safetensors'}"
+    ending = "" if layout == "diffusers" else LAYOUTS[layout].endings[0]
+    output = folder / f"{layout}{ending}"
     result = inflate.convert(
         folder / "trained.safetensors", output, layout=layout, **options, **CPU
     )
