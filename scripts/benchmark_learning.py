@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import inflate
 from inflate.cli.demo import DEMO_CHECKPOINT
@@ -102,12 +101,6 @@ def as_constructed(model: nn.Module) -> None:
         if name.endswith("time_stack.out_layers.3"):
             for parameter in own:
                 nn.init.zeros_(parameter)
-
-
-def scaled(video: Tensor, height: int) -> Tensor:
-    """A clip ``T 3 H W`` in bytes, at another height."""
-    factor = height / video.shape[2]
-    return F.interpolate(video.float(), scale_factor=factor, mode="area").round().byte()
 
 
 @torch.no_grad()
@@ -212,7 +205,7 @@ def main() -> None:
     clip = finetune.read_clip(demo.clip_path(demo.HELD_OUT_CLIP))[: args.frames]
     # A crop of a larger clip shows flat areas that the held-out clip does not have.
     videos = [
-        scaled(finetune.read_clip(demo.clip_path(name)), clip.shape[2])
+        finetune.read_clip(demo.clip_path(name), height=clip.shape[2])
         for name in demo.TRAINING_CLIPS
     ]
     results: dict[str, Any] = {"steps": args.steps, "frames": {}, "runs": {}}
