@@ -105,21 +105,21 @@ def _read_entry(place: str, content: object, problems: list[str]) -> Entry:
     names: dict[str, str] = {}
     given: dict[str, Any] = {}
     matrix: dict[str, tuple[Any, ...]] = {}
+    known = ("source", "output", "matrix", *JOB_OPTIONS)
     for key, value in content.items():
-        if value is None:
+        if key not in known:
+            problems.append(f"{place}.{key}: unknown key{nearest(str(key), known)}")
+        elif value is None:
             continue
-        if key in ("source", "output"):
+        elif key in ("source", "output"):
             if isinstance(value, str) and value:
                 names[key] = value
             else:
                 problems.append(f"{place}.{key} is {quoted(value)}; expected a path or URL")
         elif key == "matrix":
             matrix = _read_matrix(f"{place}.matrix", value, problems)
-        elif key in JOB_OPTIONS:
-            given[key] = value
         else:
-            known = ("source", "output", "matrix", *JOB_OPTIONS)
-            problems.append(f"{place}.{key}: unknown key{nearest(str(key), known)}")
+            given[key] = value
     problems += [
         f"{place}.{key} is set and in its matrix too; keep one of them"
         for key in sorted(given.keys() & matrix.keys())

@@ -114,14 +114,6 @@ def test_the_file_of_cogvideo_has_the_name_that_it_looks_for(plain: Path) -> Non
         convert(plain, plain.parent / "x.safetensors", layout="cogvideo", **K311)
 
 
-def test_a_trained_module_is_saved_as_a_torch_file(plain: Path, tmp_path: Path) -> None:
-    convert(plain, tmp_path / "v.safetensors", **K311)
-    whole = inflate.load_video_autoencoder(tmp_path / "v.safetensors")
-    save_video_autoencoder(whole, tmp_path / "t.ckpt", layout="cogvideo")
-    assert_same(torch.load(tmp_path / "t.ckpt", weights_only=True)["state_dict"],
-                load_file(tmp_path / "v.safetensors"))  # fmt: skip
-
-
 @pytest.fixture
 def trained(plain: Path, tmp_path: Path) -> Path:
     """A video checkpoint made from ``plain``, its temporal layers trained."""
