@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from torch import Tensor
 
 from inflate.formats.targets import LAYOUTS
 from inflate.io.reader import Checkpoint
@@ -30,13 +31,16 @@ def diffusers() -> ModuleType:
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
     """The keys of every tensor that is read, by the file that it is read from."""
     found: dict[Path, set[str]] = defaultdict(set)
-    read = Checkpoint.read
 
-    def spied(self: Checkpoint, key: str) -> Tensor:
-        found[self.path].add(self.tensors[key].name)
-        return read(self, key)
+    def spied(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Checkpoint, key: str, *arguments: Any) -> Any:
+            found[self.path].add(self.tensors[key].name)
+            return method(self, key, *arguments)
 
-    monkeypatch.setattr(Checkpoint, "read", spied)
+        return call
+
+    for method in (Checkpoint.read, Checkpoint.pieces):
+        monkeypatch.setattr(Checkpoint, method.__name__, spied(method))
     return found
 
 
