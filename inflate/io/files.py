@@ -23,37 +23,16 @@ from inflate.io.file_signatures import (
     known_folder,
 )
 from inflate.io.folder import (
-    CLASSES,
     CONFIG,
     LARGEST_JSON,
-    LONGEST_NAME,
-    VIDEO_CLASS,
     members_of_file,
     members_of_folder,
-    shown,
     without_index_ending,
 )
 from inflate.io.protected import ReadFiles
 from inflate.io.ranges import partial_of
 
-__all__ = [
-    "CLASSES",
-    "LONGEST_NAME",
-    "VIDEO_CLASS",
-    "CheckpointFiles",
-    "Format",
-    "detect_format",
-    "find_files",
-    "hash_file",
-    "hash_files",
-    "like",
-    "read_files",
-    "shown",
-]
-
 Format = Literal["safetensors", "torch"]
-
-_PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -113,48 +92,29 @@ class LocalFolder:
         return True
 
     def read(self, name: str) -> bytes:
-        """The content of a small file.
-
-        Raises:
-            CheckpointError: it cannot be read, or is too large.
-        """
+        """The content of a small file."""
         path = self.path / name
         try:
             found = self.seen.look(path)
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path} is not a regular file; expected JSON")
-            if found.st_size > LARGEST_JSON:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_JSON:
                 raise CheckpointError(
-                    f"{path} has {found.st_size:,} bytes; expected JSON of {LARGEST_JSON:,} at most"
+                    f"{path} is not a regular file of JSON, {LARGEST_JSON:,} bytes at most"
                 )
             return path.read_bytes()
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
 
 
-def find_files(path: Path) -> CheckpointFiles:
+def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
     """Find out what a path is: a file of weights, an index of shards, or a diffusers folder.
+
+    ``read`` notes every file that is read, also where finding out fails.
 
     Raises:
         CheckpointError: it is missing, empty, damaged or of another format.
         FamilyError: a diffusers folder of another class.
     """
-    return _find(path, ReadFiles())
-
-
-def read_files(path: Path) -> tuple[Path, ...]:
-    """Every file that reading a checkpoint opens; of a broken one, those that are there.
-
-    A path that names one file is not opened to find out.
-    """
-    read = ReadFiles()
-    if os.path.isdir(path) or without_index_ending(path.name) is not None:
-        with suppress(CheckpointError):
-            _find(path, read)
-    return (path, *read.marks)
-
-
-def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
+    read = ReadFiles() if read is None else read
     if os.path.isdir(path):
         known = known_folder(path)
         if known is not None and not (path / CONFIG).is_file():
@@ -165,7 +125,7 @@ def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
         found = members_of_file(LocalFolder(path.parent, read), path.name)
     folder = found.folder.path
     weights = tuple(folder / name for name in found.weights)
-    formats = [detect_format(file, read) for file in weights]
+    formats = [_format_of(file, read) for file in weights]
     for file, kind in zip(weights, formats, strict=True):
         if kind != formats[0]:
             raise CheckpointError(
@@ -178,20 +138,19 @@ def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     )
 
 
-def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
-    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name.
+def read_files(path: Path) -> tuple[Path, ...]:
+    """Every file that reading a checkpoint opens; of a broken one, those that are there."""
+    read = ReadFiles()
+    if os.path.isdir(path) or without_index_ending(path.name) is not None:
+        with suppress(CheckpointError):
+            find_files(path, read)
+    return (path, *read.marks)
 
-    Args:
-        path: the file.
-        read: where to note that it is read.
 
-    Raises:
-        CheckpointError: the file is missing, a directory, empty, unreadable or of another format.
-    """
+def _format_of(path: Path, read: ReadFiles) -> Format:
+    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
     try:
-        kind = (read or ReadFiles()).look(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
+        kind = read.look(path).st_mode
         if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
@@ -201,9 +160,7 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
         raise CheckpointError(
             f"{path} does not exist{like(path)}; expected a checkpoint file"
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # A name with a NUL.
+    except (OSError, ValueError) as error:  # A ValueError: a name with a NUL.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
@@ -213,13 +170,12 @@ def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
     other = DISTRIBUTED if path.suffix == ".distcp" else known_as(head)
     if other is not None:
         raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
-    if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
+    if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
         return "torch"
-    length = int.from_bytes(head[:8], "little") if head[8:9] == b"{" else 0
-    if length:
+    if head[8:9] == b"{":
         raise CheckpointError(
-            f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
-            "Copy or download it again"
+            f"{path} is cut short: its header claims {int.from_bytes(head[:8], 'little')} bytes, "
+            f"the file has {size}. Copy or download it again"
         )
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "

@@ -13,10 +13,8 @@ _RECLAIMABLE = ("active_file", "inactive_file")
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that the machine and every container around this process can still give.
 
-    Page cache counts as free. None where the system does not say.
-
-    Args:
-        root: where ``proc`` and ``sys`` are mounted.
+    Page cache counts as free. None where the system does not say. ``root`` is where ``proc`` and
+    ``sys`` are mounted.
 
     Source:
         Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the Linux kernel.

@@ -1,7 +1,7 @@
 """The instructions of a pickle, interpreted without any call.
 
 A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made; names and calls stay data that says what was asked for.
+Here containers are made; names and calls stay data.
 
 Source:
     The instructions that torch writes: ``torch/_weights_only_unpickler.py``.
@@ -9,8 +9,7 @@ Source:
 
 from __future__ import annotations
 
-import pickle
-import struct
+import pickletools
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -47,35 +46,23 @@ _OWN_ROOTS = ("torch", "collections")
 _OWN_NAMES = ("_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set")
 """What torch itself writes into its files, apart from the names in its own modules."""
 
-_CONSTANTS: dict[bytes, Any] = {
-    pickle.NONE: None,
-    pickle.NEWTRUE: True,
-    pickle.NEWFALSE: False,
-    pickle.EMPTY_TUPLE: (),
+# fmt: off
+_VALUES = frozenset({
+    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING",
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+})
+# fmt: on
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_INERT = {
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), "builtins.bytes"),
+    "EMPTY_SET": "builtins.set",
+    "FROZENSET": "builtins.frozenset",
 }
-_NUMBERS = {
-    pickle.BININT: struct.Struct("<i"),
-    pickle.BININT1: struct.Struct("<B"),
-    pickle.BININT2: struct.Struct("<H"),
-    pickle.BINFLOAT: struct.Struct(">d"),
-}
-_PUTS = {pickle.BINPUT: struct.Struct("<B"), pickle.LONG_BINPUT: struct.Struct("<I")}
-_GETS = {pickle.BINGET: struct.Struct("<B"), pickle.LONG_BINGET: struct.Struct("<I")}
-_TEXTS = {
-    pickle.SHORT_BINUNICODE: struct.Struct("<B"),
-    pickle.BINUNICODE: struct.Struct("<I"),
-    pickle.BINUNICODE8: struct.Struct("<Q"),
-    pickle.SHORT_BINSTRING: struct.Struct("<B"),
-}
-_BYTES = {
-    pickle.SHORT_BINBYTES: struct.Struct("<B"),
-    pickle.BINBYTES: struct.Struct("<I"),
-    pickle.BINBYTES8: struct.Struct("<Q"),
-    pickle.BYTEARRAY8: struct.Struct("<Q"),
-}
-_LONGS = {pickle.LONG1: struct.Struct("<B"), pickle.LONG4: struct.Struct("<I")}
-_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+"""Instructions whose results no tensor needs."""
 
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_FROM_MARK = frozenset({"TUPLE", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS"})
+"""Instructions that take everything since the last mark."""
 
 _LONGEST_LINE = 4096
 """Bytes that the name of a module or class may have."""
@@ -95,101 +82,83 @@ class PickleInterpreter:
     storages: list[Storage] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)
 
-    def take(self, count: int) -> bytes:
-        """The next bytes.
-
-        Raises:
-            DamagedError: the stream has fewer.
-        """
-        # Compared first: room is made for as many bytes as are asked for.
-        taken = self.stream.read(count) if count <= self.size else b""
-        if len(taken) < count:
+    def read(self, count: int) -> bytes:
+        """The next bytes, for ``pickletools``, which asks for as many as the file claims."""
+        if count > self.size:  # Before room is made for them.
             raise DamagedError("it is cut short")
-        return taken
+        return self.stream.read(count)
+
+    def readline(self) -> bytes:
+        """The next line, cut where it is longer than any name."""
+        return self.stream.readline(_LONGEST_LINE)
 
     def run(self) -> Any:
-        """The value of the next pickle."""
+        """The value of the next pickle.
+
+        Raises:
+            DamagedError: it is not a pickle as torch writes it.
+            RefusedError: it names what could run code.
+        """
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
-        while (code := self.take(1)) != pickle.STOP:
-            if code in _PUTS:
-                memo[self._number(_PUTS[code])] = stack[-1]
-            elif code == pickle.MEMOIZE:
-                memo[len(memo)] = stack[-1]
-            elif code in _GETS:
-                number = self._number(_GETS[code])
-                if number not in memo:
-                    raise DamagedError("its pickle takes what it never put down")
-                stack.append(memo[number])
-            elif code in _TEXTS:
-                text = self.take(self._number(_TEXTS[code]))
-                stack.append(text.decode("utf-8", "surrogatepass"))
-            elif code in _BYTES:
-                self.take(self._number(_BYTES[code]))
-                stack.append(UnresolvedCall("builtins.bytes"))  # No tensor needs them.
-            elif code in _LONGS:
-                number = self.take(self._number(_LONGS[code]))
-                stack.append(int.from_bytes(number, "little", signed=True))
-            elif code in _NUMBERS:
-                stack.append(self._number(_NUMBERS[code]))
+        value: Any
+        for instruction, value, _ in pickletools.genops(self):  # type: ignore[arg-type]
+            code = instruction.name
+            if code in _FROM_MARK:
+                items, stack = stack, marks.pop()
+            if code in ("BINPUT", "LONG_BINPUT"):
+                memo[value] = stack[-1]
+            elif code in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[value])
+            elif code in _VALUES:
+                stack.append(value)
             elif code in _CONSTANTS:
                 stack.append(_CONSTANTS[code])
-            elif code == pickle.MARK:
+            elif code in _INERT:
+                stack.append(UnresolvedCall(_INERT[code]))
+            elif code == "MARK":
                 marks.append(stack)
                 stack = []
-            elif code == pickle.TUPLE:
-                items, stack = stack, marks.pop()
+            elif code == "TUPLE":
                 stack.append(tuple(items))
             elif code in _TUPLES:
                 if len(stack) < _TUPLES[code]:
                     raise DamagedError("its pickle takes what it never put down")
                 stack[-_TUPLES[code] :] = [tuple(stack[-_TUPLES[code] :])]
-            elif code in (pickle.EMPTY_DICT, pickle.EMPTY_LIST):
-                stack.append({} if code == pickle.EMPTY_DICT else [])
-            elif code == pickle.EMPTY_SET:
-                stack.append(UnresolvedCall("builtins.set"))
-            elif code == pickle.FROZENSET:
-                stack = marks.pop()
-                stack.append(UnresolvedCall("builtins.frozenset"))
-            elif code == pickle.GLOBAL:
-                stack.append(self._name(self._line(), self._line()))
-            elif code == pickle.STACK_GLOBAL:
-                name, module = stack.pop(), stack.pop()
-                stack.append(self._name(module, name))
-            elif code in (pickle.REDUCE, pickle.NEWOBJ):
+            elif code == "BINPERSID":
+                stack.append(self._storage(stack.pop()))
+            elif code in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+                if code == "NEWOBJ_EX":
+                    stack.pop()
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(call(function, arguments))
-            elif code == pickle.NEWOBJ_EX:
-                _named, arguments, function = stack.pop(), stack.pop(), stack.pop()
-                stack.append(call(function, arguments))
-            elif code == pickle.BINPERSID:
-                stack.append(self._storage(stack.pop()))
-            elif code == pickle.BUILD:
+            elif code == "GLOBAL":
+                stack.append(self._name(*value.split(" ", 1)))
+            elif code == "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(self._name(module, name))
+            elif code in ("EMPTY_DICT", "EMPTY_LIST"):
+                stack.append({} if code == "EMPTY_DICT" else [])
+            elif code == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif code == "BUILD":
                 state = stack.pop()
                 if isinstance(stack[-1], UnresolvedCall):
                     stack[-1].state = state
-            elif code in (pickle.APPEND, pickle.APPENDS, pickle.ADDITEMS):
-                if code == pickle.APPEND:
-                    items = [stack.pop()]
-                else:
-                    items, stack = stack, marks.pop()
+            elif code == "APPEND":
+                item = stack.pop()
+                extend(stack[-1], [item])
+            elif code in ("APPENDS", "ADDITEMS"):
                 extend(stack[-1], items)
-            elif code in (pickle.SETITEM, pickle.SETITEMS):
-                if code == pickle.SETITEMS:
-                    items, stack = stack, marks.pop()
-                else:
-                    value, key = stack.pop(), stack.pop()
-                    items = [key, value]
+            elif code == "SETITEM":
+                item, key = stack.pop(), stack.pop()
+                set_items(stack[-1], [key, item])
+            elif code == "SETITEMS":
                 set_items(stack[-1], items)
-            elif code in (pickle.PROTO, pickle.FRAME):
-                self.take(1 if code == pickle.PROTO else 8)
-            else:
-                raise DamagedError(f"its pickle holds {code!r}, which torch never writes")
+            elif code not in ("PROTO", "FRAME", "STOP"):
+                raise DamagedError(f"its pickle holds {code}, which torch never writes")
         return stack.pop()
-
-    def _number(self, layout: struct.Struct) -> Any:
-        return layout.unpack(self.take(layout.size))[0]
 
     def _name(self, module: Any, name: Any) -> Name:
         dotted = f"{_PYTHON_2.get(module, module)}.{name}" if isinstance(module, str) else ""
@@ -197,17 +166,12 @@ class PickleInterpreter:
             raise DamagedError("it names a class in a way that torch never does")
         if not dotted.isprintable():
             raise DamagedError("it names a class in characters that no name has")
-        if dotted.split(".")[0] in _BLOCKED:
+        root = dotted.split(".")[0]
+        if root in _BLOCKED:
             raise RefusedError(dotted)
-        if dotted.split(".")[0] not in _OWN_ROOTS and dotted not in _OWN_NAMES:
+        if root not in _OWN_ROOTS and dotted not in _OWN_NAMES:
             self.foreign.add(dotted)
         return Name(dotted)
-
-    def _line(self) -> str:
-        line = self.stream.readline(_LONGEST_LINE)
-        if not line.endswith(b"\n"):
-            raise DamagedError("it is cut short")
-        return line[:-1].decode("utf-8")
 
     def _storage(self, claim: Any) -> Storage | Name:
         kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
