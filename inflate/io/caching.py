@@ -1,9 +1,6 @@
-"""The cache of downloads: a file counts there only when it is whole and verified.
+"""The cache of downloads: a file gets its name there only when it is whole and verified.
 
-Files that belong together have a folder for each of their versions, so that a version that is in
-use is never overwritten. (fsspec's ``filecache`` writes to the final name, overwrites a version in
-use, and checks neither sizes nor hashes.) Hidden files are the cache's own: locks and unfinished
-downloads.
+Files that belong together have a folder for each of their versions. Hidden files are the cache's.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.contents import RemoteFile
-from inflate.io.faults import needs_driver
+from inflate.io.faults import in_words
 from inflate.io.stores import StoreFolder
 from inflate.progress import Progress, summed
 
@@ -65,15 +62,15 @@ def place_for(folder: StoreFolder, files: Sequence[RemoteFile]) -> Path:
 
 
 def record_of(path: Path) -> Path:
-    """Where the parts of a file in the cache are recorded that have arrived, until all have."""
+    """The record of the parts of a file in the cache that have arrived, until all have."""
     return path.with_name(f".{path.name}.parts")
 
 
 def is_whole(place: Path, file: RemoteFile) -> bool:
     """Whether the cache holds a whole file in this version."""
     path = place / file.name
-    whole = bool(file.version) and path.is_file() and path.stat().st_size == file.size
-    return whole and not record_of(path).exists()
+    whole = path.is_file() and path.stat().st_size == file.size and not record_of(path).exists()
+    return whole and bool(file.version)
 
 
 def fetch_whole(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
@@ -91,7 +88,7 @@ def fetch_whole(folder: StoreFolder, files: Sequence[RemoteFile], progress: Prog
 def download(
     folder: StoreFolder, files: Sequence[RemoteFile], place: Path, progress: Progress
 ) -> None:
-    """Put verified copies of those files into a locked folder of the cache that it lacks."""
+    """Put verified copies of the files that it lacks into a locked folder of the cache."""
     files = [file for file in files if not is_whole(place, file)]
     callbacks = summed("downloading", [file.size for file in files], progress)
     for moved, file in zip(callbacks, files, strict=True):
@@ -119,7 +116,7 @@ def check_arrived(folder: StoreFolder, file: RemoteFile, path: Path) -> None:
 
 
 def check_version(folder: StoreFolder, file: RemoteFile) -> None:
-    """Raise CheckpointError where a file has not any more the version that is read."""
+    """Raise CheckpointError where a file no longer has the version that is read."""
     if folder.stat(file.name) != file:
         raise CheckpointError(
             f"{folder.shown(file.name)} changed while it was downloaded; it is not used. Try again"
@@ -129,7 +126,7 @@ def check_version(folder: StoreFolder, file: RemoteFile) -> None:
 @contextmanager
 def locked(place: Path, shown: str, progress: Progress) -> Iterator[None]:
     """Hold a folder of the cache, which is made; wait while another process downloads into it."""
-    with needs_driver(shown, shown.partition(":")[0], CheckpointError):
+    with in_words(shown, "", CheckpointError):
         from filelock import FileLock, Timeout
     with local_errors():
         place.mkdir(parents=True, exist_ok=True)

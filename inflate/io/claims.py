@@ -1,10 +1,6 @@
 """What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
 
-Calls that make containers, and tensors over numbers of the file, are understood. Any other call is
-an inert stand-in, which accepts items, attributes and states as the object itself would.
-
-Source:
-    The names and their arguments: ``torch/_utils.py`` and ``torch/_tensor.py``.
+Source: ``torch/_utils.py`` and ``torch/_tensor.py`` for names and their arguments.
 """
 
 from __future__ import annotations

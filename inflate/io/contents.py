@@ -68,16 +68,13 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 def digests_of(fs: Any, store: str, url: str, info: Mapping[str, Any]) -> dict[str, str]:
     """The hashes that a store gives for a file, by algorithm."""
-    if store == "s3":
-        bucket, key, _ = fs.split_path(url)
-        return _of_s3(bucket, fs.call_s3("head_object", Bucket=bucket, Key=key))
     if store == "gs" and info.get("md5Hash"):
         return {"md5": base64.b64decode(info["md5Hash"]).hex()}
-    return {}
-
-
-def _of_s3(bucket: str, head: Mapping[str, Any]) -> dict[str, str]:
+    if store != "s3":
+        return {}
     found = {}
+    bucket, key, _ = fs.split_path(url)
+    head = fs.call_s3("head_object", Bucket=bucket, Key=key)
     # The ETag is the MD5 of what was sent in one piece and is not encrypted with a key of KMS or of
     # the client's; a directory bucket (--x-s3) makes ETags of its own kind.
     etag = str(head.get("ETag", "")).strip('"').lower()

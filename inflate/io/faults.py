@@ -6,10 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from inflate.errors import InflateError, needs_extra
-
-_OURS = frozenset({"gs", "hf", "https", "memory", "s3"})
-"""The stores whose drivers the extra ``remote`` brings."""
+from inflate.errors import InflateError, install_command
 
 # fmt: off
 _REASONS = (
@@ -35,6 +32,8 @@ _REASONS = (
     ("ConnectionError ClientPayloadError IncompleteReadError RemoteProtocolError "
      "ResponseStreamingError ReadError ServerDisconnectedError",
      "the connection broke off; try again"),
+    ("ImportError",
+     "{error}. What s3, gs, https and hf need comes with the extra remote: {install}"),
     ("5xx", "the server failed ({status}); try again later"),
     ("FileNotFoundError 404 410", "there is no such file, folder or bucket; check the name"),
 )
@@ -53,19 +52,6 @@ _SIGN_IN = {
 
 
 @contextmanager
-def needs_driver(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise a failed import of a store's library as ``kind``, with what to install."""
-    if store in _OURS:
-        with needs_extra("remote", f"{what}: {store}://", kind):
-            yield
-        return
-    try:
-        yield
-    except ImportError as error:
-        raise kind(f"{what}: {store}:// needs another package. fsspec says: {error}") from error
-
-
-@contextmanager
 def in_words(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
     """Raise what a store or its library raises as ``kind``: ``what``, then the reason."""
     try:
@@ -75,7 +61,7 @@ def in_words(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
     except Exception as error:
         # Libraries have exceptions of their own; the other ones of Python are bugs.
         own = type(error).__module__ != "builtins"
-        if own or isinstance(error, OSError | ValueError | NotImplementedError):
+        if own or isinstance(error, OSError | ValueError | ImportError | NotImplementedError):
             raise kind(f"{what}: {reason(error, store)}") from error
         raise
 
@@ -100,12 +86,14 @@ def status_of(error: BaseException) -> int | None:
 def reason(error: BaseException, store: str) -> str:
     """Why a store failed, and what to do about it."""
     keys = _keys(error)
-    default = "see what fsspec says on credentials for this kind of store"
-    status = next((key for key in keys if key.isdigit()), "")
-    for names, text in _REASONS:
-        if keys & set(names.split()):
-            return text.format(sign_in=_SIGN_IN.get(store, default), status=status)
-    return " ".join(str(error).split()) or type(error).__name__
+    fields = {
+        "error": " ".join(str(error).split()) or type(error).__name__,
+        "install": install_command("remote"),
+        "sign_in": _SIGN_IN.get(store, "see what fsspec says on credentials for this store"),
+        "status": next((key for key in keys if key.isdigit()), ""),
+    }
+    row = (text for names, text in _REASONS if keys & set(names.split()))
+    return next(row, "{error}").format(**fields)
 
 
 def _keys(error: BaseException) -> set[str]:

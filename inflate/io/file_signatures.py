@@ -1,9 +1,4 @@
-"""Files that are often mistaken for checkpoints: their first bytes, and what to do with each.
-
-Source:
-    The first bytes that each format prescribes; for those without any (protocol buffers,
-    MessagePack), how the files of these tools begin.
-"""
+"""Files that are often mistaken for checkpoints: their first bytes, and what to do with each."""
 
 from __future__ import annotations
 

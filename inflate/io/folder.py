@@ -139,15 +139,10 @@ def members_of_folder(folder: F) -> Members[F]:
 
 
 def _members(folder: F, name: str, **configs: Any) -> Members[F]:
+    """A checkpoint of one file, or of the shards that an index lists."""
     if without_index_ending(name) is None:
         return Members(folder, (name,), **configs)
-    shards = _shards(folder, name)
-    return Members(folder, tuple(sorted(set(shards.values()))), name, shards, **configs)
-
-
-def _shards(folder: Folder, index: str) -> dict[str, str]:
-    """The file of each tensor that an index lists."""
-    where, shards = folder.shown(index), _json(folder, index).get("weight_map")
+    where, shards = folder.shown(name), _json(folder, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{where} has no 'weight_map'; expected an index of shards")
     for tensor, shard in shards.items():
@@ -156,10 +151,11 @@ def _shards(folder: Folder, index: str) -> dict[str, str]:
                 f"{where} places {shown(tensor)} in {quoted(shard)}; expected the name of a file "
                 "next to it"
             )
-    missing = [name for name in sorted(set(shards.values())) if not folder.has(name)]
+    weights = tuple(sorted(set(shards.values())))
+    missing = [shard for shard in weights if not folder.has(shard)]
     if missing:
         raise CheckpointError(f"{where} names shards that are missing: {first_names(missing)}")
-    return shards
+    return Members(folder, weights, name, shards, **configs)
 
 
 def first_names(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from inflate.errors import CheckpointError
 from inflate.io.contents import RemoteFile
-from inflate.io.faults import in_words, needs_driver
+from inflate.io.faults import in_words
 from inflate.io.location import Location
 from inflate.io.stores import StoreFolder
 from inflate.progress import Progress, summed
@@ -90,10 +90,10 @@ class HubFolder(StoreFolder):
 
 def open_repository(location: str) -> HubFolder:
     """The folder that ``hf://owner/repo[@revision]/path`` lies in, at the present commit."""
-    with needs_driver(location, "hf", CheckpointError):
-        from huggingface_hub import HfApi, HfFileSystem
     rest = location.partition("://")[2].rstrip("/")
     with in_words(f"{location} cannot be looked up", "hf", CheckpointError):
+        from huggingface_hub import HfApi, HfFileSystem
+
         fs = HfFileSystem(skip_instance_cache=True)
         found: Any = fs.resolve_path(f"hf://{rest}")
         if getattr(found, "repo_type", None) != "model":

@@ -1,10 +1,6 @@
-"""The instructions of a pickle, interpreted without any call.
+"""The instructions of a pickle: containers are made, names and calls stay data.
 
-A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made; names and calls stay data.
-
-Source:
-    The instructions that torch writes: ``torch/_weights_only_unpickler.py``.
+Source: ``torch/_weights_only_unpickler.py`` for the instructions that torch writes.
 """
 
 from __future__ import annotations
@@ -70,12 +66,7 @@ _LONGEST_LINE = 4096
 
 @dataclass
 class PickleInterpreter:
-    """Interprets the instructions that torch's own files consist of, without any call.
-
-    Args:
-        stream: the pickles, one behind the other.
-        size: bytes that the stream holds at most.
-    """
+    """Interprets the pickles in a stream of ``size`` bytes at most, without any call."""
 
     stream: BinaryIO
     size: int
@@ -93,12 +84,7 @@ class PickleInterpreter:
         return self.stream.readline(_LONGEST_LINE)
 
     def run(self) -> Any:
-        """The value of the next pickle.
-
-        Raises:
-            DamagedError: it is not a pickle as torch writes it.
-            RefusedError: it names what could run code.
-        """
+        """The value of the next pickle."""
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,17 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
 
     They are read too, written twice, not regular files or folders, or have an impossible name.
     """
-    protected = {place: path for path in read for place in _places(path)}
+    protected = {}
+    for path in read:
+        protected[place_of(path)] = path
+        local = _local(path)
+        if local is None:
+            continue
+        with suppress(OSError, ValueError):
+            # Writing the file that it passes for a leftover of would remove it.
+            real = Path(os.path.realpath(local))
+            if owner := leftover_of(real.name):
+                protected[place_of(real.with_name(owner))] = path
     taken: dict[tuple[object, ...], str | Path] = {}
     found = []
     for path in written:
@@ -133,18 +143,6 @@ def leftover_of(name: str) -> str | None:
     """The name of the file whose leftover a file of this name would be."""
     found = _LEFTOVER.fullmatch(name)
     return found and found[1]
-
-
-def _places(location: str | Path) -> Iterator[tuple[object, ...]]:
-    """Where writing would lose a file: at its own place, and where it passes for a leftover."""
-    yield place_of(location)
-    local = _local(location)
-    if local is not None:
-        with suppress(OSError, ValueError):
-            real = Path(os.path.realpath(local))
-            name = leftover_of(real.name)
-            if name is not None:
-                yield place_of(real.with_name(name))
 
 
 def _fault(location: str | Path) -> str | None:

@@ -1,8 +1,7 @@
 """Remote safetensors files of which only the blocks that are read are downloaded.
 
-Such a file is a sparse file in the cache, and a record next to it has a byte for each block: 1 once
-it has arrived. When all have, the file is verified and the record removed. A path of this kind can
-be read only in a process that has opened its URL.
+A sparse file in the cache has a record next to it, with a byte for each block: 1 once it has
+arrived. When all have, the file is verified and the record removed.
 """
 
 from __future__ import annotations
@@ -28,9 +27,6 @@ from inflate.io.contents import RemoteFile
 from inflate.io.file_signatures import header_length
 from inflate.io.stores import StoreFolder
 from inflate.progress import Progress, silent
-
-Span = tuple[int, int]
-"""Where a run of bytes begins, and where it ends."""
 
 BLOCK = 1 << 17
 """Bytes of a block."""
@@ -65,7 +61,7 @@ class PartialFile:
             _OPEN[self.path] = self
         return True
 
-    def fetch(self, wanted: Iterable[Span], progress: Progress = silent) -> None:
+    def fetch(self, wanted: Iterable[tuple[int, int]], progress: Progress = silent) -> None:
         """Download what is missing of some parts."""
         blocks = blocks_of(wanted)
         with self._mutex:
@@ -109,7 +105,7 @@ class PartialFile:
         self._load()
         return True
 
-    def _download(self, spans: Sequence[Span], progress: Progress) -> None:
+    def _download(self, spans: Sequence[tuple[int, int]], progress: Progress) -> None:
         total, done = sum(end - start for start, end in spans), 0
         progress("downloading", done, total)
         for start, end in spans:
@@ -182,7 +178,7 @@ def fetch_files(folder: StoreFolder, files: Sequence[RemoteFile], progress: Prog
     return fetch_whole(folder, files, progress)
 
 
-def blocks_of(spans: Iterable[Span]) -> list[int]:
+def blocks_of(spans: Iterable[tuple[int, int]]) -> list[int]:
     """The blocks that some parts lie in, in order."""
     found: set[int] = set()
     for start, end in spans:
@@ -191,7 +187,7 @@ def blocks_of(spans: Iterable[Span]) -> list[int]:
     return sorted(found)
 
 
-def requests(blocks: Iterable[int], size: int) -> list[Span]:
+def requests(blocks: Iterable[int], size: int) -> list[tuple[int, int]]:
     """The parts of a file of this size that some blocks make up, none larger than a request."""
     runs: list[list[int]] = []
     for block in blocks:

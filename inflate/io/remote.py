@@ -1,8 +1,4 @@
-"""Sources and destinations elsewhere: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on.
-
-The other rooms import from here. fsspec and huggingface_hub come with the extra ``remote``, and are
-imported where they are used.
-"""
+"""Sources and destinations elsewhere: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on."""
 
 from __future__ import annotations
 
@@ -99,8 +95,7 @@ def check_destination(location: str, *, overwrite: bool, folder: bool = False) -
 def publish(local: Path, location: str, *, overwrite: bool, progress: Progress = silent) -> None:
     """Upload a finished file, or every visible file of a folder, and verify what arrived.
 
-    Each file appears whole or not at all. Of a folder, indexes and configurations come last, so
-    that a reader that finds one finds the weights that it names.
+    Each file appears whole or not at all; indexes and configurations come last.
 
     Raises:
         OutputError: the destination cannot be written, is taken, or holds something else after.
@@ -134,25 +129,12 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
             f"{place.shown().rstrip('/')}/video.safetensors"
         )
     bare_bucket = place.store in _BUCKETS and place.folder.count("/") == 3 and not place.name
-    if found is None and place.store in _BUCKETS:
-        _check_bucket(store)
+    bucket = "/".join(place.folder.split("/")[:3])
+    if found is None and place.store in _BUCKETS and store.info(bucket) is None:
+        raise OutputError(f"{place.shown()}: there is no bucket {bucket}; make it, or check it")
     if found is not None and not overwrite and not bare_bucket:
         raise OutputError(f"{place.shown()} exists; {_CHOOSE}")
     return store.inside(place.name) if folder and place.name else store
-
-
-def _check_bucket(store: StoreFolder) -> None:
-    bucket = "/".join(store.location.folder.split("/")[:3])
-    try:
-        found = store.info(bucket)
-    except OutputError as error:
-        if isinstance(error.__cause__, PermissionError):
-            return  # The right to write to a bucket need not include that to look at it.
-        raise
-    if found is None:
-        raise OutputError(
-            f"{store.shown()}: there is no bucket {bucket}; make it, or check the name"
-        )
 
 
 def _upload(

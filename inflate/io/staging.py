@@ -53,9 +53,22 @@ class Staged:
             elif self.overwrite:
                 os.replace(self.path, self.destination)
             else:
-                _rename_new(self.path, self.destination)
+                self._rename_new()
             self.published = True
             _sync_folder(self.destination.parent)
+
+    def _rename_new(self) -> None:
+        """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+        try:
+            os.link(self.path, self.destination)
+        except FileExistsError:
+            raise
+        except OSError:  # A file system without hard links: look, then rename.
+            if self.destination.exists():
+                raise FileExistsError(self.destination) from None
+            os.rename(self.path, self.destination)
+        else:
+            self.path.unlink()
 
     def _publish_folder(self) -> None:
         _sync_folder(self.path)
@@ -258,20 +271,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _rename_new(path: Path, destination: Path) -> None:
-    """Rename, and fail where the name is taken, even if it was taken a moment ago."""
-    try:
-        os.link(path, destination)
-    except FileExistsError:
-        raise
-    except OSError:  # A file system without hard links: look, then rename.
-        if destination.exists():
-            raise FileExistsError(destination) from None
-        os.rename(path, destination)
-    else:
-        path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

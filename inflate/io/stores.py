@@ -10,7 +10,7 @@ from typing import Any
 
 from inflate.errors import CheckpointError, InflateError, nearest
 from inflate.io.contents import RemoteFile, digests_of, version_of
-from inflate.io.faults import in_words, needs_driver, reason, status_of
+from inflate.io.faults import in_words, reason, status_of
 from inflate.io.folder import LARGEST_JSON
 from inflate.io.location import Location
 from inflate.progress import Progress
@@ -159,7 +159,7 @@ class StoreFolder:
 def open_store(location: Location, kind: type[InflateError] = CheckpointError) -> StoreFolder:
     """Open the folder of a location, or raise ``kind``."""
     shown, store = location.shown(), location.store
-    with needs_driver(shown, store, kind):
+    with in_words(f"{shown} cannot be reached", store, kind):
         import fsspec
 
         known = set(fsspec.available_protocols()) - _WRAPPERS
@@ -168,26 +168,18 @@ def open_store(location: Location, kind: type[InflateError] = CheckpointError) -
                 f"{shown}: the scheme {store!r} is unknown{nearest(store, known)}; expected a "
                 "path, or one of s3://, gs://, https://, hf:// and others that fsspec knows"
             )
-        fsspec.get_filesystem_class(store)
-        options = _web_options() if store == "https" else {}
-        with in_words(f"{shown} cannot be reached", store, kind):
-            # Not one of fsspec's shared instances: those keep listings and old credentials.
-            fs, _ = fsspec.core.url_to_fs(
-                location.folder + location.tail, skip_instance_cache=True, **options
-            )
+        options: dict[str, Any] = {"skip_instance_cache": True}
+        if store == "https":
+            import aiohttp
+
+            # aiohttp's default ends every download after five minutes, and ignores the proxies of
+            # the environment.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            options["headers"] = {"Accept-Encoding": "identity"}
+        # Not one of fsspec's shared instances: those keep listings and old credentials.
+        fs, _ = fsspec.core.url_to_fs(location.folder + location.tail, **options)
     return StoreFolder(location, fs, kind)
-
-
-def _web_options() -> dict[str, Any]:
-    import aiohttp
-
-    # aiohttp's default ends every download after five minutes, and ignores the proxies of the
-    # environment.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
-    return {
-        "client_kwargs": {"timeout": timeout, "trust_env": True},
-        "headers": {"Accept-Encoding": "identity"},
-    }
 
 
 def _callback(phase: str, size: int, progress: Progress) -> Any:

@@ -1,11 +1,9 @@
 """Torch's own files, written in parts and without torch.
 
-A file is a zip archive that stores every record as it is: a pickle that lays tensors over records
-of numbers. Here those records come first, each at a multiple of 64 bytes; the pickle and the
-directory follow, and are written again when the verdict is known. No dates, so equal work is equal.
+Records of numbers come first in the archive, each at a multiple of 64 bytes; the pickle over them
+and the directory follow, and are written again when the verdict is known.
 
-Source:
-    The records and their names: ``torch/serialization.py``; the calls: ``torch/_utils.py``.
+Source: ``torch/serialization.py`` for the records, ``torch/_utils.py`` for the calls.
 """
 
 from __future__ import annotations

@@ -1,14 +1,9 @@
 """Torch's own files, read without running anything that is in them.
 
-Nothing is imported or called, and no claim of the file decides a size. Calls that lay a tensor over
-numbers of the file are checked against the file; any other call becomes an inert stand-in.
-
 ``torch.load(weights_only=True)`` will not do: it runs no foreign code, but calls torch's own as a
 file asks it to, and so a few hundred bytes can take any amount of memory or time.
 
-Source:
-    The layout of the files, the instructions and the names: ``torch/serialization.py``,
-    ``torch/_weights_only_unpickler.py`` and ``torch/_utils.py``.
+Source: ``torch/serialization.py`` for the layout of the files.
 """
 
 from __future__ import annotations
@@ -30,7 +25,6 @@ from inflate.io.arrays import Array, numpy_dtype
 from inflate.io.claims import (
     DamagedError,
     RefusedError,
-    Storage,
     TensorRef,
     UnresolvedCall,
     described,
@@ -74,7 +68,10 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         content, interpreter, storages = read(file)
         single = bare and isinstance(content, TensorRef)
         refs = {BARE: content} if single else _named(content, interpreter.size, path)
-        found = Contents(foreign=frozenset(interpreter.foreign), metadata=_metadata(content))
+        own = (items_of(content) or {}).get(METADATA)
+        texts = own.items() if isinstance(own, dict) else ()
+        metadata = {k: v for k, v in texts if isinstance(k, str) and isinstance(v, str)}
+        found = Contents(foreign=frozenset(interpreter.foreign), metadata=metadata)
         for name, ref in refs.items():
             found.tensors[name], found.places[name] = _placed(name, ref, storages, path)
         return found
@@ -91,13 +88,6 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         raise CheckpointError(
             f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
         ) from error
-
-
-def _metadata(content: Any) -> dict[str, str]:
-    own = (items_of(content) or {}).get(METADATA)
-    if not isinstance(own, dict):
-        return {}
-    return {k: v for k, v in own.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def _zipped(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
@@ -232,19 +222,26 @@ def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[
     """A tensor of a state dict, and where its numbers lie in the file."""
     if ref.storage is None:
         return TensorInfo(name, ref.shape, UNKNOWN, 0), partial(_unreadable, path, name)
-    within = _within(ref.storage, storages)
+    storage, whole = ref.storage, storages.get(ref.storage.key)
+    assert storage.dtype is not None
+    (start, count), stored = storage.view, WIDTHS[storage.dtype]
     width = WIDTHS[ref.dtype]
     # From its first number to its last.
     steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True)]
     span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
     first = ref.offset * width
     info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
-    if not within or first + span > within.nbytes or info.nbytes > within.nbytes:
+    if (
+        whole is None
+        or storage.count * stored > whole.nbytes
+        or start + count > storage.count
+        or max(first + span, info.nbytes) > count * stored
+    ):
         raise CheckpointError(
             f"{path}: {name} claims the shape {ref.shape}, and the file does not hold the numbers "
             "for it; expected dense tensors with their data. Copy or download it again"
         )
-    extent = Extent(within.file, within.offset + first, span)
+    extent = Extent(whole.file, whole.offset + start * stored + first, span)
     return info, extent if not span or _is_dense(ref) else partial(_gather, extent, ref)
 
 
@@ -253,17 +250,6 @@ def _unreadable(path: Path, name: str) -> Array:
         f"{path}: {name} is a tensor of a kind or type that is not known here; expected dense "
         "tensors with their data"
     )
-
-
-def _within(storage: Storage, storages: Storages) -> Extent | None:
-    """The bytes of the part of a storage that is meant; None where the file does not hold them."""
-    extent = storages.get(storage.key)
-    start, count = storage.view
-    assert storage.dtype is not None
-    width = WIDTHS[storage.dtype]
-    if extent and start + count <= storage.count and storage.count * width <= extent.nbytes:
-        return Extent(extent.file, extent.offset + start * width, count * width)
-    return None
 
 
 def _is_dense(ref: TensorRef) -> bool:

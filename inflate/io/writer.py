@@ -1,8 +1,7 @@
 """Files of tensors, written in parts; here safetensors, torch's own in ``torch_writer``.
 
-The library's own ``save_file`` wants every tensor in memory at once and its metadata before the
-first byte. Here tensors are written in any order, piece by piece, from several threads; and the
-verdict enters the header after the file was read back and checked.
+The library's ``save_file`` wants all tensors in memory, and metadata before the first byte. Here
+tensors are written in any order and from several threads, and the verdict enters the header last.
 """
 
 from __future__ import annotations

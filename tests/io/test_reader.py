@@ -55,19 +55,6 @@ def test_a_file_is_known_by_its_content_not_its_name(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64,
-                                   torch.int8, torch.bool])  # fmt: skip
-@pytest.mark.parametrize("writer", [write_safetensors, write_torch])
-def test_types_are_named_as_torch_names_them(
-    writer: Writer, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    tensor = torch.tensor([[0, 1], [1, 1]]).to(dtype)
-    checkpoint, tensors = read_all(writer(tmp_path / "a", {"a": tensor}))
-    assert f"torch.{checkpoint.tensors['a'].dtype}" == str(dtype)
-    assert checkpoint.tensors["a"].nbytes == tensor.nbytes
-    assert_same(tensors, {"a": tensor})
-
-
 # Reading
 
 
@@ -223,12 +210,10 @@ def test_a_file_cut_short_is_refused(writer: Writer, tmp_path: Path) -> None:
         refusal(path)
 
 
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, (1 << 20) + 7])
-def test_the_hash_is_that_of_the_files_bytes(size: int, tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    content = bytes(range(256)) * (size // 256 + 1)
-    path.write_bytes(content[:size])
-    assert hash_file(path) == hashlib.sha256(content[:size]).hexdigest()
+def test_the_hash_is_that_of_the_files_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

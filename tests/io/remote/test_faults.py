@@ -59,8 +59,8 @@ def test_a_missing_extra_is_named_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.stderr == ""
     for (package, location), line in zip(MISSING.items(), done.stdout.splitlines(), strict=True):
-        assert line.startswith(f"{location}: ")
-        assert f"{package} is missing" in line
+        assert line.startswith(location)
+        assert package in line
         assert "pip install '.[remote]'" in line
 
 

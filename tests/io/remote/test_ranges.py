@@ -118,9 +118,7 @@ def test_a_conversion_downloads_the_autoencoder_alone(
     assert {k: v.tobytes() for k, v in found.items()} == {
         k: v.tobytes() for k, v in expected.items()
     }
-    # The hash of the whole file is not known; everything else is.
-    unknown: dict[str, str] = {}
-    assert metadata_of(theirs) == metadata_of(ours) | unknown
+    assert metadata_of(theirs) == metadata_of(ours)
     assert result.source_sha256 is None
     counted.spans.clear()
     inflate.convert(url, theirs, overwrite=True, skip_parity=True)
@@ -156,14 +154,6 @@ def test_shards_are_partial_too(memory: Any, counted: Counted, tmp_path: Path) -
     )
     assert result.output is not None
     assert counted.total < memory.size("/m/a.safetensors") + 4 * BLOCK
-
-
-def test_no_request_is_larger_than_the_bound(
-    url: str, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranges, "REQUEST", 2)
-    inflate.convert(url, tmp_path / "out", skip_parity=True)
-    assert max(end - start for start, end in counted.spans) == 2 * BLOCK
 
 
 @pytest.mark.parametrize("phase", ["downloading", "writing"])
@@ -220,7 +210,7 @@ def test_a_partial_file_is_read_through_its_url_alone(url: str, counted: Counted
             read(path)
 
 
-@pytest.mark.parametrize("harm", ["[3", "5", "[[0]]", "size", "gone"])
+@pytest.mark.parametrize("harm", ["record", "size", "gone"])
 def test_a_damaged_partial_file_is_made_again(
     harm: str, url: str, local: Path, counted: Counted, cache: Path
 ) -> None:
@@ -231,19 +221,11 @@ def test_a_damaged_partial_file_is_made_again(
     elif harm == "gone":
         path.unlink()
     else:
-        record.write_text(harm)
+        record.write_bytes(b"1")
     ranges._OPEN.clear()
     with open_checkpoint(fetch(url)) as checkpoint:
         for key in ("first_stage_model.encoder.conv_in.weight", next(iter(FOREIGN))):
             assert checkpoint.read(key).tobytes() == load_file(local)[key].tobytes()
-
-
-def test_a_record_that_is_damaged_while_it_is_in_use_is_noticed(url: str, cache: Path) -> None:
-    with open_checkpoint(fetch(url)) as checkpoint:
-        (record,) = cache.glob("*/.*.parts")
-        record.write_text("5")
-        with pytest.raises(CheckpointError):
-            checkpoint.read(next(iter(FOREIGN)))
 
 
 def test_batches_distinguish_sources_whose_hash_is_not_known(
@@ -281,16 +263,8 @@ def test_a_server_that_does_not_answer_ranges_is_asked_for_the_whole(web: Web, l
     assert web.count("GET") == count
 
 
-def test_a_connection_that_breaks_off_is_reported(web: Web, local: Path) -> None:
-    url = web.put("/whole.safetensors", local.read_bytes())
-    with open_checkpoint(fetch(url)) as checkpoint:
-        web.pages["/whole.safetensors"].breaks_at = 100
-        with pytest.raises(CheckpointError):
-            checkpoint.read(next(iter(FOREIGN)))
-
-
 @pytest.mark.parametrize(
-    "blocks", [[], [0], [0, 1, 5], list(range(3 * REQUEST)), [7, *range(90 - REQUEST, 91)]]
+    "blocks", [[], [0], [0, 1, 5], list(range(3 * REQUEST)), [7, *range(200, 201 + REQUEST)]]
 )
 def test_requests_cover_the_blocks_and_no_more(blocks: list[int]) -> None:
     size = 400 * BLOCK + 7
