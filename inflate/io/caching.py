@@ -58,7 +58,9 @@ def scratch_folder() -> Iterator[Path]:
 def place_for(folder: StoreFolder, files: Sequence[RemoteFile]) -> Path:
     """The folder of the cache for some files in these versions."""
     parts = sorted([folder.url(file.name), file.version, file.size] for file in files)
-    return cache_folder() / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    # The first entry stands for how the cache is laid out, and changes with it.
+    key = json.dumps([2, *parts]).encode()
+    return cache_folder() / hashlib.sha256(key).hexdigest()[:32]
 
 
 def record_of(path: Path) -> Path:

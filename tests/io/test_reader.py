@@ -142,15 +142,6 @@ def test_a_disk_that_refuses_to_read_is_an_error_of_the_file(
     assert str(path) in str(caught.value)
 
 
-def test_bytes_that_come_a_few_at_a_time_are_all_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.preadv
-    path = write_safetensors(tmp_path / "a.safetensors", WEIGHTS)
-    monkeypatch.setattr(os, "preadv", lambda fd, into, at: real(fd, [into[0][:5]], at))
-    assert_same(read_all(path)[1], WEIGHTS)
-
-
 @pytest.mark.parametrize("shape", [(0, 1 << 61), (1 << 61, 0, 1 << 61)])
 def test_nothing_in_a_shape_beyond_any_array_is_refused(
     shape: tuple[int, ...], tmp_path: Path

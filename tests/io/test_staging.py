@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import resource
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,19 +132,6 @@ def test_an_old_folder_comes_back_where_the_new_one_gets_no_name(
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_two_files_for_one_destination_do_not_meet(out: Path) -> None:
-    with (
-        stage(out, ReadFiles(), overwrite=True) as one,
-        stage(out, ReadFiles(), overwrite=True) as two,
-    ):
-        write(one, {"a": torch.zeros(2)})
-        write(two, {"a": torch.ones(2)})
-        one.publish()
-        two.publish()
-    assert_same(load_file(out), {"a": torch.ones(2)})
-    assert list(out.parent.iterdir()) == [out]
-
-
 # What has the name already
 
 
@@ -262,16 +248,6 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(
     monkeypatch.setattr(os, "link", lambda *args: (calls.append("link"), link(*args)))
     make(out)
     assert calls[:2] == ["fsync", "link"]
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_are_those_that_any_new_file_gets(umask: int, out: Path) -> None:
-    before = os.umask(umask)
-    try:
-        make(out)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~umask
 
 
 # What killed runs leave behind

@@ -109,11 +109,6 @@ def test_a_folder_is_published_with_its_index_last(
     publish(folder, "memory://out/vae", overwrite=True)
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError):
-        publish(tmp_path, "memory://vae", overwrite=False)
-
-
 @pytest.mark.parametrize("location", ["memory://out", "memory://out/"])
 def test_a_folder_is_not_a_destination_for_a_file(memory: Any, location: str) -> None:
     memory.pipe("/out/x", b"")
