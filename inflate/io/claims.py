@@ -57,23 +57,18 @@ class UnresolvedCall:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A row of numbers in the file, as a pickle claims it.
-
-    ``view`` is the part that is meant: its start, and its count of numbers. ``dtype`` is None where
-    the type is unknown.
-    """
+    """A row of numbers in the file, as a pickle claims it; ``dtype`` is None where unknown."""
 
     key: str
     dtype: str | None
     count: int
-    view: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
     """A tensor as a pickle claims it: a part of a storage.
 
-    ``storage`` is None for any other kind of tensor, of which only the shape is known.
+    Where ``storage`` is None it is of another kind, and only the shape is known.
     """
 
     storage: Storage | None

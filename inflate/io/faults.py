@@ -56,12 +56,10 @@ def in_words(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
     """Raise what a store or its library raises as ``kind``: ``what``, then the reason."""
     try:
         yield
-    except InflateError:
-        raise
     except Exception as error:
         # Libraries have exceptions of their own; the other ones of Python are bugs.
-        own = type(error).__module__ != "builtins"
-        if own or isinstance(error, OSError | ValueError | ImportError | NotImplementedError):
+        foreign = type(error).__module__.partition(".")[0] not in ("builtins", "inflate")
+        if foreign or isinstance(error, OSError | ValueError | ImportError | NotImplementedError):
             raise kind(f"{what}: {reason(error, store)}") from error
         raise
 

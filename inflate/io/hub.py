@@ -63,7 +63,7 @@ class HubFolder(StoreFolder):
         shutil.copyfile(self._verified(file, progress), to)
 
     def _path(self, name: str) -> str:
-        return self.location.folder.removeprefix(self.root) + name
+        return self.folder.removeprefix(self.root) + name
 
     def _verified(self, file: RemoteFile, progress: Progress) -> Path:
         """The path of a file in the Hub's cache, downloaded again if it is damaged there."""
@@ -111,7 +111,14 @@ def open_repository(location: str) -> HubFolder:
     above, slash, name = found.path_in_repo.rpartition("/")
     root = f"hf://{rest.removesuffix(found.path_in_repo).rstrip('/')}/"
     place = Location("hf", root + above + slash, name, name)
-    return HubFolder(place, fs, repo=found.repo_id, commit=info.sha, root=root, files=files)
+    return HubFolder(
+        **vars(place),
+        fs=fs,
+        repo=found.repo_id,
+        commit=info.sha,
+        root=root,
+        files=files,
+    )
 
 
 def _bar(size: int, progress: Progress) -> type:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -39,7 +40,7 @@ class Location:
         """The URL for messages, without passwords and without the signatures that a query holds."""
         return without_password(self.folder + (name or self.tail))
 
-    def inside(self, name: str) -> Location:
+    def inside(self, name: str) -> Any:
         """A folder in the same folder."""
         return replace(self, folder=f"{self.folder}{self._written(name)}/", name="", tail="")
 

@@ -160,13 +160,13 @@ class PickleInterpreter:
         return Name(dotted)
 
     def _storage(self, claim: Any) -> Storage | Name:
-        kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
+        # Torch of 2017 could add that a part of the storage is meant.
+        kind, named, key, _location, count, view = [*claim, None, None, None][:6]
         if kind == "module" and isinstance(named, Name):  # Before 1.6: a class and its source code.
             return named
-        part = view[0][1:] if view and isinstance(view[0], tuple) else ()
         sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)
-        if not sound or len(part) not in (0, 2) or not are_counts((count, *part)):
+        if not sound or view is not None or not are_counts((count,)):
             raise DamagedError("its pickle describes a storage as torch never does")
         dtype = _STORED_TYPES.get(named.dotted.rpartition(".")[2])
-        self.storages.append(Storage(key, dtype, count, part or (0, count)))
+        self.storages.append(Storage(key, dtype, count))
         return self.storages[-1]

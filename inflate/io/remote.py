@@ -44,7 +44,7 @@ def fetch(location: str, progress: Progress = silent) -> Path:
         CheckpointError: there is nothing to fetch, or what arrives is not what the store promised.
     """
     folder = _folder_of(location)
-    name = folder.location.name
+    name = folder.name
     if name and not folder.has(name):
         if PurePosixPath(name).suffix in _FILE_ENDINGS:
             raise CheckpointError(f"{folder.shown()} does not exist; expected a checkpoint file")
@@ -73,7 +73,7 @@ def version(location: str) -> str | None:
     Empty where the store gives no such thing, or where the location is that of a folder.
     """
     folder = _folder_of(location)
-    name = folder.location.name
+    name = folder.name
     found = folder.stat(name) if name else None
     if found is None:
         return "" if not name or folder.exists(name) else None
@@ -101,7 +101,7 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
         OutputError: the destination cannot be written, is taken, or holds something else after.
     """
     store = _open_destination(location, overwrite=overwrite, folder=local.is_dir())
-    files = _visible_files(local) if local.is_dir() else {store.location.name: local}
+    files = _visible_files(local) if local.is_dir() else {store.name: local}
     callbacks = summed("uploading", [path.stat().st_size for path in files.values()], progress)
     for moved, (name, path) in zip(callbacks, files.items(), strict=True):
         _upload(store, path, name, moved, overwrite=overwrite)
@@ -140,7 +140,7 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
 def _upload(
     store: StoreFolder, path: Path, name: str, progress: Progress, *, overwrite: bool
 ) -> None:
-    kind, taken = store.location.store, f"{store.shown(name)} exists since a moment ago; {_CHOOSE}"
+    kind, taken = store.store, f"{store.shown(name)} exists since a moment ago; {_CHOOSE}"
     with in_words(f"{path} cannot be read", "file", OutputError):
         hashes = hashes_of(path, ["md5", "sha256"])
     if kind in _WHOLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,15 @@ _WRAPPERS = frozenset({
 # fmt: on
 
 
-@dataclass(frozen=True)
-class StoreFolder:
-    """A folder of a store, whose methods raise ``kind`` where the store fails."""
+@dataclass(frozen=True, kw_only=True)
+class StoreFolder(Location):
+    """The folder of a location, whose methods raise ``kind`` where the store fails."""
 
-    location: Location
     fs: Any = field(repr=False)
     kind: type[InflateError] = CheckpointError
     known: dict[str, RemoteFile | None] = field(default_factory=dict, compare=False, repr=False)
 
     listed = False
-
-    def shown(self, name: str = "") -> str:
-        """The URL of a file, or of the location itself, for messages."""
-        return self.location.shown(name)
-
-    def url(self, name: str) -> str:
-        """The URL of a file, with a commit where there is one."""
-        return self.location.url(name)
-
-    def inside(self, name: str) -> StoreFolder:
-        """A folder in this one."""
-        return replace(self, location=self.location.inside(name), known={})
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -57,9 +44,10 @@ class StoreFolder:
 
     def look(self, name: str) -> RemoteFile | None:
         """Describe a file as it was when it was first looked up; None where there is none."""
-        if name not in self.known:
-            self.known[name] = self.stat(name)
-        return self.known[name]
+        url = self.url(name)
+        if url not in self.known:
+            self.known[url] = self.stat(name)
+        return self.known[url]
 
     def read(self, name: str) -> bytes:
         """The content of a small file."""
@@ -78,7 +66,7 @@ class StoreFolder:
             except FileNotFoundError as error:
                 absent = error
         # The web's driver raises this for every failure, with the real one as the cause.
-        cause, store = absent.__cause__, self.location.store
+        cause, store = absent.__cause__, self.store
         if store == "https" and cause and status_of(cause) not in (404, 410):
             raise self.kind(
                 f"{self.shown()} cannot be looked up: {reason(cause, store)}"
@@ -97,7 +85,7 @@ class StoreFolder:
                 "be verified; download it by other means and give its path"
             )
         with self._in_words("looked up"):
-            digests = digests_of(self.fs, self.location.store, url, info)
+            digests = digests_of(self.fs, self.store, url, info)
         return RemoteFile(name, int(info["size"]), version_of(info), digests)
 
     def ranged(self, file: RemoteFile) -> bool:
@@ -123,7 +111,7 @@ class StoreFolder:
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
         url = self.url(file.name)
-        if self.location.store not in ("https", "hf"):
+        if self.store not in ("https", "hf"):
             return bytes(self.fs.cat_file(url, start=start, end=end))
         # This way of these drivers never takes in more than it wants.
         with self.fs.open(url, block_size=1, size=file.size, cache_type="none") as stream:
@@ -152,7 +140,7 @@ class StoreFolder:
 
     @contextmanager
     def _in_words(self, done: str, name: str = "") -> Iterator[None]:
-        with in_words(f"{self.shown(name)} cannot be {done}", self.location.store, self.kind):
+        with in_words(f"{self.shown(name)} cannot be {done}", self.store, self.kind):
             yield
 
 
@@ -179,7 +167,7 @@ def open_store(location: Location, kind: type[InflateError] = CheckpointError) -
             options["headers"] = {"Accept-Encoding": "identity"}
         # Not one of fsspec's shared instances: those keep listings and old credentials.
         fs, _ = fsspec.core.url_to_fs(location.folder + location.tail, **options)
-    return StoreFolder(location, fs, kind)
+    return StoreFolder(**vars(location), fs=fs, kind=kind)
 
 
 def _callback(phase: str, size: int, progress: Progress) -> Any:

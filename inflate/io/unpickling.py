@@ -224,24 +224,18 @@ def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[
         return TensorInfo(name, ref.shape, UNKNOWN, 0), partial(_unreadable, path, name)
     storage, whole = ref.storage, storages.get(ref.storage.key)
     assert storage.dtype is not None
-    (start, count), stored = storage.view, WIDTHS[storage.dtype]
-    width = WIDTHS[ref.dtype]
+    held, width = storage.count * WIDTHS[storage.dtype], WIDTHS[ref.dtype]
     # From its first number to its last.
     steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True)]
     span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
     first = ref.offset * width
     info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
-    if (
-        whole is None
-        or storage.count * stored > whole.nbytes
-        or start + count > storage.count
-        or max(first + span, info.nbytes) > count * stored
-    ):
+    if whole is None or not max(first + span, info.nbytes) <= held <= whole.nbytes:
         raise CheckpointError(
             f"{path}: {name} claims the shape {ref.shape}, and the file does not hold the numbers "
             "for it; expected dense tensors with their data. Copy or download it again"
         )
-    extent = Extent(whole.file, whole.offset + start * stored + first, span)
+    extent = Extent(whole.file, whole.offset + first, span)
     return info, extent if not span or _is_dense(ref) else partial(_gather, extent, ref)
 
 
