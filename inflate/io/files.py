@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inflate.errors import CheckpointError, nearest
+from inflate.io import file_signatures
 from inflate.io.contents import hashes_of
-from inflate.io.file_signatures import (
-    DISTRIBUTED,
-    FIRST_BYTES,
-    header_length,
-    known_as,
-    known_folder,
-)
 from inflate.io.folder import (
     CONFIG,
     LARGEST_JSON,
@@ -39,9 +33,8 @@ Format = Literal["safetensors", "torch"]
 class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
-    ``shards`` says which of the files holds a tensor, where the path is an index or a folder with
-    one. ``config_nearby`` is the ``config.json`` next to a file that is given directly, if it is of
-    one of our classes. ``read`` is every file that is read, the config too.
+    ``shards`` maps tensors to files, where there is an index; ``config_nearby`` is the
+    ``config.json`` next to a file, if it is of one of our classes.
     """
 
     path: Path
@@ -116,7 +109,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
     """
     read = ReadFiles() if read is None else read
     if os.path.isdir(path):
-        known = known_folder(path)
+        known = file_signatures.known_folder(path)
         if known is not None and not (path / CONFIG).is_file():
             raise CheckpointError(f"{path} is {known}")
         found = members_of_folder(LocalFolder(path, read))
@@ -154,7 +147,7 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
         if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
-            head = file.read(FIRST_BYTES)
+            head = file.read(file_signatures.FIRST_BYTES)
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -165,9 +158,11 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
-    if header_length(head, size) is not None:
+    if file_signatures.header_length(head, size) is not None:
         return "safetensors"
-    other = DISTRIBUTED if path.suffix == ".distcp" else known_as(head)
+    other = (
+        file_signatures.DISTRIBUTED if path.suffix == ".distcp" else file_signatures.known_as(head)
+    )
     if other is not None:
         raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
     if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
@@ -196,10 +191,7 @@ def like(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
-
-    Of a remote file that is downloaded in part it is the one that its store gives, or empty.
-    """
+    """The SHA-256 of a file; of a remote one in parts what its store gives, or empty."""
     partial = partial_of(path)
     if partial is not None and partial.sha256 is not None:
         return partial.sha256
@@ -207,10 +199,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(files: CheckpointFiles) -> str:
-    """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files.
-
-    Empty where that of one of its files is not known.
-    """
+    """The SHA-256 of a checkpoint's file, or of the names and hashes of its files; or empty."""
     if files.all == (files.path,):
         return hash_file(files.path)
     hashes = {path: hash_file(path) for path in sorted(files.all)}

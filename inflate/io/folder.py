@@ -1,7 +1,4 @@
-"""Which files make up a checkpoint, in a folder of any kind: local, of a store or of the Hub.
-
-A checkpoint is one file, an index with its shards, or a folder of diffusers.
-"""
+"""The files of a checkpoint, in any folder: one file, an index with shards, or diffusers'."""
 
 from __future__ import annotations
 
@@ -31,8 +28,7 @@ FOLDER_FILES = tuple(
         *("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin"),
     )
 )
-"""The names of weights in a folder of diffusers, the best first; some folders hold only a variant
-in a narrower type."""
+"""The names of weights in a folder of diffusers, the best first."""
 
 _INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 

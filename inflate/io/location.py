@@ -22,8 +22,8 @@ _OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "http":
 class Location:
     """A URL of a file, or of a folder, whose ``name`` is empty.
 
-    ``store`` is the scheme, the same for all schemes of a kind of store. ``folder`` ends with a
-    slash; ``tail`` is the last part as it was written, ``query`` what follows a web address.
+    ``store`` is one scheme for each kind of store. ``folder`` ends with a slash; ``tail`` is the
+    name as it was written, ``query`` what follows a web address.
     """
 
     store: str
@@ -57,11 +57,7 @@ def is_remote(location: str) -> bool:
 
 
 def local_path(location: str) -> Path:
-    """The path that a location which is not remote stands for; ``file://`` is understood.
-
-    Raises:
-        InflateError: the URL names a file of another machine.
-    """
+    """The path of a location that is not remote; ``file://`` is understood."""
     if not _URL.match(location):
         return Path(location)
     parts = urlsplit(location)
@@ -93,11 +89,7 @@ def without_password(url: str) -> str:
 
 
 def parse(location: str, error: type[InflateError]) -> Location:
-    """The parts of a remote location.
-
-    Raises:
-        InflateError: as ``error``: it is a chain of several, or its last part can name no file.
-    """
+    """The parts of a remote location, or ``error`` where it is a chain or can name no file."""
     scheme = location.partition("://")[0].lower()
     (store, rest), shown = store_of(location), without_password(location)
     if "::" in scheme or "::" in rest:
@@ -122,10 +114,7 @@ def parse(location: str, error: type[InflateError]) -> Location:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name can lead nowhere but to a visible file of the folder it is looked up in.
-
-    The rules are those of Windows and of all others: a name is safe on one if on the other.
-    """
+    """Whether a name, on any system, leads only to a visible file of the folder it is used in."""
     return (
         PurePosixPath(name).name == name
         and PureWindowsPath(name).name == name

@@ -9,17 +9,7 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from inflate.io.claims import (
-    DamagedError,
-    Name,
-    RefusedError,
-    Storage,
-    UnresolvedCall,
-    are_counts,
-    call,
-    extend,
-    set_items,
-)
+from inflate.io import claims
 
 _STORED_TYPES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
@@ -70,13 +60,13 @@ class PickleInterpreter:
 
     stream: BinaryIO
     size: int
-    storages: list[Storage] = field(default_factory=list)
+    storages: list[claims.Storage] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)
 
     def read(self, count: int) -> bytes:
         """The next bytes, for ``pickletools``, which asks for as many as the file claims."""
         if count > self.size:  # Before room is made for them.
-            raise DamagedError("it is cut short")
+            raise claims.DamagedError("it is cut short")
         return self.stream.read(count)
 
     def readline(self) -> bytes:
@@ -102,7 +92,7 @@ class PickleInterpreter:
             elif code in _CONSTANTS:
                 stack.append(_CONSTANTS[code])
             elif code in _INERT:
-                stack.append(UnresolvedCall(_INERT[code]))
+                stack.append(claims.UnresolvedCall(_INERT[code]))
             elif code == "MARK":
                 marks.append(stack)
                 stack = []
@@ -110,7 +100,7 @@ class PickleInterpreter:
                 stack.append(tuple(items))
             elif code in _TUPLES:
                 if len(stack) < _TUPLES[code]:
-                    raise DamagedError("its pickle takes what it never put down")
+                    raise claims.DamagedError("its pickle takes what it never put down")
                 stack[-_TUPLES[code] :] = [tuple(stack[-_TUPLES[code] :])]
             elif code == "BINPERSID":
                 stack.append(self._storage(stack.pop()))
@@ -118,7 +108,7 @@ class PickleInterpreter:
                 if code == "NEWOBJ_EX":
                     stack.pop()
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(call(function, arguments))
+                stack.append(claims.call(function, arguments))
             elif code == "GLOBAL":
                 stack.append(self._name(*value.split(" ", 1)))
             elif code == "STACK_GLOBAL":
@@ -130,43 +120,45 @@ class PickleInterpreter:
                 memo[len(memo)] = stack[-1]
             elif code == "BUILD":
                 state = stack.pop()
-                if isinstance(stack[-1], UnresolvedCall):
+                if isinstance(stack[-1], claims.UnresolvedCall):
                     stack[-1].state = state
             elif code == "APPEND":
                 item = stack.pop()
-                extend(stack[-1], [item])
+                claims.extend(stack[-1], [item])
             elif code in ("APPENDS", "ADDITEMS"):
-                extend(stack[-1], items)
+                claims.extend(stack[-1], items)
             elif code == "SETITEM":
                 item, key = stack.pop(), stack.pop()
-                set_items(stack[-1], [key, item])
+                claims.set_items(stack[-1], [key, item])
             elif code == "SETITEMS":
-                set_items(stack[-1], items)
+                claims.set_items(stack[-1], items)
             elif code not in ("PROTO", "FRAME", "STOP"):
-                raise DamagedError(f"its pickle holds {code}, which torch never writes")
+                raise claims.DamagedError(f"its pickle holds {code}, which torch never writes")
         return stack.pop()
 
-    def _name(self, module: Any, name: Any) -> Name:
+    def _name(self, module: Any, name: Any) -> claims.Name:
         dotted = f"{_PYTHON_2.get(module, module)}.{name}" if isinstance(module, str) else ""
         if not isinstance(name, str) or not 2 < len(dotted) <= 2 * _LONGEST_LINE:
-            raise DamagedError("it names a class in a way that torch never does")
+            raise claims.DamagedError("it names a class in a way that torch never does")
         if not dotted.isprintable():
-            raise DamagedError("it names a class in characters that no name has")
+            raise claims.DamagedError("it names a class in characters that no name has")
         root = dotted.split(".")[0]
         if root in _BLOCKED:
-            raise RefusedError(dotted)
+            raise claims.RefusedError(dotted)
         if root not in _OWN_ROOTS and dotted not in _OWN_NAMES:
             self.foreign.add(dotted)
-        return Name(dotted)
+        return claims.Name(dotted)
 
-    def _storage(self, claim: Any) -> Storage | Name:
+    def _storage(self, claim: Any) -> claims.Storage | claims.Name:
         # Torch of 2017 could add that a part of the storage is meant.
         kind, named, key, _location, count, view = [*claim, None, None, None][:6]
-        if kind == "module" and isinstance(named, Name):  # Before 1.6: a class and its source code.
+        if kind == "module" and isinstance(
+            named, claims.Name
+        ):  # Before 1.6: a class and its source code.
             return named
-        sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)
-        if not sound or view is not None or not are_counts((count,)):
-            raise DamagedError("its pickle describes a storage as torch never does")
+        sound = kind == "storage" and isinstance(named, claims.Name) and isinstance(key, str)
+        if not sound or view is not None or not claims.are_counts((count,)):
+            raise claims.DamagedError("its pickle describes a storage as torch never does")
         dtype = _STORED_TYPES.get(named.dotted.rpartition(".")[2])
-        self.storages.append(Storage(key, dtype, count))
+        self.storages.append(claims.Storage(key, dtype, count))
         return self.storages[-1]

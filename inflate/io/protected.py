@@ -1,7 +1,4 @@
-"""The files that a run reads: nothing that it writes may be one of them, and none may change.
-
-Files are compared by what they are (device and inode, after links), not by how they are named.
-"""
+"""The files that a run reads: nothing that it writes may be one of them, and none may change."""
 
 from __future__ import annotations
 
@@ -42,12 +39,9 @@ class ReadFiles:
         return ReadFiles({**other.marks, **self.marks})
 
     def check_unchanged(self) -> None:
-        """Check, after the last byte was read, that every file still is what it was.
+        """Raise CheckpointError if a file has changed; called after the last byte was read.
 
         The first success counts: later changes do not matter, since nothing is read any more.
-
-        Raises:
-            CheckpointError: size, time, inode or version (of a partial file) have changed.
         """
         if self._all_read:
             return
@@ -115,8 +109,7 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
 def place_of(location: str | Path) -> tuple[object, ...]:
     """What a path or URL refers to: equal for two locations of one file, existing or to be.
 
-    A file that exists is its device and inode, after links are followed. Any other path is that of
-    its nearest folder that exists, and the names below it.
+    Of the nearest file or folder that exists, device and inode after links; and the names below it.
     """
     local = _local(location)
     if local is None:

@@ -13,16 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from inflate.errors import CheckpointError
-from inflate.io.caching import (
-    check_arrived,
-    check_version,
-    download,
-    fetch_whole,
-    local_errors,
-    locked,
-    place_for,
-    record_of,
-)
+from inflate.io import caching
 from inflate.io.contents import RemoteFile
 from inflate.io.file_signatures import header_length
 from inflate.io.stores import StoreFolder
@@ -43,7 +34,7 @@ class PartialFile:
     def __init__(self, folder: StoreFolder, file: RemoteFile, place: Path) -> None:
         self.folder, self.file, self.place = folder, file, place
         self.path = place / file.name
-        self._record = record_of(self.path)
+        self._record = caching.record_of(self.path)
         self._count = -(-file.size // BLOCK)
         self._present = b""
         self._mutex = threading.Lock()
@@ -65,7 +56,7 @@ class PartialFile:
         """Download what is missing of some parts."""
         blocks = blocks_of(wanted)
         with self._mutex:
-            with local_errors():
+            with caching.local_errors():
                 same = os.path.samestat(self.path.stat(), self._found)
             if not same:
                 raise CheckpointError(
@@ -73,7 +64,7 @@ class PartialFile:
                 )
             if all(self._present[block] for block in blocks):
                 return
-            with locked(self.place, self.folder.shown(self.file.name), progress):
+            with caching.locked(self.place, self.folder.shown(self.file.name), progress):
                 self._load()
                 missing = [block for block in blocks if not self._present[block]]
                 self._download(requests(missing, self.file.size), progress)
@@ -81,7 +72,7 @@ class PartialFile:
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the remote file has changed."""
-        check_version(self.folder, self.file)
+        caching.check_version(self.folder, self.file)
 
     @property
     def sha256(self) -> str | None:
@@ -95,7 +86,7 @@ class PartialFile:
         if header_length(first, self.file.size) is None:
             return False
         self.check_unchanged()
-        with local_errors():
+        with caching.local_errors():
             self.path.unlink(missing_ok=True)
             # The record comes first: a file without one passes for whole.
             self._record.write_bytes(bytes(self._count))
@@ -112,7 +103,7 @@ class PartialFile:
             content = self.folder.read_range(self.file, start, end)
             # Before they count as downloaded: they may be of another version.
             self.check_unchanged()
-            with local_errors():
+            with caching.local_errors():
                 self._write(content, start)
             done += end - start
             progress("downloading", done, total)
@@ -132,7 +123,7 @@ class PartialFile:
         """Verify a file all of whose blocks have arrived, and drop its record."""
         if all(self._present) and self._record.exists():
             try:
-                check_arrived(self.folder, self.file, self.path)
+                caching.check_arrived(self.folder, self.file, self.path)
             except CheckpointError:
                 self.path.unlink()
                 raise
@@ -140,7 +131,7 @@ class PartialFile:
 
     def _load(self) -> None:
         """Read the record; without one the file is whole."""
-        with local_errors():
+        with caching.local_errors():
             size = self.path.stat().st_size
             try:
                 self._present = self._record.read_bytes()
@@ -159,7 +150,7 @@ def partial_of(path: Path) -> PartialFile | None:
     found = _OPEN.get(path)
     if found is None:
         with suppress(OSError, ValueError):  # No working directory; a name with a NUL.
-            if path.name and record_of(path.absolute()).exists():
+            if path.name and caching.record_of(path.absolute()).exists():
                 raise CheckpointError(f"{path} is downloaded in part; give its URL instead")
     return found
 
@@ -168,14 +159,14 @@ def fetch_files(folder: StoreFolder, files: Sequence[RemoteFile], progress: Prog
     """A local folder of these files, in which those of safetensors may be partial."""
     candidates = [file for file in files if file.name.endswith(".safetensors") and file.version]
     if candidates:
-        place = place_for(folder, files)
-        with locked(place, folder.shown(), progress):
+        place = caching.place_for(folder, files)
+        with caching.locked(place, folder.shown(), progress):
             opened = [file for file in candidates if PartialFile(folder, file, place).open()]
             if opened:
                 others = [file for file in files if file not in opened]
-                download(folder, others, place, progress)
+                caching.download(folder, others, place, progress)
                 return place
-    return fetch_whole(folder, files, progress)
+    return caching.fetch_whole(folder, files, progress)
 
 
 def blocks_of(spans: Iterable[tuple[int, int]]) -> list[int]:

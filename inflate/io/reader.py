@@ -22,8 +22,8 @@ from inflate.progress import Progress
 class Checkpoint:
     """An opened checkpoint: an index of tensors by key, and the way to read one.
 
-    Keys are the names in the file, or those that a view (see ``views``) gives. ``foreign`` names
-    the classes that a torch file mentions and that inert stand-ins took the place of.
+    Keys are the names in the file, or those of a view (see ``views``). ``foreign`` names the
+    classes of a torch file that inert stand-ins took the place of.
     """
 
     path: Path
@@ -39,11 +39,7 @@ class Checkpoint:
         return place if isinstance(place, Extent) else None
 
     def read(self, key: str) -> Array:
-        """A new aligned array with the numbers of a tensor, in the order of its axes.
-
-        Raises:
-            CheckpointError: its bytes cannot be read.
-        """
+        """A new aligned array with the numbers of a tensor, in the order of its axes."""
         info, place = self.tensors[key], self.places[key]
         if not isinstance(place, Extent):
             return aligned(place())

@@ -93,7 +93,7 @@ def check_destination(location: str, *, overwrite: bool, folder: bool = False) -
 
 
 def publish(local: Path, location: str, *, overwrite: bool, progress: Progress = silent) -> None:
-    """Upload a finished file, or every visible file of a folder, and verify what arrived.
+    """Upload a finished file, or every file of a folder, and verify what arrived.
 
     Each file appears whole or not at all; indexes and configurations come last.
 
@@ -101,7 +101,10 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
         OutputError: the destination cannot be written, is taken, or holds something else after.
     """
     store = _open_destination(location, overwrite=overwrite, folder=local.is_dir())
-    files = _visible_files(local) if local.is_dir() else {store.name: local}
+    files = {store.name: local}
+    if local.is_dir():
+        last = sorted(local.iterdir(), key=lambda path: path.suffix == ".json")
+        files = {path.name: path for path in last}
     callbacks = summed("uploading", [path.stat().st_size for path in files.values()], progress)
     for moved, (name, path) in zip(callbacks, files.items(), strict=True):
         _upload(store, path, name, moved, overwrite=overwrite)
@@ -128,11 +131,10 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
             f"{place.shown()} is a folder; expected the name of a file in it, such as "
             f"{place.shown().rstrip('/')}/video.safetensors"
         )
-    bare_bucket = place.store in _BUCKETS and place.folder.count("/") == 3 and not place.name
     bucket = "/".join(place.folder.split("/")[:3])
     if found is None and place.store in _BUCKETS and store.info(bucket) is None:
         raise OutputError(f"{place.shown()}: there is no bucket {bucket}; make it, or check it")
-    if found is not None and not overwrite and not bare_bucket:
+    if found is not None and not overwrite:
         raise OutputError(f"{place.shown()} exists; {_CHOOSE}")
     return store.inside(place.name) if folder and place.name else store
 
@@ -155,8 +157,7 @@ def _upload(
                 raise OutputError(taken) from error
             raise
     else:
-        above, slash, last = name.rpartition("/")
-        staged = f"{above}{slash}.{last}.{secrets.token_hex(4)}.staged"
+        staged = f".{name}.{secrets.token_hex(4)}.staged"
         try:
             store.upload(path, staged, progress)
             _verify(store, path, staged, hashes)
@@ -180,16 +181,3 @@ def _verify(store: StoreFolder, path: Path, name: str, hashes: Mapping[str, str]
         raise OutputError(
             f"{store.shown(name)} differs from what was uploaded ({wrong}); remove it and try again"
         )
-
-
-def _visible_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their names in it, those first that others refer to."""
-    found = [
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
-    if not found:
-        raise OutputError(f"{folder} holds no files; expected a finished checkpoint to upload")
-    ordered = sorted(found, key=lambda path: (path.suffix == ".json", path))
-    return {path.as_posix(): folder / path for path in ordered}

@@ -1,7 +1,6 @@
 """Files and folders made under a hidden name, next to their destination, and published by rename.
 
-What is not published is removed. A staged file is locked while it is being made; one without
-a lock was left by a run that was killed, and the next run to the same destination removes it.
+They are locked while they are made; the next run to a destination removes one without a lock.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Staged:
         """Give it its name, atomically, once its bytes are on the disk.
 
         Raises:
-            CheckpointError: a file that it was made from has changed meanwhile.
-            OutputError: another took the name meanwhile, or the disk refuses.
+            CheckpointError: a file that it was made from has changed.
+            OutputError: another took the name, or the disk refuses.
         """
         self.read.check_unchanged()
         with saying_why(self.destination):

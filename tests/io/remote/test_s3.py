@@ -135,16 +135,6 @@ def test_an_etag_that_is_not_an_md5_is_not_taken_for_one(s3: Any) -> None:
     assert fetch(url).read_bytes() == BODY
 
 
-def test_a_whole_bucket_takes_a_folder(s3: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "vae"
-    folder.mkdir()
-    (folder / "config.json").write_bytes(b"{}")
-    publish(folder, "s3://weights", overwrite=False)
-    assert keys(s3) == ["config.json"]
-    with pytest.raises(OutputError):
-        publish(folder, "s3://weights", overwrite=False)
-
-
 def test_what_is_not_there_is_reported(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         fetch("s3://weights/a.ckpt")
