@@ -29,9 +29,7 @@ def cache_folder() -> Path:
         chosen = os.environ.get("INFLATE_CACHE") or "~/.cache/inflate"
         return Path(chosen).expanduser().absolute()
     except (RuntimeError, FileNotFoundError) as error:  # Also of a deleted working directory.
-        raise CheckpointError(
-            f"the cache of downloads has no place: {error}; set INFLATE_CACHE to a folder"
-        ) from error
+        raise CheckpointError(f"{error}; set INFLATE_CACHE to a folder") from error
 
 
 @contextmanager
@@ -40,15 +38,14 @@ def scratch_folder() -> Iterator[Path]:
 
     It lies in INFLATE_CACHE where that is set: a system's place for temporary files is often small.
     """
-    chosen = os.environ.get("INFLATE_CACHE")
+    place = cache_folder() if os.environ.get("INFLATE_CACHE") else None
     try:
-        place = cache_folder() if chosen else None
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(prefix="inflate-", dir=place)
     except OSError as error:
         raise OutputError(
-            f"the output cannot be made in {error.filename or chosen}: {error.strerror}; set "
+            f"the output cannot be made in {error.filename or place}: {error.strerror}; set "
             "INFLATE_CACHE to a folder that can be written"
         ) from error
     with folder as name:
@@ -121,7 +118,7 @@ def check_version(folder: StoreFolder, file: RemoteFile) -> None:
     """Raise CheckpointError where a file no longer has the version that is read."""
     if folder.stat(file.name) != file:
         raise CheckpointError(
-            f"{folder.shown(file.name)} changed while it was downloaded; it is not used. Try again"
+            f"{folder.shown(file.name)} changed while it was downloaded; try again"
         )
 
 

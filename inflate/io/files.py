@@ -91,7 +91,7 @@ class LocalFolder:
             found = self.seen.look(path)
             if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_JSON:
                 raise CheckpointError(
-                    f"{path} is not a regular file of JSON, {LARGEST_JSON:,} bytes at most"
+                    f"{path} is not a file of JSON, {LARGEST_JSON:,} bytes at most"
                 )
             return path.read_bytes()
         except (OSError, ValueError) as error:
@@ -122,8 +122,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
     for file, kind in zip(weights, formats, strict=True):
         if kind != formats[0]:
             raise CheckpointError(
-                f"{path} names shards of two formats: {weights[0].name} is one of {formats[0]}, "
-                f"{file.name} of {kind}; expected one format"
+                f"{path} names shards of two formats ({file.name} is of {kind}); expected one"
             )
     shards = {tensor: folder / name for tensor, name in found.shards.items()}
     return CheckpointFiles(
@@ -168,10 +167,7 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
     if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
         return "torch"
     if head[8:9] == b"{":
-        raise CheckpointError(
-            f"{path} is cut short: its header claims {int.from_bytes(head[:8], 'little')} bytes, "
-            f"the file has {size}. Copy or download it again"
-        )
+        raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"

@@ -128,8 +128,7 @@ def members_of_folder(folder: F) -> Members[F]:
     weights = next((name for name in FOLDER_FILES if folder.has(name)), None)
     if weights is None:
         raise CheckpointError(
-            f"{folder.shown()} has none of the files {', '.join(FOLDER_FILES)}; name the file of "
-            "weights"
+            f"{folder.shown()} has none of {', '.join(FOLDER_FILES)}; name the file"
         )
     return _members(folder, weights, config=config)
 
@@ -144,8 +143,7 @@ def _members(folder: F, name: str, **configs: Any) -> Members[F]:
     for tensor, shard in shards.items():
         if not isinstance(shard, str) or not is_plain(shard) or shard.endswith(".json"):
             raise CheckpointError(
-                f"{where} places {shown(tensor)} in {quoted(shard)}; expected the name of a file "
-                "next to it"
+                f"{where} places {shown(tensor)} in {quoted(shard)}; expected a file next to it"
             )
     weights = tuple(sorted(set(shards.values())))
     missing = [shard for shard in weights if not folder.has(shard)]

@@ -62,10 +62,7 @@ def local_path(location: str) -> Path:
         return Path(location)
     parts = urlsplit(location)
     if parts.netloc not in ("", "localhost"):
-        raise InflateError(
-            f"{location} names a file of the machine {parts.netloc!r}; expected three slashes "
-            "and a path, file:///path/to/file, or the path alone"
-        )
+        raise InflateError(f"{location} is of the machine {parts.netloc!r}; expected file:///PATH")
     return Path(url2pathname(parts.path))
 
 
@@ -107,8 +104,7 @@ def parse(location: str, error: type[InflateError]) -> Location:
     name = unquote(tail) if store == "https" else tail
     if name and not is_plain(name):
         raise error(
-            f"{shown} ends in {name!r}, which cannot name a file in the cache; expected a plain "
-            "name that does not begin with a dot"
+            f"{shown} ends in {name!r}; expected a plain name that does not begin with a dot"
         )
     return Location(store, f"{scheme}://{above}{slash}", name, tail, query)
 

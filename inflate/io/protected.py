@@ -55,8 +55,7 @@ class ReadFiles:
                 now = _mark(path.stat())
             if now != before:
                 raise CheckpointError(
-                    f"{path} changed while it was read, so the result would mix two versions; try "
-                    "again when the file no longer changes"
+                    f"{path} changed while it was read; try again when it no longer changes"
                 )
         self._all_read = True
 

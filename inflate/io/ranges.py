@@ -60,7 +60,7 @@ class PartialFile:
                 same = os.path.samestat(self.path.stat(), self._found)
             if not same:
                 raise CheckpointError(
-                    f"{self.path} was removed while it was in use; run the command again"
+                    f"{self.path} was removed while in use; run the command again"
                 )
             if all(self._present[block] for block in blocks):
                 return

@@ -29,7 +29,7 @@ _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensor
 # An upload to these appears when it is complete, and may be asked to fail where a name is taken.
 _WHOLE = frozenset({"abfs", "gs", "s3"})
 _BUCKETS = _WHOLE | {"oci", "oss", "tos"}
-_READ_ONLY = frozenset({"https", "data", "gist", "git", "github"})
+_READ_ONLY = frozenset({"hf", "https", "data", "gist", "git", "github"})
 _CHOOSE = "replace it with --overwrite (overwrite=True in Python), or choose another name"
 
 
@@ -112,25 +112,17 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
 
 def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
     """The store of a destination that can be written, as far as that shows without writing."""
-    if location.lower().startswith("hf://"):
-        raise OutputError(
-            f"{location}: uploading to the Hub is not supported; write a local file with -o, then "
-            "run hf upload OWNER/REPO FILE"
-        )
     place = parse(location, OutputError)
     if place.store in _READ_ONLY:
         raise OutputError(
-            f"{place.shown()}: {place.store}:// can be read only; expected a path, s3://, gs:// "
-            "or another store that can be written"
+            f"{place.shown()}: {place.store}:// can be read only; expected a path, s3://, gs:// or "
+            "another store that can be written. For the Hub, run hf upload OWNER/REPO FILE after"
         )
     store = open_store(place, OutputError)
     found = store.info(place.url(place.name))
     is_folder = not place.name or (found is not None and found.get("type") == "directory")
     if is_folder and not folder:
-        raise OutputError(
-            f"{place.shown()} is a folder; expected the name of a file in it, such as "
-            f"{place.shown().rstrip('/')}/video.safetensors"
-        )
+        raise OutputError(f"{place.shown()} is a folder; expected the name of a file in it")
     bucket = "/".join(place.folder.split("/")[:3])
     if found is None and place.store in _BUCKETS and store.info(bucket) is None:
         raise OutputError(f"{place.shown()}: there is no bucket {bucket}; make it, or check it")
@@ -179,5 +171,5 @@ def _verify(store: StoreFolder, path: Path, name: str, hashes: Mapping[str, str]
     wrong = "nothing there" if found is None else found.compare(path.stat().st_size, hashes)
     if wrong:
         raise OutputError(
-            f"{store.shown(name)} differs from what was uploaded ({wrong}); remove it and try again"
+            f"{store.shown(name)} differs from what was uploaded ({wrong}); try again"
         )

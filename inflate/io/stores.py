@@ -81,8 +81,7 @@ class StoreFolder(Location):
             return None
         if info.get("size") is None:
             raise self.kind(
-                f"{self.shown(name)}: the server does not give its size, so a download could not "
-                "be verified; download it by other means and give its path"
+                f"{self.shown(name)}: the server does not give its size; download it by other means"
             )
         with self._in_words("looked up"):
             digests = digests_of(self.fs, self.store, url, info)

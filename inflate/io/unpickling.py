@@ -77,8 +77,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         return found
     except RefusedError as refused:
         raise CheckpointError(
-            f"{path} asks for {refused}, which could run code; refused. A checkpoint needs tensors "
-            "and plain containers only"
+            f"{path} asks for {refused}, which could run code; expected tensors only"
         ) from refused
     except CheckpointError:
         raise
@@ -86,7 +85,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise CheckpointError(
-            f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
+            f"{path} is damaged or not a torch checkpoint: {first}. Download it again"
         ) from error
 
 
@@ -99,9 +98,7 @@ def _zipped(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
         raise DamagedError(f"it holds {len(pickles) or 'no'} records data.pkl; expected one")
     folder = pickles[0].removesuffix("data.pkl")
     if folder + "constants.pkl" in (entry.filename for entry in entries):
-        raise FamilyError(
-            f"{file.path} is a TorchScript archive; expected named tensors: save its state_dict()"
-        )
+        raise FamilyError(f"{file.path} is a TorchScript archive; expected a saved state_dict()")
     records = _records([e for e in entries if e.filename.startswith(folder)], end, file)
     order = records.get(folder + "byteorder")
     if order is not None and order.file.read(min(order.nbytes, 8), order.offset) == b"big":
@@ -120,12 +117,11 @@ def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict
         name, size = entry.filename, entry.file_size
         head = file.read(30, entry.header_offset)
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
-        if name in found:
-            raise DamagedError(f"its record {name[:100]!r} stands twice")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise DamagedError(f"its record {name[:100]!r} is compressed; torch stores them as is")
-        if not head.startswith(_ZIP) or start + size > end or entry.compress_size != size:
-            raise DamagedError(f"its record {name[:100]!r} is not where or what the archive claims")
+        plain = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
+        if name in found or not plain or entry.compress_size != size:
+            raise DamagedError(f"its record {name[:100]!r} is not stored as torch stores them")
+        if not head.startswith(_ZIP) or start + size > end:
+            raise DamagedError(f"its record {name[:100]!r} is not where the archive claims")
         found[name] = Extent(file, start, size)
         end = entry.header_offset
     return found
@@ -161,10 +157,8 @@ def _named(content: Any, nbytes: int, path: Path) -> dict[str, TensorRef]:
     """
     top = items_of(content)
     if top is None or (isinstance(content, UnresolvedCall) and content.is_module):
-        raise FamilyError(
-            f"{path} holds {described(content)} alone; expected a checkpoint of named tensors. Of "
-            "a whole pickled module, save the state_dict() instead"
-        )
+        held = "nothing" if content is None else described(content)
+        raise FamilyError(f"{path} holds {held}; expected a saved state_dict()")
     found, usual = _flat(top, nbytes, skip="state_dict"), items_of(top.get("state_dict"))
     inner = _flat(usual, nbytes) if usual is not None else {}
     if found.keys() & inner.keys():
@@ -232,18 +226,14 @@ def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[
     info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
     if whole is None or not max(first + span, info.nbytes) <= held <= whole.nbytes:
         raise CheckpointError(
-            f"{path}: {name} claims the shape {ref.shape}, and the file does not hold the numbers "
-            "for it; expected dense tensors with their data. Copy or download it again"
+            f"{path}: {name} claims the shape {ref.shape}, beyond the file. Download it again"
         )
     extent = Extent(whole.file, whole.offset + first, span)
     return info, extent if not span or _is_dense(ref) else partial(_gather, extent, ref)
 
 
 def _unreadable(path: Path, name: str) -> Array:
-    raise CheckpointError(
-        f"{path}: {name} is a tensor of a kind or type that is not known here; expected dense "
-        "tensors with their data"
-    )
+    raise CheckpointError(f"{path}: {name} is of an unknown kind or type; expected a dense tensor")
 
 
 def _is_dense(ref: TensorRef) -> bool:
