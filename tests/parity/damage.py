@@ -10,15 +10,13 @@ import torch
 from inflate.inflation.initializers import start_rules
 from inflate.loading import make_tensor
 from inflate.models import Decoder, VideoDecoder
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import Decode, DecoderPair, LatentDecoder, Modules
-from inflate.parity.result import ParityReport, WeightsResult
-from inflate.parity.verify import Scope, run_check
+from inflate.parity.result import ParityReport, Tolerance, WeightsResult
+from inflate.parity.verify import run_check
 
 from ..inflation.planning import config_of
 from ..models.builders import drawn_weights, made_once, shapes_of
-
-EVERYTHING = Scope(layers=True, frames=True, floor=True)
 
 
 @made_once
@@ -65,7 +63,7 @@ def check(
     video: VideoDecoder,
     *,
     dtype: torch.dtype = torch.float32,
-    scope: Scope = EVERYTHING,
+    thorough: bool = True,
     **options: Any,
 ) -> ParityReport:
     """A check of a pair on the CPU, with the tolerance of its type."""
@@ -77,6 +75,6 @@ def check(
         dtype=dtype,
         device=torch.device("cpu"),
         tolerance=Tolerance(tolerance, tolerance),
-        scope=scope,
+        thorough=thorough,
         **options,
     )

@@ -15,16 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import inflate
-from inflate.parity.metrics import Tolerance
 from inflate.parity.pair import DecoderPair
-from inflate.parity.probes import (
-    LARGE_PROBES,
-    LARGE_THOROUGH_PROBES,
-    SMALL_PROBES,
-    SMALL_THOROUGH_PROBES,
-    Probe,
-)
-from inflate.parity.result import ParityReport, WeightsResult
+from inflate.parity.probes import LARGE_PROBES, SMALL_PROBES, Probe
+from inflate.parity.result import ParityReport, Tolerance, WeightsResult
 from inflate.parity.verify import run_check
 
 from ..checkpoints import (
@@ -70,25 +63,18 @@ def test_one_spatial_weight_changed(tiny: Path, tiny_video: Path, tmp_path: Path
     assert probes == ({"bitwise"} if key in AROUND else {"fail"})
 
 
-def test_the_last_bit_of_a_weight_counts(tiny: Path, tiny_video: Path, tmp_path: Path) -> None:
+def test_the_last_bit_of_a_weight_counts(tmp_path: Path) -> None:
+    key = "quantize.embedding.weight"
+
     def change(weights: dict[str, Tensor]) -> None:
-        first = weights["encoder.conv_in.weight"].view(-1)
-        first[0] = torch.nextafter(first[0], torch.tensor(math.inf))
+        weights[key].view(-1)[0] = torch.nextafter(weights[key].view(-1)[0], torch.tensor(math.inf))
 
-    candidate = rewritten(tiny_video, tmp_path / "bit.safetensors", change)
-    report = inflate.verify(tiny, candidate, atol=1, **CPU)
-    assert report.weights.different == ("encoder.conv_in.weight",)
-    assert not report.passed
-
-
-def test_a_changed_codebook(tmp_path: Path) -> None:
     source = write_torch(tmp_path / "vq.pt", autoencoder("vq", ch_mult=[1]))
-    video = tmp_path / "vq.video.safetensors"
     inflate.convert(source, **CPU)
-    changed = nudged(video, tmp_path / "changed.safetensors", "quantize.embedding.weight")
-    report = inflate.verify(source, changed, **CPU)
-    assert report.verdict == "fail"
-    assert report.weights.different == ("quantize.embedding.weight",)
+    candidate = rewritten(tmp_path / "vq.video.safetensors", tmp_path / "bit.safetensors", change)
+    report = inflate.verify(source, candidate, atol=1, **CPU)
+    assert report.weights.different == (key,)
+    assert not report.passed
 
 
 def test_what_the_reference_lacks_is_different(tiny_video: Path, tmp_path: Path) -> None:
@@ -172,13 +158,11 @@ MIXES: dict[str, Decoding] = {
 }
 
 
-@pytest.mark.parametrize(
-    "probes", [SMALL_PROBES, SMALL_THOROUGH_PROBES, LARGE_PROBES, LARGE_THOROUGH_PROBES]
-)
+@pytest.mark.parametrize("probes", [SMALL_PROBES[:2], SMALL_PROBES, LARGE_PROBES[:2], LARGE_PROBES])
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_candidate_that_mixes_what_it_should_not(mix: str, probes: Sequence[Probe]) -> None:
     report = checked(MIXES[mix], probes=probes)
-    if mix == "wrong for two frames" and probes in (SMALL_PROBES, LARGE_PROBES):
+    if mix == "wrong for two frames" and len(probes) == 2:
         assert report.passed, "only verify has videos of two frames"
         return
     assert report.verdict == "fail"
