@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +76,7 @@ def _skip_video(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[
     return args, {**kwargs, "skip_video": True}
 
 
-@dataclass(frozen=True)
-class _Fault:
+class _Fault(NamedTuple):
     """A tensor of the candidate, by its key without ``decoder.``, and what replaces it."""
 
     name: str

@@ -47,19 +47,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """Read the images of a folder.
+    """Read at most ``most`` images of a folder: ``T 3 H W`` in -1..1, and a note.
 
-    All get the size of the first, as large as ``side`` and ``multiple`` allow; the others are
-    scaled to cover it and cropped around their centres.
-
-    Args:
-        folder: where they are.
-        multiple: height and width become multiples of it.
-        side: the longer side's largest number of pixels.
-        most: the largest number of images.
-
-    Returns:
-        ``T 3 H W`` in -1..1, and a note on what was read.
+    All get the size of the first, reduced to multiples of ``multiple`` and at most ``side`` pixels;
+    the others are scaled to cover it and cropped around their centres.
 
     Raises:
         ConfigError: as :func:`image_files`; or an image cannot be read.
@@ -130,10 +121,8 @@ def _fitted(images: list[Any], multiple: int, side: int, what: str) -> tuple[Ten
 def read_latents(path: Path, channels: int) -> Probe:
     """A probe of stored latents: ``T C h w``, one video, or ``B T C h w``, several.
 
-    Args:
-        path: a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of which
-            one is called ``latents`` or ``samples``.
-        channels: of the decoder's latents, ``C``.
+    The file is a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of
+    which one is called ``latents`` or ``samples``.
 
     Raises:
         ConfigError: the file cannot be read, or holds something else.

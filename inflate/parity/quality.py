@@ -98,27 +98,21 @@ def _numbers(
     if perceptual is not None and side >= _LEAST_SIDE:
         measures["lpips"] = lambda x, y: perceptual(x / 127.5 - 1, y / 127.5 - 1)
     pairs = list(zip(decoded[:, None], real[:, None], strict=True))
-    found = {
-        name: _of_frames([float(measure(x, y)) for x, y in pairs])
-        for name, measure in measures.items()
+    found: dict[str, list[float | None]] = {
+        name: [float(measure(x, y)) for x, y in pairs] for name, measure in measures.items()
     }
     # The difference of two differences over time is the difference over time of the errors.
-    errors = list(decoded - real)
-    if len(errors) > 1:
-        found["flicker"] = _over_time(errors[:-1], errors[1:])
+    errors = decoded - real
+    before = {"flicker": errors[:-1]} if len(errors) > 1 else {}
     if flows:
         moved = [_warped(error, flow) for error, flow in zip(errors[:-1], flows, strict=True)]
-        found["warped_flicker"] = _over_time(moved, errors[1:])
-    return found
+        before["warped_flicker"] = torch.stack(moved)
+    for name, last in before.items():
+        found[name] = [None, *(errors[1:] - last).abs().mean(dim=(1, 2, 3)).tolist()]
+    return {name: _frame_numbers(values) for name, values in found.items()}
 
 
-def _over_time(before: list[Tensor], now: list[Tensor]) -> FrameNumbers:
-    """Mean absolute differences; the first frame has none."""
-    changes = [float((y - x).abs().mean()) for x, y in zip(before, now, strict=True)]
-    return _of_frames([None, *changes])
-
-
-def _of_frames(values: Sequence[float | None]) -> FrameNumbers:
+def _frame_numbers(values: Sequence[float | None]) -> FrameNumbers:
     mean = fmean(value for value in values if value is not None)
     finite = [None if v is None or not math.isfinite(v) else v for v in (mean, *values)]
     return FrameNumbers(finite[0], tuple(finite[1:]))

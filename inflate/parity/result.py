@@ -89,10 +89,7 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class TemporalResult:
-    """How many temporal tensors were compared with what their rules and seed make.
-
-    Those that differ do not fail the check, since training changes them.
-    """
+    """How many temporal tensors were compared with their start; training may change them."""
 
     compared: int
     changed: tuple[str, ...]
@@ -134,11 +131,6 @@ class BisectResult:
     """The temporal modules, each disabled in turn."""
 
     suspects: tuple[Suspect, ...]
-
-    @property
-    def guilty(self) -> tuple[str, ...]:
-        """The faulty modules."""
-        return tuple(suspect.name for suspect in self.suspects if suspect.guilty)
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,13 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
     results = []
     for key, block in blocks.items():
         learns: Learns = "never"
-        why = _frozen(own.get(key)) or _blocked(key, block)
+        why = _blocked(key, own.get(key), block)
         if why is None and key in now:
             learns, why = "now", ("a gradient arrives", None)
         elif why is None and key in then:
-            learns, why = "next-step", (_later(key), None)
+            equal = "both branches are equal before the first step"
+            zero = "zeros that make its branch an identity pass no gradient before the first step"
+            learns, why = "next-step", (equal if key.endswith(MIX_FACTOR) else zero, None)
         elif why is None:
             # Temporal weights may be zero because they got no gradient: no cause in other blocks.
             causes = [name for name in zeros if name not in blocks]
@@ -95,25 +97,16 @@ def _blocks_of_tensors(decoder: VideoDecoder) -> Blocks:
     }
 
 
-def _frozen(parameter: nn.Parameter | None) -> Why | None:
-    """Why no optimiser changes a tensor; None if one can."""
+def _blocked(key: str, parameter: nn.Parameter | None, block: TemporalBlock | None) -> Why | None:
+    """Why no gradient or optimiser changes a tensor; None if one can."""
     if parameter is None:
         return "a fixed blend is a buffer, which no optimiser changes", None
-    return None if parameter.requires_grad else ("its requires_grad is false", "set it to true")
-
-
-def _blocked(key: str, block: TemporalBlock | None) -> Why | None:
-    """Why the blend passes no gradient to a tensor; None if it does."""
+    if not parameter.requires_grad:
+        return "its requires_grad is false", "set it to true"
     if block is None:
         return None
     alpha = alpha_of(float(block.mix_factor.detach()), block.merge_strategy, block.mix_weighs)
     return blocked(alpha, block.merge_strategy, mix_factor=key.endswith(MIX_FACTOR))
-
-
-def _later(key: str) -> str:
-    if key.endswith(MIX_FACTOR):
-        return "both branches are equal before the first step"
-    return "the zeros that make its branch an identity pass no gradient before the first step"
 
 
 def _silent(gradient: Tensor | None, zeros: list[str]) -> Why:
@@ -146,13 +139,15 @@ def _gradients(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter], seed:
 def _arrived(gradients: Gradients, blocks: Blocks) -> set[str]:
     """The tensors whose gradients are larger than rounding errors."""
     known = {key: g for key, g in gradients.items() if g is not None and g.isfinite().all()}
-    sizes = {key: float(gradient.abs().max()) for key, gradient in known.items()}
     largest: dict[TemporalBlock | None, float] = {}
-    for key, size in sizes.items():
-        largest[blocks[key]] = max(size, largest.get(blocks[key], 0.0))
+    for key, gradient in known.items():
+        largest[blocks[key]] = max(float(gradient.abs().max()), largest.get(blocks[key], 0.0))
     # Gradients that cancel out leave a sum of rounding errors behind.
-    noise = {key: torch.finfo(gradient.dtype).eps ** 0.85 for key, gradient in known.items()}
-    return {key for key, size in sizes.items() if size > noise[key] * largest[blocks[key]]}
+    return {
+        key
+        for key, gradient in known.items()
+        if gradient.abs().max() > torch.finfo(gradient.dtype).eps ** 0.85 * largest[blocks[key]]
+    }
 
 
 @torch.no_grad()
