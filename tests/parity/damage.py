@@ -1,4 +1,4 @@
-"""What the tests of damage share: checks in memory, of decoders that lie in no file."""
+"""What the tests share: checks in memory, of decoders that lie in no file."""
 
 from __future__ import annotations
 
@@ -58,23 +58,22 @@ def pair_of(image: Decoder, video: VideoDecoder) -> DecoderPair:
     )
 
 
-def check(
-    image: Decoder,
-    video: VideoDecoder,
-    *,
-    dtype: torch.dtype = torch.float32,
-    thorough: bool = True,
-    **options: Any,
-) -> ParityReport:
-    """A check of a pair on the CPU, with the tolerance of its type."""
-    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+def checked(pair: DecoderPair, tolerance: float, **options: Any) -> ParityReport:
+    """A check of two ways to decode on the CPU, in float32 if nothing else is given."""
     return run_check(
-        pair_of(image, video),
+        pair,
         reference=("r", "0"),
         candidate=("c", "1"),
-        dtype=dtype,
         device=torch.device("cpu"),
         tolerance=Tolerance(tolerance, tolerance),
-        thorough=thorough,
-        **options,
+        **{"dtype": torch.float32, **options},
     )
+
+
+def check(
+    image: Decoder, video: VideoDecoder, *, dtype: torch.dtype = torch.float32, **options: Any
+) -> ParityReport:
+    """A thorough check of a pair, with the tolerance of its type."""
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+    options = {"dtype": dtype, "thorough": True, **options}
+    return checked(pair_of(image, video), tolerance, **options)

@@ -58,21 +58,8 @@ def reaches(key: str) -> bool:
     return branch == "time_mix_conv" or layer in ZEROED[branch]
 
 
-REACHING = [key for key in TEMPORAL if reaches(key)]
-ONE_OF_EACH = (
-    *("conv_in.", "mid.block_1.", "mid.attn_1.", "up.1.upsample.", "up.0.block.0."),
-    *("norm_out.", "conv_out."),
-)
-"""Blocks of every kind, in one of each place."""
-
-
-def quick(keys: list[str], *few: str) -> list[Any]:
-    """One key of each kind of block; those in which none of ``few`` is are slow."""
-    return [
-        key if any(part in key for part in few) else pytest.param(key, marks=pytest.mark.slow)
-        for key in keys
-        if key.startswith(ONE_OF_EACH)
-    ]
+def one_of_each(keys: list[str], *parts: str) -> list[str]:
+    return [next(key for key in keys if part in key) for part in parts]
 
 
 def corrupt(decoder: nn.Module, key: str, by: float = 1.0) -> None:
@@ -88,7 +75,11 @@ def module_of(key: str) -> str:
 
 @pytest.mark.parametrize(
     "key",
-    quick(REACHING, "mid.block_1.time_stack", "ff.net.2.bias", "time_embed.2.bias", "conv.weight"),
+    one_of_each(
+        [key for key in TEMPORAL if reaches(key)],
+        *("mid.block_1.time_stack", "up.0.block.0.time_stack", "attn1.to_out", "attn2.to_out"),
+        *("ff_in.net.2", "ff.net.2.bias", "time_embed.2.bias", "conv.weight"),
+    ),
 )
 def test_any_one_temporal_tensor_that_reaches_the_output(key: str) -> None:
     image, video = sound_pair(**CONFIG)
@@ -115,7 +106,12 @@ def test_temporal_tensors_that_do_not_reach_the_output_fail_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", quick(SPATIAL, "norm1.weight", "mid.attn_1.k.bias", "conv_out.bias")
+    "key",
+    one_of_each(
+        SPATIAL,
+        *("conv_in.weight", "norm1.weight", "mid.attn_1.k.bias", "attn_1.proj_out.weight"),
+        *("upsample.conv.bias", "norm_out.bias", "conv_out.bias"),
+    ),
 )
 def test_any_one_spatial_tensor(key: str) -> None:
     image, video = sound_pair(**CONFIG)

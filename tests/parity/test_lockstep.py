@@ -23,11 +23,11 @@ from inflate.parity.metrics import ProbeRun, judge
 from inflate.parity.pair import Decode, DecoderPair
 from inflate.parity.probes import Probe
 from inflate.parity.result import FloorResult, ParityReport, Tolerance, WeightsResult
-from inflate.parity.verify import run_check
 
 from ..checkpoints import ATTENTION_IN_UP, DDCONFIG
 from ..conversions import CPU
 from ..models.builders import noise
+from . import damage
 from .damage import pair_of, sound_pair
 
 CONFIG: dict[str, Any] = {**DDCONFIG, **ATTENTION_IN_UP, "time_mode": "all", "alpha": 0.3}
@@ -153,15 +153,8 @@ def doubling(z: Tensor, _frames: int, *, most: float, error: Exception) -> Tenso
 
 def checked(most: float, probe: Probe, error: Exception | None = None) -> ParityReport:
     decode: Decode = partial(doubling, most=most, error=error or MemoryError())
-    return run_check(
-        DecoderPair(decode, decode, 4, WeightsResult(0, ()), architecture=ARCHITECTURE),
-        reference=("r", "0"),
-        candidate=("c", "1"),
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        tolerance=Tolerance(0, 0),
-        probes=[probe],
-    )
+    pair = DecoderPair(decode, decode, 4, WeightsResult(0, ()), architecture=ARCHITECTURE)
+    return damage.checked(pair, 0.0, probes=[probe])
 
 
 @every_error

@@ -18,7 +18,6 @@ from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import SMALL_PROBES, probes_for
 from inflate.parity.result import Environment, Tolerance, WeightsResult
-from inflate.parity.verify import run_check
 from inflate.report.documents import parity_document
 from inflate.report.summary import advice
 
@@ -32,6 +31,7 @@ from ..checkpoints import (
 )
 from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of, nudged, print_of
+from .damage import checked
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -141,16 +141,9 @@ def test_what_a_check_runs_in() -> None:
         seen.append((convolution.fp32_precision, torch.is_inference_mode_enabled(), z.dtype))
         return z
 
-    report = run_check(
-        DecoderPair(
-            decode, decode, 2, WeightsResult(0, ()), decode, ("float32", "float16"), ("n",)
-        ),
-        reference=("r", "0"),
-        candidate=("c", "1"),
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-        tolerance=Tolerance(0, 0),
-    )
+    weights, types = WeightsResult(0, ()), ("float32", "float16")
+    pair = DecoderPair(decode, decode, 2, weights, decode, types, ("n",))
+    report = checked(pair, 0.0, dtype=torch.float64)
     assert set(seen) == {("ieee", True, torch.float64)}
     assert len(seen) == 3 * len(probes_for(torch.device("cpu")))
     assert report.cast is not None
@@ -218,21 +211,17 @@ def test_the_plan_has_every_tensor_of_the_candidate(image: Path, videos: dict[st
     assert initialised == set(weights) - set(autoencoder())
 
 
-@pytest.fixture
-def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.parametrize(("device", "fallback"), [("auto", True), ("cpu", False)])
-def test_a_cpu_fallback_is_reported(
-    image: Path, videos: dict[str, Path], tmp_path: Path, device: str, fallback: bool
+def test_a_cpu_fallback_is_reported_once(
+    run: Run, tiny: Path, tmp_path: Path, device: str, fallback: bool, monkeypatch: Any
 ) -> None:
-    checked = inflate.verify(image, videos["all"], device=device)
-    made = inflate.convert(image, tmp_path / "video.safetensors", device=device).parity
-    for report in (checked, made):
-        assert report is not None
-        assert report.environment.fallback == fallback
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = tmp_path / "video.safetensors"
+    made = inflate.convert(tiny, output, device=device).parity
+    assert made is not None
+    assert made.environment.fallback == fallback
+    ran = run("verify", tiny, output, "--device", device)
+    assert (ran.out + ran.err).count("GPU") == fallback
 
 
 COPIED = "decoder.conv_in.bias"
