@@ -37,9 +37,6 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-# Pixels
-
-
 def test_images_are_sorted_and_take_the_size_of_the_first(images: Path) -> None:
     pixels, note = image_pixels(images, **SIZES)
     assert pixels.shape == (4, 3, 32, 64)
@@ -119,19 +116,12 @@ def test_videos_that_are_refused(tmp_path: Path, make: Callable[[Path], object])
     assert str(caught.value).startswith(f"--video {tmp_path / 'clip.bin'} ")
 
 
-# Real latents
-
-
 def test_images_and_videos_become_probes(
     image: Path, videos: dict[str, Path], images: Path, tmp_path: Path
 ) -> None:
-    given: dict[str, Any] = {
-        "images": images,
-        "video": clip(tmp_path / "clip.mkv"),
-        "max_side": 32,
-        "max_frames": 3,
-    }
-    report = inflate.verify(image, videos["all"], **given, pictures=True, **CPU)
+    given: dict[str, Any] = {"images": images, "video": clip(tmp_path / "clip.mkv")}
+    sizes: dict[str, Any] = {"max_side": 32, "max_frames": 3}
+    report = inflate.verify(image, videos["all"], **given, **sizes, pictures=True, **CPU)
     assert report.passed
     shapes = {probe.name: (probe.shape, probe.frames, probe.verdict) for probe in report.probes}
     assert shapes["images"] == ((3, 4, 9, 16), 3, "bitwise")
@@ -168,9 +158,6 @@ def test_without_an_encoder_there_are_no_latents(images: Path, tmp_path: Path) -
     inflate.convert(source, target, **CPU)
     with pytest.raises(FamilyError):
         inflate.verify(source, target, images=images, **CPU)
-
-
-# Stored latents
 
 
 def stored(path: Path, z: Tensor) -> Path:
@@ -239,9 +226,6 @@ def test_scaled_latents_are_unscaled_by_the_known_factor(tmp_path: Path) -> None
     inflate.convert(source, tmp_path / "other", **CPU)
     with pytest.raises(ConfigError, match="--scaled-latents"):
         inflate.verify(source, tmp_path / "other", **given, **CPU)
-
-
-# Outputs
 
 
 def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:

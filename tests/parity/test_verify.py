@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from inflate.errors import ConfigError, PlanError
 from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import SMALL_PROBES, probes_for
-from inflate.parity.result import Environment, Tolerance, WeightsResult
+from inflate.parity.result import Environment, RecordedSource, Tolerance, WeightsResult
 from inflate.report.documents import parity_document
 from inflate.report.summary import advice
 
@@ -73,7 +72,7 @@ def test_a_video_alone_against_its_own_image_layers(videos: dict[str, Path]) -> 
     assert report.verdict == "bitwise"
     assert report.reference == report.candidate == (str(path), print_of(path))
     assert report.weights.compared == 0
-    assert "compared with its own image layers" in " ".join(report.notes)
+    assert len(report.notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -89,29 +88,22 @@ def test_a_foreign_file_in_sgms_names(
     report = inflate.verify(image, candidate, **options)
     assert report.verdict == "bitwise"
     assert report.weights.compared == len(autoencoder())
-    (note,) = report.notes
-    assert "does not say how it blends: merge_strategy 'learned' was taken" in note
+    assert len(report.notes) == 1
     assert report.weights.temporal is None
     assert {row.rule for row in report.plan} == {None}
     assert {row.origin for row in report.plan} == {"copied", "initialised", "passed-through"}
     assert inflate.verify(candidate, **options).verdict == "bitwise"
 
 
-def decoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder alone, without ``decoder.`` before its names."""
-    return {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
-
-
 def test_a_bare_video_decoder(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
-    weights = decoder_of(load_file(videos["all"]))
-    candidate = write_safetensors(tmp_path / "bare.safetensors", weights)
+    weights = load_file(videos["all"])
+    bare = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
+    candidate = write_safetensors(tmp_path / "bare.safetensors", bare)
     report = inflate.verify(image, candidate, **CPU)
     assert report.verdict == "bitwise"
     assert any("the candidate has no post_quant_conv" in note for note in report.notes)
     # Only what it holds can be compared: the decoder.
-    decoder = [k for k in autoencoder() if k.startswith("decoder.")]
-    assert report.weights.compared == len(decoder)
-
+    assert report.weights.compared == sum(k.startswith("decoder.") for k in autoencoder())
     reference = write_torch(tmp_path / "bare.pt", bare_decoder(seed=1))
     assert inflate.verify(reference, candidate, **CPU).verdict == "fail"
 
@@ -177,12 +169,7 @@ def test_temporal_tensors_that_differ_from_their_start_are_listed(
     [
         {"seed": 7, "dtype": "bfloat16", "float32_norms": True},
         {"layout": "sgm", "post_quant": "fold", "allow_inexact": True},
-        {
-            "layout": "decoder",
-            "merge_strategy": "fixed",
-            "alpha": 0.25,
-            "video_kernel_size": (3, 1, 1),
-        },
+        {"layout": "decoder", "merge_strategy": "fixed", "video_kernel_size": (3, 1, 1)},
     ],
 )
 def test_a_start_can_be_made_again(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -233,9 +220,6 @@ def image_file(path: Path, **architecture: Any) -> Path:
     return write_safetensors(path, autoencoder(), header if architecture else None)
 
 
-# The architecture
-
-
 @pytest.mark.parametrize("setting", ["tanh_out=true", "attn_type=vanilla-xformers"])
 def test_settings_of_a_conversion_hold_for_its_reference(setting: str, tmp_path: Path) -> None:
     image, output = image_file(tmp_path / "image.safetensors"), tmp_path / "video.safetensors"
@@ -253,25 +237,16 @@ def test_a_reference_that_says_otherwise_is_a_conflict(tmp_path: Path) -> None:
     assert inflate.verify(image_file(tmp_path / "b", tanh_out=True), output, **CPU).passed
 
 
-# The source
-
-
 def test_another_reference_is_reported(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     elsewhere = "0" * 64
-    made_of = {"inflate.source.fingerprint": elsewhere}
-    header = {**metadata_of(videos["all"]), **made_of}
+    header = {**metadata_of(videos["all"]), "inflate.source.fingerprint": elsewhere}
     video = write_safetensors(tmp_path / "v.safetensors", load_file(videos["all"]), header)
     report = inflate.verify(image, video, **CPU)
     assert report.verdict == "bitwise"
-    assert report.recorded_source is not None
-    assert not report.recorded_source.given
-    document = parity_document(report)
-    assert document["recorded_source"] == {
-        "name": image.name, "fingerprint": elsewhere, "given": False
-    }  # fmt: skip
-    assert advice(document) == []
+    assert report.recorded_source == RecordedSource(image.name, elsewhere, given=False)
+    assert advice(parity_document(report)) == []
     assert elsewhere in " ".join(report.notes)
 
 
