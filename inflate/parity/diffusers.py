@@ -47,13 +47,8 @@ def against_export(
     """An exported folder and its source, each in diffusers' own class.
 
     diffusers has no class for other video checkpoints: a video reference runs in ours.
-
-    Args:
-        reference: the image checkpoint, with ``post_quant_conv`` folded, or the video checkpoint
-            that was copied.
-        candidate: the exported folder as our reader sees it, to compare weights.
-        folder: the exported folder.
-        device: where to compute, in float32.
+    The reference is the image checkpoint with ``post_quant_conv`` folded, or the video checkpoint
+    that was copied; the candidate is the folder as our reader sees it, to compare weights.
     """
     diffusers = require_diffusers()
     video = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(

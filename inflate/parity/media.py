@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[
     paths = image_files(folder)
     count = min(most, len(paths))
     taken = f"the first {count} of {len(paths)}" if count < len(paths) else f"{count}"
-    images = [_opened(path) for path in paths[:most]]
+    images = map(_opened, paths[:most])
     return _fitted(images, multiple, side, f"{taken} images of {folder}")
 
 
@@ -105,14 +106,19 @@ def _opened(path: Path) -> Any:
         raise ConfigError(f"--images: {path} cannot be read as an image: {error}") from error
 
 
-def _fitted(images: list[Any], multiple: int, side: int, what: str) -> tuple[Tensor, str]:
-    """Images of one size, ``T 3 H W`` in -1..1, and a note."""
+def _fitted(images: Iterable[Any], multiple: int, side: int, what: str) -> tuple[Tensor, str]:
+    """Images of one size, ``T 3 H W`` in -1..1, and a note; one is held in full at a time."""
     from PIL import Image, ImageOps
 
-    size = images[0].size
-    scale = min(side, max(size)) / max(size)  # In this order --max-side may be any number.
-    width, height = (max(1, int(extent * scale) // multiple) * multiple for extent in size)
-    fitted = [ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS) for image in images]
+    width = height = 0
+    fitted: list[Any] = []
+    for image in images:
+        if not fitted:
+            longest = max(image.size)
+            scale = min(side, longest) / longest  # In this order --max-side may be any number.
+            sizes = (max(1, int(extent * scale) // multiple) for extent in image.size)
+            width, height = (size * multiple for size in sizes)
+        fitted.append(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))
     pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
     return pixels, f"{width} x {height} pixels: {what}"
