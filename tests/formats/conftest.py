@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -32,15 +31,17 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
     """The keys of every tensor that is read, by the file that it is read from."""
     found: dict[Path, set[str]] = defaultdict(set)
 
-    def spied(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Checkpoint, key: str, *arguments: Any) -> Any:
+    def spy(name: str) -> None:
+        original = getattr(Checkpoint, name)
+
+        def spied(self: Checkpoint, key: str, *more: Any) -> Any:
             found[self.path].add(self.tensors[key].name)
-            return method(self, key, *arguments)
+            return original(self, key, *more)
 
-        return call
+        monkeypatch.setattr(Checkpoint, name, spied)
 
-    for method in (Checkpoint.read, Checkpoint.pieces):
-        monkeypatch.setattr(Checkpoint, method.__name__, spied(method))
+    spy("read")
+    spy("pieces")
     return found
 
 
