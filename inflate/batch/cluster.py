@@ -87,9 +87,8 @@ class RayExecutor:
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
-        tasks, ended = list(self._tasks), []
-        if tasks:
-            ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        tasks = list(self._tasks)
+        ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0) if tasks else ([], [])
         # Read after that: the mailbox has the last event of every task that has ended.
         events: list[Event] = self._ray.get(self._mailbox.take.remote(0 if ended else seconds))
         for reference in ended:
@@ -139,10 +138,9 @@ def _import_ray() -> Any:
 def _connect(ray: Any, slots: int | None, address: str | None) -> None:
     joined = address or os.environ.get("RAY_ADDRESS")
     own = {"num_cpus": slots, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    options = {"address": joined} if joined else own
     quiet = {"log_to_driver": False, "configure_logging": False, "ignore_reinit_error": True}
     try:
-        ray.init(**options, **quiet)
+        ray.init(**({"address": joined} if joined else own), **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -18,7 +18,7 @@ from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.locate import locate
 from inflate.formats.recorded import FINGERPRINT_KEY
 from inflate.formats.views import autoencoder_view
-from inflate.io.files import find_files, hash_file, hash_files
+from inflate.io.files import find_files
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
 from inflate.options import ConvertOptions, checked
@@ -30,7 +30,7 @@ from inflate.workflow.sources import local_source
 
 
 def looks_unchanged(source: str, mark: str | None) -> bool:
-    """Whether a source still has this mark; it is not opened.
+    """Whether a source still has this mark; a local source is not opened.
 
     Raises:
         InflateError: a store cannot be asked.
@@ -39,11 +39,7 @@ def looks_unchanged(source: str, mark: str | None) -> bool:
         return False
     if is_remote(source):
         return mark_of_source(source) == mark
-    try:
-        names = [name for name, *_ in json.loads(mark)]
-        return _mark(local_path(source), names) == mark
-    except (TypeError, ValueError):  # Another program has changed the ledger.
-        return False
+    return _mark(local_path(source), [name for name, *_ in json.loads(mark)]) == mark
 
 
 def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
@@ -93,46 +89,26 @@ def mark_of_source(location: str) -> str | None:
     # A config.json that is put next to a file is read too.
     names = {"", *(() if path.is_dir() else ("../config.json",))}
     with suppress(CheckpointError):
-        names |= {
-            os.path.relpath(file, path) for file in find_files(path).read.marks if file != path
-        }
+        read = find_files(path).read.marks
+        names |= {os.path.relpath(file, path) for file in read if file != path}
     return _mark(path, sorted(names))
 
 
 def key_of_source(location: str, options: Mapping[str, Any]) -> str:
-    """The key of what a job reads of a source: :func:`source_key`, or the hash of its files.
+    """The :func:`source_key` of what a job reads of a source.
 
     Raises:
-        InflateError: a remote source cannot be fetched.
+        InflateError: it cannot be fetched, or holds no autoencoder.
     """
-    path = local_source(location, silent)
-    try:
-        with open_checkpoint(path) as checkpoint:
-            source = find_source(checkpoint, checked(ConvertOptions(**options)))
-            return source_key(fingerprint_of(source.checkpoint), source.config)
-    except InflateError:
-        return _hash_of_files(location, path)
+    with open_checkpoint(local_source(location, silent)) as checkpoint:
+        source = find_source(checkpoint, checked(ConvertOptions(**options)))
+        return source_key(fingerprint_of(source.checkpoint), source.config)
 
 
 def source_key(fingerprint: str, config: Config) -> str:
     """The key of an autoencoder: a hash over its fingerprint and its configuration."""
     known = json.dumps([fingerprint, asdict(config)], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def _hash_of_files(location: str, path: Path) -> str:
-    """The SHA-256 of a source that cannot be described; of a broken source, of what is there.
-
-    Of a remote source that is read in part and whose store gives no hash, that of its URL and mark.
-    """
-    try:
-        found = hash_files(find_files(path))
-    except CheckpointError:
-        found = hash_file(path) if path.is_file() else ""
-    if found:
-        return found
-    text = f"{location} {mark_of_source(location)}" if is_remote(location) else mark_of_output(path)
-    return hashlib.sha256((text or "").encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import string
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -42,8 +42,8 @@ def name_output(
         ConfigError: an unknown field, or not a valid template.
     """
     values = _values(source, options, settings)
-    folder = template is None or template.endswith(("/", os.sep))
-    if template is not None and not (folder or _is_folder(template)):
+    is_name = template is not None and not template.endswith(("/", os.sep))
+    if template is not None and is_name and (is_remote(template) or not os.path.isdir(template)):
         return _filled(template, values)
     target: Target = options.get("layout") or "autoencoder"
     stem = stem_of(source)
@@ -72,27 +72,23 @@ def static_folder(template: str | None, source: str) -> str | None:
     return os.path.dirname(fixed)
 
 
-def _is_folder(template: str) -> bool:
-    return not is_remote(template) and os.path.isdir(template)
-
-
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigError(
-            f"{template!r} cannot be read: {error}; write {{{{ for a brace itself"
-        ) from error
-    for _, field, spec, conversion in parts:
-        if field is not None and field not in FIELDS:
+    def part(found: re.Match[str]) -> str:
+        text = found[0]
+        if text in ("{{", "}}"):
+            return text[0]
+        if text in "{}":
             raise ConfigError(
-                f"{{{field}}} in {template!r} is unknown{nearest(field, FIELDS)}; expected one of "
+                f"{template!r} has a brace without a field; write {{{{ or }}}} for a brace itself"
+            )
+        if text[1:-1] not in FIELDS:
+            raise ConfigError(
+                f"{text} in {template!r} is unknown{nearest(text[1:-1], FIELDS)}; expected one of "
                 f"{', '.join(FIELDS)}"
             )
-        if spec or conversion:
-            raise ConfigError(f"{{{field}}} in {template!r} cannot be formatted; leave that out")
-    return "".join(text + (values[field] if field is not None else "")
-                   for text, field, _, _ in parts)  # fmt: skip
+        return values[text[1:-1]]
+
+    return re.sub(r"\{\{|\}\}|\{[^{}]*\}|[{}]", part, template)
 
 
 def _values(source: str, options: Mapping[str, Any], settings: Settings) -> dict[str, str]:

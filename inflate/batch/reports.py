@@ -1,4 +1,4 @@
-"""The folder of reports: one per job, and the summary as HTML, JSON, JUnit and Markdown."""
+"""The results of a batch: a versioned document, and the reports that are made from it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,108 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from inflate._version import __version__
 from inflate.batch.files import make_folder
-from inflate.batch.run import Outcome
-from inflate.batch.summary import ORDER, failure_text, failures_first, headline, parity_of
+from inflate.batch.survey import Outcome
 from inflate.errors import printable
+from inflate.io.remote import shown
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
 from inflate.report.text import error_text
 from inflate.report.writing import require_pages, write_report, write_whole
 
+Document = Mapping[str, Any]
+"""A batch as ``inflate/batch/2``."""
+
+_ORDER = ("failed", "unequal", "not-run", "held")
+"""The statuses, failures first."""
+
 _JOBS = "jobs"
 _WORDS = {"held": "converted", "unequal": "not equal", "failed": "failed", "not-run": "not run"}
 _SIGNS = {"held": "✅", "unequal": "❌", "failed": "⛔", "not-run": "⏭️"}
-_LARGEST_TABLE = 1000
+_MOST = 1000
 """Rows that fit into a step summary of GitHub, which may have 1 MiB."""
 
 
-def to_junit(document: Mapping[str, Any]) -> str:
+def batch_document(
+    outcomes: Sequence[Outcome],
+    *,
+    ledger: str,
+    executor: str,
+    seconds: float,
+    reports: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A batch as ``inflate/batch/2``; ``reports`` has the page of an output, by its name."""
+    counts = Counter(outcome.row.state for outcome in outcomes)
+    return {
+        "schema": "inflate/batch/2",
+        "inflate": __version__,
+        "exit_code": 2 if counts["failed"] else 1 if counts["unequal"] else 0,
+        "counts": {
+            "total": len(outcomes),
+            "held": counts["held"],
+            "unequal": counts["unequal"],
+            "failed": counts["failed"],
+            "not_run": counts["not-run"],
+            "reused": sum(outcome.reused for outcome in outcomes),
+        },
+        "executor": executor,
+        "ledger": ledger,
+        "seconds": round(seconds, 3),
+        "jobs": [_job(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes],
+    }
+
+
+def headline(document: Document) -> str:
+    """The result of a batch in one line."""
+    counts = document["counts"]
+    others = ((counts["unequal"], "not equal"), (counts["failed"], "failed"))
+    parts = [f"{counts['held']} of {counts['total']} converted"]
+    parts += [
+        f"{count} {word}" for count, word in (*others, (counts["not_run"], "not run")) if count
+    ]
+    text = ", ".join(parts)
+    if counts["reused"]:
+        known = any(job["reused"] and job["status"] != "held" for job in document["jobs"])
+        retry = "; --retry-failed tries failed jobs again" if known else ""
+        text += f" ({counts['reused']} unchanged since an earlier run{retry})"
+    return text
+
+
+def failures_first(document: Document) -> list[dict[str, Any]]:
+    """The jobs of a document, those that failed first."""
+    return sorted(document["jobs"], key=lambda job: _ORDER.index(job["status"]))
+
+
+def failure_text(job: Mapping[str, Any]) -> str:
+    """Why a job failed and what to do about it, in one line; empty for other jobs."""
+    if job["status"] == "unequal":
+        where = job["report"] or "the reports of --report-dir DIR"
+        return (
+            f"its video decoder is not equal to its image decoder (largest error "
+            f"{error_text(job['max_abs_error'])}), so nothing was published; see {where}"
+        )
+    error = " ".join((job["error"] or "").split())
+    if job["traceback"]:
+        error += "; please report this, with the traceback from --json or batch.json"
+    return error
+
+
+def parity_of(outcome: Outcome) -> dict[str, Any] | None:
+    """The parity report of a job, as JSON; None where parity was not checked."""
+    conversion = outcome.row.document.get("conversion") or {}
+    found: dict[str, Any] | None = conversion.get("parity")
+    return found
+
+
+def to_junit(document: Document) -> str:
     """JUnit's XML: a case per job; unequal jobs are failures, those that could not run errors."""
     counts = document["counts"]
     numbers = {
@@ -54,7 +133,7 @@ def to_junit(document: Mapping[str, Any]) -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def to_markdown(document: Mapping[str, Any]) -> str:
+def to_markdown(document: Document) -> str:
     """A heading, a line per failure, and a table; short enough for a step summary of GitHub."""
     jobs = failures_first(document)
     lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
@@ -67,18 +146,18 @@ def to_markdown(document: Mapping[str, Any]) -> str:
         "| | source | output | verdict | largest error | seconds |",
         "| --- | --- | --- | --- | ---: | ---: |",
     ]
-    for job in jobs[:_LARGEST_TABLE]:
+    for job in jobs[:_MOST]:
         seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
         verdict = verdict_text(job) or _WORDS[job["status"]]
         known = " (unchanged)" if job["reused"] else ""
         cells = (code(job["source"]), code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
-    if len(jobs) > _LARGEST_TABLE:
-        lines += ["", f"and {len(jobs) - _LARGEST_TABLE} more"]
+    if len(jobs) > _MOST:
+        lines += ["", f"and {len(jobs) - _MOST} more"]
     return "\n".join(lines) + "\n"
 
 
-def to_html(document: Mapping[str, Any]) -> str:
+def to_html(document: Document) -> str:
     """A page with links to the reports of the jobs.
 
     Raises:
@@ -99,7 +178,7 @@ def to_html(document: Mapping[str, Any]) -> str:
     )
 
 
-SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+SUMMARIES: Mapping[str, Callable[[Document], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
     "junit.xml": to_junit,
     "summary.md": to_markdown,
@@ -138,7 +217,7 @@ def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, st
     return pages
 
 
-def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
+def write_summaries(document: Document, folder: Path) -> None:
     """Write the summary of a batch in every form.
 
     Raises:
@@ -149,10 +228,36 @@ def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
         write_whole(folder / name, made(document))
 
 
-def _worst(document: Mapping[str, Any]) -> str:
-    statuses = {job["status"] for job in document["jobs"]}
-    return next((status for status in ORDER if status in statuses), "held")
+def _worst(document: Document) -> str:
+    return min((job["status"] for job in document["jobs"]), key=_ORDER.index, default="held")
 
 
 def _error(job: Mapping[str, Any]) -> str:
     return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
+
+
+def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
+    job, row, document = outcome.job, outcome.row, outcome.row.document
+    conversion, parity = document.get("conversion") or {}, parity_of(outcome)
+    facts = dict.fromkeys(("verdict", "compared_with", "max_abs_error", "device"))
+    if parity is not None:
+        facts = {name: (parity | parity["environment"])[name] for name in facts}
+    elif row.state == "held":
+        facts["verdict"] = "unverified"
+    return {
+        "source": shown(job.source),
+        "output": shown(job.output),
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in job.options.items()},
+        "status": row.state,
+        "reused": outcome.reused,
+        "source_key": row.source_key,
+        "source_fingerprint": conversion.get("source_fingerprint"),
+        "output_fingerprint": row.made[-1][1] if row.state == "held" and row.made else None,
+        "attempts": row.attempts,
+        **facts,
+        "seconds": document.get("seconds"),
+        "notes": list(conversion.get("notes", ())),
+        "error": document.get("error"),
+        "traceback": document.get("traceback"),
+        "report": report,
+    }

@@ -15,8 +15,8 @@ except ImportError:  # Windows: an abandoned staged file is left for its user to
     fcntl = None  # type: ignore[assignment]
 
 _ENDING = ".staged"
-_LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
-"""Staged files, and the locks of a ledger's owners; the file that they belong to in the middle."""
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.staged")
+"""Staged files; the file that they belong to in the middle."""
 
 
 def hidden_name(destination: Path) -> Path:

@@ -108,8 +108,8 @@ def test_the_ledger_is_not_a_file_of_the_batch() -> None:
     refused({"jobs": [{**job, "output": "l.db"}], "ledger": "l.db"})
     Path(M0).rename("ckpts/l.db-journal")  # SQLite would take it for its own, and remove it.
     refused({"jobs": [{**job, "source": "ckpts/l.db-journal"}], "ledger": "ckpts/l.db"})
-    Path("ckpts/l.db-journal").rename("ckpts/.l.db.0123456789abcdef.lock")
-    job = {**job, "source": "ckpts/.l.db.0123456789abcdef.lock"}
+    Path("ckpts/l.db-journal").rename("ckpts/.l.db.lock")
+    job = {**job, "source": "ckpts/.l.db.lock"}
     refused({"jobs": [job], "ledger": "ckpts/l.db"})
 
 
