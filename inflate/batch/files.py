@@ -7,18 +7,17 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inflate.config.schema import Config
-from inflate.errors import CheckpointError, InflateError, OutputError
+from inflate.errors import InflateError, OutputError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.locate import locate
 from inflate.formats.recorded import FINGERPRINT_KEY
 from inflate.formats.views import autoencoder_view
-from inflate.io.files import find_files
+from inflate.io.files import read_files
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
 from inflate.options import ConvertOptions, checked
@@ -67,7 +66,7 @@ def mark_of_output(location: str | Path) -> str | None:
         return None if found is None else json.dumps([["version", found]])
     path = location if isinstance(location, Path) else local_path(location)
     if not path.is_dir():
-        return _mark(path, [""])
+        return _mark(path, ["."])
     return _mark(path, sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()))
 
 
@@ -87,10 +86,8 @@ def mark_of_source(location: str) -> str | None:
         location = str(local_source(location, silent))
     path = local_path(location)
     # A config.json that is put next to a file is read too.
-    names = {"", *(() if path.is_dir() else ("../config.json",))}
-    with suppress(CheckpointError):
-        read = find_files(path).read.marks
-        names |= {os.path.relpath(file, path) for file in read if file != path}
+    nearby = {path if path.is_dir() else path.parent / "config.json"}
+    names = {os.path.relpath(file, path) for file in {*read_files(path), *nearby}}
     return _mark(path, sorted(names))
 
 
@@ -130,7 +127,7 @@ def _mark(path: Path, names: Iterable[str]) -> str | None:
         try:
             found = os.stat(os.path.normpath(path / name))
         except OSError:
-            if not name:
+            if name == ".":
                 return None
             parts.append((name, -1, 0, 0))
             continue

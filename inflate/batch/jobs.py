@@ -6,6 +6,7 @@ import glob
 import itertools
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from inflate.batch.naming import name_output, static_folder
+from inflate.batch.naming import name_output
 from inflate.config.loading import build_config, known_keys
 from inflate.config.manifest import Entry, Manifest
 from inflate.config.schema import Architecture, Settings
@@ -23,7 +24,6 @@ from inflate.io.protected import place_of
 from inflate.io.remote import is_remote, local_path, matches
 from inflate.options import SETTINGS, ConvertOptions, checked
 from inflate.workflow.planning import settings_of
-from inflate.workflow.sources import stem_of
 
 RUNTIME = 250_000_000
 """Bytes of a process that has loaded torch, before its first job."""
@@ -53,11 +53,6 @@ class Job:
         others = {k: v for k, v in self.options.items() if k not in _NOT_IN_RESULT}
         return json.dumps(effective_settings(self.options) | others, sort_keys=True, default=list)
 
-    @property
-    def label(self) -> str:
-        """A short name, for progress bars."""
-        return f"{stem_of(self.source)} -> {Path(self.output).name}"
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -75,8 +70,8 @@ class Estimate:
 def estimate(job: Job) -> Estimate | None:
     """Estimate a job from a dry run of its conversion; None for a remote source.
 
-    Files are read and written through the page cache, which counts as free memory: what a job takes
-    is both decoders in float32, the image decoder twice where parity compares rounded weights.
+    What a job takes is both decoders in float32, the image decoder twice where parity compares
+    rounded weights. Files pass through the page cache, which counts as free memory.
     """
     if is_remote(job.source):
         return None
@@ -157,12 +152,16 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
 
 
 def output_folder(manifest: Manifest) -> Path:
-    """The folder that all local outputs share."""
-    folders = [
-        static_folder(_template(entry, manifest.folder), entry.source) for entry in manifest.entries
-    ]
-    local = {os.path.abspath(folder) for folder in folders if folder is not None}
-    return Path(os.path.relpath(os.path.commonpath(local))) if local else Path()
+    """The folder that all local outputs share, whichever sources a pattern matches."""
+    folders = set()
+    for entry in manifest.entries:
+        place = _template(entry, manifest.folder)
+        if place is None:
+            source = "" if is_remote(entry.source) else local_path(entry.source)
+            place = os.path.join(manifest.folder, source)
+        if not is_remote(place):
+            folders.add(os.path.abspath(os.path.dirname(re.split(r"[{*?[]", place)[0])))
+    return Path(os.path.relpath(os.path.commonpath(folders))) if folders else Path()
 
 
 def _at(entry: Entry, part: str, problem: object) -> str:
@@ -202,9 +201,8 @@ def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
 def _template(entry: Entry, folder: Path) -> str | None:
     if entry.output is None or is_remote(entry.output):
         return entry.output
-    # The slash at the end marks a folder, and normpath removes it.
-    end = "/" if entry.output.endswith(("/", os.sep)) else ""
-    return os.path.normpath(os.path.join(folder, local_path(entry.output))) + end
+    path = os.path.normpath(os.path.join(folder, local_path(entry.output)))
+    return path + "/" * (entry.output.endswith("/") or os.path.isdir(path))
 
 
 def _without_own_outputs(

@@ -48,6 +48,7 @@ class Row:
 
 
 _VERSION, _PROGRAM = 5, 0x1F1A7E
+_IDS = struct.pack(">II", _VERSION, _PROGRAM)
 
 
 class Ledger:
@@ -157,20 +158,14 @@ def _check_ours(path: Path) -> None:
     Source:
         The application id and the user version: section 1.3 of https://sqlite.org/fileformat2.html.
     """
-    why = ""
-    if path.is_dir():
-        why = "it is a folder"
-    elif path.is_file() and path.stat().st_size:
+    head = b""
+    if path.is_file():
         with path.open("rb") as file:
-            head = file.read(72).ljust(72, b"\0")
-        version, program = struct.unpack(">60xI4xI", head)
-        if not head.startswith(b"SQLite format 3\0") or program != _PROGRAM:
-            why = "another program made it"
-        elif version != _VERSION:
-            why = f"its version is {version}"
-    if why:
+            head = file.read(72)
+    ours = head[:16] == b"SQLite format 3\0" and head[60:64] + head[68:72] == _IDS
+    if path.is_dir() or (head and not ours):
         raise OutputError(
-            f"{path} is not a ledger of version {_VERSION} ({why}); choose another with --ledger"
+            f"{path} is not a ledger of version {_VERSION}; choose another with --ledger"
         )
 
 

@@ -22,14 +22,8 @@ from multiprocessing.connection import wait as wait_for
 from inflate.batch.task import Event, Task, run_task
 from inflate.signals import end_on_signals
 
-_GRACE = 8.0
-"""Seconds for workers to remove what they have staged when a batch ends."""
-
-_GRACE_OF_ORPHAN = 5.0
-"""Seconds for the same in a worker whose batch is gone."""
-
-_LAST_LINES = 15
-"""Lines of a worker's stderr that are reported when it dies."""
+_GRACE, _GRACE_OF_ORPHAN = 8.0, 5.0
+"""Seconds for workers to remove what they have staged; less where their batch is gone."""
 
 
 class LocalExecutor:
@@ -37,8 +31,7 @@ class LocalExecutor:
 
     def __init__(self, slots: int, lock: int) -> None:
         """Prepare for ``slots`` tasks at once; every worker inherits the handle of the lock."""
-        self.slots = slots
-        self._lock = lock
+        self.slots, self._lock = slots, lock
         self._workers: dict[int, _Worker] = {}
 
     def submit(self, task: Task) -> None:
@@ -120,8 +113,8 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 8000))
-        lines = self._errors.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
         self._errors.close()
         how = f"ended with code {code}"
         if code < 0:

@@ -35,15 +35,14 @@ def name_output(
 ) -> str:
     """The output of a job; ``axes`` of the matrix distinguish names that are not from a template.
 
-    A template is a name with fields, or a folder: it ends in a slash or exists. None stands for the
-    folder of the source.
+    A template is a name with fields, or a folder, which ends in a slash. None stands for the folder
+    of the source.
 
     Raises:
         ConfigError: an unknown field, or not a valid template.
     """
     values = _values(source, options, settings)
-    is_name = template is not None and not template.endswith(("/", os.sep))
-    if template is not None and is_name and (is_remote(template) or not os.path.isdir(template)):
+    if template is not None and not template.endswith("/"):
         return _filled(template, values)
     target: Target = options.get("layout") or "autoencoder"
     stem = stem_of(source)
@@ -57,19 +56,6 @@ def name_output(
     if template is None:
         return str(default.with_name(name))
     return _filled(template, values).rstrip("/") + "/" + name
-
-
-def static_folder(template: str | None, source: str) -> str | None:
-    """The folder that contains all outputs of a template; None for remote outputs."""
-    if template is None:
-        template = "{" if is_remote(source) else os.path.join(os.path.dirname(source), "{")
-        template = template.split("*")[0].split("?")[0].split("[")[0]
-    if is_remote(template):
-        return None
-    fixed = template.split("{")[0]
-    if fixed == template and os.path.isdir(fixed):
-        return fixed
-    return os.path.dirname(fixed)
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
@@ -92,14 +78,13 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
 
 
 def _values(source: str, options: Mapping[str, Any], settings: Settings) -> dict[str, str]:
-    values = {"stem": stem_of(source), "name": name_of(source)}
-    parent = source.rstrip("/") if is_remote(source) else os.path.abspath(source)
-    values["parent"] = parent.rpartition("/")[0].rpartition("/")[2]
+    place = source.rstrip("/") if is_remote(source) else os.path.abspath(source)
+    values = {"stem": stem_of(source), "name": name_of(source), "parent": place.split("/")[-2]}
     for name in MATRIX_OPTIONS:
         value = settings.get(SETTINGS[name]) if name in SETTINGS else options.get(name)
         values[name] = _text(name, _UNSET[name] if value is None else value)
     values["kernel"] = values["video_kernel_size"]
-    return {key: value.replace("/", "_").replace(os.sep, "_") for key, value in values.items()}
+    return {key: value.replace("/", "_") for key, value in values.items()}
 
 
 def _text(name: str, value: Any) -> str:

@@ -21,17 +21,17 @@ from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
 from inflate.report.text import error_text
-from inflate.report.writing import require_pages, write_report, write_whole
+from inflate.report.writing import write_report, write_whole
 
 Document = Mapping[str, Any]
 """A batch as ``inflate/batch/2``."""
 
-_ORDER = ("failed", "unequal", "not-run", "held")
+_JOBS = "jobs"
+_SIGNS = {"failed": "⛔", "unequal": "❌", "not-run": "⏭️", "held": "✅"}
 """The statuses, failures first."""
 
-_JOBS = "jobs"
-_WORDS = {"held": "converted", "unequal": "not equal", "failed": "failed", "not-run": "not run"}
-_SIGNS = {"held": "✅", "unequal": "❌", "failed": "⛔", "not-run": "⏭️"}
+_ORDER = list(_SIGNS)
+_WORDS = {"failed": "failed", "unequal": "not equal", "not-run": "not run", "held": "converted"}
 _MOST = 1000
 """Rows that fit into a step summary of GitHub, which may have 1 MiB."""
 
@@ -68,12 +68,9 @@ def batch_document(
 def headline(document: Document) -> str:
     """The result of a batch in one line."""
     counts = document["counts"]
-    others = ((counts["unequal"], "not equal"), (counts["failed"], "failed"))
+    kinds = {"unequal": "not equal", "failed": "failed", "not_run": "not run"}
     parts = [f"{counts['held']} of {counts['total']} converted"]
-    parts += [
-        f"{count} {word}" for count, word in (*others, (counts["not_run"], "not run")) if count
-    ]
-    text = ", ".join(parts)
+    text = ", ".join(parts + [f"{counts[k]} {word}" for k, word in kinds.items() if counts[k]])
     if counts["reused"]:
         known = any(job["reused"] and job["status"] != "held" for job in document["jobs"])
         retry = "; --retry-failed tries failed jobs again" if known else ""
@@ -120,10 +117,9 @@ def to_junit(document: Document) -> str:
     suites = ElementTree.Element("testsuites", {"name": "inflate", **numbers})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "inflate batch", **numbers})
     for job in failures_first(document):
-        case = ElementTree.SubElement(suite, "testcase")
-        case.set("classname", dotless(job["source"]))
-        case.set("name", dotless(job["output"]))
-        case.set("time", f"{job['seconds'] or 0:.3f}")
+        names = {"classname": dotless(job["source"]), "name": dotless(job["output"])}
+        seconds = f"{job['seconds'] or 0:.3f}"
+        case = ElementTree.SubElement(suite, "testcase", names, time=seconds)
         kind = {"unequal": "failure", "failed": "error", "not-run": "skipped"}.get(job["status"])
         if kind is not None:
             why = printable(failure_text(job)) or "not started after an earlier failure"
@@ -139,10 +135,8 @@ def to_markdown(document: Document) -> str:
     lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
     failed = [job for job in jobs if failure_text(job)]
     lines += [f"- {code(job['source'])}: {code(failure_text(job), 500)}" for job in failed[:50]]
-    if len(failed) > 50:
-        lines.append(f"- and {len(failed) - 50} more failures")
     lines += [
-        *([""] if failed else []),
+        "",
         "| | source | output | verdict | largest error | seconds |",
         "| --- | --- | --- | --- | ---: | ---: |",
     ]
@@ -152,18 +146,12 @@ def to_markdown(document: Document) -> str:
         known = " (unchanged)" if job["reused"] else ""
         cells = (code(job["source"]), code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
-    if len(jobs) > _MOST:
-        lines += ["", f"and {len(jobs) - _MOST} more"]
-    return "\n".join(lines) + "\n"
+    more = f"\nand {len(jobs) - _MOST} more\n" if len(jobs) > _MOST else ""
+    return "\n".join(lines) + "\n" + more
 
 
 def to_html(document: Document) -> str:
-    """A page with links to the reports of the jobs.
-
-    Raises:
-        InflateError: the extra ``report`` is missing.
-    """
-    require_pages()
+    """A page with links to the reports of the jobs; it needs the extra ``report``."""
     from inflate.report.html import render_page
 
     jobs = [{**job, "error": failure_text(job)} for job in failures_first(document)]
@@ -210,10 +198,9 @@ def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, st
     for outcome in outcomes:
         parity = parity_of(outcome)
         if parity is not None:
-            document, page = files_of_job_report(folder, outcome.job.output)
-            for path in (document, page):
+            for path in files_of_job_report(folder, outcome.job.output):
                 write_report(dict(parity), path)
-            pages[outcome.job.output] = f"{_JOBS}/{page.name}"
+            pages[outcome.job.output] = f"{_JOBS}/{path.name}"
     return pages
 
 
@@ -221,7 +208,7 @@ def write_summaries(document: Document, folder: Path) -> None:
     """Write the summary of a batch in every form.
 
     Raises:
-        InflateError: the folder cannot be written, or an extra is missing.
+        OutputError: the folder cannot be written.
     """
     make_folder(folder)
     for name, made in SUMMARIES.items():

@@ -28,9 +28,6 @@ class Watch(Protocol):
     def waits(self) -> None:
         """Another batch has the ledger open."""
 
-    def began(self, job: Job, worker: str) -> None:
-        """A worker starts a job."""
-
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         """A job makes progress."""
 
@@ -49,25 +46,21 @@ class _Running:
     memory: int
 
 
+@dataclass
 class Run:
     """One run of a batch over the result of a survey.
 
     ``memory`` limits the estimates in bytes of all jobs that run at once; one job always may run.
     """
 
-    def __init__(
-        self,
-        seen: Sequence[Outcome],
-        ledger: Ledger,
-        executor: Executor,
-        watch: Watch,
-        *,
-        fail_fast: bool = False,
-        memory: int | None = None,
-    ) -> None:
-        self._ledger, self._executor, self._watch = ledger, executor, watch
-        self._fail_fast, self._memory = fail_fast, memory
-        self._seen = seen
+    seen: Sequence[Outcome]
+    ledger: Ledger
+    executor: Executor
+    watch: Watch
+    fail_fast: bool = False
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
         self._outcomes: dict[int, Outcome] = {}
         self._waiting: dict[int, Outcome] = {}
         self._running: dict[int, _Running] = {}  # By the number of the attempt.
@@ -81,28 +74,28 @@ class Run:
             KeyboardInterrupt: with a message that says how many jobs are finished.
         """
         try:
-            self._waiting = {i: one for i, one in enumerate(self._seen) if not one.reused}
-            for index, one in enumerate(self._seen):
+            self._waiting = {i: one for i, one in enumerate(self.seen) if not one.reused}
+            for index, one in enumerate(self.seen):
                 if one.reused:
                     self._end(index, one)
             while self._waiting or self._running:
                 self._start()
-                for event in self._executor.wait(_PATIENCE):
+                for event in self.executor.wait(_PATIENCE):
                     self._take(event)
         except KeyboardInterrupt as stop:
             finished = sum(one.row.state != "not-run" for one in self._outcomes.values())
             raise KeyboardInterrupt(
-                f"{finished} of {len(self._seen)} jobs are finished; run the same command to resume"
+                f"{finished} of {len(self.seen)} jobs are finished; run the same command to resume"
             ) from stop
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
     def _start(self) -> None:
         for index, seen in list(self._waiting.items()):
-            if len(self._running) >= self._executor.slots:
+            if len(self._running) >= self.executor.slots:
                 return
             needed = self._need(index, seen.job)
             used = sum(running.memory for running in self._running.values())
-            if self._memory is not None and self._running and used + needed > self._memory:
+            if self.memory is not None and self._running and used + needed > self.memory:
                 continue  # A smaller job may still fit.
             del self._waiting[index]
             row = Row(seen.row.output, settings=seen.job.settings, made=seen.row.made)
@@ -112,7 +105,7 @@ class Run:
         if index not in self._needs:
             self._needs[index] = 0
             with suppress(Exception):  # The job itself reports what is wrong.
-                found = None if self._memory is None else estimate(job)
+                found = None if self.memory is None else estimate(job)
                 self._needs[index] = found.memory if found else 0
         return self._needs[index]
 
@@ -122,7 +115,7 @@ class Run:
         self._running[number] = running
         options = {**job.options, "overwrite": may_overwrite(job, running.row)}
         places = _absolute(job.source), _absolute(job.output)
-        self._executor.submit(Task(number, *places, options, running.memory))
+        self.executor.submit(Task(number, *places, options, running.memory))
 
     def _take(self, event: Event) -> None:
         """Handle an event; an error ends its job, not the batch."""
@@ -135,19 +128,17 @@ class Run:
                 raise
             self._finish(event.number, running, state="failed", document=failure(error))
         if event.kind == "publish":
-            self._executor.answer(event, go)
+            self.executor.answer(event, go)
 
     def _handle(self, event: Event, running: _Running) -> bool:
         """Handle an event of a job that runs; whether it may publish."""
         job, row, content = running.job, running.row, event.content
-        if event.kind == "begin":
-            self._watch.began(job, event.worker)
-        elif event.kind == "progress":
-            self._watch.moved(job, content["phase"], content["done"], content["total"])
+        if event.kind == "progress":
+            self.watch.moved(job, content["phase"], content["done"], content["total"])
         elif event.kind == "publish":
             made = (*row.made, content["made"])
             publishing = replace(row, state="publishing", **{**content, "made": made})
-            running.row = self._ledger.write(publishing)
+            running.row = self.ledger.write(publishing)
         elif event.kind == "end":
             made = (content["made"],) if content["state"] == "held" else row.made
             self._finish(event.number, running, **{**content, "made": made})
@@ -157,21 +148,21 @@ class Run:
             error = f"its process was lost {row.attempts} times: {content['error']}"
             self._finish(event.number, running, state="failed", document={"error": error})
         else:
-            self._watch.lost(job, content["error"])
+            self.watch.lost(job, content["error"])
             del self._running[event.number]
             self._submit(running)
         return event.kind == "publish"
 
     def _finish(self, number: int, running: _Running, **changes: Any) -> None:
-        row = self._ledger.write(replace(running.row, **changes))
+        row = self.ledger.write(replace(running.row, **changes))
         del self._running[number]
         self._end(running.index, Outcome(running.job, row))
 
     def _end(self, index: int, outcome: Outcome) -> None:
         self._outcomes[index] = outcome  # Before it is shown: Ctrl-C may come in between.
-        self._watch.ended(outcome)
+        self.watch.ended(outcome)
         failed = outcome.row.state in ("unequal", "failed")
-        if self._fail_fast and failed and not outcome.reused:
+        if self.fail_fast and failed and not outcome.reused:
             left, self._waiting = self._waiting, {}
             for other, seen in left.items():
                 self._end(other, Outcome(seen.job, Row(seen.row.output)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -47,7 +46,7 @@ class Event:
     sends ``publish`` waits for an answer: nothing gets its name before the ledger has its record.
     """
 
-    kind: Literal["begin", "progress", "publish", "end", "lost"]
+    kind: Literal["progress", "publish", "end", "lost"]
     number: int
     worker: str
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +81,7 @@ def run_task(
     ask: Callable[[Event], bool],
     gpu: int | None = None,
 ) -> None:
-    """Convert, and send ``begin``, ``progress``, ``publish`` where parity held, and ``end``.
+    """Convert, and send ``progress``, ``publish`` where parity held, and ``end``.
 
     ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
     CUDA device of this worker, for tasks that leave the choice open.
@@ -110,7 +109,6 @@ def run_task(
         if not ask(event("publish", source_mark=mark, **record)):
             raise StoppedError
 
-    send(event("begin", pid=os.getpid()))
     try:
         device = _device(task.options.get("device"), gpu)
         options = ConvertOptions(**{**task.options, "device": device})

@@ -22,6 +22,7 @@ from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, error_text, one_line
+from inflate.workflow.sources import name_of
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
 _WAITS = "another batch has the ledger open; waiting until it ends"
@@ -48,9 +49,6 @@ class _Lines:
         if self._wanted:
             note(_WAITS)
 
-    def began(self, job: Job, worker: str) -> None:
-        pass
-
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         pass
 
@@ -76,15 +74,12 @@ class _Bars:
     def waits(self) -> None:
         note(_WAITS)
 
-    def began(self, job: Job, worker: str) -> None:
-        if job.output not in self._tasks:
-            name = job.label.replace("\n", " ")
-            self._tasks[job.output] = self.bars.add_task(name, total=None, phase=worker)
-
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        if job.output in self._tasks:
-            task = self._tasks[job.output]
-            self.bars.update(task, completed=done, total=total or None, phase=phase)
+        if job.output not in self._tasks:
+            name = f"{name_of(job.source)} -> {name_of(job.output)}".replace("\n", " ")
+            self._tasks[job.output] = self.bars.add_task(name, total=None)
+        task = self._tasks[job.output]
+        self.bars.update(task, completed=done, total=total or None, phase=phase)
 
     def lost(self, job: Job, why: str) -> None:
         if job.output in self._tasks:

@@ -60,9 +60,6 @@ class Watcher:
         """Remember."""
         self.waited += 1
 
-    def began(self, job: Job, worker: str) -> None:
-        """Nothing."""
-
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         """Nothing."""
 
@@ -86,21 +83,22 @@ class FakeExecutor:
         self.answers: list[bool] = []
         self.together = 0
         self._tasks: dict[int, Task] = {}
+        self._begun: list[Task] = []
         self._events: list[Event] = []
 
     def submit(self, task: Task) -> None:
         """Begin a task; it continues when its events are taken."""
         self.ran.append(task)
         self._tasks[task.number] = task
+        self._begun.append(task)
         self.together = max(self.together, len(self._tasks))
-        self.send("begin", task)
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
+        for task in self._begun:
+            self.begin(task)
+        self._begun.clear()
         events, self._events = self._events, []
-        for event in events:
-            if event.kind == "begin":
-                self.begin(self._tasks[event.number])
         return events
 
     def answer(self, event: Event, go: bool) -> None:

@@ -66,7 +66,6 @@ class DeadlyExecutor(RayExecutor):
     def __init__(self, address: str, *, times: int) -> None:
         super().__init__(2, address)
         self._times = times
-        self._pids: dict[int, int] = {}
         self._doomed: set[int] = set()
         self.ran: list[str] = []
 
@@ -77,18 +76,10 @@ class DeadlyExecutor(RayExecutor):
             self._doomed.add(task.number)
         super().submit(task)
 
-    def wait(self, seconds: float) -> list[Event]:
-        """Remember the processes."""
-        events = super().wait(seconds)
-        for event in events:
-            if event.kind == "begin":
-                self._pids[event.number] = event.content["pid"]
-        return events
-
     def answer(self, event: Event, go: bool) -> None:
         """Continue, or kill."""
         if event.number in self._doomed:
-            os.kill(self._pids[event.number], signal.SIGKILL)
+            os.kill(int(event.worker.removeprefix("worker ")), signal.SIGKILL)
         else:
             super().answer(event, go)
 
