@@ -285,24 +285,6 @@ def test_a_batch_killed_ten_times_loses_nothing_and_does_nothing_twice(
     assert hidden(tmp_path / "out") == []
 
 
-@pytest.mark.slow
-def test_two_batches_at_once_do_nothing_twice(tmp_path: Path, sources: Sources) -> None:
-    sources(8)
-    command = [sys.executable, "-m", "inflate", "batch", "ckpts/*", *OPTIONS, "--json"]
-    both = [
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    documents = [json.loads(batch.communicate(timeout=120)[0]) for batch in both]
-    assert [batch.returncode for batch in both] == [0, 0]
-    for jobs in zip(*(document["jobs"] for document in documents), strict=True):
-        assert [job["status"] for job in jobs] == ["held", "held"]
-        assert sorted(job["reused"] for job in jobs) == [False, True]
-    assert hidden(tmp_path / "out") == []
-
-
 ONE_OUTPUT = """
 import os, time
 reserve, reserved = os.posix_fallocate, []

@@ -248,11 +248,3 @@ def test_memory_stays_below_the_estimate(tmp_path: Path) -> None:
     ran = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) <= found.memory + RUNTIME
-
-
-def test_a_missing_source_is_reported_with_the_nearest_name(
-    tmp_path: Path, sources: Sources
-) -> None:
-    sources(1)
-    (problem,) = problems_of(tmp_path, {"jobs": ["ckpts/m00.safetensor"]})
-    assert "'m00.safetensors'" in problem

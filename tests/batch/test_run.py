@@ -189,25 +189,20 @@ def test_fail_fast_begins_no_more(sources: Sources) -> None:
     assert statuses(ran(opened(), act)[0]) == ["held*", "failed*", "held", "held"]
 
 
-def test_a_lost_worker_loses_no_job(sources: Sources) -> None:
+@pytest.mark.parametrize(("losses", "state"), [(2, "held"), (3, "failed")])
+def test_a_job_whose_worker_is_lost_is_started_three_times(
+    losses: int, state: str, sources: Sources
+) -> None:
     sources(2)
     tries: list[str] = []
 
     def act(task: Task) -> str:
         tries.append(Path(task.source).stem)
-        return "lost" if tries.count("m00") < 3 else "held"
+        return "lost" if tries[-1] == "m00" and tries.count("m00") <= losses else "held"
 
     outcomes, _ = ran(opened(), act)
-    assert statuses(outcomes) == ["held", "held"]
+    assert statuses(outcomes) == [state, "held"]
     assert [outcome.row.attempts for outcome in outcomes] == [3, 1]
-
-
-def test_a_job_that_kills_its_workers_fails(sources: Sources) -> None:
-    sources(2)
-    outcomes, executor = ran(opened(), by_stem(m00="lost"))
-    assert statuses(outcomes) == ["failed", "held"]
-    assert "worker was killed" in outcomes[0].row.document["error"]
-    assert len(executor.ran) == 4
 
 
 def test_a_worker_lost_after_its_file_got_its_name_does_nothing_twice(sources: Sources) -> None:
@@ -299,13 +294,11 @@ class _Corrupting(FakeExecutor):
         super().send(kind, task, **content)
 
 
-@pytest.mark.parametrize(
-    "document", [{"seconds": float("nan")}, {"conversion": {"notes": {1, 2}}}], ids=["nan", "set"]
-)
 @pytest.mark.parametrize("kind", ["publish", "end"])
-def test_unrecordable_results(kind: str, document: dict[str, Any], sources: Sources) -> None:
+def test_unrecordable_results(kind: str, sources: Sources) -> None:
     sources(2)
-    outcomes, executor = ran(opened(), executor=_Corrupting(kind, {"document": document}))
+    executor = _Corrupting(kind, {"document": {"seconds": float("nan")}})
+    outcomes, _ = ran(opened(), executor=executor)
     assert statuses(outcomes) == ["failed", "held"]
     assert outcomes[0].row.document["error"]
     assert executor.answers == [kind == "end", True]
@@ -313,8 +306,6 @@ def test_unrecordable_results(kind: str, document: dict[str, Any], sources: Sour
     # What was not published is tried again.
     again = "held" if kind == "publish" else "failed*"
     assert statuses(ran(opened())[0]) == [again, "held*"]
-    Path("ckpts/m00.safetensors").write_bytes(b"mended")
-    assert statuses(ran(opened())[0]) == ["held", "held*"]
 
 
 # Two batches, one ledger
@@ -358,17 +349,3 @@ def test_memory_bounds_what_runs_at_once(
     outcomes, executor = ran(opened(), executor=FakeExecutor(3), memory=memory)
     assert statuses(outcomes) == ["held"] * 4
     assert executor.together == together
-
-
-def test_ctrl_c_reports_what_is_finished(sources: Sources) -> None:
-    class Interrupted(FakeExecutor):
-        """Ctrl-C while the second job runs."""
-
-        def submit(self, task: Task) -> None:
-            if self.ran:
-                raise KeyboardInterrupt
-            super().submit(task)
-
-    sources(2)
-    with pytest.raises(KeyboardInterrupt, match="1 of 2 jobs"):
-        ran(opened(), executor=Interrupted())
