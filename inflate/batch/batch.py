@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inflate.batch.jobs import RUNTIME, Job, expand, output_folder
 from inflate.batch.ledger import Ledger, files_of_ledger
@@ -16,7 +16,6 @@ from inflate.batch.local import LocalExecutor
 from inflate.batch.reports import files_of_job_report, files_of_reports
 from inflate.batch.run import Run, Watch
 from inflate.batch.survey import Outcome, survey
-from inflate.batch.task import Executor
 from inflate.config.loading import config_files
 from inflate.config.manifest import Entry, Manifest, read_manifest
 from inflate.errors import ConfigError, OutputError
@@ -26,6 +25,9 @@ from inflate.io.protected import conflicts, place_of
 from inflate.io.remote import is_remote, local_path
 from inflate.io.staging import outputs_of
 from inflate.workflow.sources import check_working_directory
+
+if TYPE_CHECKING:
+    from inflate.batch.cluster import RayExecutor
 
 LEDGER = "inflate-ledger.sqlite"
 """The default name of a ledger."""
@@ -118,15 +120,15 @@ def run(
     with Ledger(batch.ledger, watch.waits) as ledger:
         seen = survey(batch.jobs, ledger, retry_failed=retry_failed)
         left = sum(not one.reused for one in seen)
-        workers: Executor
+        workers: LocalExecutor | RayExecutor
         if executor == "local" or not left:
             workers = LocalExecutor(min(jobs or 1, max(left, 1)), ledger.lock)
             if memory is None and workers.slots > 1 and (free := free_memory()) is not None:
                 memory = int((free - workers.slots * RUNTIME) * _SHARE)
         else:
-            from inflate.batch.cluster import RayExecutor
+            from inflate.batch import cluster
 
-            workers = RayExecutor(jobs, ray_address)
+            workers = cluster.RayExecutor(jobs, ray_address)
             # Ray places tasks by their estimates, and knows the memory of each machine.
             memory = memory or 1 << 62
         with closing(workers):

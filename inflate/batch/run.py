@@ -7,13 +7,17 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from inflate.batch.jobs import Job, estimate
 from inflate.batch.ledger import Ledger, Row
 from inflate.batch.survey import Outcome, may_overwrite, was_published
-from inflate.batch.task import Event, Executor, Task, failure
+from inflate.batch.task import Event, Task, failure
 from inflate.io.remote import is_remote, local_path
+
+if TYPE_CHECKING:
+    from inflate.batch.cluster import RayExecutor
+    from inflate.batch.local import LocalExecutor
 
 ATTEMPTS = 3
 """How often a job is started whose process is lost."""
@@ -55,7 +59,7 @@ class Run:
 
     seen: Sequence[Outcome]
     ledger: Ledger
-    executor: Executor
+    executor: LocalExecutor | RayExecutor
     watch: Watch
     fail_fast: bool = False
     memory: int | None = None

@@ -1,4 +1,4 @@
-"""A task is a job as a worker gets it; every executor runs it through :func:`run_task`."""
+"""A task is a job as a worker gets it; each executor runs it with :func:`run_task`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from inflate.batch.files import make_folder, mark_of_output, mark_of_source, source_key
 from inflate.errors import InflateError
@@ -50,24 +50,6 @@ class Event:
     number: int
     worker: str
     content: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Executor(Protocol):
-    """Runs tasks, at most ``slots`` at once."""
-
-    slots: int
-
-    def submit(self, task: Task) -> None:
-        """Start a task."""
-
-    def wait(self, seconds: float) -> list[Event]:
-        """The events since the last call; waits at most this long for the first."""
-
-    def answer(self, event: Event, go: bool) -> None:
-        """Answer a ``publish``."""
-
-    def close(self) -> None:
-        """Stop everything that still runs."""
 
 
 class StoppedError(Exception):
