@@ -191,7 +191,11 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
 def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*entry.matrix.values()):
         chosen = {**entry.options, **dict(zip(entry.matrix, values, strict=True))}
-        chosen = {key: value for key, value in chosen.items() if value is not None}
+        chosen = {
+            key: tuple(value) if isinstance(value, list) else value  # Those of the command.
+            for key, value in chosen.items()
+            if value is not None
+        }
         config = chosen.get("config")
         if config is not None and os.path.isfile(folder / config):
             chosen["config"] = os.path.normpath(folder / config)

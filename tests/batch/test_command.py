@@ -95,7 +95,7 @@ def test_failures_come_first_with_one_line_each() -> None:
 )
 def test_exit_codes(pattern: str, code: int, sources: Sources) -> None:
     sources(3)
-    assert main(["batch", pattern, "-o", "out", "-q"]) == code
+    assert main(["batch", pattern, "-o", "out", "-q", "--set", "alpha=0.5"]) == code
 
 
 def test_a_table_on_a_terminal(
