@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 
 import inflate
-from inflate.batch.batch import Batch
-from inflate.batch.jobs import Job
-from inflate.batch.ledger import Row
-from inflate.batch.run import Outcome
 from inflate.display import Displayed, bytes_text
 from inflate.workflow import ConversionResult
 
@@ -25,18 +21,15 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """One of everything that displays itself."""
     folder = tmp_path_factory.mktemp("results")
     conversion = inflate.convert(image, folder / "img.video.safetensors", **CPU)
-    job = Job("sources[0]", "in/img.ckpt", "out/img.safetensors")
     assert conversion.parity is not None
     return {
         "conversion": conversion,
         "parity": conversion.parity,
         "inspection": inflate.inspect(image),
-        "batch": Batch((job,), folder / "ledger.sqlite"),
-        "outcome": Outcome(job, Row("out", state="held")),
     }
 
 
-@pytest.mark.parametrize("name", ["conversion", "parity", "inspection", "batch", "outcome"])
+@pytest.mark.parametrize("name", ["conversion", "parity", "inspection"])
 def test_everything_is_short(results: dict[str, Displayed], name: str) -> None:
     result = results[name]
     assert repr(result).startswith(f"<{type(result).__name__} ")
