@@ -18,13 +18,11 @@ class TemporalBlock(nn.Module):
 
     mix_weighs: ClassVar[Weighs]
     mix_factor: Tensor
-    timesteps: int | None
 
-    def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None) -> None:
+    def init_blend(self, alpha: float, merge_strategy: str) -> None:
         """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
         value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
         self.merge_strategy = merge_strategy
-        self.timesteps = timesteps
         if merge_strategy == "learned":
             self.mix_factor = nn.Parameter(value)
         else:
@@ -38,22 +36,17 @@ class TemporalBlock(nn.Module):
         alpha = alpha_of(self.mix_factor, self.merge_strategy, self.mix_weighs)
         return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
 
-    def blend(self, spatial: Tensor, temporal: Tensor, *, overwrite: bool = False) -> Tensor:
+    def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
         """The weighted sum of two branches of one shape, in the memory layout of ``spatial``.
 
-        Computed as ``a + w (b - a)``: if the branches are bit-identical, so is the blend for any
-        share, where ``w b + (1 - w) a`` would round. Convolutions choose their algorithm, and so
-        their rounding, by the layout.
-
-        Args:
-            spatial: the spatial branch.
-            temporal: the temporal branch.
-            overwrite: write the result into ``spatial``, unless a gradient needs it.
+        It overwrites ``spatial`` unless a gradient needs it. Computed as ``a + w (b - a)``: of
+        bit-identical branches it is bit-identical, where ``w b + (1 - w) a`` would round.
+        Convolutions choose their algorithm, and so their rounding, by the layout.
         """
         share = self.temporal_share().to(spatial.dtype)
-        if overwrite and not any(t.requires_grad for t in (spatial, temporal, share)):
-            return spatial.lerp_(temporal, share)
-        return torch.lerp(spatial, temporal, share)
+        if any(t.requires_grad for t in (spatial, temporal, share)):
+            return torch.lerp(spatial, temporal, share)
+        return spatial.lerp_(temporal, share)
 
     def is_silent(self) -> bool:
         """Whether the blend is fixed and fully spatial, so that the temporal branch can be skipped.
@@ -89,26 +82,17 @@ class TemporalBlock(nn.Module):
         self._note_share()
 
 
-def frames_of(x: Tensor, timesteps: int | None, default: int | None) -> int:
+def frames_of(x: Tensor, timesteps: int | None) -> int:
     """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
 
-    Args:
-        x: the folded batch.
-        timesteps: the caller's, or None.
-        default: the module's own, or None.
-
     Raises:
-        ValueError: neither is given, T is not positive, or it does not divide the batch.
+        ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
     """
-    frames = default if timesteps is None else timesteps
-    if frames is None:
+    if timesteps is None:
+        raise ValueError("timesteps is not given; pass the number of frames of each video")
+    if timesteps < 1 or x.shape[0] % timesteps:
         raise ValueError(
-            "timesteps is not given: pass the number of frames of each video, "
-            "forward(z, timesteps=T), or build the module with timesteps=T"
+            f"timesteps is {timesteps}, and the batch holds {x.shape[0]} frames; expected a "
+            "positive number that divides it, since a batch is whole videos, (B T) C H W"
         )
-    if frames < 1 or x.shape[0] % frames:
-        raise ValueError(
-            f"timesteps is {frames}, and the batch holds {x.shape[0]} frames; expected a positive "
-            "number that divides it, since a batch is whole videos, (B T) C H W"
-        )
-    return frames
+    return timesteps

@@ -125,69 +125,45 @@ class TimeStack(nn.Module):
 class VideoResBlock(ResnetBlock, TemporalBlock):
     """The image residual block, then a temporal one on its output, blended.
 
-    Args:
-        out_channels: channels of the output.
-        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
-        alpha: likewise.
-        merge_strategy: likewise.
-        timesteps: likewise.
-        **spatial: arguments of :class:`~inflate.models.blocks.ResnetBlock`.
-
-    Raises:
-        ValueError: an argument out of its range.
+    The arguments are those of :class:`ResnetBlock` and :class:`~inflate.models.VideoDecoder`.
     """
 
     mix_weighs = RESIDUAL_WEIGHS
 
     def __init__(
         self,
-        out_channels: int,
         *,
+        in_channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
         video_kernel_size: int | Sequence[int] = 3,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
-        timesteps: int | None = None,
-        **spatial: Any,
     ) -> None:
-        super().__init__(out_channels=out_channels, **spatial)
-        self.time_stack = TimeStack(out_channels, self.dropout.p, video_kernel_size)
-        self.init_blend(alpha, merge_strategy, timesteps)
+        super().__init__(in_channels=in_channels, out_channels=out_channels, dropout=dropout)
+        self.time_stack = TimeStack(out_channels, dropout, video_kernel_size)
+        self.init_blend(alpha, merge_strategy)
 
-    def forward(
-        self,
-        x: Tensor,
-        temb: None = None,
-        skip_video: bool = False,
-        timesteps: int | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
         """
-        spatial = super().forward(x, temb)
+        spatial = super().forward(x)
         if skip_video:
             return spatial
-        frames = frames_of(x, timesteps, self.timesteps)
+        frames = frames_of(x, timesteps)
         if self.is_silent():
             return spatial
         temporal = fold_frames(self.time_stack(unfold_frames(spatial, frames)))
-        return self.blend(spatial, temporal, overwrite=True)
+        return self.blend(spatial, temporal)
 
 
 class AE3DConv(nn.Conv2d):
     """The image's output convolution, then a convolution over time; no blend and no skip.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
-        *args: arguments of ``torch.nn.Conv2d``, such as its kernel size.
-        timesteps: frames per video, the default of ``forward``.
-        **kwargs: arguments of ``torch.nn.Conv2d``.
-
-    Raises:
-        ValueError: the kernel is not one or three odd numbers.
+    ``**spatial`` are arguments of ``torch.nn.Conv2d``, such as its kernel size.
     """
 
     def __init__(
@@ -195,18 +171,15 @@ class AE3DConv(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         video_kernel_size: int | Sequence[int] = 3,
-        *args: Any,
-        timesteps: int | None = None,
-        **kwargs: Any,
+        **spatial: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, *args, **kwargs)
+        super().__init__(in_channels, out_channels, **spatial)
         self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
-        self.timesteps = timesteps
 
     def forward(
         self, input: Tensor, timesteps: int | None = None, skip_video: bool = False
     ) -> Tensor:
-        """``(B T) C H W -> (B T) C' H W``.
+        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image's convolution alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -214,5 +187,5 @@ class AE3DConv(nn.Conv2d):
         x = super().forward(input)
         if skip_video:
             return x
-        frames = frames_of(input, timesteps, self.timesteps)
+        frames = frames_of(input, timesteps)
         return fold_frames(self.time_mix_conv(unfold_frames(x, frames)))
