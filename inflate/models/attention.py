@@ -43,7 +43,7 @@ def _xformers_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
         why = "xformers is not installed"
     else:
         try:
-            return ops.memory_efficient_attention(q, k, v)  # type: ignore[no-any-return]
+            return ops.memory_efficient_attention(q, k, v)
         except NotImplementedError:  # No kernel for this device, type and size.
             why = f"xformers has no kernel for {q.dtype} of {q.shape[-1]} channels here"
     if not torch.compiler.is_compiling():
@@ -57,7 +57,7 @@ def _xformers_ops() -> ModuleType | None:
         from xformers import ops
     except ImportError:
         return None
-    return ops  # type: ignore[no-any-return]
+    return ops
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,18 +29,15 @@ class Codebook(nn.Module):
         pixels = at_least_float32(z).flatten(2).transpose(1, 2)
         # One image at a time: the distances of a clip to a large codebook would fill the memory.
         chosen = torch.stack([torch.cdist(image, entries).argmin(dim=1) for image in pixels])
-        nearest: Tensor = self.embedding(chosen)
+        nearest = self.embedding(chosen)
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
 class LatentEncoder(nn.Module):
-    """An image encoder with its quant conv and codebook, ``N C H W -> N e h w``.
+    """An image encoder with its quant conv and codebook, if any, ``N C H W -> N e h w``.
 
-    Args:
-        encoder: the encoder; without one, ``encode`` raises.
-        latent_channels: channels of the latents, ``e``.
-        quant_conv: channels in and out of the convolution after the encoder, if any.
-        codebook_entries: entries of the codebook, if any.
+    ``latent_channels`` is ``e``; ``quant_conv`` are the channels in and out of that convolution.
+    Without an encoder, ``encode`` raises.
     """
 
     def __init__(
@@ -63,11 +59,12 @@ class LatentEncoder(nn.Module):
     def encode(self, images: Tensor, *, sample: bool = False) -> Tensor:
         """The latents of images, ``N e h w`` or ``B T e h w``, unscaled.
 
-        They are the posterior's mean, or the nearest entries of the codebook.
+        They are the nearest entries of the codebook, or the posterior's mean; with ``sample`` they
+        are drawn from the posterior, if the encoder has a variance.
 
         Args:
             images: ``N C H W`` or ``B T C H W`` in [-1, 1].
-            sample: draw from the posterior; a codebook, or an encoder without a variance, has none.
+            sample: draw from the posterior.
 
         Raises:
             ValueError: another shape; or there is no encoder.
@@ -81,7 +78,7 @@ class LatentEncoder(nn.Module):
                 "this file holds no encoder: convert the whole image autoencoder to have encode()"
             )
         channels = self.encoder.conv_in.in_channels
-        h: Tensor = self.encoder(_folded("images", images, channels))
+        h = self.encoder(_folded("images", images, channels))
         if self.quant_conv is not None:
             h = self.quant_conv(h)
         if self.quantize is not None:
@@ -120,7 +117,6 @@ class VideoAutoencoder(LatentEncoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int | None = None,
-        directory: str | Path | None = None,
     ) -> Tensor:
         """The images of latents, ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
 
@@ -128,14 +124,12 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             latents: ``(B T) e h w`` or ``B T e h w``, unscaled.
             timesteps: frames per video, T; known from the second form.
             skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time, for long clips; see
-                ``decode_stream`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
-            directory: where temporary files go; the system's place for them by default.
+            chunk: how many frames of each video to hold in memory at a time, for long clips.
 
         Raises:
             ValueError: another shape, or one that contradicts ``timesteps``; or as ``decode`` of
                 :class:`~inflate.models.video_decoder.VideoDecoder`.
-            OSError: the temporary files cannot be written.
+            OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv
         z = _folded("latents", latents, (post or self.decoder.conv_in).in_channels)
@@ -151,7 +145,7 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             z = post(z)
         if chunk is not None and not latents.requires_grad:
             z = z.detach()  # The gradient of post_quant_conv alone must not refuse chunks.
-        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk)
         return _unfolded(out, latents)
 
     def forward(

@@ -106,8 +106,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``N C H W -> N C 2H 2W``."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Downsample(nn.Module):
@@ -115,15 +114,13 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool) -> None:
         super().__init__()
-        conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2) if with_conv else None
-        self.conv = conv
+        self.conv = nn.Conv2d(in_channels, in_channels, 3, stride=2) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``N C H W -> N C H/2 W/2``; the convolution pads one zero pixel right and below."""
         if self.conv is None:
             return F.avg_pool2d(x, kernel_size=2, stride=2)
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Level(nn.Module):

@@ -1,10 +1,8 @@
 """Decode long clips chunk by chunk, with the result of decoding them whole.
 
-Temporal layers see every frame: their norms take statistics over all of them, and attention attends
-to all of them. So a temporal block runs in passes over all chunks, and each pass leaves its result
-for the next in a temporary file. Between such blocks, chunks stream.
-
-A chunk is ``(B t) C H W``, video-major; chunks come in the order of their frames.
+Norms and attention of temporal blocks see every frame, so such a block runs in passes over all
+chunks, and each pass leaves its result for the next in a temporary file. Between such blocks,
+chunks stream: ``(B t) C H W``, video-major, in the order of their frames.
 """
 
 from __future__ import annotations
@@ -14,13 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import GroupNorm, Step, add_to, at_least_float32
 from inflate.models.image import best_layout
 from inflate.models.temporal import AE3DConv, VideoResBlock, fold_frames, unfold_frames
@@ -34,7 +30,6 @@ class Clip:
     videos: int
     frames: int
     chunk: int
-    directory: Path | None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """The first frame of each chunk, and the one after its last."""
@@ -47,15 +42,14 @@ class Clip:
 
 
 class FrameFile:
-    """Frames in a temporary file without a name, removed when it is closed or collected.
+    """Frames in a temporary file, ``T B S C``, where ``S`` are the pixels of a frame.
 
-    The layout is ``T B S C``, where ``S`` are the pixels of a frame. Nothing is mapped into memory,
-    where it would count as used.
+    Nothing is mapped into memory, where it would count as used.
     """
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self._file = tempfile.TemporaryFile(dir=clip.directory)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._done = 0
 
     def __enter__(self) -> FrameFile:
@@ -148,22 +142,24 @@ def decode_stream(
     stream: Iterator[Tensor] = (
         best_layout(videos[:, first:last].flatten(0, 1)) for first, last in clip.spans()
     )
+    passes: dict[type, Callable[..., Iterator[Tensor]]]
+    passes = {VideoResBlock: _residual, VideoBlock: _attention, AE3DConv: _convolution}
     for step in steps:
-        in_passes = next((run for kind, run in _PASSES.items() if isinstance(step, kind)), None)
-        if in_passes is None:
+        run = passes.get(type(step))
+        if run is None:
             stream = map(step, stream)
-        elif skip_video or (isinstance(step, TemporalBlock) and step.is_silent()):
+        elif skip_video:
             stream = map(partial(step, skip_video=True), stream)
         else:
-            stream = in_passes(step, stream, clip)
+            stream = run(step, stream, clip)
     for x in stream:
         yield x.contiguous()
 
 
 def _residual(block: VideoResBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
     """Three passes: each of the two norms needs all frames."""
-    norm_1, *layers_1 = block.time_stack.in_layers
-    norm_2, *layers_2 = block.time_stack.out_layers
+    norm_1, *silu_1, conv_1 = block.time_stack.in_layers
+    norm_2, *silu_2, conv_2 = block.time_stack.out_layers
     before, between = Moments(clip, norm_1), Moments(clip, norm_2)
     with FrameFile(clip) as spatial, FrameFile(clip) as hidden:
         for x in stream:
@@ -171,12 +167,13 @@ def _residual(block: VideoResBlock, stream: Iterator[Tensor], clip: Clip) -> Ite
             before.add(x)
             spatial.append(x)
         for span in clip.spans():
-            h = _convolved(layers_1, spatial, span, before)
+            h = _convolved(spatial, *span, conv_1, before.normalize, *silu_1)
             between.add(h)
             hidden.append(h)
         for span in clip.spans():
+            h = _convolved(hidden, *span, conv_2, between.normalize, *silu_2)
             x = spatial.frames(*span)
-            yield block.blend(x, add_to(_convolved(layers_2, hidden, span, between), x))
+            yield block.blend(x, add_to(h, x))
 
 
 def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
@@ -184,19 +181,16 @@ def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterat
         for x in stream:
             spatial.append(conv(x, skip_video=True))
         for span in clip.spans():
-            yield _convolved([conv.time_mix_conv], spatial, span)
+            yield _convolved(spatial, *span, conv.time_mix_conv)
 
 
 def _convolved(
-    layers: list[Any], source: FrameFile, span: tuple[int, int], moments: Moments | None = None
+    source: FrameFile, first: int, last: int, conv: Any, *pointwise: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Layers, the last over time, on normalised frames of a chunk and those its kernel reaches."""
-    *pointwise, conv = layers
-    (first, last), radius = span, conv.kernel_size[0] // 2
+    """A convolution over time for one chunk and the neighbouring frames its kernel reaches."""
+    radius = conv.kernel_size[0] // 2
     low, high = max(0, first - radius), min(source.clip.frames, last + radius)
     x = source.frames(low, high)
-    if moments is not None:
-        x = moments.normalize(x)
     for layer in pointwise:
         x = layer(x)
     return fold_frames(conv(unfold_frames(x, high - low))[:, :, first - low : last - low])
@@ -216,11 +210,3 @@ def _attention(block: VideoBlock, stream: Iterator[Tensor], clip: Clip) -> Itera
             tokens.write(0, start, mixed)
         for first, last in clip.spans():
             yield block.project(tokens.read(first, last, 0, pixels), inputs.frames(first, last))
-
-
-_PASSES: dict[type, Callable[..., Iterator[Tensor]]] = {
-    VideoResBlock: _residual,
-    VideoBlock: _attention,
-    AE3DConv: _convolution,
-}
-"""How the modules that see other frames run."""

@@ -29,10 +29,9 @@ from inflate.vocabulary import DDCONFIG_FIXED, DDCONFIG_KEYS
 def best_layout(x: Tensor) -> Tensor:
     """``x`` in the memory layout in which convolutions of its device and type run fastest.
 
-    On a CPU in float32 that is channels last: convolutions reorder nothing, a convolution over time
-    alone is a matrix product, and frames are folded without a copy. With gradients the layout is
-    kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the backward pass if its input
-    needs no gradient, as in a decoder with frozen layers.
+    On a CPU in float32 that is channels last, in which frames are folded without a copy. With
+    gradients the layout is kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the
+    backward pass if its input needs no gradient, as in a decoder with frozen layers.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)
@@ -40,10 +39,7 @@ def best_layout(x: Tensor) -> Tensor:
 
 
 class Network(nn.Module):
-    """An encoder or decoder: steps, each on the output of the one before.
-
-    ``ignored`` are keywords of a shared ``ddconfig`` that this network does not use.
-    """
+    """An encoder or decoder; ``ignored`` are keys of a shared ``ddconfig`` that it does not use."""
 
     gradient_checkpointing = False
 
@@ -67,8 +63,7 @@ class Network(nn.Module):
             Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
         """
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            out: Tensor = checkpoint(step, h, use_reentrant=False, **arguments)
-            return out
+            return checkpoint(step, h, use_reentrant=False, **arguments)
         return step(h, **arguments)
 
 
@@ -90,8 +85,7 @@ class Decoder(Network):
         give_pre_end: return the last features, before ``norm_out``.
         tanh_out: end in a tanh.
         attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
-        **ignored: other keys of the shared ``ddconfig``
-            (:data:`inflate.vocabulary.DDCONFIG_KEYS`).
+        **ignored: other keys of the shared ``ddconfig``.
 
     Raises:
         TypeError: an unknown keyword.
@@ -173,14 +167,8 @@ class Decoder(Network):
 class Encoder(Network):
     """The encoder of the family, ``N in_channels H W -> N (2 z_channels) h w``.
 
-    Args:
-        double_z: return mean and log-variance (``2 z_channels``); False for vector-quantised ones.
-
-    The other arguments are those of :class:`Decoder`, with ``num_res_blocks`` blocks per level.
-
-    Raises:
-        TypeError: an unknown keyword.
-        ValueError: an argument out of its range.
+    Without ``double_z`` it returns no log-variance but ``z_channels``. The other arguments and
+    errors are those of :class:`Decoder`, with ``num_res_blocks`` blocks per level.
 
     Source:
         ``Encoder`` of ``ldm/modules/diffusionmodules/model.py``.

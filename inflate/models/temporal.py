@@ -1,4 +1,4 @@
-"""The temporal layers that convolve: residual block and output convolution.
+"""The temporal layers that convolve, and how a temporal block blends its two branches.
 
 Frames are folded into the batch, video-major: ``(B T) C H W`` at every module boundary, frame
 ``t`` of video ``b`` at index ``b T + t``.
@@ -10,24 +10,85 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inflate.mix_factor import RESIDUAL_WEIGHS
-from inflate.models.blend import TemporalBlock, frames_of
+from inflate.mix_factor import RESIDUAL_WEIGHS, Weighs, alpha_of, mix_factor_of
 from inflate.models.blocks import GroupNorm, ResnetBlock, add_to, silu
 from inflate.vocabulary import GROUPS, kernel_of
+
+
+def frames_of(x: Tensor, timesteps: int | None) -> int:
+    """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
+
+    Raises:
+        ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
+    """
+    if timesteps is None:
+        raise ValueError("timesteps is not given; pass the number of frames of each video")
+    if timesteps < 1 or x.shape[0] % timesteps:
+        raise ValueError(
+            f"timesteps is {timesteps}, and the batch holds {x.shape[0]} frames; expected a "
+            "positive number that divides it, since a batch is whole videos, (B T) C H W"
+        )
+    return timesteps
+
+
+def unfold_frames(x: Tensor, frames: int) -> Tensor:
+    """``(B T) C H W -> B C T H W``, without a copy."""
+    return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+class TemporalBlock(nn.Module):
+    """A block that blends a spatial and a temporal branch.
+
+    Subclasses set :attr:`mix_weighs`, the branch that their ``mix_factor`` weighs.
+    """
+
+    mix_weighs: ClassVar[Weighs]
+    mix_factor: Tensor
+
+    def init_blend(self, alpha: float, merge_strategy: str) -> None:
+        """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
+        value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
+        self.merge_strategy = merge_strategy
+        if merge_strategy == "learned":
+            self.mix_factor = nn.Parameter(value)
+        else:
+            self.register_buffer("mix_factor", value)
+
+    def temporal_share(self) -> Tensor:
+        """The share of the temporal branch in the blend, from 0 to 1."""
+        alpha = alpha_of(self.mix_factor, self.merge_strategy, self.mix_weighs)
+        return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
+
+    def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        """The weighted sum of two branches of one shape, in the memory layout of ``spatial``.
+
+        It overwrites ``spatial`` unless a gradient needs it. Computed as ``a + w (b - a)``: of
+        bit-identical branches it is bit-identical, where ``w b + (1 - w) a`` would round.
+        Convolutions choose their algorithm, and so their rounding, by the layout.
+        """
+        share = self.temporal_share().to(spatial.dtype)
+        if any(t.requires_grad for t in (spatial, temporal, share)):
+            return torch.lerp(spatial, temporal, share)
+        return spatial.lerp_(temporal, share)
 
 
 class TimeConv(nn.Conv3d):
     """A convolution over ``T H W`` that keeps channels, frames, height and width.
 
-    A single frame has only zeros before and after it, so it needs the kernel's middle slice alone.
-    It is also the one case that oneDNN gets wrong (bfloat16, fewer than four channels, kernel of
-    three frames or more: it reads past its input, torch 2.13 on AMX).
+    A single frame needs the kernel's middle slice alone. It is also the one case that oneDNN gets
+    wrong (bfloat16, fewer than four channels, kernel of three frames or more: it reads past its
+    input, torch 2.13 on AMX).
     """
 
     def __init__(self, channels: int, video_kernel_size: int | Sequence[int]) -> None:
@@ -75,16 +136,6 @@ class TimeConv(nn.Conv3d):
                 source = rows[video, there : there + seen].view(-1, channels)
                 out[video, here : here + seen].view(-1, channels).addmm_(source, taps[tap])
         return out.view(videos, frames, height, width, channels).permute(0, 4, 1, 2, 3)
-
-
-def unfold_frames(x: Tensor, frames: int) -> Tensor:
-    """``(B T) C H W -> B C T H W``, without a copy."""
-    return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
-
-
-def fold_frames(x: Tensor) -> Tensor:
-    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
-    return x.transpose(1, 2).flatten(0, 1)
 
 
 class SiLU(nn.SiLU):
@@ -153,11 +204,8 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         spatial = super().forward(x)
         if skip_video:
             return spatial
-        frames = frames_of(x, timesteps)
-        if self.is_silent():
-            return spatial
-        temporal = fold_frames(self.time_stack(unfold_frames(spatial, frames)))
-        return self.blend(spatial, temporal)
+        stacked = unfold_frames(spatial, frames_of(x, timesteps))
+        return self.blend(spatial, fold_frames(self.time_stack(stacked)))
 
 
 class AE3DConv(nn.Conv2d):
@@ -187,5 +235,5 @@ class AE3DConv(nn.Conv2d):
         x = super().forward(input)
         if skip_video:
             return x
-        frames = frames_of(input, timesteps)
-        return fold_frames(self.time_mix_conv(unfold_frames(x, frames)))
+        stacked = unfold_frames(x, frames_of(input, timesteps))
+        return fold_frames(self.time_mix_conv(stacked))

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from inflate.mix_factor import ATTENTION_WEIGHS
 from inflate.models.attention import AttnBlock, attend
-from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import LayerNorm
+from inflate.models.temporal import TemporalBlock, frames_of
 
 
 def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
@@ -46,8 +46,7 @@ class GatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``... C -> ... D``."""
         a, gate = self.proj(x).chunk(2, dim=-1)
-        out: Tensor = a * F.gelu(gate)
-        return out
+        return a * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
@@ -60,8 +59,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``... C -> ... C``."""
-        out: Tensor = self.net(x)
-        return out
+        return self.net(x)
 
 
 class TimeAttention(nn.Module):
@@ -78,8 +76,7 @@ class TimeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``N T C -> N T C``."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
-        out: Tensor = self.to_out(attend(q, k, v, memory_efficient=self.memory_efficient))
-        return out
+        return self.to_out(attend(q, k, v, memory_efficient=self.memory_efficient))
 
 
 class TimeMixBlock(nn.Module):
@@ -144,10 +141,7 @@ class VideoBlock(AttnBlock, TemporalBlock):
         """
         if skip_video:
             return super().forward(x)
-        frames = frames_of(x, timesteps)
-        if self.is_silent():
-            return super().forward(x)
-        return self.project(self.mix(self.attention(x), frames), x)
+        return self.project(self.mix(self.attention(x), frames_of(x, timesteps)), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
         """Blend tokens ``(B T) S C`` with themselves attended over time, perhaps in place.

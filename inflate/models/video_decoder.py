@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 
 from inflate.mix_factor import check_merge_strategy
 from inflate.models.attention import make_attn
-from inflate.models.blend import TemporalBlock, frames_of
 from inflate.models.blocks import GroupNorm, LayerNorm, Step
 from inflate.models.chunked import Clip, decode_stream
 from inflate.models.image import Decoder, Network
-from inflate.models.temporal import AE3DConv, VideoResBlock
+from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock, frames_of
 from inflate.models.time_attention import VideoBlock
 from inflate.vocabulary import TEMPORAL_PARTS, TIME_MODES, kernel_of
 
@@ -151,12 +149,8 @@ class VideoDecoder(Decoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int | None = None,
-        directory: str | Path | None = None,
     ) -> Tensor:
-        """The result of ``forward``, also for clips that are too long for it.
-
-        Without ``chunk``, or with one of at least T, it is ``forward``. Otherwise the images come
-        from :meth:`decode_stream`, which takes the same arguments.
+        """The result of ``forward``, with ``chunk`` less than T by :meth:`decode_stream`.
 
         Raises:
             ValueError: as :meth:`decode_stream`.
@@ -164,9 +158,9 @@ class VideoDecoder(Decoder, Trainable):
         """
         frames = self._frames(z, timesteps, skip_video)
         if chunk is None or chunk >= frames:
-            return self(z, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
+            return self(z, timesteps=frames, skip_video=skip_video)
         out, done = z.new_empty(0), 0
-        for images in self.decode_stream(z, frames, skip_video, chunk=chunk, directory=directory):
+        for images in self.decode_stream(z, frames, skip_video, chunk=chunk):
             by_video = images.reshape(z.shape[0] // frames, -1, *images.shape[1:])
             if not done:
                 out = images.new_empty(by_video.shape[0], frames, *images.shape[1:])
@@ -181,24 +175,16 @@ class VideoDecoder(Decoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int,
-        directory: str | Path | None = None,
     ) -> Iterator[Tensor]:
-        """The images of a long clip, ``chunk`` frames at a time, each ``(B t) out_ch H W``.
+        """The images of a long clip, ``(B t) out_ch H W``, ``chunk`` frames of each video at a time.
 
         The result is that of ``forward`` but for the order of sums, which moves float32 images by
         some 1e-5 of their range. No gradient flows.
 
         Memory holds ``chunk`` frames, the neighbours that a kernel reaches, and for attention all
         frames of at least one pixel. Disk holds at most three outputs of a residual block per
-        frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32.
-
-        Args:
-            z: latents of B videos of T frames, video-major, ``(B T) z h w``.
-            timesteps: T.
-            skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time.
-            directory: where temporary files go; the system's place for them by default. They have
-                no names, and are removed when the iterator is finished or collected.
+        frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32. The temporary files have no
+        names, and are removed when the iterator is finished or collected.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
@@ -213,9 +199,7 @@ class VideoDecoder(Decoder, Trainable):
                 f"z requires a gradient, and none flows through chunks of {chunk} of {frames} "
                 "frames: pass z.detach(), or leave chunk out"
             )
-        place = None if directory is None else Path(directory)
-        clip = Clip(z.shape[0] // frames, frames, chunk, place)
-        return decode_stream(self.steps(), z, clip, skip_video)
+        return decode_stream(self.steps(), z, Clip(z.shape[0] // frames, frames, chunk), skip_video)
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
         """T; all frames are one video where they do not mix."""

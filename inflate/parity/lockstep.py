@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from inflate.formats.layouts import is_inflated
 from inflate.models.attention import AttnBlock
-from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import ResnetBlock
+from inflate.models.temporal import TemporalBlock
 from inflate.parity.metrics import Tolerance, is_finite, measure, worst_of, worst_verdict
 from inflate.parity.pair import Modules
 from inflate.parity.result import Errors, LayerResult

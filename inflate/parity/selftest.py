@@ -13,8 +13,7 @@ from inflate.formats.layouts import DECODER
 from inflate.inflation.initializers import usual_start
 from inflate.loading import make_tensor
 from inflate.models import VideoDecoder
-from inflate.models.blend import TemporalBlock
-from inflate.models.temporal import AE3DConv, VideoResBlock
+from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock
 from inflate.parity.metrics import Tolerance, measure
 from inflate.parity.pair import Decode, DecoderPair, Modules
 from inflate.parity.result import Damage, SelfTestResult

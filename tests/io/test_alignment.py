@@ -162,9 +162,9 @@ def test_latents_are_aligned(write: Callable[[Path, Tensor], list[Path]], tmp_pa
     assert all(torch.equal(probe.z, z) for probe in probes)
 
 
-def test_frames_that_waited_on_disk_are_aligned(tmp_path: Path) -> None:
+def test_frames_that_waited_on_disk_are_aligned() -> None:
     frames = torch.arange(6 * 32 * 5 * 3.0).view(6, 32, 5, 3)
-    with FrameFile(Clip(1, 6, 2, tmp_path)) as file:
+    with FrameFile(Clip(1, 6, 2)) as file:
         file.append(frames)
         read = [file.frames(first, first + 1) for first in range(6)]
         read.append(file.read(0, 6, 0, 15))

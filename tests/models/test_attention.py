@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from inflate.models import attention
 from inflate.models.attention import attend
-from inflate.models.blend import TemporalBlock, frames_of
+from inflate.models.temporal import TemporalBlock, frames_of
 from inflate.vocabulary import MERGE_STRATEGIES
 
 from .builders import error, latents, noise, video_decoder
@@ -174,41 +173,6 @@ def test_a_blend_is_in_place_unless_a_gradient_needs_its_branch(
         branch = spatial.detach().clone()
         assert block.blend(branch, temporal) is branch
         assert torch.equal(branch, expected)
-
-
-@every_blend
-@pytest.mark.parametrize(
-    ("alpha", "merge_strategy", "silent"),
-    [(0.0, "fixed", True), (1e-3, "fixed", False), (1.0, "fixed", False), (0.0, "learned", False)],
-)
-def test_a_fixed_blend_of_nothing_is_silent(
-    blend: type[WeighsTemporal], alpha: float, merge_strategy: str, silent: bool
-) -> None:
-    assert blend(alpha, merge_strategy).is_silent() is silent
-    assert copy.deepcopy(blend(alpha, merge_strategy)).is_silent() is silent
-    with torch.inference_mode():
-        assert blend(alpha, merge_strategy).is_silent() is silent
-
-
-@every_blend
-def test_what_is_written_to_a_fixed_blend_is_noticed(blend: type[WeighsTemporal]) -> None:
-    """However it gets there: loaded, assigned, filled in, moved to another type."""
-    silent, sounding = blend(0.0, "fixed"), blend(0.5, "fixed")
-    block = blend(0.5, "fixed")
-    for assign in (False, True):
-        block.load_state_dict(silent.state_dict(), assign=assign)
-        assert block.is_silent()
-        block.load_state_dict(sounding.state_dict(), assign=assign)
-        assert not block.is_silent()
-    block.mix_factor.copy_(silent.mix_factor)
-    assert block.is_silent()
-    assert block.half().is_silent()
-    block.mix_factor.fill_(0.5)
-    assert not block.is_silent()
-    block.mix_factor = blend(0.0, "fixed").mix_factor
-    assert block.is_silent()
-    block.mix_factor.requires_grad_()  # A gradient is needed.
-    assert not block.is_silent()
 
 
 @pytest.mark.parametrize("frames", [None, 4, 12, 0, -3])

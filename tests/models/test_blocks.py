@@ -106,24 +106,6 @@ TEMPORAL: dict[str, Build] = {
 every_temporal_module = pytest.mark.parametrize("build", TEMPORAL.values(), ids=TEMPORAL)
 
 
-@pytest.mark.parametrize("build", [TEMPORAL["VideoResBlock"], TEMPORAL["VideoBlock"]])
-@pytest.mark.parametrize("grad", [False, True])
-def test_a_silent_branch_does_not_run(build: Build, grad: bool) -> None:
-    silent, sounding = (build(alpha=alpha, merge_strategy="fixed") for alpha in (0.0, 0.5))
-    ran: list[nn.Module] = []
-    for block in (silent, sounding):
-        branch = block.time_stack if isinstance(block, VideoResBlock) else block.time_mix_block
-        branch.register_forward_hook(lambda module, *_: ran.append(module))
-    with torch.set_grad_enabled(grad):
-        x = video()
-        silent(x, timesteps=T)
-        assert ran == []
-        sounding(x, timesteps=T)
-        assert len(ran) == 1
-        with pytest.raises(ValueError, match="timesteps is 4"):  # The check still runs.
-            silent(x, timesteps=4)
-
-
 @every_temporal_module
 def test_what_runs_in_place_changes_neither_inputs_nor_results(build: Build) -> None:
     block = randomized(build())

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import GroupNorm, LayerNorm
-from inflate.models.temporal import VideoResBlock
 from inflate.vocabulary import MERGE_STRATEGIES, TIME_MODES
 
 from .builders import SMALL, TINY, latents, noise, randomized, video_decoder
@@ -251,33 +250,3 @@ def test_compiles_to_one_graph_that_trains(time_mode: str, strategy: str) -> Non
     loss_of(compiled(decoder, "aot_eager"), z).backward()
     for name, grad in gradients(decoder).items():
         torch.testing.assert_close(grad, expected[name], atol=1e-3, rtol=1e-3)
-
-
-def block_of(alpha: float) -> VideoResBlock:
-    block = VideoResBlock(in_channels=32, out_channels=32, alpha=alpha, merge_strategy="fixed")
-    return randomized(block, keep_mix=True)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_fresh_compiler")
-@torch.no_grad()
-def test_a_graph_follows_what_is_loaded_into_a_fixed_blend() -> None:
-    x = noise(3, 32, 2, 2)
-    block, silent, sounding = block_of(0.5), block_of(0.0), block_of(0.5)
-    graph = compiled(block)
-    for other in (sounding, silent, sounding):
-        block.load_state_dict(other.state_dict())
-        assert torch.equal(graph(x, 3), other(x, 3))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_fresh_compiler")
-@torch.no_grad()
-def test_a_graph_without_its_branch_refuses_a_blend_that_needs_it() -> None:
-    """The one write that a graph does not follow fails, and gives no wrong image."""
-    block, x = block_of(0.0), noise(3, 32, 2, 2)
-    graph = compiled(block)
-    graph(x, 3)
-    block.mix_factor.fill_(0.5)
-    with pytest.raises(RuntimeError, match=r"mix_factor was written to.*torch\.compiler\.reset"):
-        graph(x, 3)

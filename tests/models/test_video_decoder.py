@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from inflate.vocabulary import ATTN_TYPES, TIME_MODES
 
 from .builders import (
     SMALL,
-    TINY,
     NormTypes,
     error,
     image_decoder_of,
@@ -199,14 +199,18 @@ def test_no_tensor_grows_with_the_clip(time_mode: str) -> None:
 
 
 @torch.no_grad()
-def test_temporary_files_are_where_they_were_asked_for_and_go(tmp_path: Path) -> None:
+def test_temporary_files_go_with_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoder, z = video_decoder("all"), latents(1, 4)
-    stream = decoder.decode_stream(z, 4, chunk=2, directory=tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stream = decoder.decode_stream(z, 4, chunk=2)
     next(stream)
     del stream
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(OSError, match="missing"):
-        decoder.decode(z, 4, chunk=2, directory=tmp_path / "missing")
+        decoder.decode(z, 4, chunk=2)
 
 
 @torch.no_grad()
@@ -222,7 +226,7 @@ def test_a_gradient_through_chunks_is_refused() -> None:
 @torch.no_grad()
 def test_moments_are_those_of_all_frames() -> None:
     """Also for a mean much larger than the deviation, which sums of squares would lose."""
-    clip = Clip(videos=2, frames=5, chunk=2, directory=None)
+    clip = Clip(videos=2, frames=5, chunk=2)
     norm = randomized(GroupNorm(4, 8, eps=1e-5))
     x = noise(2, 8, 5, 3, 3) + 1000
     moments = Moments(clip, norm)
@@ -231,16 +235,3 @@ def test_moments_are_those_of_all_frames() -> None:
     out = moments.normalize(x.transpose(1, 2).flatten(0, 1).clone())
     expected = randomized(GroupNorm(4, 8, eps=1e-5)).double()(x.double())
     assert error(out, expected.transpose(1, 2).flatten(0, 1)) < 2e-3
-
-
-@every_mode
-@torch.no_grad()
-def test_a_silent_branch_needs_no_second_pass(time_mode: str) -> None:
-    """With nothing that sees other frames, chunks go through without a file."""
-    decoder = VideoDecoder(time_mode=time_mode, merge_strategy="fixed", alpha=0.0, **TINY)
-    stream = decoder.decode_stream(latents(1, 4), 4, chunk=1, directory=Path("/nowhere"))
-    if time_mode == "attn-only":
-        assert len(list(stream)) == 4
-    else:  # But for the output convolution, which is not blended.
-        with pytest.raises(OSError, match="nowhere"):
-            list(stream)
