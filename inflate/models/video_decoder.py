@@ -176,7 +176,7 @@ class VideoDecoder(Decoder, Trainable):
         *,
         chunk: int,
     ) -> Iterator[Tensor]:
-        """The images of a long clip, ``(B t) out_ch H W``, ``chunk`` frames of each video at a time.
+        """The images of a long clip, ``(B t) out_ch H W``, ``chunk`` frames per video at a time.
 
         The result is that of ``forward`` but for the order of sums, which moves float32 images by
         some 1e-5 of their range. No gradient flows.

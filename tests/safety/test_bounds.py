@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,7 @@ from .hostile import (
     text,
     tuple_of,
     write_legacy,
-    write_zip,
-)
+)  # fmt: skip
 from .refusals import FOUR, read
 from .serving import MIB, Server
 
@@ -60,17 +60,13 @@ ARGUMENTS: list[list[bytes]] = [
     [tensor((1 << 24,), (0,))],
     [tensor((4,), (1,), 1 << 30)],
     *(tensor_arguments((shape,), (stride,), offset) for shape, stride, offset in (
-        (HUGE, 1, 0), (HUGE, 0, 0), (4, -1, 3), (4, 1, -1000), (4, 1, 1 << 30))),
-    [*tensor_arguments(), named("torch.float64")],
+        (HUGE, 0, 0), (4, -1, 3), (4, 1, 1 << 30))),
     [*tensor_arguments((HUGE,))[:4],
      tuple_of(named("torch.per_tensor_affine"), b"G" + struct.pack(">d", 1.0), number(0)),
      b"\x89" + call(STATE)],
     [call("torch.serialization._get_layout", text("torch.sparse_csr")),
      tuple_of(tensor(), tensor(), tensor(), tuple_of(number(HUGE)))],
-    [tensor(), tensor((1, 1), (1, 1)), tensor((1, 1), (1, 1)), tensor((1,))],
     [tensor((1 << 26,), (0,)), named("torch.float64"), text("cpu"), b"\x89"],
-    [named("torch.Tensor"), named("torch.float32"), tuple_of(number(HUGE)), tuple_of(number(1)),
-     number(0), b"N", text("cpu"), b"\x89"],
     [named("torch.storage.UntypedStorage"), named("torch.Tensor"), tuple_of(number(1 << 33)),
      dict_of({"data": tensor((HUGE,), (0,))})],
     [tensor(), b"\x89" + call(STATE), dict_of({"data": tensor((9,))})],
@@ -82,11 +78,9 @@ def uses_of(dotted: str) -> Iterator[bytes]:
     yield named(dotted)
     for arguments in ARGUMENTS:
         yield call(dotted, *arguments)
-    for arguments in ([], [number(HUGE)], [tensor((1 << 24,), (0,))]):
-        yield new(dotted, *arguments)
+    yield new(dotted, number(HUGE))
     for state in (
         tuple_of(*tensor_arguments(offset=1 << 30)[:4]),
-        tuple_of(tensor((HUGE,), (0,)), b"\x89" + call(STATE), b"\x89" + call(STATE)),
         dict_of({"data": tensor((HUGE,), (0,)), "__class__": named("torch.Tensor")}),
     ):
         yield new(dotted) + state + b"b"
@@ -100,7 +94,7 @@ def test_every_name_that_torch_allows_is_harmless(
 ) -> None:
     unpickler = pytest.importorskip("torch._weights_only_unpickler")
     programs = [use for name in sorted(unpickler._get_allowed_globals()) for use in uses_of(name)]
-    assert len(programs) > 2000
+    assert len(programs) > 1000
     contents = [dict_of({"state_dict": dict_of({"a": tensor(), "b": use}), "c": use})
                 for use in programs]  # fmt: skip
     count = 0
@@ -158,43 +152,36 @@ def test_a_tensor_within_its_storage_is_read(format: str, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("start", "count", "shape", "values"),
-    [(1, 2, 2, [2.0, 3.0]), (0, 4, 4, FOUR), (1, 2, 3, None), (2, 4, 2, None), (5, 0, 0, None),
-     (-1, 2, 2, None), (1, HUGE, 2, None)],
-)  # fmt: skip
-def test_a_view_ends_where_its_storage_does(
-    start: int, count: int, shape: int, values: list[float] | None, tmp_path: Path
-) -> None:
-    view = storage(view=tuple_of(text("v"), number(start), number(count)))
-    path = write_legacy(tmp_path / "a.ckpt", dict_of({"a": tensor((shape,), over=view)}))
-    assert read(path) == (None if values is None else {"a": values})
+def test_a_view_ends_where_its_storage_does(tmp_path: Path) -> None:
+    for start, count, shape, values in (
+        (1, 2, 2, [2.0, 3.0]), (0, 4, 4, FOUR), (1, 2, 3, None), (2, 4, 2, None), (5, 0, 0, None),
+        (-1, 2, 2, None), (1, HUGE, 2, None),
+    ):  # fmt: skip
+        view = storage(view=tuple_of(text("v"), number(start), number(count)))
+        path = write_legacy(tmp_path / "a.ckpt", dict_of({"a": tensor((shape,), over=view)}))
+        assert read(path) == (None if values is None else {"a": values})
 
 
 def test_false_lists_and_lengths_of_storages_are_refused(tmp_path: Path) -> None:
     content = dict_of({"a": tensor()})
     for keys in ([], ["0", "0"], ["1"], ["0", "1"]):
         assert read(write_legacy(tmp_path / "a.ckpt", content, keys)) is None
-    for count in (-1, 0, 3, 5, 1 << 40, -(1 << 40), (1 << 63) - 1):
+    for count in (-1, 0, 3, 5, 1 << 40, (1 << 63) - 1):
         assert read(write_legacy(tmp_path / "a.ckpt", content, count=count)) is None
 
 
 # Bombs
 
 
-def hex_bomb() -> bytes:
-    """Bytes that double with each call."""
-    content = call("_codecs.encode", text("x"), text("latin1"))
-    for _ in range(60):
-        content = call("_codecs.encode", content, text("hex"))
-    return content
-
-
+HEX = functools.reduce(
+    lambda content, _: call("_codecs.encode", content, text("hex")), range(60), text("x")
+)
+"""Bytes that double with each call."""
 PAIRS = b")" + b"q\x01h\x01\x86" * 100
 """A tuple of twice a tuple of twice a tuple, and so on."""
 
 BOMBS = [
-    hex_bomb(),
+    HEX,
     call("builtins.bytearray", number(1 << 36)),
     call("torch.FloatTensor", number(1 << 34)),
     call("torch.storage.UntypedStorage", number(1 << 36)),
@@ -221,21 +208,6 @@ def test_a_bomb_takes_memory_in_proportion_to_its_file(
         contents += [bomb, dict_of({"state_dict": dict_of({"a": tensor(), "b": bomb})}),
                      dict_of({"state_dict": sound, "b": bomb})]  # fmt: skip
     assert len(list(opened(server, tmp_path, format, contents))) == 3 * len(BOMBS)
-
-
-TORCH = """
-import resource, sys, torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-torch.load(sys.argv[1], weights_only=True)
-assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > 1 << 17
-"""
-
-
-def test_torch_would_have_taken_the_memory(tmp_path: Path, server: Server) -> None:
-    bomb = call("builtins.bytearray", number(1 << 28))
-    path = write_zip(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": bomb}))
-    (answer,) = server.run({"python": TORCH, "arguments": [str(path)]})
-    assert answer.code == 0, answer.err
 
 
 @pytest.mark.slow

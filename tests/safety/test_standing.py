@@ -44,11 +44,9 @@ def shell(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess
 # Pipes and screens
 
 
-def test_a_reader_that_leaves_changes_no_exit_code(trio: Trio) -> None:
-    ran = shell(
-        f"{INFLATE} convert {trio[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}",
-        trio[0].parent,
-    )
+def test_a_reader_that_leaves_changes_no_exit_code(trio: Trio, tmp_path: Path) -> None:
+    script = f"{INFLATE} convert {trio[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}"
+    ran = shell(script, tmp_path)
     assert (ran.stdout.split(), ran.stderr) == (["0"], "")
 
 
@@ -57,7 +55,7 @@ def test_a_full_stdout_is_one_error_and_the_output_is_published(trio: Trio, tmp_
     output = tmp_path / "v.safetensors"
     ran = shell(f"{INFLATE} convert {trio[0]} -o {output} --skip-parity > /dev/full", tmp_path)
     assert ran.returncode == 2
-    assert sum(line.startswith("error: ") for line in ran.stderr.splitlines()) == 1
+    assert is_one_message(ran.stderr)
     assert str(output) in ran.stderr
     assert output.exists()
 
@@ -112,64 +110,49 @@ def test_values_beyond_all_limits_are_refused(
         ("batch", image, "--dry-run", "-o", long),
     ):  # fmt: skip
         refused(tmp_path, *words)
-    for words in (("--set", f"seed={large}"), ("--seed", large)):  # Any integer is a seed.
-        code, _, err = command(["convert", image, "--dry-run", *words])
-        assert code == 0 or is_one_message(err)
 
 
-@pytest.mark.parametrize(
-    "lost",
-    ["decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias", "encoder.conv_out.bias"],
-)
-def test_a_fold_of_incomplete_convolutions_is_refused(
-    trio: Trio, tmp_path: Path, lost: str
+def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
+    trio: Trio, tmp_path: Path
 ) -> None:
-    tensors = {key: value for key, value in load_file(trio[0]).items() if key != lost}
-    image = write_safetensors(tmp_path / "img.safetensors", tensors)
-    fold = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact")
-    assert lost in refused(tmp_path, "convert", image, *fold, *CPU_FLAGS)
-
-
-@pytest.mark.parametrize("shape", [(), (1, 1, 1, 1, 1), (0, 4, 1, 1)])
-def test_quant_convs_of_any_shape_are_refused(
-    trio: Trio, tmp_path: Path, shape: tuple[int, ...]
-) -> None:
-    for name in ("quant_conv.weight", "post_quant_conv.weight"):
-        image, bad = (
-            write_safetensors(tmp_path / path.name, {**load_file(path), name: torch.zeros(shape)},
-                              metadata_of(path))
-            for path in trio[:2]
-        )  # fmt: skip
-        refused(tmp_path, "convert", image, *CPU_FLAGS)
-    for pair in ((image, bad), (trio[0], bad), (bad,)):
-        refused(tmp_path, "verify", *pair, *CPU_FLAGS)
+    fold = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact", *CPU_FLAGS)
+    for lost in ("decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias"):
+        tensors = {key: value for key, value in load_file(trio[0]).items() if key != lost}
+        image = write_safetensors(tmp_path / "img.safetensors", tensors)
+        assert lost in refused(tmp_path, "convert", image, *fold)
+    for shape in ((), (1, 1, 1, 1, 1), (0, 4, 1, 1)):
+        for name in ("quant_conv.weight", "post_quant_conv.weight"):
+            image, bad = (
+                write_safetensors(tmp_path / path.name,
+                                  {**load_file(path), name: torch.zeros(shape)}, metadata_of(path))
+                for path in trio[:2]
+            )  # fmt: skip
+            refused(tmp_path, "convert", image, *CPU_FLAGS)
+        for pair in ((image, bad), (bad,)):
+            refused(tmp_path, "verify", *pair, *CPU_FLAGS)
 
 
 # Batches
 
 
-@pytest.mark.slow
-def test_more_workers_than_any_machine_has(trio: Trio, tmp_path: Path) -> None:
-    words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", "--jobs", "9" * 400]
-    assert command(words)[0] == 0
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
-
-
-@pytest.mark.parametrize("key", ["output", "source", "ledger"])
-def test_a_manifest_with_nul_is_refused(trio: Trio, tmp_path: Path, key: str) -> None:
-    job = {"source": str(trio[0]), "output": "out/{stem}.safetensors"}
-    manifest: dict[str, Any] = {"jobs": [job]}
-    (manifest if key == "ledger" else job)[key] = "a\0b"
+def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
+    trio: Trio, tmp_path: Path
+) -> None:
     path = tmp_path / "manifest.yaml"
-    path.write_text(json.dumps(manifest))
-    for more in ((), ("--dry-run",)):
-        refused(tmp_path, "batch", path, *more)
+    for key in ("output", "source", "ledger"):
+        job = {"source": str(trio[0]), "output": "out/{stem}.safetensors"}
+        manifest: dict[str, Any] = {"jobs": [job]}
+        (manifest if key == "ledger" else job)[key] = "a\0b"
+        path.write_text(json.dumps(manifest))
+        refused(tmp_path, "batch", path)
+    path.write_text("jobs: " + "[" * 100_000)
+    for words in (("batch", path), ("convert", trio[0], "--config", path)):
+        refused(tmp_path, *words)
 
 
-SPOILED = [
-    "made = '{'", "made = '[3]'", "document = 'x'", "document = '[]'",
-    """document = '{"conversion": 3}'""", "state = 'asleep'",
-    "owner = '../../x', state = 'running'", "attempts = 'many'", "source_mark = '['",
+CORRUPTIONS = [
+    "made = '{'", "made = '[3]'", "document = 'x'", """document = '{"conversion": 3}'""",
+    "state = 'asleep'", "owner = '../../x', state = 'running'", "attempts = 'many'",
     "source_mark = '[3]'", "revision = 9223372036854775807", "revision = 'x'",
     "settings = x'ff00', document = x'ff'",
 ]  # fmt: skip
@@ -181,7 +164,7 @@ def test_a_corrupted_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -
              "--ledger", ledger]  # fmt: skip
     assert command(words)[0] == 0
     sound = ledger.read_bytes()
-    for corrupt in SPOILED:
+    for corrupt in CORRUPTIONS:
         for path in tmp_path.glob("ledger.sqlite*"):
             path.unlink()
         ledger.write_bytes(sound)
@@ -221,13 +204,11 @@ def test_a_deleted_working_directory(trio: Trio, tmp_path: Path, server: Server)
         *(("convert", (source, "OUT"), {}) for source in (None, 3, "a\0b")),
         *(("convert", ("IMAGE", out), {}) for out in (3, "a\0b")),
         *(("convert", ("IMAGE", "OUT"), {key: value}) for key, value in (
-            ("set_", [2]), ("set_", 3), ("device", 3), ("config", 3), ("config", "a\0b"),
-            ("prefix", 3), ("alpha", "much"), ("seed", "x"), ("seed", 10**5000))),
-        ("verify", (None, "IMAGE"), {}),
+            ("set_", [2]), ("set_", 3), ("device", 3), ("config", "a\0b"), ("prefix", 3),
+            ("alpha", "much"), ("seed", 10**5000))),
         ("verify", ("IMAGE", 3), {}),
         *(("verify", ("IMAGE", "IMAGE"), {key: value}) for key, value in (
-            ("atol", "x"), ("seed", "x"), ("latents", 3), ("seed", 10**5000),
-            ("latents", "a\0b"), ("device", None))),
+            ("atol", "x"), ("seed", "x"), ("latents", "a\0b"), ("device", None))),
         *(("load_video_decoder", (path,), {}) for path in ("a\0b", None)),
         *(("load_video_decoder", ("IMAGE",), {"device": device}) for device in ([], "gpu")),
         ("load_video_autoencoder", (3,), {}),
@@ -262,13 +243,6 @@ def test_a_bug_ends_with_70_and_its_traceback(
     monkeypatch.setattr("inflate.workflow.inspect", broken)
     assert main(["inspect", "x"]) == BUG == 70
     assert f"{error.__name__}: a bug" in capsys.readouterr().err
-
-
-def test_yaml_nested_beyond_any_stack_is_refused(trio: Trio, tmp_path: Path) -> None:
-    deep = tmp_path / "deep.yaml"
-    deep.write_text("jobs: " + "[" * 100_000)
-    for words in (("batch", deep), ("convert", trio[0], "--config", deep)):
-        refused(tmp_path, *words)
 
 
 def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
