@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inflate.mix_factor import RESIDUAL_WEIGHS, Weighs, alpha_of, mix_factor_of
-from inflate.models.blocks import GroupNorm, ResnetBlock, add_to, silu
+from inflate.models.blocks import GroupNorm, ResnetBlock, add_to
 from inflate.vocabulary import GROUPS, kernel_of
 
 
@@ -138,14 +138,6 @@ class TimeConv(nn.Conv3d):
         return out.view(videos, frames, height, width, channels).permute(0, 4, 1, 2, 3)
 
 
-class SiLU(nn.SiLU):
-    """SiLU after a norm, in place unless a gradient needs its input."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same shape."""
-        return silu(input)
-
-
 class TimeStack(nn.Module):
     """A residual block of two Conv3d, ``B C T H W -> B C T H W``; the second starts at zero.
 
@@ -158,15 +150,12 @@ class TimeStack(nn.Module):
         self, channels: int, dropout: float, video_kernel_size: int | Sequence[int]
     ) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), TimeConv(channels, video_kernel_size)
-        )
-        last = TimeConv(channels, video_kernel_size)
+        first, last = (TimeConv(channels, video_kernel_size) for _ in range(2))
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
-        self.out_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), nn.Dropout(dropout), last
-        )
+        norms = [GroupNorm(GROUPS, channels, eps=1e-5) for _ in range(2)]
+        self.in_layers = nn.Sequential(norms[0], nn.SiLU(inplace=True), first)
+        self.out_layers = nn.Sequential(norms[1], nn.SiLU(inplace=True), nn.Dropout(dropout), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """``B C T H W -> B C T H W``."""

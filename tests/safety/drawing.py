@@ -250,9 +250,6 @@ MANIFESTS: tuple[Any, ...] = (
     {"jobs": [{"source": "img.ckpt", "output": "new.safetensors", "config": "config.yaml",
                "dtype": "float16", "device": "cpu", "prefix": None, "layout": "decoder",
                "video_kernel_size": [3, 1, 1], "post_quant": "keep", "weights": "plain"}]},
-    {"defaults": {"matrix": {"layout": ["autoencoder", "decoder"], "seed": [1, 2]}, "alpha": 0.5},
-     "jobs": [{"source": "img.ckpt", "merge_strategy": "fixed", "alpha": "${defaults.alpha}"},
-              "\u202egpj.safetensors"]},
 )  # fmt: skip
 
 
@@ -315,12 +312,12 @@ def checkpoint_case(
     return Case(tuple(f"case.{source}" if word == "CASE" else word for word in command), files)
 
 
-READS: tuple[tuple[str, ...], ...] = (
-    ("inspect", "CASE"),
-    ("convert", "CASE", "--dry-run", "--json"),
-    ("convert", "CASE", "--skip-parity", "-o", "new.safetensors"),
-)
-VERIFIES: tuple[tuple[str, ...], ...] = tuple(
+READS = tuple(
+    tuple(line.split())
+    for line in ("inspect CASE", "convert CASE --dry-run --json",
+                 "convert CASE --skip-parity -o new.safetensors")
+)  # fmt: skip
+VERIFIES = tuple(
     ("verify", *pair, "--device=cpu", *more)
     for pair in (("img.safetensors", "CASE"), ("CASE",))
     for more in ((), (), ("--bisect",), ("--self-test",), ("--trainability", "--report=new.html"))

@@ -18,7 +18,6 @@ from .hostile import (
     dict_of,
     list_of,
     named,
-    new,
     number,
     storage,
     tensor,
@@ -48,63 +47,6 @@ def opened(
         assert answer["peak"] < SLACK + 100 * path.stat().st_size, (content[:200], answer)
         assert answer["seconds"] < 20.0, content[:200]
         yield content, answer
-
-
-# Everything that torch lets a file name
-
-ARGUMENTS: list[list[bytes]] = [
-    [],
-    [number(HUGE)],
-    [tuple_of(number(HUGE), number(HUGE))],
-    [text("x" * 1000), text("idna")],
-    [tensor((1 << 24,), (0,))],
-    [tensor((4,), (1,), 1 << 30)],
-    *(tensor_arguments((shape,), (stride,), offset) for shape, stride, offset in (
-        (HUGE, 0, 0), (4, -1, 3), (4, 1, 1 << 30))),
-    [*tensor_arguments((HUGE,))[:4],
-     tuple_of(named("torch.per_tensor_affine"), b"G" + struct.pack(">d", 1.0), number(0)),
-     b"\x89" + call(STATE)],
-    [call("torch.serialization._get_layout", text("torch.sparse_csr")),
-     tuple_of(tensor(), tensor(), tensor(), tuple_of(number(HUGE)))],
-    [tensor((1 << 26,), (0,)), named("torch.float64"), text("cpu"), b"\x89"],
-    [named("torch.storage.UntypedStorage"), named("torch.Tensor"), tuple_of(number(1 << 33)),
-     dict_of({"data": tensor((HUGE,), (0,))})],
-    [tensor(), b"\x89" + call(STATE), dict_of({"data": tensor((9,))})],
-]  # fmt: skip
-
-
-def uses_of(dotted: str) -> Iterator[bytes]:
-    """Every way in which a file can use a name."""
-    yield named(dotted)
-    for arguments in ARGUMENTS:
-        yield call(dotted, *arguments)
-    yield new(dotted, number(HUGE))
-    for state in (
-        tuple_of(*tensor_arguments(offset=1 << 30)[:4]),
-        dict_of({"data": tensor((HUGE,), (0,)), "__class__": named("torch.Tensor")}),
-    ):
-        yield new(dotted) + state + b"b"
-        yield call(dotted) + state + b"b"
-
-
-@pytest.mark.slow
-@every_format
-def test_every_name_that_torch_allows_is_harmless(
-    format: str, tmp_path: Path, server: Server
-) -> None:
-    unpickler = pytest.importorskip("torch._weights_only_unpickler")
-    programs = [use for name in sorted(unpickler._get_allowed_globals()) for use in uses_of(name)]
-    assert len(programs) > 1000
-    contents = [dict_of({"state_dict": dict_of({"a": tensor(), "b": use}), "c": use})
-                for use in programs]  # fmt: skip
-    count = 0
-    for content, answer in opened(server, tmp_path, format, contents):
-        if answer["error"] is None:
-            count += 1
-            # An opened file gives nothing but its own numbers.
-            assert answer["tensors"].pop("a") == [str(value) for value in FOUR], content
-            assert set(answer["tensors"].get("b", ())) <= set(map(str, FOUR)), content
-    assert count > 100
 
 
 # Tensors that reach outside
