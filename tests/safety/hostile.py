@@ -115,7 +115,10 @@ WRITERS = {"zip": write_zip, "before 1.6": write_legacy}
 
 @dataclass(frozen=True)
 class Entry:
-    """A record of an archive, and what its headers claim where that is false."""
+    """A record of an archive, and what its headers claim where that is false.
+
+    An ``absent`` one is only in the directory.
+    """
 
     name: str
     data: bytes
@@ -128,7 +131,6 @@ class Entry:
     local_name: str | None = None
     magic: bytes = b"PK\x03\x04"
     absent: bool = False
-    """Whether it is only in the directory."""
 
 
 def write_raw_zip(

@@ -90,14 +90,14 @@ class Server:
         """Open files in one child, and read all of their tensors.
 
         The result is, per file, ``error`` (None where it opened), ``peak`` (bytes of memory beyond
-        what came before), ``seconds`` and ``tensors``; fewer if the child died.
+        what came before) and ``tensors``; fewer if the child died.
         """
         # Sound files first: they load what a child loads at its first use.
         both = [*map(str, self._sound), *map(str, paths)]
         (answer,) = self.run({"open": both, "memory": memory})
         found = [json.loads(line) for line in answer.out.splitlines()]
         if answer.code:
-            found.append({"error": f"died: {answer.code} {answer.err}", "peak": 0, "seconds": 0.0})
+            found.append({"error": f"died: {answer.code} {answer.err}", "peak": 0})
         return found[len(self._sound) :]
 
 
@@ -128,7 +128,7 @@ def _open(paths: Sequence[str]) -> None:
         message, tensors = None, {}
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
-        before, started = _status("VmHWM"), time.monotonic()
+        before = _status("VmHWM")
         try:
             with open_checkpoint(Path(path)) as checkpoint:
                 for key in checkpoint.tensors:
@@ -136,8 +136,7 @@ def _open(paths: Sequence[str]) -> None:
                     tensors[key] = [str(value) for value in values]
         except InflateError as error:
             message = str(error)
-        seconds, peak = time.monotonic() - started, _status("VmHWM") - before
-        line = {"error": message, "peak": peak, "seconds": seconds, "tensors": tensors}
+        line = {"error": message, "peak": _status("VmHWM") - before, "tensors": tensors}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 

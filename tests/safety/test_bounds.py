@@ -45,7 +45,6 @@ def opened(
         assert (answer["error"] or str(path)).startswith(str(path)), (content[:200], answer)
         # One byte of a file makes an empty dict, which takes 64 bytes and a place.
         assert answer["peak"] < SLACK + 100 * path.stat().st_size, (content[:200], answer)
-        assert answer["seconds"] < 20.0, content[:200]
         yield content, answer
 
 

@@ -83,13 +83,13 @@ LIES: list[bytes] = [
 ]  # fmt: skip
 
 
-def test_a_false_header_is_refused(trio: tuple[Path, ...], tmp_path: Path) -> None:
+def test_a_false_header_is_refused(pair: tuple[Path, ...], tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     for number, content in enumerate(LIES):
         path.write_bytes(content)
         assert read(path) is None, content[:200]
         words = (("convert", path), ("convert", path, "--dry-run", "--json"),
-                 ("verify", trio[0], path), ("inspect", path))[number % 4]  # fmt: skip
+                 ("verify", pair[0], path), ("inspect", path))[number % 4]  # fmt: skip
         assert str(path) in refused(tmp_path, *words)
 
 
@@ -114,7 +114,6 @@ def test_no_header_takes_more_memory_than_it_has_bytes(tmp_path: Path, server: S
     for path, answer in zip(paths, server.open(paths, 1024 * MIB), strict=True):
         assert (answer["error"] or "opened").startswith(str(path)), answer
         assert answer["peak"] < 16 * MIB + 50 * min(path.stat().st_size, 100_000_000) // 10
-        assert answer["seconds"] < 20.0
 
 
 # Indices of shards, and folders of diffusers

@@ -27,7 +27,7 @@ from .serving import Server
 
 CPU_FLAGS = ("--device", "cpu")
 INFLATE = f"{sys.executable} -m inflate"
-Trio = tuple[Path, ...]
+Pair = tuple[Path, Path]
 
 
 def shell(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -42,30 +42,30 @@ def shell(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess
 # Pipes and screens
 
 
-def test_a_reader_that_leaves_changes_no_exit_code(trio: Trio, tmp_path: Path) -> None:
-    script = f"{INFLATE} convert {trio[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}"
+def test_a_reader_that_leaves_changes_no_exit_code(pair: Pair, tmp_path: Path) -> None:
+    script = f"{INFLATE} convert {pair[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}"
     ran = shell(script, tmp_path)
     assert (ran.stdout.split(), ran.stderr) == (["0"], "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_stdout_is_one_error_and_the_output_is_published(trio: Trio, tmp_path: Path) -> None:
+def test_a_full_stdout_is_one_error_and_the_output_is_published(pair: Pair, tmp_path: Path) -> None:
     output = tmp_path / "v.safetensors"
-    ran = shell(f"{INFLATE} convert {trio[0]} -o {output} --skip-parity > /dev/full", tmp_path)
+    ran = shell(f"{INFLATE} convert {pair[0]} -o {output} --skip-parity > /dev/full", tmp_path)
     assert ran.returncode == 2
     assert is_one_message(ran.stderr)
     assert str(output) in ran.stderr
     assert output.exists()
 
 
-def test_the_work_is_done_where_streams_are_closed(trio: Trio, tmp_path: Path) -> None:
-    ran = shell(f"{INFLATE} convert {trio[0]} -o v --skip-parity <&- >&- 2>&-", tmp_path)
+def test_the_work_is_done_where_streams_are_closed(pair: Pair, tmp_path: Path) -> None:
+    ran = shell(f"{INFLATE} convert {pair[0]} -o v --skip-parity <&- >&- 2>&-", tmp_path)
     assert ran.returncode == 0
     assert inflate.load_video_decoder(tmp_path / "v") is not None
 
 
-def test_names_that_the_screen_cannot_show_are_escaped(trio: Trio, tmp_path: Path) -> None:
-    (tmp_path / "größe.safetensors").write_bytes(trio[0].read_bytes())
+def test_names_that_the_screen_cannot_show_are_escaped(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "größe.safetensors").write_bytes(pair[0].read_bytes())
     ran = shell(
         f"{INFLATE} convert größe.safetensors --dry-run; echo $?; {INFLATE} inspect größt; echo $?",
         tmp_path, PYTHONIOENCODING="ascii",
@@ -78,10 +78,10 @@ def test_names_that_the_screen_cannot_show_are_escaped(trio: Trio, tmp_path: Pat
 
 
 def test_values_beyond_all_limits_are_refused(
-    trio: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    image, video = trio[:2]
+    image, video = pair
     large, long = f"1{'0' * 400}", "n" * 300
     for words in (
         *(("convert", image, "--dry-run", f"--set={key}={large}")
@@ -97,11 +97,11 @@ def test_values_beyond_all_limits_are_refused(
 
 
 def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
-    trio: Trio, tmp_path: Path
+    pair: Pair, tmp_path: Path
 ) -> None:
     fold = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact", *CPU_FLAGS)
     for lost in ("decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias"):
-        tensors = {key: value for key, value in load_file(trio[0]).items() if key != lost}
+        tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
         image = write_safetensors(tmp_path / "img.safetensors", tensors)
         assert lost in refused(tmp_path, "convert", image, *fold)
     for shape in ((), (1, 1, 1, 1, 1), (0, 4, 1, 1)):
@@ -109,7 +109,7 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
             image, bad = (
                 write_safetensors(tmp_path / path.name,
                                   {**load_file(path), name: torch.zeros(shape)}, metadata_of(path))
-                for path in trio[:2]
+                for path in pair
             )  # fmt: skip
             refused(tmp_path, "convert", image, *CPU_FLAGS)
         for pair in ((image, bad), (bad,)):
@@ -120,17 +120,17 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
 
 
 def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
-    trio: Trio, tmp_path: Path
+    pair: Pair, tmp_path: Path
 ) -> None:
     path = tmp_path / "manifest.yaml"
     for key in ("output", "source", "ledger"):
-        job = {"source": str(trio[0]), "output": "out/{stem}.safetensors"}
+        job = {"source": str(pair[0]), "output": "out/{stem}.safetensors"}
         manifest: dict[str, Any] = {"jobs": [job]}
         (manifest if key == "ledger" else job)[key] = "a\0b"
         path.write_text(json.dumps(manifest))
         refused(tmp_path, "batch", path)
     path.write_text("jobs: " + "[" * 100_000)
-    for words in (("batch", path), ("convert", trio[0], "--config", path)):
+    for words in (("batch", path), ("convert", pair[0], "--config", path)):
         refused(tmp_path, *words)
 
 
@@ -142,9 +142,9 @@ CORRUPTIONS = [
 ]  # fmt: skip
 
 
-def test_a_corrupted_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -> None:
+def test_a_corrupted_ledger_is_refused_or_repaired(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.sqlite"
-    words = ["batch", trio[0], "-o", f"{tmp_path}/out/", "--skip-parity", *CPU_FLAGS,
+    words = ["batch", pair[0], "-o", f"{tmp_path}/out/", "--skip-parity", *CPU_FLAGS,
              "--ledger", ledger]  # fmt: skip
     assert command(words)[0] == 0
     sound = ledger.read_bytes()
@@ -162,15 +162,15 @@ def test_a_corrupted_ledger_is_refused_or_repaired(trio: Trio, tmp_path: Path) -
         assert code == 0 or str(ledger) in err, corrupt
 
 
-def test_a_deleted_working_directory(trio: Trio, tmp_path: Path, server: Server) -> None:
+def test_a_deleted_working_directory(pair: Pair, tmp_path: Path, server: Server) -> None:
     program = (
         "import os, sys; from inflate.cli.app import main\n"
         "os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])\n"
         "sys.exit(main(sys.argv[2:]))"
     )
     for words, code in (
-        (("inspect", trio[0]), 0), (("convert", trio[0], "-o", "v.safetensors"), 2),
-        (("batch", trio[0], "-o", "out/"), 2),
+        (("inspect", pair[0]), 0), (("convert", pair[0], "-o", "v.safetensors"), 2),
+        (("batch", pair[0], "-o", "out/"), 2),
     ):  # fmt: skip
         arguments = [str(word) for word in (tmp_path / "gone", *words)]
         (answer,) = server.run({"python": program, "arguments": arguments})
@@ -199,9 +199,9 @@ def test_a_deleted_working_directory(trio: Trio, tmp_path: Path, server: Server)
     ids=lambda value: None if isinstance(value, dict) else str(value)[:30],
 )  # fmt: skip
 def test_arguments_of_another_type_are_refused_by_name(
-    function: str, arguments: tuple[Any, ...], options: dict[str, Any], trio: Trio, tmp_path: Path
+    function: str, arguments: tuple[Any, ...], options: dict[str, Any], pair: Pair, tmp_path: Path
 ) -> None:
-    places = {"IMAGE": trio[0], "OUT": tmp_path / "v.safetensors"}
+    places = {"IMAGE": pair[0], "OUT": tmp_path / "v.safetensors"}
     with pytest.raises((InflateError, TypeError)) as caught:
         getattr(inflate, function)(*(places.get(word, word) for word in arguments), **options)
     assert "NoneType' object" not in str(caught.value)
@@ -244,12 +244,12 @@ def test_ctrl_c_while_the_command_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU"])
 def test_a_signal_removes_staged_files(
-    trio: Trio, tmp_path: Path, name: str, server: Server
+    pair: Pair, tmp_path: Path, name: str, server: Server
 ) -> None:
     number = getattr(signal, name)
     output = tmp_path / "out" / "v.safetensors"
     output.parent.mkdir()
-    words = ("convert", trio[0], "-o", output, "--skip-parity")
+    words = ("convert", pair[0], "-o", output, "--skip-parity")
     answer = server.command(*words, die=("fsync", "before", 0, number))
     assert answer.code == 128 + number, answer.err
     assert "Traceback" not in answer.err

@@ -80,7 +80,6 @@ def test_an_archive_that_lies_is_refused(tmp_path: Path, server: Server) -> None
     for path, answer in zip(paths, server.open(paths), strict=True):
         assert (answer["error"] or "opened").startswith(str(path)), answer
         assert answer["peak"] < 8 * MIB, path
-        assert answer["seconds"] < 5.0
     assert str(paths[0]) in refused(tmp_path, "convert", paths[0])
 
 
