@@ -112,8 +112,8 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
                 for path in pair
             )  # fmt: skip
             refused(tmp_path, "convert", image, *CPU_FLAGS)
-        for pair in ((image, bad), (bad,)):
-            refused(tmp_path, "verify", *pair, *CPU_FLAGS)
+        for files in ((image, bad), (bad,)):
+            refused(tmp_path, "verify", *files, *CPU_FLAGS)
 
 
 # Batches
