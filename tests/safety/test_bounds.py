@@ -25,7 +25,7 @@ from .hostile import (
     text,
     tuple_of,
     write_legacy,
-)  # fmt: skip
+)
 from .refusals import FOUR, read
 from .serving import MIB, Server
 

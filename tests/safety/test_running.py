@@ -28,7 +28,7 @@ from .hostile import (
     text,
     tuple_of,
     write_zip,
-)  # fmt: skip
+)
 from .refusals import FOUR, command, read, refused
 from .serving import Server
 

@@ -19,7 +19,7 @@ from .hostile import (
     tensor,
     write_raw_zip,
     write_zip,
-)  # fmt: skip
+)
 from .refusals import FOUR, read, refused
 from .serving import MIB, Server
 
