@@ -1,22 +1,6 @@
 """The layers and networks: plain arguments in, tensors out, no configuration and no files."""
 
-from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
 from inflate.models.image import Decoder, Encoder
-from inflate.models.temporal import AE3DConv, VideoResBlock
-from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock, make_time_attn
 from inflate.models.video_decoder import VideoDecoder
 
-__all__ = [
-    "AE3DConv",
-    "AttnBlock",
-    "Decoder",
-    "Encoder",
-    "MemoryEfficientAttnBlock",
-    "MemoryEfficientVideoBlock",
-    "ResnetBlock",
-    "VideoBlock",
-    "VideoDecoder",
-    "VideoResBlock",
-    "make_attn",
-    "make_time_attn",
-]
+__all__ = ["Decoder", "Encoder", "VideoDecoder"]
