@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from types import ModuleType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,10 @@ class AttnBlock(nn.Module):
         ``AttnBlock`` of ``ldm/modules/diffusionmodules/model.py``.
     """
 
-    def __init__(self, in_channels: int, memory_efficient: bool = False) -> None:
+    memory_efficient: ClassVar[bool] = False
+
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.memory_efficient = memory_efficient
         self.norm = spatial_norm(in_channels)
         self.q = conv1x1(in_channels, in_channels)
         self.k = conv1x1(in_channels, in_channels)
@@ -97,10 +98,21 @@ class AttnBlock(nn.Module):
         return self.project(self.attention(x), x)
 
 
+class MemoryEfficientAttnBlock(AttnBlock):
+    """:class:`AttnBlock` with xformers' kernels: the same keys."""
+
+    memory_efficient = True
+
+
 def make_attn(
-    in_channels: int, attn_type: str = "vanilla", kind: Callable[..., AttnBlock] = AttnBlock
+    in_channels: int,
+    attn_type: str = "vanilla",
+    kinds: tuple[type[AttnBlock], type[AttnBlock]] = (AttnBlock, MemoryEfficientAttnBlock),
+    **arguments: Any,
 ) -> nn.Module:
     """The attention block of an ``attn_type``; ``none`` is an identity without keys.
+
+    ``kinds`` are the classes of ``vanilla`` and ``vanilla-xformers``.
 
     Raises:
         ValueError: an unknown ``attn_type``.
@@ -109,4 +121,4 @@ def make_attn(
         raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
     if attn_type == "none":
         return nn.Identity()
-    return kind(in_channels, memory_efficient=attn_type == "vanilla-xformers")
+    return kinds[attn_type == "vanilla-xformers"](in_channels, **arguments)

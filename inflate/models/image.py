@@ -95,11 +95,6 @@ class Decoder(Network):
         ``Decoder`` of ``ldm/modules/diffusionmodules/model.py``.
     """
 
-    # What the video decoder replaces.
-    _make_attn: Callable[..., nn.Module] = staticmethod(make_attn)
-    _make_resblock: Callable[..., nn.Module] = ResnetBlock
-    _make_conv: Callable[..., nn.Module] = nn.Conv2d
-
     def __init__(
         self,
         *,
@@ -121,8 +116,8 @@ class Decoder(Network):
         self.z_channels = z_channels
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out
-        resblock = partial(self._make_resblock, dropout=dropout)
-        attn = partial(self._make_attn, attn_type=attn_type)
+        resblock = partial(self._make_resblock(), dropout=dropout)
+        attn = partial(self._make_attn(), attn_type=attn_type)
         channels = ch * ch_mult[-1]
         self.conv_in = conv3x3(z_channels, channels)
         self.mid = make_middle(channels, resblock, attn)
@@ -137,7 +132,22 @@ class Decoder(Network):
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
         self.norm_out = spatial_norm(channels)
-        self.conv_out = self._make_conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
+        conv = self._make_conv()
+        self.conv_out = conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
+
+    def _make_attn(self) -> Callable[..., nn.Module]:
+        return make_attn
+
+    def _make_resblock(self) -> Callable[..., nn.Module]:
+        return ResnetBlock
+
+    def _make_conv(self) -> Callable[..., nn.Module]:
+        return nn.Conv2d
+
+    def get_last_layer(self) -> Tensor:
+        """The weight of the output's convolution, for losses that balance on its gradient."""
+        assert isinstance(self.conv_out, nn.Conv2d)
+        return self.conv_out.weight
 
     def steps(self) -> Iterator[Step]:
         """The steps in the order in which they run, each on the output of the one before."""

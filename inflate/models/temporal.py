@@ -21,12 +21,13 @@ from inflate.models.blocks import GroupNorm, ResnetBlock, add_to
 from inflate.vocabulary import GROUPS, kernel_of
 
 
-def frames_of(x: Tensor, timesteps: int | None) -> int:
+def frames_of(x: Tensor, timesteps: int | None, default: int | None = None) -> int:
     """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
 
     Raises:
         ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
     """
+    timesteps = default if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError("timesteps is not given; pass the number of frames of each video")
     if timesteps < 1 or x.shape[0] % timesteps:
@@ -56,8 +57,9 @@ class TemporalBlock(nn.Module):
     mix_weighs: ClassVar[Weighs]
     mix_factor: Tensor
 
-    def init_blend(self, alpha: float, merge_strategy: str) -> None:
+    def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None = None) -> None:
         """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
+        self.timesteps = timesteps
         value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
         self.merge_strategy = merge_strategy
         if merge_strategy == "learned":
@@ -179,10 +181,11 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         video_kernel_size: int | Sequence[int] = 3,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
+        timesteps: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, dropout=dropout)
         self.time_stack = TimeStack(out_channels, dropout, video_kernel_size)
-        self.init_blend(alpha, merge_strategy)
+        self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
@@ -193,7 +196,7 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         spatial = super().forward(x)
         if skip_video:
             return spatial
-        stacked = unfold_frames(spatial, frames_of(x, timesteps))
+        stacked = unfold_frames(spatial, frames_of(x, timesteps, self.timesteps))
         return self.blend(spatial, fold_frames(self.time_stack(stacked)))
 
 
@@ -208,9 +211,11 @@ class AE3DConv(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         video_kernel_size: int | Sequence[int] = 3,
+        timesteps: int | None = None,
         **spatial: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, **spatial)
+        self.timesteps = timesteps
         self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
 
     def forward(
@@ -224,5 +229,5 @@ class AE3DConv(nn.Conv2d):
         x = super().forward(input)
         if skip_video:
             return x
-        stacked = unfold_frames(x, frames_of(input, timesteps))
+        stacked = unfold_frames(x, frames_of(input, timesteps, self.timesteps))
         return fold_frames(self.time_mix_conv(stacked))

@@ -120,18 +120,18 @@ class VideoBlock(AttnBlock, TemporalBlock):
     def __init__(
         self,
         in_channels: int,
-        memory_efficient: bool = False,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
+        timesteps: int | None = None,
     ) -> None:
-        super().__init__(in_channels, memory_efficient)
-        self.time_mix_block = TimeMixBlock(in_channels, memory_efficient)
+        super().__init__(in_channels)
+        self.time_mix_block = TimeMixBlock(in_channels, self.memory_efficient)
         self.video_time_embed = nn.Sequential(
             nn.Linear(in_channels, 4 * in_channels),
             nn.SiLU(),
             nn.Linear(4 * in_channels, in_channels),
         )
-        self.init_blend(alpha, merge_strategy)
+        self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C H W``; ``skip_video`` runs the image block alone.
@@ -141,7 +141,8 @@ class VideoBlock(AttnBlock, TemporalBlock):
         """
         if skip_video:
             return super().forward(x)
-        return self.project(self.mix(self.attention(x), frames_of(x, timesteps)), x)
+        frames = frames_of(x, timesteps, self.timesteps)
+        return self.project(self.mix(self.attention(x), frames), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
         """Blend tokens ``(B T) S C`` with themselves attended over time, perhaps in place.
@@ -153,3 +154,9 @@ class VideoBlock(AttnBlock, TemporalBlock):
         placed = spatial.reshape(-1, frames, *spatial.shape[1:]) + embedding[:, None]
         temporal = self.time_mix_block(placed.flatten(0, 1), frames)
         return self.blend(spatial, temporal)
+
+
+class MemoryEfficientVideoBlock(VideoBlock):
+    """:class:`VideoBlock` with xformers' kernels: the same keys."""
+
+    memory_efficient = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from inflate.models.blocks import GroupNorm, LayerNorm, Step
 from inflate.models.chunked import Clip, decode_stream
 from inflate.models.image import Decoder, Network
 from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock, frames_of
-from inflate.models.time_attention import VideoBlock
+from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock
 from inflate.vocabulary import TEMPORAL_PARTS, TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
@@ -87,6 +87,7 @@ class VideoDecoder(Decoder, Trainable):
             share before its sigmoid.
         merge_strategy: ``learned`` (a parameter, through a sigmoid) or ``fixed`` (a buffer).
         time_mode: which parts are temporal, see the table.
+        timesteps: frames of each video where ``forward`` is not given them.
         **kwargs: arguments of :class:`~inflate.models.image.Decoder`.
 
     Raises:
@@ -97,6 +98,7 @@ class VideoDecoder(Decoder, Trainable):
         ``VideoDecoder`` of ``sgm/modules/autoencoding/temporal_ae.py``.
     """
 
+    available_time_modes: ClassVar[tuple[str, ...]] = TIME_MODES
     file_metadata: dict[str, str]
     """The header of the file of ours that this was loaded from; saving records its origin."""
 
@@ -107,33 +109,58 @@ class VideoDecoder(Decoder, Trainable):
         alpha: float = 0.0,
         merge_strategy: str = "learned",
         time_mode: str = "conv-only",
+        timesteps: int | None = None,
         **kwargs: Any,
     ) -> None:
         if time_mode not in TIME_MODES:
             raise ValueError(f"time_mode is {time_mode!r}; expected one of {', '.join(TIME_MODES)}")
-        kernel = kernel_of(video_kernel_size)  # Checked even where no layer uses it.
+        # The factories need these before nn.Module is set up, so they are plain attributes.
+        self.video_kernel_size = kernel_of(video_kernel_size)
         check_merge_strategy(merge_strategy)
         self.alpha = alpha
         self.merge_strategy = merge_strategy
         self.time_mode = time_mode
+        self.timesteps = timesteps
         self.file_metadata = {}
-        blend: dict[str, Any] = {"alpha": alpha, "merge_strategy": merge_strategy}
-        if time_mode != "conv-only":
-            self._make_attn = partial(make_attn, kind=partial(VideoBlock, **blend))
-        if time_mode != "attn-only":
-            self._make_resblock = partial(VideoResBlock, video_kernel_size=kernel, **blend)
-            self._make_conv = partial(AE3DConv, video_kernel_size=kernel)
         super().__init__(**kwargs)
+
+    def _blend(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("alpha", "merge_strategy", "timesteps")}
+
+    def _make_attn(self) -> Callable[..., nn.Module]:
+        if self.time_mode == "conv-only":
+            return super()._make_attn()
+        return partial(make_attn, kinds=(VideoBlock, MemoryEfficientVideoBlock), **self._blend())
+
+    def _make_resblock(self) -> Callable[..., nn.Module]:
+        if self.time_mode == "attn-only":
+            return super()._make_resblock()
+        return partial(VideoResBlock, video_kernel_size=self.video_kernel_size, **self._blend())
+
+    def _make_conv(self) -> Callable[..., nn.Module]:
+        if self.time_mode == "attn-only":
+            return super()._make_conv()
+        kernel = self.video_kernel_size
+        return partial(AE3DConv, video_kernel_size=kernel, timesteps=self.timesteps)
+
+    def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
+        """The weight of the output's time convolution.
+
+        If ``skip_time_mix``, or in ``attn-only``, that of its spatial convolution.
+        """
+        if skip_time_mix or not isinstance(self.conv_out, AE3DConv):
+            return super().get_last_layer()
+        return self.conv_out.time_mix_conv.weight
 
     def forward(self, z: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) z_channels h w -> (B T) out_ch H W``.
 
-        ``timesteps`` is T; ``skip_video`` runs the image layers alone.
+        ``timesteps`` is T, by default the decoder's; ``skip_video`` runs the image layers alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
         """
-        frames = None if skip_video else frames_of(z, timesteps)
+        frames = None if skip_video else frames_of(z, timesteps, self.timesteps)
 
         def call(step: Step, h: Tensor) -> Tensor:
             if isinstance(step, TEMPORAL_MODULES):
@@ -203,4 +230,4 @@ class VideoDecoder(Decoder, Trainable):
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
         """T; all frames are one video where they do not mix."""
-        return z.shape[0] if skip_video else frames_of(z, timesteps)
+        return z.shape[0] if skip_video else frames_of(z, timesteps, self.timesteps)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inflate.models import Decoder, VideoDecoder
+from inflate.models import (
+    Decoder,
+    MemoryEfficientAttnBlock,
+    MemoryEfficientVideoBlock,
+    VideoDecoder,
+)
 from inflate.models.blocks import GroupNorm
 from inflate.models.chunked import Clip, Moments
+from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.vocabulary import ATTN_TYPES, TIME_MODES
 
 from .builders import (
     SMALL,
+    TINY,
     NormTypes,
     error,
     image_decoder_of,
@@ -235,3 +243,46 @@ def test_moments_are_those_of_all_frames() -> None:
     out = moments.normalize(x.transpose(1, 2).flatten(0, 1).clone())
     expected = randomized(GroupNorm(4, 8, eps=1e-5)).double()(x.double())
     assert error(out, expected.transpose(1, 2).flatten(0, 1)) < 2e-3
+
+
+@pytest.mark.parametrize("time_mode", ["all", "attn-only"])
+def test_the_last_layer_is_that_of_time_where_there_is_one(time_mode: str) -> None:
+    decoder = video_decoder(time_mode)
+    spatial = decoder.conv_out.weight
+    assert decoder.get_last_layer(skip_time_mix=True) is spatial
+    last = spatial if time_mode == "attn-only" else decoder.conv_out.time_mix_conv.weight
+    assert decoder.get_last_layer() is last
+
+
+@torch.no_grad()
+def test_frames_built_in_are_the_default_and_given_ones_win() -> None:
+    z = latents()
+    plain, built = video_decoder("all"), video_decoder("all", timesteps=3)
+    by_three, by_two = plain(z, timesteps=3), plain(z, timesteps=2)
+    assert not torch.equal(by_three, by_two)
+    assert torch.equal(built(z), by_three)
+    assert torch.equal(built(z, 2), by_two)
+    assert torch.equal(built(z), by_three)  # What was given is not remembered.
+    for block in built.modules():
+        if isinstance(block, TEMPORAL_MODULES):
+            assert block.timesteps == 3
+
+
+@pytest.mark.parametrize("time_mode", VideoDecoder.available_time_modes)
+def test_the_factories_are_those_of_the_original(time_mode: str) -> None:
+    class Marked(VideoDecoder):
+        def _make_resblock(self) -> Callable[..., nn.Module]:
+            made = super()._make_resblock()
+
+            def marked(**arguments: Any) -> nn.Module:
+                block = made(**arguments)
+                block.register_buffer("mark", torch.zeros(1))
+                return block
+
+            return marked
+
+    names = Marked(time_mode=time_mode, attn_type="vanilla-xformers", **TINY).state_dict()
+    assert "mid.block_1.mark" in names
+    kinds = {type(m) for m in video_decoder(time_mode, attn_type="vanilla-xformers").modules()}
+    attention = MemoryEfficientAttnBlock if time_mode == "conv-only" else MemoryEfficientVideoBlock
+    assert attention in kinds
