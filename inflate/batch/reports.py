@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from inflate.batch.files import make_folder
 from inflate.batch.run import Outcome
 from inflate.batch.summary import ORDER, failure_text, failures_first, headline, parity_of
 from inflate.errors import printable
+from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
@@ -100,7 +100,7 @@ def to_html(document: Mapping[str, Any]) -> str:
 
 
 SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
+    "batch.json": as_json,
     "junit.xml": to_junit,
     "summary.md": to_markdown,
     "index.html": to_html,

@@ -40,7 +40,9 @@ def batch_document(
         "executor": executor,
         "ledger": ledger,
         "seconds": round(seconds, 3),
-        "jobs": [_job(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes],
+        "jobs": [
+            job_document(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes
+        ],
     }
 
 
@@ -96,7 +98,8 @@ def _some(number: int, total: int) -> str:
     return "" if number == total else f"{number} "
 
 
-def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
+def job_document(outcome: Outcome, report: str | None = None) -> dict[str, Any]:
+    """A job as an entry of ``inflate/batch/2``; ``report`` is the page of its report."""
     facts, row = facts_of(outcome.document), outcome.row
     if outcome.status not in ("held", "unequal"):
         facts["verdict"] = None

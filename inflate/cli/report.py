@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
 
@@ -23,24 +23,16 @@ _KINDS = ("html", "md", "xml")
 
 
 def report(
-    document: Annotated[
-        Path, argument("DOCUMENT", "JSON from --report FILE.json or verify --json.")
-    ],
-    to: Annotated[
-        Optional[str],
-        option(
-            "--to",
-            group="Output",
-            words=_KINDS,
-            help="Page, Markdown or JUnit. [default: by OUT's ending]",
-        ),
-    ] = None,
-    output: Annotated[
-        Optional[str],
-        option(
-            "-o", "--output", metavar="OUT", help="File, or - for stdout. [default: DOCUMENT.KIND]"
-        ),
-    ] = None,
+    document: Path = argument("DOCUMENT", "JSON from --report FILE.json or verify --json."),
+    to: Optional[str] = option(
+        "--to",
+        group="Output",
+        words=_KINDS,
+        help="Page, Markdown or JUnit. [default: by OUT's ending]",
+    ),
+    output: Optional[str] = option(
+        "-o", "--output", metavar="OUT", help="File, or - for stdout. [default: DOCUMENT.KIND]"
+    ),
 ) -> None:
     """Render a stored parity report; nothing is computed.
 
@@ -97,13 +89,12 @@ def check_wanted(reports: Sequence[str], *, github_summary: bool) -> list[str | 
     Raises:
         InflateError: a report or the summary cannot be written.
     """
-    if not reports and not github_summary:
+    if not reports and not github_summary:  # Do not load the renderers.
         return []
-    from inflate.report.writing import check_reports
-    from inflate.report.writing import github_summary as summary_file
+    from inflate.report import writing
 
-    check_reports(reports)
-    return [*reports, *([summary_file()] if github_summary else [])]
+    writing.check_reports(reports)
+    return [*reports, *([writing.github_summary()] if github_summary else [])]
 
 
 def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary: bool) -> None:
@@ -114,16 +105,14 @@ def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary
     """
     if not reports and not github_summary:
         return
+    from inflate.report import writing
     from inflate.report.documents import parity_document
-    from inflate.report.markdown import as_markdown
-    from inflate.report.writing import append_summary, write_report
-    from inflate.report.writing import github_summary as summary_file
 
     document = parity_document(report)
     for path in reports:
-        write_report(document, path, report.pictures)
+        writing.write_report(document, path, report.pictures)
     if github_summary:
-        append_summary(summary_file(), as_markdown(document))
+        writing.append_summary(writing.github_summary(), writing.render(document, "md"))
 
 
 @contextmanager

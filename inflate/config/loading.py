@@ -59,8 +59,8 @@ def read_config(name_or_path: str) -> Settings:
     path = Path(name_or_path)
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
         raise ConfigError(
-            f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
-            f"nor a file{like(path)}; 'inflate presets' lists the presets"
+            f"--config {name_or_path!r} does not name a preset or a file"
+            f"{nearest(name_or_path, presets) or like(path)}; 'inflate presets' lists the presets"
         )
     from inflate.config.ldm import read_file  # It imports OmegaConf, which takes long.
 
@@ -167,7 +167,8 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
     for name, words in visible.items():
         want, have = getattr(wanted, name), getattr(seen, name)
         if want != have and name not in unseen:
-            found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
+            want, have = ("none" if value is None else value for value in (want, have))
+            found.append(f"{words}: the configuration has {want}, the checkpoint {have}")
     for name in ("level_channels", "num_res_blocks", "attention_levels"):
         want, have = getattr(wanted.decoder, name), getattr(seen.decoder, name)
         if want != have and not (wanted.is_symmetric and seen.is_symmetric):

@@ -159,50 +159,53 @@ def unmet(
         copying: whether the temporal layers are a video checkpoint's, so that no option changes
             them.
     """
-    demands, found = LAYOUTS[target].demands, []
-    if "no post_quant_conv" in demands and "post_quant_conv.weight" in shapes:
-        found.append("it has no place for post_quant_conv: fold it in with --post-quant fold")
-    if "no quant_conv" in demands and "quant_conv.weight" in shapes:
-        found.append("it has no place for quant_conv: fold it in with --post-quant fold")
+    demands = LAYOUTS[target].demands
+    found: list[tuple[str, str]] = []  # What is not met, and the option that would help, if any.
+    parts = ("post_quant_conv", "quant_conv")
+    extra = [p for p in parts if f"no {p}" in demands and f"{p}.weight" in shapes]
+    if extra:
+        found.append((f"it has no place for {' and '.join(extra)}", "choose --post-quant fold"))
     if "no codebook" in demands and any(key.startswith("quantize.") for key in shapes):
         found.append(
-            "it has no place for a codebook (quantize.*): choose 'autoencoder' or 'decoder'"
+            ("it has no place for a codebook (quantize.*), as 'autoencoder' and 'decoder' have", "")
         )
     if "SVD's temporal layers" in demands:
-        temporal = list(
-            _unlike_svd(config, attention_is_identity=attention_is_identity, copying=copying)
-        )
+        temporal = list(_unlike_svd(config, attention_is_identity=attention_is_identity))
         if temporal and copying:
-            temporal[-1] += (
-                ". The temporal layers of a video checkpoint stay as they are: --layout "
-                "autoencoder, decoder and temporal hold them as trained"
-            )
+            temporal = [(why, "") for why, _ in temporal]
+            found += temporal[:-1]
+            temporal = [(f"{temporal[-1][0]}. The temporal layers of a video checkpoint stay as "
+                         "they are: --layout autoencoder, decoder and temporal hold them as "
+                         "trained", "")]  # fmt: skip
         found += temporal
+    others: list[str] = []
     if "diffusers' class" in demands:
-        found += _unlike_the_class(shapes, config)
+        others += _unlike_the_class(shapes, config)
     if "hardwired" in demands:
-        found += _unlike_the_loader(target, shapes, config)
-    return found
+        others += _unlike_the_loader(target, shapes, config)
+    found += [(why, "") for why in others]
+    # An option that would leave another demand unmet is not a way out.
+    helps = all(option for _, option in found)
+    return [f"{why}: {option}" if helps else why for why, option in found]
 
 
-def _unlike_svd(config: Config, *, attention_is_identity: bool, copying: bool) -> Iterator[str]:
-    """Where temporal layers are not those of SVD's decoder, which some readers assume."""
+def _unlike_svd(config: Config, *, attention_is_identity: bool) -> Iterator[tuple[str, str]]:
+    """Where temporal layers are not those of SVD's decoder, and the option that changes it."""
     temporal = config.temporal
-
-    def choose(options: str) -> str:
-        return "" if copying else f": choose {options}"
-
     if temporal.time_mode == "attn-only":
-        yield "it needs temporal residual blocks" + choose("--time-mode conv-only")
+        yield "it needs temporal residual blocks", "choose --time-mode conv-only"
     elif temporal.kernel != (3, 1, 1):
         kernel = ",".join(map(str, temporal.kernel))
-        yield f"its kernel is 3,1,1, not {kernel}" + choose("--video-kernel-size 3,1,1")
+        yield (
+            f"it needs kernel 3,1,1, and this one has {kernel}",
+            "choose --video-kernel-size 3,1,1",
+        )
     if temporal.time_mode == "all" and not attention_is_identity:
-        yield "it has no temporal attention, and this one's is no longer an identity"
+        yield "it has no temporal attention, and this one's is no longer an identity", ""
     if temporal.merge_strategy != "learned":
         yield (
-            f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}"
-            + choose("--merge-strategy learned, or an alpha between 0 and 1")
+            f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}",
+            "choose --merge-strategy learned, or an alpha between 0 and 1",
         )
 
 

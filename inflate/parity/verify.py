@@ -211,8 +211,6 @@ def _self_tested(
 def _notes(report: ParityReport) -> list[str]:
     """What a reader of the numbers needs to know."""
     notes = []
-    if report.environment.fallback:
-        notes.append("no GPU was found: ran on the CPU. Pass --device cpu to silence this note")
     source = report.recorded_source
     if source is not None and not source.given:
         notes.append(

@@ -234,7 +234,7 @@ def test_a_missing_or_far_too_large_file_is_refused(tmp_path: Path) -> None:
         read_document(tmp_path / "large.json")
 
 
-STARTS = {"html": "<!doctype html>", "json": '{\n"schema"', "md": "## ✅", "xml": "<testsuites"}
+STARTS = {"html": "<!doctype html>", "json": '{\n  "schema"', "md": "## ✅", "xml": "<testsuites"}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
