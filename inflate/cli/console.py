@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,21 +20,6 @@ if TYPE_CHECKING:
 
 _SHORT = 20
 """Characters of cells that are never folded."""
-
-
-class _PrintableFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
-
-
-def log_notes() -> None:
-    """Print what this package logs; other libraries print their own."""
-    logger = logging.getLogger("inflate")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_PrintableFormatter("note: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def demo(
     The autoencoder was trained on photographs and video clips. It is converted in every time mode;
     the files stay in DIR. Those of an earlier run are replaced.
     """
-    with on_ctrl_c(lambda: f"what was finished is in {folder}"):
+    with on_ctrl_c(f"what was finished is in {folder}"):
         _run(folder, options, quiet=quiet)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from inflate.cli.console import log_notes, safe_console
+from inflate.cli.console import safe_console
 from inflate.progress import Progress, silent
 from inflate.report.text import bytes_text
 
@@ -50,7 +50,6 @@ def progress_bar(quiet: bool, first: str = LOADING) -> Iterator[Progress]:
 
     ``first`` is the step to show until one is reported.
     """
-    log_notes()
     if quiet or not bars_are_drawn():
         yield silent
         return

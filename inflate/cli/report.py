@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -11,7 +11,7 @@ import typer
 
 from inflate.cli.console import note, say_line
 from inflate.cli.options import argument, option
-from inflate.errors import ConfigError, InflateError, OutputError, nearest
+from inflate.errors import ConfigError, InflateError, OutputError
 
 if TYPE_CHECKING:
     from inflate.parity.result import ParityReport
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
-_KINDS = ("html", "md", "xml")
-
 
 def report(
     document: Path = argument("DOCUMENT", "JSON from --report FILE.json or verify --json."),
     to: Optional[str] = option(
         "--to",
         group="Output",
-        words=_KINDS,
+        words=("html", "md", "xml"),
         help="Page, Markdown or JUnit. [default: by OUT's ending]",
     ),
     output: Optional[str] = option(
@@ -41,43 +39,28 @@ def report(
     """
     from inflate.report.schemas import read_document
 
-    kind = to or _kind_of(output)
-    if to is not None and output not in (None, "-") and _kind_of(output) != to:
-        raise ConfigError(f"--to is {to!r}, but -o is {output}; expected the ending .{to}")
     found = read_document(document)
-    if kind is None:
+    if to is None and output is None:
         from inflate.cli.render_parity import print_document
 
         print_document(found)
         for text in found["notes"]:
             note(text)
-    elif output == "-":
-        from inflate.report.writing import render
+        return
+    from inflate.io.protected import check_written
+    from inflate.report.writing import render, write_report
 
-        typer.echo(render(found, kind), nl=False)
-    else:
-        from inflate.io.protected import check_written
-        from inflate.report.writing import write_report
-
-        path = document.with_suffix(f".{kind}") if output is None else Path(output)
-        check_written([path], [document])
-        write_report(found, path)
-        say_line(path)
-
-
-def _kind_of(output: str | None) -> str | None:
-    """The kind of report that the ending of an output means."""
-    if output is None:
-        return None
     if output == "-":
-        raise ConfigError("-o - has no ending; expected --to html, md or xml")
-    ending = Path(output).suffix.lower().removeprefix(".")
-    if ending not in _KINDS:
-        raise ConfigError(
-            f"the ending of {output} is unknown{nearest(ending, _KINDS)}; expected .html, .md or "
-            ".xml"
-        )
-    return ending
+        if to is None:
+            raise ConfigError("-o - has no ending; expected --to html, md or xml")
+        typer.echo(render(found, to), nl=False)
+        return
+    path = document.with_suffix(f".{to}") if output is None else Path(output)
+    if to is not None and path.suffix.lower() != f".{to}":
+        raise ConfigError(f"--to is {to!r}, but -o is {path}; expected the ending .{to}")
+    check_written([path], [document])
+    write_report(found, path)
+    say_line(path)
 
 
 def check_wanted(reports: Sequence[str], *, github_summary: bool) -> list[str | Path]:
@@ -119,16 +102,16 @@ def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary
 def adding_done(done: str) -> Iterator[None]:
     """Add what is already done to an error or Ctrl-C that stops the writing of results."""
     try:
-        with on_ctrl_c(lambda: done):
+        with on_ctrl_c(done):
             yield
     except InflateError as error:
         raise OutputError(f"{error}; {done}") from error
 
 
 @contextmanager
-def on_ctrl_c(done: Callable[[], str]) -> Iterator[None]:
+def on_ctrl_c(done: str) -> Iterator[None]:
     """Add what is already done to the exception of Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(done()) from stop
+        raise KeyboardInterrupt(done) from stop

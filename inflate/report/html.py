@@ -31,6 +31,11 @@ _TITLES = {
     "within-tolerance with the folded decoder": "Within tolerance of the folded decoder",
     "fail": "Not equal",
 }
+_PARTS = (
+    "tone", "reason", "causes", "advice", "learning_counts", "learning_groups", "missed_damages",
+    "quality_probes",
+)  # fmt: skip
+"""The functions of a document whose results templates show."""
 _TEXTS = (
     "better_decoder", "counted", "limit_share", "mean_texts", "measure_text", "multiple_text",
     "tolerance_text",
@@ -49,26 +54,18 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
     overflow, probes = document["overflow"], document["probes"]
     # In the order of the probe that has most parts: first, middle, last.
     most_first = sorted(probes, key=lambda probe: -len(probe["parts"]))
+    verdict = summary.verdict_text(document)
     return render_page(
         "report.html.j2",
         document=document,
-        title=f"Overflow in {overflow['dtype']}"
-        if overflow
-        else _TITLES[summary.verdict_text(document)],
-        tone=summary.tone(document),
-        reason=summary.reason(document),
-        causes=summary.causes(document),
-        advice=summary.advice(document),
+        title=f"Overflow in {overflow['dtype']}" if overflow else _TITLES[verdict],
         strips=strips,
         plot=error_plot(document),
         plan=_plan_parts(document["plan"]),
         part_names=list({part["name"]: None for probe in most_first for part in probe["parts"]}),
         probes=[(probe, {part["name"]: part for part in probe["parts"]}) for probe in probes],
-        quality=summary.quality_probes(document),
-        learning=summary.learning_groups(document),
-        learning_counts=summary.learning_counts(document),
         failed_layers=summary.failing(document["layers"]),
-        missed=summary.missed_damages(document),
+        **{name: getattr(summary, name)(document) for name in _PARTS},
     )
 
 

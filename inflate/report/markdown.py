@@ -10,18 +10,12 @@ from inflate.report.summary import (
     advice,
     causes,
     facts,
-    failing,
     probe_rows,
     reason,
     tone,
     verdict_text,
 )
-from inflate.report.text import (
-    error_text,
-    one_line,
-    sqnr_text,
-    tolerance_text,
-)
+from inflate.report.text import one_line, tolerance_text
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}
 _MOST = 10
@@ -62,7 +56,6 @@ def _lines(document: Document) -> Iterator[str]:
     yield ""
     yield from _table(("", ""), _facts(document), "facts", 4 * _MOST)
     yield from _probes(document)
-    yield from _layers(document)
     yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
 
 
@@ -84,24 +77,6 @@ def _probes(document: Document) -> Iterator[str]:
     rows = sorted(probe_rows(document), key=lambda row: row[3] != "fail")
     cells = [(code(row[0]), *map(escaped, row[1:])) for row in rows]
     yield from _table(PROBE_COLUMNS, cells, "probes", 4 * _MOST)
-
-
-def _layers(document: Document) -> Iterator[str]:
-    if bad := failing(document["layers"]):
-        yield "### Layers out of tolerance\n"
-        yield from _table(
-            ("layer", "kind", "largest error", "mean", "SQNR"),
-            [
-                (
-                    code(layer["name"]),
-                    code(layer["kind"]),
-                    *(error_text(layer["errors"][key]) for key in ("max_abs", "mean_abs")),
-                    sqnr_text(layer["errors"]),
-                )
-                for layer in bad
-            ],
-            "layers",
-        )
 
 
 def _table(

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from inflate.report.summary import Document
-from inflate.report.text import error_text, limit_share, measure_text, quality_text, sqnr_text
+from inflate.report.text import error_text, limit_share, measure_text, quality_text
 
 LEFT, RIGHT, TOP = 76.0, 14.0, 20.0
 LANE, STEP, LEAST, HEIGHT = 30.0, 10.0, 700.0, 180.0
@@ -47,7 +47,7 @@ def error_plot(document: Document) -> dict[str, Any] | None:
             "x": round(LEFT + (index + 0.5) * step, 2),
             "y": height_of(share),
             "verdict": layer["verdict"],
-            "title": _title(layer, share),
+            "title": f"{layer['name']}: {error_text(share)} of its limit",
         }
         for index, (layer, share) in enumerate(zip(layers, shares, strict=True))
     ]
@@ -116,15 +116,6 @@ def part_of(name: str) -> str:
     if steps[0] not in ("encoder", "decoder"):
         return steps[0]
     return ".".join(steps[: 3 if len(steps) > 3 and steps[2].isdecimal() else 2])
-
-
-def _title(layer: Document, share: float | None) -> str:
-    errors = layer["errors"]
-    lines = [f"{layer['name']} ({layer['kind']})", layer["verdict"]]
-    lines.append(f"max {error_text(errors['max_abs'])}")
-    if share:
-        lines += [f"{share:.3g} of its limit", f"SQNR {sqnr_text(errors)}"]
-    return "\n".join(lines)
 
 
 def _bands(names: list[str], step: float) -> list[tuple[float, float, str]]:

@@ -249,7 +249,6 @@ def test_a_cpu_fallback_is_reported(
     for report in (checked, made):
         assert report is not None
         assert report.environment.fallback == fallback
-        assert any("--device cpu" in note for note in report.notes) == fallback
 
 
 COPIED = "decoder.conv_in.bias"
