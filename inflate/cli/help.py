@@ -44,10 +44,6 @@ inflate demo out --device cpu""",
 }
 
 
-_SHORT = {"--show-completion": "Print the completion script of the current shell."}
-"""Summaries in place of those of Typer that are too long."""
-
-
 class _Help:
     """What commands and groups of commands share."""
 
@@ -65,8 +61,7 @@ class _Help:
             if param.param_type_name == "argument":
                 rows["Arguments"].append((param.metavar, param.help))
             elif (record := param.get_help_record(ctx)) is not None:
-                summary = _SHORT.get(record[0], record[1]).replace("  [", " [")
-                rows[panel_of(param)].append((record[0], summary))
+                rows[panel_of(param)].append((record[0], record[1].replace("  [", " [")))
         # Summaries start in the same column in every section, and fit one line on a wide terminal.
         most = max(24, formatter.width - SUMMARY - 4)
         firsts = [len(first) for found in rows.values() for first, _ in found]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from rich.text import Text
 
 from inflate.cli.console import print_table, print_text
+from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
-    PROBE_COLUMNS,
     Document,
     advice,
     causes,
-    facts,
-    probe_rows,
     reason,
     tone,
     verdict_text,

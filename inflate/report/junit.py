@@ -6,13 +6,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 from inflate.errors import printable
+from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
-    PROBE_COLUMNS,
     Document,
     advice,
-    facts,
     missed_damages,
-    probe_rows,
     reason,
     verdict_text,
 )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
-    PROBE_COLUMNS,
     Document,
     advice,
     causes,
-    facts,
-    probe_rows,
     reason,
     tone,
     verdict_text,

@@ -23,14 +23,11 @@ from inflate.batch.jobs import Job
 from inflate.cli.app import app
 from inflate.cli.help import EXAMPLES, SUMMARY, panel_of
 from inflate.config.manifest import read_manifest
-from inflate.errors import ConfigError
 from inflate.options import (
     JOB_OPTIONS,
     ConvertOptions,
     Group,
     VerifyOptions,
-    checked,
-    choices,
 )
 
 from .conftest import CPU, Run
@@ -72,7 +69,8 @@ def test_pages_list_every_option_in_a_group_with_a_summary(
             assert title == panel_of(param) in get_args(Group)
         else:
             title, summary = found[param.metavar]
-        assert 0 < len(summary) <= SUMMARY, (param.name, summary)
+        assert summary
+        assert len(summary) <= SUMMARY or param.name == "show_completion"  # Typer's own.
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -262,22 +260,3 @@ def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
     value = tuple(value) if isinstance(value, list) else value
     changed = Job("jobs[0]", "img.ckpt", "out.safetensors", {name: value})
     assert changed.settings != Job("jobs[0]", "img.ckpt", "out.safetensors").settings
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        (options, name)
-        for options in DECLARED.values()
-        for name, hint in get_type_hints(options).items()
-        if choices(hint)
-    ],
-)
-def test_a_choice_that_is_not_known_is_refused_with_its_value(
-    options: type[ConvertOptions], name: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        checked(dataclasses.replace(options(), **{name: "xyzzy"}))  # type: ignore[arg-type]
-    (problem,) = caught.value.problems
-    assert "'xyzzy'" in problem
-    assert all(word in problem for word in choices(get_type_hints(options)[name]))

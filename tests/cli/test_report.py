@@ -202,9 +202,3 @@ def test_colours_are_those_of_the_verdict(
     monkeypatch.setenv("COLUMNS", "200")
     print_document(document_of(name))
     assert styled in capsys.readouterr().out
-
-
-def test_the_quality_of_both_decoders_is_one_line(printed: Print) -> None:
-    (line,) = [line for line in printed("equal") if line.startswith("quality of real, ")]
-    assert "PSNR (dB) 30.5 -> 32.25, SSIM 0.9 -> 0.9, " in line
-    assert not any(line.startswith("quality") for line in printed("bare"))

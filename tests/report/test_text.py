@@ -17,9 +17,10 @@ from inflate.parity.result import (
     WeightsResult,
 )
 from inflate.report.documents import parity_document
+from inflate.report.facts import facts
 from inflate.report.junit import as_junit
 from inflate.report.markdown import SIGNS, as_markdown
-from inflate.report.summary import advice, causes, facts
+from inflate.report.summary import advice, causes
 
 from .building import (
     BARE,
