@@ -56,25 +56,15 @@ for command in (convert, verify, batch, report, inspect, demo):
 app.add_typer(presets, name="presets", epilog=EXAMPLES["presets"])
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        say(f"inflate {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _options(
     ctx: typer.Context,
-    _version: bool = option(
-        "-V",
-        "--version",
-        default=False,
-        callback=_print_version,
-        is_eager=True,
-        help="Show the version and exit.",
-    ),
+    version: bool = option("-V", "--version", default=False, help="Show the version and exit."),
 ) -> None:
     """Turn pretrained image autoencoders into video decoders with the same output."""
+    if version:
+        say(f"inflate {__version__}")
+        raise typer.Exit
     if ctx.invoked_subcommand is None:
         say(ctx.get_help(), err=True)
         raise typer.Exit(CANNOT_RUN)
@@ -113,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage_text(error: Any) -> str:
     message: str = error.format_message().rstrip(".")
     ctx = error.ctx
-    if hasattr(error, "possibilities"):  # An unknown option; click suggests one, and we know more.
+    if ctx is not None and hasattr(
+        error, "possibilities"
+    ):  # An unknown option; click suggests one, and we know more.
         known = [name for param in ctx.command.get_params(ctx) for name in param.opts]
         name = error.option_name[:80]
         message = f"{name!r} is not an option{nearest(name, known)}"

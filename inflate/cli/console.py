@@ -90,9 +90,7 @@ def print_table(
 class _GuardedStream:
     """A stream whose reader may close it without an effect on the work or the exit code.
 
-    Args:
-        stream: None where Python found it closed.
-        results: whether a failed write is an error.
+    It is None where Python found it closed. Where it has ``results``, a failed write is an error.
     """
 
     def __init__(self, stream: TextIO | None, *, results: bool) -> None:

@@ -37,8 +37,8 @@ def demo(
 
 
 def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
-    from inflate.io.files import find_files
-    from inflate.io.staging import saying_why, stage
+    from inflate.io.leftovers import write_atomically
+    from inflate.io.protected import check_written
 
     source = folder / "demo.ckpt"
     targets = {mode: folder / f"demo.{mode}.safetensors" for mode in get_args(TimeMode)}
@@ -47,13 +47,10 @@ def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
         note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_written([source], [DEMO_CHECKPOINT])
+        write_atomically(source, DEMO_CHECKPOINT.read_bytes())
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
-    with stage(source, find_files(DEMO_CHECKPOINT).read, overwrite=True) as staged:
-        with saying_why(source):
-            staged.file.write(DEMO_CHECKPOINT.read_bytes())
-            staged.file.flush()
-        staged.publish()
     passed = 0
     for mode, target in targets.items():
         if not quiet:

@@ -25,12 +25,7 @@ def bars_are_drawn() -> bool:
 
 
 def bars(description: str, field: str) -> Bars:
-    """Bars that vanish at the end.
-
-    Args:
-        description: how ``task.description`` is formatted.
-        field: a field of the task, after the bar.
-    """
+    """Bars that vanish at the end; ``field`` of a task is shown after its bar."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 

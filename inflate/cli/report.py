@@ -64,13 +64,10 @@ def report(
 
 
 def check_wanted(reports: Sequence[str], *, github_summary: bool) -> list[str | Path]:
-    """Refuse what cannot be written, before anything is computed.
-
-    Returns:
-        The files that :func:`write_wanted` will write.
+    """The files that :func:`write_wanted` will write.
 
     Raises:
-        InflateError: a report or the summary cannot be written.
+        InflateError: a report or the summary could not be written.
     """
     if not reports and not github_summary:  # Do not load the renderers.
         return []

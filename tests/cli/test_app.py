@@ -23,11 +23,13 @@ from inflate.batch.jobs import Job
 from inflate.cli.app import app
 from inflate.cli.help import EXAMPLES, SUMMARY, panel_of
 from inflate.config.manifest import read_manifest
+from inflate.errors import ConfigError
 from inflate.options import (
     JOB_OPTIONS,
     ConvertOptions,
     Group,
     VerifyOptions,
+    checked,
 )
 
 from .conftest import CPU, Run
@@ -260,3 +262,10 @@ def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
     value = tuple(value) if isinstance(value, list) else value
     changed = Job("jobs[0]", "img.ckpt", "out.safetensors", {name: value})
     assert changed.settings != Job("jobs[0]", "img.ckpt", "out.safetensors").settings
+
+
+def test_an_unknown_choice_is_refused_in_python() -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked(ConvertOptions(time_mode="al"))  # type: ignore[arg-type]
+    (problem,) = caught.value.problems
+    assert "'al' (did you mean 'all'?)" in problem
