@@ -168,7 +168,7 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
         want, have = getattr(wanted, name), getattr(seen, name)
         if want != have and name not in unseen:
             want, have = ("none" if value is None else value for value in (want, have))
-            found.append(f"{words}: the configuration has {want}, the checkpoint {have}")
+            found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
     for name in ("level_channels", "num_res_blocks", "attention_levels"):
         want, have = getattr(wanted.decoder, name), getattr(seen.decoder, name)
         if want != have and not (wanted.is_symmetric and seen.is_symmetric):

@@ -111,7 +111,7 @@ def test_an_option_is_advised_only_where_it_makes_a_layout_possible(
 def test_what_a_configuration_lacks_is_not_called_none_of_python(run: Run, plain: Path) -> None:
     ran = run("convert", plain, "--config", "flux", "--dry-run")
     assert ran.code == 2
-    assert "has none" in ran.err
+    assert "says none" in ran.err
     assert "None" not in ran.err
 
 
