@@ -16,7 +16,7 @@ import inflate
 from inflate.errors import OutputError
 from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
-from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import checking
 
@@ -306,7 +306,7 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
     source = autoencoder()
     cast = {k: v.to(getattr(torch, dtype)).float() for k, v in source.items()}
     worst = 0.0
-    for probe in SMALL_PROBES:
+    for probe in probes_for(torch.device("cpu")):
         z = probe.latents(4, seed=0)
         worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
     assert worst > 1e-4
@@ -359,7 +359,7 @@ def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
         "writing",
         "checking parity",
     ]
-    probes = len(SMALL_PROBES)
+    probes = len(probes_for(torch.device("cpu")))
     for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", probes)):
         assert [step for step in steps_seen if step[0] == phase] == [
             (phase, done, steps) for done in range(steps + 1)

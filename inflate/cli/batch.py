@@ -91,9 +91,9 @@ def batch(
     it did not; 2: some could not run.
     """
     from inflate.batch import reports
-    from inflate.batch.batch import BatchOptions, estimates, open_batch, run
+    from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder
-    from inflate.batch.summary import batch_document, headline
+    from inflate.batch.jobs import estimate
     from inflate.cli.batch_view import dry_run_document, print_dry_run, print_summary, watching
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
@@ -105,7 +105,7 @@ def batch(
         for text in found.notes:
             note(text)
     if dry_run:
-        document = dry_run_document(found, estimates(found))
+        document = dry_run_document(found, [estimate(job) for job in found.jobs])
         if as_json:
             print_json(document)
         elif quiet:
@@ -118,12 +118,20 @@ def batch(
         make_folder(report_dir)
     # Of more than an exabyte, a float does not hold every byte.
     most = None if memory is None else int(min(memory, 1e9) * 1e9)
-    batch_options = BatchOptions(jobs, executor, ray_address, most, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
-        outcomes, seconds = run(found, batch_options, watch)
+        outcomes, seconds = run(
+            found,
+            watch,
+            jobs=jobs,
+            executor=executor,
+            ray_address=ray_address,
+            memory=most,
+            retry_failed=retry_failed,
+            fail_fast=fail_fast,
+        )
     with adding_done("the jobs are finished; the same command writes their reports"):
         links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
-        document = batch_document(
+        document = reports.batch_document(
             outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
         )
         if report_dir is not None:
@@ -134,7 +142,7 @@ def batch(
         if as_json:
             print_json(document)
         elif quiet:
-            say(headline(document))
+            say(reports.headline(document))
         else:
             print_summary(document)
     if document["exit_code"]:

@@ -10,18 +10,20 @@ from rich.progress import TaskID
 from rich.text import Text
 
 from inflate.batch.batch import Batch
-from inflate.batch.estimate import Estimate
-from inflate.batch.jobs import Job, label_of
-from inflate.batch.run import Outcome, Watch
-from inflate.batch.summary import failure_text, failures_first, headline, job_document
+from inflate.batch.jobs import Estimate, Job
+from inflate.batch.reports import failure_text, failures_first, headline, job_document
+from inflate.batch.run import Watch
+from inflate.batch.survey import Outcome
 from inflate.cli.console import note, print_table, print_text, say_line
 from inflate.cli.progress import bars, bars_are_drawn
 from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text
+from inflate.workflow.sources import name_of
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
+_WAITS = "another batch has the ledger open; waiting until it ends"
 
 
 @contextmanager
@@ -41,8 +43,9 @@ class _Lines:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
 
-    def began(self, job: Job, worker: str) -> None:
-        pass
+    def waits(self) -> None:
+        if self._wanted:
+            note(_WAITS)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         pass
@@ -66,15 +69,15 @@ class _Bars:
         self._counts = dict.fromkeys(_COLOURS, 0)
         self._all = self.bars.add_task("all jobs", total=total, phase="")
 
-    def began(self, job: Job, worker: str) -> None:
-        if job.output not in self._tasks:
-            name = label_of(job).replace("\n", " ")
-            self._tasks[job.output] = self.bars.add_task(name, total=None, phase=worker)
+    def waits(self) -> None:
+        note(_WAITS)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        if job.output in self._tasks:
-            task = self._tasks[job.output]
-            self.bars.update(task, completed=done, total=total or None, phase=phase)
+        if job.output not in self._tasks:
+            name = f"{name_of(job.source)} -> {name_of(job.output)}".replace("\n", " ")
+            self._tasks[job.output] = self.bars.add_task(name, total=None)
+        task = self._tasks[job.output]
+        self.bars.update(task, completed=done, total=total or None, phase=phase)
 
     def lost(self, job: Job, why: str) -> None:
         self.moved(job, "starts again", 0, 0)
@@ -83,7 +86,7 @@ class _Bars:
         task = self._tasks.pop(outcome.job.output, None)
         if task is not None:
             self.bars.remove_task(task)
-        self._counts[outcome.status] += 1
+        self._counts[outcome.row.state] += 1
         counted = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
         self.bars.update(self._all, advance=1, phase=counted)
 

@@ -84,7 +84,9 @@ def print_table(
     for row in rows:
         cells = (Text(cell) if isinstance(cell, str) else cell for cell in row)
         table.add_row(*cells)
-    console.print(table, width=console.width if console.is_terminal else max(console.width, 250))
+    if not console.is_terminal:
+        console.width = max(console.width, 250)
+    console.print(table)
 
 
 class _GuardedStream:

@@ -37,8 +37,8 @@ def demo(
 
 
 def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
-    from inflate.io.leftovers import write_atomically
     from inflate.io.protected import check_written
+    from inflate.io.staging import write_atomically
 
     source = folder / "demo.ckpt"
     targets = {mode: folder / f"demo.{mode}.safetensors" for mode in get_args(TimeMode)}

@@ -132,7 +132,7 @@ def probe_rows(document: Document) -> list[tuple[str, ...]]:
             probe["verdict"],
             error_text(probe["max_abs_error"]),
             ", ".join(map(str, (probe["worst"] or {}).values())),
-            ", ".join(part["name"] for part in failing(probe["parts"])),
+            listed([part["name"] for part in failing(probe["parts"])], 2),
         )
         for probe in document["probes"]
     ]

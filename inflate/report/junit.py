@@ -11,10 +11,11 @@ from inflate.report.summary import (
     Document,
     advice,
     missed_damages,
+    quality_probes,
     reason,
     verdict_text,
 )
-from inflate.report.text import error_text, tolerance_text
+from inflate.report.text import error_text, mean_texts, tolerance_text
 
 Failure = tuple[str, list[str]]
 """A message, and the lines behind it."""
@@ -71,3 +72,7 @@ def _properties(document: Document) -> Iterator[tuple[str, object]]:
     for layer in document["layers"]:
         error = error_text(layer["errors"]["max_abs"])
         yield f"layer.{layer['name']}", f"{layer['verdict']}: {error}"
+    for probe in quality_probes(document):
+        for measure in probe["measures"]:
+            for side, text in zip(("reference", "candidate"), mean_texts(measure), strict=True):
+                yield f"quality.{probe['probe']}.{measure['name']}.{side}", text

@@ -24,19 +24,19 @@ from inflate.formats.recorded import (
     recorded_settings,
 )
 from inflate.formats.source import Source, describe, given_blend
-from inflate.io.files import shown as shown_name
+from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, checked
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.floor import measure_fold
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
-from inflate.parity.probes import thorough_probes_for
-from inflate.parity.result import FoldResult, ParityReport, RecordedSource
+from inflate.parity.probes import probes_for
+from inflate.parity.result import FoldResult, ParityReport, RecordedSource, Tolerance
 from inflate.parity.trainability import measure_trainability
-from inflate.parity.verify import Scope, run_check
+from inflate.parity.verify import run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
@@ -239,7 +239,7 @@ def verify_with(
             notes=(*pair.notes, *notes, *told),
         )
         prints = reference_print.result(), video_print.result()
-        probes = (*thorough_probes_for(where), *extra)
+        probes = (*probes_for(where, thorough=True), *extra)
         trained = options.trained
         report = run_check(
             spatial_path(pair) if trained else pair,
@@ -255,15 +255,10 @@ def verify_with(
             if candidate is None
             else _recorded_source(opened.metadata, prints[0]),
             changed=changed_since(opened.metadata, prints[1]),
-            scope=Scope(
-                layers=not trained,
-                frames=not trained,
-                floor=not trained,
-                quality=not trained,
-                bisect=options.bisect,
-                self_test=options.self_test,
-                pictures=pictures,
-            ),
+            thorough=not trained,
+            find_faulty=options.bisect,
+            test_itself=options.self_test,
+            pictures=pictures,
             fallback=fell_back(options.device, where),
             keep=None
             if options.save_outputs is None
@@ -274,7 +269,7 @@ def verify_with(
             report = with_training(report, pair, video, probes, where, compute, options.seed)
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, video)))
-        learned = measure_trainability(video, where) if options.trainability else None
+        learned = measure_trainability(video) if options.trainability else None
         bad = not_finite(video) if report.max_abs_error is None else ()
         return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
 
