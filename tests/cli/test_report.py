@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from inflate import workflow
+from inflate.cli.console import print_table
 from inflate.cli.render_parity import print_document
 from inflate.report.summary import advice, causes, reason
 from inflate.report.text import one_line
@@ -202,3 +203,11 @@ def test_colours_are_those_of_the_verdict(
     monkeypatch.setenv("COLUMNS", "200")
     print_document(document_of(name))
     assert styled in capsys.readouterr().out
+
+
+def test_a_table_is_whole_in_a_narrow_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(("name", "path"), [("a", "x" * 60), ("b", "y " * 60)])
+    assert len(capsys.readouterr().out.splitlines()) == 3
