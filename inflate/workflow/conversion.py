@@ -16,7 +16,6 @@ from inflate.display import Displayed, bytes_text
 from inflate.errors import OutputError
 from inflate.formats.targets import container_of
 from inflate.inflation.plan import InflationPlan
-from inflate.inflation.targets import check_ending
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import check_destination as check_remote
@@ -215,8 +214,8 @@ def convert_with(
     target = target_of(options)
     if output is not None:
         check_location("output", output)
-        check_ending(output, target)
-        if options.into is not None and container_of(target, output) != "safetensors":
+        container = container_of(target, output)
+        if options.into is not None and container != "safetensors":
             raise OutputError(f"{output}: with --into, the name ends in .safetensors")
     dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     settings = settings_of(options)

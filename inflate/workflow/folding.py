@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from inflate.errors import PlanError
-from inflate.formats.layouts import DECODER
+from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.locate import LeftBehind
+from inflate.formats.shapes import image_problems
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
@@ -20,9 +21,13 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted.
 
     Raises:
-        PlanError: a convolution is incomplete, or the numbers of channels do not allow it.
+        PlanError: the source does not fit its architecture, or the numbers of channels do not allow
+            it.
     """
     checkpoint, path = source.checkpoint, source.checkpoint.path
+    temporal = [key for key in source.located.part(DECODER) if is_inflated([key])]
+    if problems := image_problems(source.located, source.config.architecture, temporal):
+        raise PlanError(f"{path} does not fit its architecture:", problems)
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     after = bool(source.located.part("post_quant_conv."))
     if after and e != z and target != "decoder":
@@ -32,10 +37,8 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
         )
     notes = source.located.notes
     if after:
-        _require(source, "post_quant_conv", "decoder.conv_in")
         checkpoint = with_post_quant_folded(checkpoint)
     if encoder and source.located.part("quant_conv.") and source.located.part("encoder."):
-        _require(source, "quant_conv", "encoder.conv_out")
         checkpoint = with_quant_folded(checkpoint)
         notes = (*notes, "quant_conv is folded into encoder.conv_out, exact up to rounding")
     if target == "decoder" and e != z:
@@ -47,18 +50,6 @@ def folds_encoder(target: Target) -> bool:
     """Whether a fold for a layout covers ``quant_conv``: its reader has no place for that."""
     layout = LAYOUTS[target]
     return "encoder." in layout.parts and layout.naming == "ldm"
-
-
-def _require(source: Source, *convolutions: str) -> None:
-    """Check that the convolutions of a fold are complete, before the plan does.
-
-    Raises:
-        PlanError: a weight or bias is missing.
-    """
-    keys = [f"{name}.{leaf}" for name in convolutions for leaf in ("weight", "bias")]
-    missing = [f"{key} is missing" for key in keys if source.info(key) is None]
-    if missing:
-        raise PlanError(f"{source.checkpoint.path} cannot be folded:", missing)
 
 
 def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:

@@ -27,7 +27,6 @@ from inflate.formats.source import Source, describe
 from inflate.formats.targets import container_of
 from inflate.inflation.initializers import make_array
 from inflate.inflation.plan import Copy, PlannedTensor
-from inflate.inflation.targets import check_ending
 from inflate.io.arrays import Array, bytes_of, cast
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import WIDTHS, TensorInfo
@@ -93,7 +92,7 @@ def save_video_autoencoder(
     """
     options = checked(ConvertOptions(layout=layout, dtype=dtype, device="cpu"))
     check_location("path", path)
-    check_ending(path, layout)
+    container = container_of(layout, path)
     whole = _unwrapped(module)
     decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
     if not isinstance(decoder, VideoDecoder):
@@ -123,7 +122,6 @@ def save_video_autoencoder(
     ):
         header[FINGERPRINT_KEY] = "0" * 64
         infos = {planned.key: planned.info for planned in job.plan.tensors}
-        container = container_of(layout, destination)
         writer = open_writer(container, staged.file, infos.values(), header)
         digests = {}
         for planned in job.plan.tensors:
