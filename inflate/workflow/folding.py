@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from inflate.display import error_text
 from inflate.errors import PlanError
 from inflate.formats.layouts import DECODER
 from inflate.formats.locate import LeftBehind
 from inflate.formats.source import Source
-from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
-from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
 from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
+
+
+def noted(source: Source, *notes: str) -> Source:
+    """A source with more notes for the user."""
+    return replace(source, located=replace(source.located, notes=(*source.located.notes, *notes)))
 
 
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
@@ -30,59 +34,40 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
             f"{path} has {e} channels between its quant convs and {z} around them: folded, encoder "
             "and decoder would not fit one architecture. Fold it for --layout decoder only"
         )
-    notes = source.located.notes
     if after:
         _require(source, "post_quant_conv", "decoder.conv_in")
         checkpoint = with_post_quant_folded(checkpoint)
     if encoder and source.located.part("quant_conv.") and source.located.part("encoder."):
         _require(source, "quant_conv", "encoder.conv_out")
         checkpoint = with_quant_folded(checkpoint)
-        notes = (*notes, "quant_conv is folded into encoder.conv_out, exact up to rounding")
+        source = noted(source, "quant_conv is folded into encoder.conv_out, exact up to rounding")
     if target == "decoder" and e != z:
-        return _decoder_alone(source, checkpoint)
-    return replace(source, located=replace(source.located, notes=notes)).seen_as(checkpoint)
-
-
-def folds_encoder(target: Target) -> bool:
-    """Whether a fold for a layout covers ``quant_conv``: its reader has no place for that."""
-    layout = LAYOUTS[target]
-    return "encoder." in layout.parts and layout.naming == "ldm"
+        # The fold changes the latents that the decoder takes: it is alone from here on.
+        around = {k: i for k, i in checkpoint.tensors.items() if not k.startswith(DECODER)}
+        left = [
+            LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()
+        ]
+        located = replace(source.located, dropped=(*source.located.dropped, *left))
+        source = replace(source, located=located)
+        checkpoint = overlaid(checkpoint, {}, frozenset(around))
+    return source.seen_as(checkpoint)
 
 
 def _require(source: Source, *convolutions: str) -> None:
-    """Check that the convolutions of a fold are complete, before the plan does.
-
-    Raises:
-        PlanError: a weight or bias is missing.
-    """
     keys = [f"{name}.{leaf}" for name in convolutions for leaf in ("weight", "bias")]
     missing = [f"{key} is missing" for key in keys if source.info(key) is None]
     if missing:
         raise PlanError(f"{source.checkpoint.path} cannot be folded:", missing)
 
 
-def _decoder_alone(source: Source, checkpoint: Checkpoint) -> Source:
-    """The decoder of a source alone, since a fold changes the latents that it takes."""
-    around = {k: info for k, info in checkpoint.tensors.items() if not k.startswith(DECODER)}
-    left = [LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()]
-    located = replace(source.located, dropped=(*source.located.dropped, *left))
-    return replace(source, located=located).seen_as(overlaid(checkpoint, {}, frozenset(around)))
-
-
 def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:
     """What a fold changes; None if there was no ``post_quant_conv``, or parity is not checked.
-
-    Args:
-        original: the source with ``post_quant_conv``.
-        whole: the same with it folded.
-        options: whether the fold may be inexact, and the device to measure on.
 
     Raises:
         PlanError: the fold is not exact, which was not allowed.
     """
     if not original.located.part("post_quant_conv."):
         return None  # What quant_conv changes is rounding: nothing to allow.
-    path = original.checkpoint.path
     fold = None
     if not (options.skip_parity or options.dry_run):  # Else torch is not needed.
         from inflate.parity.device import resolve_device
@@ -91,21 +76,15 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
         fold = measure_fold(original, whole, resolve_device(options.device), original.config.seed)
     bias = float(abs(original.read("post_quant_conv.bias").astype("float64")).max())
     if bias and not options.allow_inexact:
+        changes = "the images change, most near their border"
+        if fold is not None:
+            changes = (
+                f"the output of conv_in changes by up to {error_text(fold.border)} on its border "
+                f"and {error_text(fold.inside)} inside, the images by up to "
+                f"{error_text(fold.output)}"
+            )
         raise PlanError(
-            f"folding post_quant_conv of {path} is not exact, since its bias is not 0 (up to "
-            f"{bias:.3g}): {_changes(fold)}. Pass --allow-inexact to fold it anyway"
+            f"folding post_quant_conv of {original.checkpoint.path} is not exact, since its bias "
+            f"is not 0 (up to {bias:.3g}): {changes}. Pass --allow-inexact to fold it anyway"
         )
     return fold
-
-
-def _changes(fold: FoldResult | None) -> str:
-    if fold is None:
-        return "the images change, most near their border"
-    return (
-        f"the output of conv_in changes by up to {_text(fold.border)} on the border of one latent "
-        f"pixel and {_text(fold.inside)} inside, the images by up to {_text(fold.output)}"
-    )
-
-
-def _text(error: float | None) -> str:
-    return "not finite" if error is None else f"{error:.3g}"

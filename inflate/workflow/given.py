@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from inflate.config.presets import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.formats.source import Source
+from inflate.io.leftovers import write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
@@ -68,17 +68,9 @@ def given_probes(
     device: torch.device,
     progress: Progress,
 ) -> tuple[tuple[GivenProbe, ...], tuple[str, ...]]:
-    """Make probes of the given images, video and latents.
+    """Probes of the given images, video and latents, and notes on what was read.
 
-    Args:
-        options: of verify.
-        sources: the checkpoints; the first with an encoder encodes images.
-        channels: of the latents.
-        device: where images are encoded, in float32.
-        progress: called for every image.
-
-    Returns:
-        The probes, and notes on what was read.
+    The first source with an encoder encodes images; ``channels`` are those of the latents.
 
     Raises:
         InflateError: something cannot be read, or there is no encoder.
@@ -121,18 +113,13 @@ def keep_outputs(
         tensors["source"] = probe.sources
     name = re.sub(r"[^\w.-]+", "-", probe.name)
     path = folder / f"{name}.safetensors"
-    hidden = folder / f".{name}.part"
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise OutputError(f"{path} exists; choose another folder for --save-outputs")
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        # Not by save_file, whose files only their owner can read.
-        hidden.write_bytes(save(contiguous, {"frames": str(probe.frames)}))
-        hidden.rename(path)
+        write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
     except OSError as error:
-        with suppress(OSError):
-            hidden.unlink()
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 

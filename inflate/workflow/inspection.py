@@ -18,7 +18,7 @@ from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import changed_since, recorded_prefix, recorded_settings
+from inflate.formats.recorded import LAYOUT_KEY, changed_since, recorded_prefix, recorded_settings
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
@@ -29,7 +29,6 @@ from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location, checked
 from inflate.progress import Progress, silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
-from inflate.workflow.header import LAYOUT_KEY
 from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
 
@@ -137,8 +136,8 @@ def inspect(
         weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
         merge_strategy: how a video decoder blends, where its file does not say.
-        fingerprint: whether to read the tensors for their fingerprint; by default only where they
-            are local and small.
+        fingerprint: read the tensors for their fingerprint; by default where they are local and
+            small.
         progress: called during a download.
 
     Raises:
@@ -149,8 +148,7 @@ def inspect(
     options = checked(
         ConvertOptions(prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy)
     )
-    path = local_source(source, progress)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(local_source(source, progress)) as checkpoint:
         if fingerprint is None and is_remote(str(source)):
             fingerprint = False
         return _inspect(source, checkpoint, options, fingerprint)
@@ -159,13 +157,14 @@ def inspect(
 def _inspect(
     source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
-    path, index, metadata = checkpoint.path, checkpoint.tensors, checkpoint.metadata
-    located, architecture, temporal, blend = _seen(checkpoint, options)
+    metadata = checkpoint.metadata
     obstacles: list[str] = []
     with _listing(obstacles):
         prepare(find_source(checkpoint, options), options)
     layouts, found = _layouts(checkpoint, options)
-    if found is not None:
+    if found is None:
+        located, architecture, temporal, blend = _shown(checkpoint, options)
+    else:
         located, architecture, blend = found.located, found.config.architecture, found.blend
         temporal = found.config.temporal if found.inflated else None
     own: str | None = None
@@ -175,7 +174,7 @@ def _inspect(
             with _listing(obstacles):
                 own = fingerprint_of(view)
     return Inspection(
-        path=path,
+        path=checkpoint.path,
         files=checkpoint.files,
         kind=_kind(located) if located else None,
         names=located.dialect if located else None,
@@ -186,9 +185,9 @@ def _inspect(
         temporal=temporal,
         blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
-        dtypes=Counter(info.dtype for info in index.values()),
-        parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
-        dropped=tuple(_dropped(located)) if located else (),
+        dtypes=Counter(info.dtype for info in checkpoint.tensors.values()),
+        parts=_parts(located) if located else (_group("tensors", checkpoint.tensors.values()),),
+        dropped=_dropped(located) if located else (),
         foreign=checkpoint.foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
@@ -199,10 +198,10 @@ def _inspect(
     )
 
 
-def _seen(
+def _shown(
     checkpoint: Checkpoint, options: ConvertOptions
 ) -> tuple[Located | None, Architecture | None, Temporal | None, Blend | None]:
-    """What a file shows that may not be converted, as far as it shows anything."""
+    """What can be read of a file that cannot be converted."""
     path = checkpoint.path
     located = architecture = temporal = blend = None
     with suppress(InflateError):
@@ -215,15 +214,14 @@ def _seen(
         if located.inflated:
             temporal = infer_temporal(shapes)
             recorded = recorded_settings(checkpoint.metadata, path)
-            given = options.merge_strategy
-            blend = find_blend(located, recorded, checkpoint.read, path, given)
+            blend = find_blend(located, recorded, checkpoint.read, path, options.merge_strategy)
     return located, architecture, temporal, blend
 
 
 def _layouts(
     checkpoint: Checkpoint, options: ConvertOptions
 ) -> tuple[dict[Target, tuple[str, ...]], Source | None]:
-    """What keeps a file from being converted to each layout; its source, if there is one."""
+    """What prevents a conversion to each layout; and the source, if there is one."""
     found: Source | None = None
     common: list[str] = []
     with _listing(common):
@@ -254,22 +252,23 @@ def _kind(located: Located) -> Kind:
     return "image autoencoder" if whole else "image decoder"
 
 
-def _parts(located: Located) -> list[Group]:
-    temporal = [key for key in located.part(DECODER) if is_inflated([key])]
-    spatial = [key for key in located.part(DECODER) if not is_inflated([key])]
-    keys = {"decoder": spatial, "decoder, temporal": temporal}
-    keys.update({part.rstrip("."): located.part(part) for part in PASSED_THROUGH})
-    return [
+def _parts(located: Located) -> tuple[Group, ...]:
+    decoder = located.part(DECODER)
+    keys = {
+        "decoder": [key for key in decoder if not is_inflated([key])],
+        "decoder, temporal": [key for key in decoder if is_inflated([key])],
+        **{part.rstrip("."): located.part(part) for part in PASSED_THROUGH},
+    }
+    return tuple(
         _group(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
-    ]
+    )
 
 
-def _dropped(located: Located) -> list[Group]:
-    reasons = dict.fromkeys(left.reason for left in located.dropped)
-    return [
-        _group(reason, [left.info for left in located.dropped if left.reason == reason])
-        for reason in reasons
-    ]
+def _dropped(located: Located) -> tuple[Group, ...]:
+    reasons: dict[str, list[TensorInfo]] = {}
+    for left in located.dropped:
+        reasons.setdefault(left.reason, []).append(left.info)
+    return tuple(_group(reason, infos) for reason, infos in reasons.items())
 
 
 def _group(name: str, tensors: Iterable[TensorInfo]) -> Group:

@@ -9,6 +9,7 @@ from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.recorded import (
     ORIGIN_FINGERPRINT_KEY,
+    POST_QUANT_KEY,
     PREFIX_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
@@ -19,19 +20,10 @@ from inflate.formats.targets import FIRST_STAGE
 from inflate.inflation.plan import InflationPlan
 from inflate.io.header import STORED_NAMES
 from inflate.io.reader import Checkpoint
-from inflate.workflow.header import POST_QUANT_KEY
-
-_OWN = "inflate."
-"""What the keys of our header begin with."""
 
 
 def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Temporal layers with the image autoencoder that they belong to, and notes.
-
-    Args:
-        temporal: a file of layout ``temporal``.
-        base: the image checkpoint.
-        name: its name, which the header records.
+    """Temporal layers with their image autoencoder, whose name the header records, and notes.
 
     Raises:
         FamilyError: the first holds other tensors, too, or the second is a video checkpoint.
@@ -46,34 +38,33 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
         raise FamilyError(
             f"{base.checkpoint.path} is a video checkpoint; expected an image checkpoint as --base"
         )
-    spatial = base.checkpoint
-    digest, recorded = fingerprint_of(spatial), origin_of(temporal.metadata)
+    digest, recorded = fingerprint_of(base.checkpoint), origin_of(temporal.metadata)
     notes: tuple[str, ...] = ()
     if recorded.get(ORIGIN_FINGERPRINT_KEY, digest) != digest:
         notes = (
             f"the temporal layers were made for other weights than those of {name}: their output "
             "need not suit it",
         )
-    own = {key: text for key, text in temporal.metadata.items() if key != POST_QUANT_KEY}
-    metadata = {**own, SOURCE_NAME_KEY: name, SOURCE_FINGERPRINT_KEY: digest}
-    return replace(with_base(temporal, base), metadata=without_origin(metadata)), notes
+    # The source of the result is the image itself, without an origin behind it.
+    metadata = {
+        key: text
+        for key, text in temporal.metadata.items()
+        if key != POST_QUANT_KEY and not key.startswith("inflate.origin.")
+    }
+    metadata |= {SOURCE_NAME_KEY: name, SOURCE_FINGERPRINT_KEY: digest}
+    return replace(with_base(temporal, base), metadata=metadata), notes
 
 
 def with_base(temporal: Checkpoint, base: Source) -> Checkpoint:
     """The tensors of both under LDM's keys, with the header of the first."""
     spatial = base.checkpoint
-    tensors = {
-        key: replace(info, name=key)
-        for key, info in spatial.tensors.items()
-        if not _is_temporal(key)
-    }
-    places = {key: spatial.places[key] for key in tensors}
+    kept = {key: info for key, info in spatial.tensors.items() if not _is_temporal(key)}
     files = replace(temporal.files, read=temporal.files.read.joined(spatial.files.read))
     return replace(
         temporal,
         files=files,
-        tensors={**tensors, **temporal.tensors},
-        places={**places, **temporal.places},
+        tensors={**{k: replace(info, name=k) for k, info in kept.items()}, **temporal.tensors},
+        places={**{k: spatial.places[k] for k in kept}, **temporal.places},
     )
 
 
@@ -85,27 +76,28 @@ class WholeModel:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The names of the tensors that are taken over as they are."""
+        """The names of the tensors that are copied unchanged."""
         return tuple(n for n in self.checkpoint.tensors if not n.startswith(FIRST_STAGE))
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the header keeps of the model's own."""
+        """The entries of the model's own header that the result keeps."""
         recorded = self.checkpoint.metadata
-        kept = {key: text for key, text in recorded.items() if not key.startswith(_OWN)}
+        kept = {key: text for key, text in recorded.items() if not key.startswith("inflate.")}
         return {**kept, PREFIX_KEY: FIRST_STAGE}
 
     def check(self, plan: InflationPlan) -> None:
-        """Check that a plan of layout ``sgm`` fits in the place of the model's own first stage.
+        """Check that a plan of layout ``sgm`` can replace the model's own first stage.
 
         Raises:
             FamilyError: the model has no first stage.
             PlanError: names, shapes or types do not fit; every reason is reported.
         """
         path, tensors = self.checkpoint.path, self.checkpoint.tensors
-        parts = (f"{FIRST_STAGE}encoder.", f"{FIRST_STAGE}{DECODER}")
+        decoder = f"{FIRST_STAGE}{DECODER}"
+        parts = (f"{FIRST_STAGE}encoder.", decoder)
         own = {name: info.shape for name, info in tensors.items() if name.startswith(parts)}
-        if not any(name.startswith(parts[1]) for name in own):
+        if not any(name.startswith(decoder) for name in own):
             raise FamilyError(
                 f"{path} has no decoder under {FIRST_STAGE}; --into expects the file of a whole "
                 "model, such as SVD's"
@@ -121,19 +113,14 @@ class WholeModel:
             for name, shape in new.items()
             if own.get(name, shape) != shape
         ]
-        types = {name: tensors[name].dtype for name in self.kept}
-        problems += [
-            f"{name} is stored as {dtype}, which safetensors does not have"
-            for name, dtype in types.items()
-            if self.checkpoint.files.format == "torch" and dtype not in STORED_NAMES.values()
-        ]
+        if self.checkpoint.files.format == "torch":
+            problems += [
+                f"{name} is stored as {tensors[name].dtype}, which safetensors does not have"
+                for name in self.kept
+                if tensors[name].dtype not in STORED_NAMES.values()
+            ]
         if problems:
             raise PlanError(f"the first stage does not fit into {path}:", problems)
-
-
-def without_origin(metadata: dict[str, str]) -> dict[str, str]:
-    """A header whose source is the image itself."""
-    return {k: text for k, text in metadata.items() if not k.startswith("inflate.origin.")}
 
 
 def _is_temporal(key: str) -> bool:

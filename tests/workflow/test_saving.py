@@ -17,8 +17,7 @@ import inflate
 from inflate.errors import ConfigError, InflateError, OutputError, PlanError
 from inflate.models import VideoDecoder
 from inflate.parity.result import ParityReport
-from inflate.workflow import conversion, inspect
-from inflate.workflow.production import Made
+from inflate.workflow import inspect
 
 from ..checkpoints import DDCONFIG, autoencoder, write_safetensors, write_torch
 from ..conversions import CPU, metadata_of, print_of, rewritten, sha256, snapshot
@@ -282,20 +281,6 @@ LIKE_CLASS = {"ch_mult": [1], "num_res_blocks": 2}
 SVD = {"time_mode": "conv-only", "video_kernel_size": (3, 1, 1)}
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
-    """What conversions produce."""
-    found: list[Made] = []
-    real = conversion.produce
-
-    def produce(*arguments: Any, **more: Any) -> Made:
-        found.append(real(*arguments, **more))
-        return found[-1]
-
-    monkeypatch.setattr(conversion, "produce", produce)
-    return found
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -308,14 +293,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     ],
     ids=str,
 )
-def test_of_a_conversion(options: dict[str, Any], made: list[Made], tmp_path: Path) -> None:
+def test_the_fingerprints_of_a_conversion(options: dict[str, Any], tmp_path: Path) -> None:
     weights = autoencoder(**LIKE_CLASS)
     weights["decoder.conv_in.weight"] = weights["decoder.conv_in.weight"].transpose(2, 3)
     source = write_torch(tmp_path / "img", weights)
-    inflate.convert(source, tmp_path / "v", skip_parity=True, **options, **CPU)
-    assert made[0].fingerprints.source == print_of(source)
-    assert made[0].fingerprints.output == print_of(tmp_path / "v")
-    assert made[0].fingerprints.output != made[0].fingerprints.source
+    made = inflate.convert(source, tmp_path / "v", skip_parity=True, **options, **CPU)
+    assert made.source_fingerprint == print_of(source)
+    assert made.fingerprint == print_of(tmp_path / "v") != print_of(source)
 
 
 def test_the_same_weights_in_another_file_are_the_recorded_source(tmp_path: Path) -> None:
