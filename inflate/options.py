@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,23 +31,16 @@ Scope = Literal["run", "job", "matrix"]
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option appears outside of Python.
-
-    Args:
-        help: one sentence for ``--help``, 60 characters at most.
-        group: the heading in ``--help``.
-        metavar: placeholder of the value; None leaves it to the type.
-        setting: the key of the configuration that the option sets, if it is one.
-        scope: ``run`` for options of a single run; ``job`` for keys of a job in a manifest;
-            ``matrix`` for those that may vary within a matrix as well.
-        minimum: the smallest number allowed; None allows every finite number.
-    """
+    """How an option appears outside of Python."""
 
     help: str
+    """One sentence for ``--help``, 60 characters at most."""
     group: Group
     metavar: str | None = None
     setting: str | None = None
+    """The key of the configuration that the option sets, if it is one."""
     scope: Scope = "run"
+    """Whether a job of a manifest may have the option, and its matrix vary it."""
     minimum: float | None = None
 
 
@@ -217,14 +211,15 @@ def choices(hint: Any) -> tuple[str, ...]:
 
 
 def checked(options: _O) -> _O:
-    """Options with values of the declared types; sequences become tuples, and texts become paths.
+    """Options with values of the declared types and ranges; paths and sequences are converted.
 
     Raises:
         ConfigError: options have other values; all of them at once.
     """
-    problems, values = [], {}
+    problems: list[str] = []
+    values = {}
     for name, hint in get_type_hints(type(options)).items():
-        value = getattr(options, name)
+        value, minimum = getattr(options, name), flags(type(options))[name].minimum
         kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
         if isinstance(value, str) and Path in kinds:
             value = Path(value)
@@ -238,6 +233,8 @@ def checked(options: _O) -> _O:
             close = nearest(str(value), words) if isinstance(value, str) else ""
             expected = f"one of {', '.join(words)}" if words else _expected(kinds)
             problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
+        elif minimum is not None and value is not None and not minimum <= value < math.inf:
+            problems.append(f"{name} is {value}; expected a finite number, {minimum:g} or more")
     if problems:
         raise ConfigError("invalid options:", problems)
     if not DEVICE.fullmatch(options.device):

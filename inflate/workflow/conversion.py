@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from inflate.io.protected import check_written
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import check_destination as check_remote
 from inflate.io.remote import is_remote, publish, scratch_folder, shown
-from inflate.io.staging import check_destination, outputs_of
+from inflate.io.staging import check_destination, outputs_of, saying_why
 from inflate.options import ConvertOptions, check_location, checked, options_of
 from inflate.progress import Progress, silent
 from inflate.vocabulary import (
@@ -67,20 +67,19 @@ def convert(
     source_sha256: bool = False,
     reports: Iterable[str | Path] = (),
     progress: Progress = silent,
-    before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
     """Make a video checkpoint of an image autoencoder, and publish it once parity holds.
 
     Args:
         source: the image checkpoint: a file, an index of shards, a folder of diffusers, or a URL;
             with ``layout`` also a video checkpoint, whose tensors are copied.
-        output: where to; by default ``STEM.video.safetensors`` next to the source.
+        output: a path or URL; by default ``STEM.video.safetensors`` next to the source.
         config: a preset's name or a YAML file; by default everything is read off the checkpoint.
-        time_mode: which parts become temporal: ``all``, ``conv-only`` or ``attn-only``.
-        merge_strategy: ``learned`` or ``fixed``.
+        time_mode: which parts become temporal.
+        merge_strategy: how spatial and temporal branch blend.
         alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
         video_kernel_size: kernel of the temporal convolutions, one odd number or three.
-        attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
+        attn_type: the kind of attention blocks.
         set_: further settings, ``key=value``; the arguments above win over them.
         seed: of the random part of the temporal start.
         dtype: the type to store in; the source's by default.
@@ -88,8 +87,7 @@ def convert(
         prefix: which autoencoder to take where the source holds several.
         weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
-        layout: ``autoencoder`` (the default), ``decoder``, ``sgm``, ``diffusers``, ``comfyui``,
-            ``cogvideo`` or ``temporal``.
+        layout: names and files to write; ``autoencoder`` by default.
         into: a whole model to copy with its first stage replaced; the layout is then ``sgm``.
         base: the image checkpoint of a source that holds temporal layers alone.
         post_quant: ``keep`` the quant convs, or ``fold`` them into decoder and encoder.
@@ -99,19 +97,14 @@ def convert(
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
         source_sha256: also record the SHA-256 of the source's files, all of which is then read.
-        reports: files that the caller will write later; refused now where one of them is a file
-            of the source or the output.
+        reports: files that the caller writes later; refused where one is the output or is read.
         progress: called with the phase, the steps done and their number.
-        before_publish: called with a result that passed, before the file gets its name; a record
-            made then shows after a crash whose file it is. If it raises, nothing is published.
 
     Raises:
         InflateError: input, configuration, device or destination are wrong.
     """
     options = options_of(ConvertOptions, locals())
-    return convert_with(
-        source, output, options, reports=reports, progress=progress, before_publish=before_publish
-    )
+    return convert_with(source, output, options, reports=reports, progress=progress)
 
 
 def convert_with(
@@ -123,7 +116,11 @@ def convert_with(
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
-    """:func:`convert` with its options in one value."""
+    """:func:`convert` with its options in one value.
+
+    ``before_publish`` is called with a result that passed before the file gets its name; a record
+    made then shows after a crash whose file it is. If it raises, nothing is published.
+    """
     started = time.perf_counter()
     options = checked(options)
     check_location("source", source)
@@ -138,9 +135,7 @@ def convert_with(
     if not (options.skip_parity or dry_run):
         _check_device(options, target)
     remote = is_remote(str(output))
-    if remote and not dry_run:
-        # Before a download: what cannot be written is better known first.
-        check_written([str(output)], filter(None, (source, options.into, options.base)))
+    if remote and not dry_run:  # Before anything is downloaded.
         check_remote(str(output), overwrite=overwrite, folder=is_folder)
     with ExitStack() as stack:
         read: list[str | Path] = [*config_files(options.config)]
@@ -164,7 +159,8 @@ def convert_with(
             check_written([*outputs_of(output, folder=is_folder), *reports], read)
             if not remote:
                 output = Path(output)
-                _check_local(output, overwrite=overwrite, folder=is_folder)
+                with saying_why(output):  # A name may be too long, or a folder not readable.
+                    check_destination(output, overwrite=overwrite, folder=is_folder)
         job = prepare(original, options, whole)
         seconds = {"plan": time.perf_counter() - started}
         result = ConversionResult(
@@ -172,19 +168,21 @@ def convert_with(
         )
         if dry_run:
             return result
-        with _local_destination(output) as local:
-            result = produce(
-                job,
-                result,
-                output,
-                local,
-                options,
-                source_name=name_of(source),
-                progress=progress,
-                before_publish=before_publish,
-            )
-            if remote and result.output is not None:
-                publish(local, str(output), overwrite=overwrite, progress=progress)
+        local = Path(output)
+        if remote:
+            local = stack.enter_context(scratch_folder()) / local.name
+        result = produce(
+            job,
+            result,
+            output,
+            local,
+            options,
+            source_name=name_of(source),
+            progress=progress,
+            before_publish=before_publish,
+        )
+        if remote and result.output is not None:
+            publish(local, str(output), overwrite=overwrite, progress=progress)
         total = time.perf_counter() - started
         rest = {"publish": total - sum(result.seconds.values()), "total": total}
         return replace(result, seconds={**result.seconds, **rest})
@@ -200,23 +198,3 @@ def _check_device(options: ConvertOptions, target: Target) -> None:
         from inflate.parity.diffusers import require_diffusers
 
         require_diffusers()
-
-
-def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:
-    try:
-        check_destination(destination, overwrite=overwrite, folder=folder)
-    except OSError as error:  # A name that is too long, or a folder that may not be looked into.
-        raise OutputError(f"{destination} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _local_destination(destination: str | Path) -> Iterator[Path]:
-    """Where the result is made: in its place, or in a temporary folder before it is uploaded."""
-    if isinstance(destination, Path):
-        yield destination
-        return
-    with scratch_folder() as folder:
-        try:
-            yield folder / Path(destination.rstrip("/")).name
-        except KeyboardInterrupt as stop:  # Its message about the temporary folder does not help.
-            raise KeyboardInterrupt from stop

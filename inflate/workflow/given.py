@@ -33,15 +33,11 @@ def check_given(options: VerifyOptions) -> None:
     """Check the options for real frames and latents before any file is read.
 
     Raises:
-        ConfigError: an option has no effect, or a number is too small.
+        ConfigError: an option has no effect.
         OutputError: the folder for outputs is not empty.
     """
-    for name in ("max_side", "max_frames"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
     if options.scaled_latents and options.latents is None:
-        raise ConfigError("--scaled-latents says how --latents are stored; give both")
+        raise ConfigError("--scaled-latents describes --latents; give both")
     folder = options.save_outputs
     try:
         if folder is not None and folder.exists() and any(folder.iterdir()):

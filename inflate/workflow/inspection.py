@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -53,12 +53,11 @@ class Inspection(Displayed):
     """What a file holds, and what ``convert`` would do with it.
 
     ``kind`` is None where the file holds no autoencoder of this family, ``layout`` unless a video
-    autoencoder is in one that ``convert`` writes. ``parts`` are the parts of the autoencoder,
-    ``dropped`` what would be left behind, by reason. ``obstacles`` are the reasons why ``convert``
-    refuses the file, empty if it does not; ``layouts`` has them for each ``--layout``.
-    ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
-    ``fingerprint`` is None where it was not computed; ``changed`` says whether the tensors changed
-    since the file's header was written, and is None where that is not known.
+    autoencoder is in one that ``convert`` writes. ``dropped`` is what would be left out, by reason.
+    ``obstacles`` are the reasons why ``convert`` refuses the file; ``layouts`` has them for each
+    ``--layout``. ``blend.strategy`` is None where nothing shows how a video decoder blends.
+    ``fingerprint`` is None where it was not computed; ``changed``, whether the tensors changed
+    since the file's header was written, where that is not known.
     """
 
     path: Path
@@ -84,10 +83,9 @@ class Inspection(Displayed):
     changed: bool | None = None
 
     def _facts(self) -> dict[str, object]:
+        converts = f"converts to {self.would_write.name}"
         if self.obstacles:
             converts = f"cannot be converted: {self.obstacles[0]}"
-        else:
-            converts = f"converts to {self.would_write.name}"
         return {
             "kind": self.kind or "not an autoencoder of this family",
             "path": self.path.name,
@@ -158,10 +156,17 @@ def _inspect(
     source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
     metadata = checkpoint.metadata
-    obstacles: list[str] = []
-    with _listing(obstacles):
-        prepare(find_source(checkpoint, options), options)
-    layouts, found = _layouts(checkpoint, options)
+    found, common = _find(checkpoint, options)
+
+    def obstacles_to(target: Target | None) -> list[str]:
+        try:
+            if found is not None:
+                prepare(found, replace(options, layout=target, dry_run=True))
+        except InflateError as error:
+            return _problems(error)
+        return common
+
+    obstacles = tuple(obstacles_to(None))
     if found is None:
         located, architecture, temporal, blend = _shown(checkpoint, options)
     else:
@@ -171,8 +176,10 @@ def _inspect(
     if located is not None and fingerprint is not False:
         view = found.checkpoint if found else autoencoder_view(checkpoint, located)
         if fingerprint or sum(info.nbytes for info in view.tensors.values()) <= _CHEAP:
-            with _listing(obstacles):
+            try:
                 own = fingerprint_of(view)
+            except InflateError as error:
+                obstacles += tuple(_problems(error))
     return Inspection(
         path=checkpoint.path,
         files=checkpoint.files,
@@ -191,11 +198,22 @@ def _inspect(
         foreign=checkpoint.foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
-        obstacles=tuple(obstacles),
-        layouts=layouts,
+        obstacles=obstacles,
+        layouts={target: tuple(obstacles_to(target)) for target in LAYOUTS},
         fingerprint=own,
         changed=None if own is None else changed_since(metadata, own),
     )
+
+
+def _find(checkpoint: Checkpoint, options: ConvertOptions) -> tuple[Source | None, list[str]]:
+    try:
+        return find_source(checkpoint, replace(options, layout="autoencoder")), []
+    except InflateError as error:
+        return None, _problems(error)
+
+
+def _problems(error: InflateError) -> list[str]:
+    return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def _shown(
@@ -216,33 +234,6 @@ def _shown(
             recorded = recorded_settings(checkpoint.metadata, path)
             blend = find_blend(located, recorded, checkpoint.read, path, options.merge_strategy)
     return located, architecture, temporal, blend
-
-
-def _layouts(
-    checkpoint: Checkpoint, options: ConvertOptions
-) -> tuple[dict[Target, tuple[str, ...]], Source | None]:
-    """What prevents a conversion to each layout; and the source, if there is one."""
-    found: Source | None = None
-    common: list[str] = []
-    with _listing(common):
-        found = find_source(checkpoint, replace(options, layout="autoencoder"))
-    layouts = {}
-    for target in LAYOUTS:
-        problems = list(common)
-        if found is not None:
-            with _listing(problems):
-                prepare(found, replace(options, layout=target, dry_run=True))
-        layouts[target] = tuple(problems)
-    return layouts, found
-
-
-@contextmanager
-def _listing(obstacles: list[str]) -> Iterator[None]:
-    """Add what is wrong to a list."""
-    try:
-        yield
-    except InflateError as error:
-        obstacles += getattr(error, "problems", ()) or [str(error)]
 
 
 def _kind(located: Located) -> Kind:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -82,29 +81,27 @@ def verify(
         candidate: the video checkpoint.
         atol: largest absolute error; by default that of the type computed in.
         rtol: largest error relative to the reference, likewise.
-        device: where to compute.
+        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: the type to compute in.
-        seed: seed of the probes' latents.
-        merge_strategy: how the candidate blends, where its file does not say.
+        seed: of the probes' latents.
+        merge_strategy: how the candidate blends, where its file does not record it.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
             equal the reference; report how far its temporal layers and its outputs moved.
         ignore: patterns of names in the reference to leave out.
-        trainability: measure when each temporal tensor of the candidate learns; the verdict does
-            not depend on it.
+        trainability: also measure when each temporal tensor of the candidate learns.
         images: a folder of images, decoded as the frames of one video.
         video: a video, of which the first frames are decoded.
         latents: stored latents, ``T C h w`` or ``B T C h w``.
         scaled_latents: whether they are scaled, as diffusion models have them.
-        max_side: pixels of the longer side of images and frames at most; by default 128 on a CPU,
-            else 512.
-        max_frames: how many images and frames are taken at most; by default 4 on a CPU, else 16.
+        max_side: longest side of images in pixels; by default 128 on a CPU, else 512.
+        max_frames: most images and frames; by default 4 on a CPU, else 16.
         save_outputs: a new or empty folder for latents and outputs of every probe.
         bisect: disable the temporal modules one at a time to find the faulty one.
         self_test: inject known faults in memory, each of which must be detected.
         pictures: keep frames of both decoders for the report's page.
-        reports: files that the caller will write later; refused now where one of them is read.
+        reports: files that the caller writes later; refused where one of them is read.
         progress: called with the phase, the steps done and their number.
 
     Raises:
@@ -133,7 +130,8 @@ def verify_with(
     check_given(options)
     if options.trained:
         check_trained(options, candidate)
-    tolerance = _tolerance(options)
+    default = TOLERANCES[options.dtype]
+    atol, rtol = (default if each is None else each for each in (options.atol, options.rtol))
     where, compute = resolve_device(options.device), getattr(torch, options.dtype)
     locations = [reference] if candidate is None else [candidate, reference]
     paths = [local_source(location, progress) for location in locations]
@@ -195,7 +193,7 @@ def verify_with(
             candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
             device=where,
-            tolerance=tolerance,
+            tolerance=Tolerance(atol, rtol),
             seed=options.seed,
             probes=probes,
             fold=fold,
@@ -221,17 +219,6 @@ def verify_with(
         learned = measure_trainability(video, where) if options.trainability else None
         bad = not_finite(video) if report.max_abs_error is None else ()
         return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
-
-
-def _tolerance(options: VerifyOptions) -> Tolerance:
-    chosen = []
-    for name in ("atol", "rtol"):
-        value = getattr(options, name)
-        value = TOLERANCES[options.dtype] if value is None else value
-        if not 0.0 <= value < math.inf:
-            raise ConfigError(f"--{name} is {value}; expected a finite number, 0 or more")
-        chosen.append(value)
-    return Tolerance(*chosen)
 
 
 def _stored_type(video: Source) -> Mapping[str, object]:

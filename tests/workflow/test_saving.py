@@ -247,21 +247,8 @@ def test_without_the_option_a_trained_file_fails_with_a_hint(
     report = inflate.verify(tiny, trained, **CPU)
     assert not report.passed
     assert any("--trained" in note for note in report.notes)
-    damaged = rewritten(start, tmp_path / "damaged", lambda weights: weights[BIAS].add_(0.1))
-    report = inflate.verify(tiny, damaged, **CPU)
-    assert not any("--trained" in note for note in report.notes)
-
-
-def test_a_fixed_blend_that_stayed_does_not_hide_training(tiny: Path, tmp_path: Path) -> None:
-    start = tmp_path / "start"
-    fixed: Any = {"merge_strategy": "fixed", "alpha": 0.5, "skip_parity": True}
-    inflate.convert(tiny, start, **fixed, **CPU)
-    whole = inflate.load_video_autoencoder(start)
-    weights = whole.state_dict()
-    for parameter in whole.temporal_parameters():
-        parameter.data.add_(0.5)
-    moved = write_safetensors(tmp_path / "moved", weights, metadata_of(start))
-    assert any("--trained" in note for note in inflate.verify(tiny, moved, **CPU).notes)
+    damaged = rewritten(start, tmp_path / "damaged", change_decoder)
+    assert not any("--trained" in note for note in inflate.verify(tiny, damaged, **CPU).notes)
 
 
 @pytest.mark.parametrize("options", [{"bisect": True}, {"self_test": True}, {"trainability": True}])
