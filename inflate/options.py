@@ -77,8 +77,51 @@ _IGNORE = _option(
 )
 
 
+class _Checked:
+    """Options that have values of their declared types and ranges.
+
+    Raises:
+        ConfigError: options have other values; all of them at once.
+        DeviceError: the device has an unknown name.
+    """
+
+    device: str
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as arguments of ``convert`` or ``verify``: ``set`` is called ``set_``."""
+        return {"set_" if name == "set" else name: value for name, value in vars(self).items()}
+
+    def __post_init__(self) -> None:
+        problems, hints = [], get_type_hints(type(self))
+        for option in dataclasses.fields(self):  # type: ignore[arg-type]  # Of its subclasses.
+            name, hint, minimum = option.name, hints[option.name], option.metadata["flag"].minimum
+            kinds, value = _kinds(hint), getattr(self, name)
+            if isinstance(value, str) and Path in kinds:
+                value = Path(value)
+            elif isinstance(value, Path) and str in kinds:
+                value = str(value)
+            elif isinstance(value, Iterable) and not isinstance(value, str):
+                value = tuple(value)
+            object.__setattr__(self, name, value)
+            if not any(_is_of(value, kind) for kind in kinds):
+                words = choices(hint)
+                close = nearest(str(value), words) if isinstance(value, str) else ""
+                expected = " or ".join(_NAMES[kind] for kind in kinds if kind in _NAMES)
+                expected = f"one of {', '.join(words)}" if words else expected
+                problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
+            elif None not in (minimum, value) and not minimum <= value < math.inf:
+                problems.append(f"{name} is {value}; expected a finite number, {minimum} or more")
+        if problems:
+            raise ConfigError("invalid options:", problems)
+        if not DEVICE.fullmatch(self.device):
+            close = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            raise DeviceError(
+                f"--device is {self.device!r}{close}; expected auto, cpu, cuda, cuda:N or mps"
+            )
+
+
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(_Checked):
     """Everything that decides a conversion apart from its source and its output."""
 
     config: Optional[str] = _varying(
@@ -136,7 +179,7 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(_Checked):
     """Everything that decides a verification apart from the two files."""
 
     atol: Optional[float] = _option(
@@ -190,75 +233,36 @@ def flags(options: type[ConvertOptions] | type[VerifyOptions]) -> Mapping[str, F
     return {option.name: option.metadata["flag"] for option in dataclasses.fields(options)}
 
 
-JOB_OPTIONS = tuple(name for name, flag in flags(ConvertOptions).items() if flag.scope != "run")
+_FLAGS = flags(ConvertOptions)
+JOB_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope != "run")
 """The options of ``convert`` that a job of a batch may have."""
 
-MATRIX_OPTIONS = tuple(
-    name for name, flag in flags(ConvertOptions).items() if flag.scope == "matrix"
-)
+MATRIX_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope == "matrix")
 """Those that may vary within a matrix."""
 
-SETTINGS: Mapping[str, str] = {
-    name: flag.setting for name, flag in flags(ConvertOptions).items() if flag.setting
-}
+SETTINGS = {name: flag.setting for name, flag in _FLAGS.items() if flag.setting}
 """The options that set a key of the configuration, and that key."""
 
 
 def choices(hint: Any) -> tuple[str, ...]:
     """The words that an option of this type accepts; none where it is not a choice."""
-    kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
-    return tuple(w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind))
-
-
-def checked(options: _O) -> _O:
-    """Options with values of the declared types and ranges; paths and sequences are converted.
-
-    Raises:
-        ConfigError: options have other values; all of them at once.
-    """
-    problems: list[str] = []
-    values = {}
-    for name, hint in get_type_hints(type(options)).items():
-        value, minimum = getattr(options, name), flags(type(options))[name].minimum
-        kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
-        if isinstance(value, str) and Path in kinds:
-            value = Path(value)
-        elif isinstance(value, Path) and str in kinds:
-            value = str(value)
-        elif isinstance(value, Iterable) and not isinstance(value, str):
-            value = tuple(value)
-        values[name] = value
-        if not any(_is_of(value, kind) for kind in kinds):
-            words = choices(hint)
-            close = nearest(str(value), words) if isinstance(value, str) else ""
-            expected = f"one of {', '.join(words)}" if words else _expected(kinds)
-            problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
-        elif minimum is not None and value is not None and not minimum <= value < math.inf:
-            problems.append(f"{name} is {value}; expected a finite number, {minimum:g} or more")
-    if problems:
-        raise ConfigError("invalid options:", problems)
-    if not DEVICE.fullmatch(options.device):
-        close = nearest(options.device, ("auto", "cpu", "cuda", "mps"))
-        raise DeviceError(
-            f"--device is {options.device!r}{close}; expected auto, cpu, cuda, cuda:N or mps"
-        )
-    return dataclasses.replace(options, **values)
+    return tuple(w for kind in _kinds(hint) if get_origin(kind) is Literal for w in get_args(kind))
 
 
 def options_of(kind: type[_O], arguments: Mapping[str, Any]) -> _O:
-    """The options among the arguments of a function, which have their names; ``set_`` is ``set``.
-
-    Raises:
-        ConfigError: as :func:`checked`.
-    """
+    """The options among the arguments of a function; the inverse of ``arguments``."""
     given = {"set": arguments.get("set_"), **arguments, "device": str(arguments["device"])}
-    return checked(kind(**{option.name: given[option.name] for option in dataclasses.fields(kind)}))
+    return kind(**{option.name: given[option.name] for option in dataclasses.fields(kind)})
 
 
 def check_location(name: str, value: object) -> None:
     """Raise ConfigError where an argument is neither a path nor a URL."""
     if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name} is {quoted(value)}; expected a path or URL")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Union else (hint,)
 
 
 def _is_of(value: object, kind: Any) -> bool:
@@ -271,10 +275,6 @@ def _is_of(value: object, kind: Any) -> bool:
     if isinstance(value, int) and abs(value) > _LARGEST:
         return False
     return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _expected(kinds: Iterable[Any]) -> str:
-    return " or ".join(_NAMES[kind] for kind in kinds if kind is not type(None))
 
 
 _LARGEST = 10**4000

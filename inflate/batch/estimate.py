@@ -37,7 +37,7 @@ def estimate(job: Job) -> Estimate:
     Files are read and written through the page cache, which counts as free memory: what a job takes
     is both decoders in float32, the image decoder twice where parity compares rounded weights.
     """
-    from inflate.workflow.conversion import convert_with
+    from inflate.workflow.conversion import convert
 
     options = ConvertOptions(**job.options)
     # Folding computes with the weights, and changes the size by one small tensor.
@@ -45,7 +45,7 @@ def estimate(job: Job) -> Estimate:
     files = filter(os.path.isfile, set(read_files(local_path(job.source))))
     size = sum(path.stat().st_size for path in files)
     try:
-        plan = convert_with(job.source, job.output, dry).plan
+        plan = convert(job.source, job.output, **dry.arguments()).plan
     except InflateError as error:
         obstacles = getattr(error, "problems", ()) or (str(error),)
         return Estimate(size, None, _ACTIVATIONS, tuple(obstacles))

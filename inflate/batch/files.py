@@ -21,7 +21,7 @@ from inflate.formats.views import autoencoder_view
 from inflate.io.files import find_files, hash_file, hash_files
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
-from inflate.options import ConvertOptions, checked
+from inflate.options import ConvertOptions
 from inflate.progress import silent
 from inflate.workflow.planning import find_source
 from inflate.workflow.sources import local_source
@@ -108,7 +108,7 @@ def key_of_source(location: str, options: Mapping[str, Any]) -> str:
     path = local_source(location, silent)
     try:
         with open_checkpoint(path) as checkpoint:
-            source = find_source(checkpoint, checked(ConvertOptions(**options)))
+            source = find_source(checkpoint, ConvertOptions(**options))
             return source_key(fingerprint_of(source.checkpoint), source.config)
     except InflateError:
         return _hash_of_files(location, path)

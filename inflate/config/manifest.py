@@ -200,7 +200,7 @@ def _typed(key: str, encoded: str) -> Any:
         OmegaConf.update(draft, key, value, merge=False)
     except REFUSALS as error:
         raise ConfigError(one_line(error)) from error
-    found = getattr(OmegaConf.to_object(draft), key)
+    found = OmegaConf.to_container(draft)[key]  # type: ignore[call-overload, index]
     if isinstance(found, float) and not is_finite_number(found):
         raise ConfigError("expected a finite number")
     return tuple(found) if isinstance(found, list) else found

@@ -13,23 +13,19 @@ from inflate.workflow.sources import check_working_directory
 
 if TYPE_CHECKING:
     from inflate.workflow.conversion import convert as convert
-    from inflate.workflow.conversion import convert_with as convert_with
     from inflate.workflow.inspection import Inspection as Inspection
     from inflate.workflow.inspection import inspect as inspect
     from inflate.workflow.production import ConversionResult as ConversionResult
     from inflate.workflow.saving import save_video_autoencoder as save_video_autoencoder
     from inflate.workflow.verification import verify as verify
-    from inflate.workflow.verification import verify_with as verify_with
 
 _HOMES = {
     "ConversionResult": "production",
     "Inspection": "inspection",
     "convert": "conversion",
-    "convert_with": "conversion",
     "inspect": "inspection",
     "save_video_autoencoder": "saving",
     "verify": "verification",
-    "verify_with": "verification",
 }
 
 

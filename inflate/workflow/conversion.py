@@ -18,7 +18,7 @@ from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import check_destination as check_remote
 from inflate.io.remote import is_remote, publish, scratch_folder, shown
 from inflate.io.staging import check_destination, outputs_of, saying_why
-from inflate.options import ConvertOptions, check_location, checked, options_of
+from inflate.options import ConvertOptions, check_location, options_of
 from inflate.progress import Progress, silent
 from inflate.vocabulary import (
     AttnType,
@@ -67,6 +67,7 @@ def convert(
     source_sha256: bool = False,
     reports: Iterable[str | Path] = (),
     progress: Progress = silent,
+    before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
     """Make a video checkpoint of an image autoencoder, and publish it once parity holds.
 
@@ -99,30 +100,14 @@ def convert(
         source_sha256: also record the SHA-256 of the source's files, all of which is then read.
         reports: files that the caller writes later; refused where one is the output or is read.
         progress: called with the phase, the steps done and their number.
+        before_publish: called with a result that passed, before the file gets its name; a record
+            made then shows after a crash whose file it is. If it raises, nothing is published.
 
     Raises:
         InflateError: input, configuration, device or destination are wrong.
     """
     options = options_of(ConvertOptions, locals())
-    return convert_with(source, output, options, reports=reports, progress=progress)
-
-
-def convert_with(
-    source: str | Path,
-    output: str | Path | None,
-    options: ConvertOptions,
-    *,
-    reports: Iterable[str | Path] = (),
-    progress: Progress = silent,
-    before_publish: BeforePublish | None = None,
-) -> ConversionResult:
-    """:func:`convert` with its options in one value.
-
-    ``before_publish`` is called with a result that passed before the file gets its name; a record
-    made then shows after a crash whose file it is. If it raises, nothing is published.
-    """
     started = time.perf_counter()
-    options = checked(options)
     check_location("source", source)
     target = target_of(options)
     is_folder, dry_run, overwrite = LAYOUTS[target].is_folder, options.dry_run, options.overwrite

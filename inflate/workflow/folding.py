@@ -21,11 +21,7 @@ def noted(source: Source, *notes: str) -> Source:
 
 
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
-    """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted.
-
-    Raises:
-        PlanError: a convolution is incomplete, or the numbers of channels do not allow it.
-    """
+    """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
     checkpoint, path = source.checkpoint, source.checkpoint.path
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     after = bool(source.located.part("post_quant_conv."))
@@ -63,8 +59,7 @@ def _require(source: Source, *convolutions: str) -> None:
 def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:
     """What a fold changes; None if there was no ``post_quant_conv``, or parity is not checked.
 
-    Raises:
-        PlanError: the fold is not exact, which was not allowed.
+    Raises PlanError if the fold is not exact, and that is not allowed.
     """
     if not original.located.part("post_quant_conv."):
         return None  # What quant_conv changes is rounding: nothing to allow.

@@ -30,12 +30,7 @@ CPU_SIDE, CPU_FRAMES = 128, 4
 
 
 def check_given(options: VerifyOptions) -> None:
-    """Check the options for real frames and latents before any file is read.
-
-    Raises:
-        ConfigError: an option has no effect.
-        OutputError: the folder for outputs is not empty.
-    """
+    """Check the options for real frames and latents before any file is read."""
     if options.scaled_latents and options.latents is None:
         raise ConfigError("--scaled-latents describes --latents; give both")
     folder = options.save_outputs
@@ -47,11 +42,7 @@ def check_given(options: VerifyOptions) -> None:
 
 
 def given_files(options: VerifyOptions) -> list[Path]:
-    """The images, the video and the latents that ``verify`` reads.
-
-    Raises:
-        ConfigError: the folder of images holds none.
-    """
+    """The images, the video and the latents that ``verify`` reads."""
     images = [] if options.images is None else image_files(options.images)
     given = (options.video, options.latents)
     return [*images, *(path for path in given if path is not None)]
@@ -67,9 +58,6 @@ def given_probes(
     """Probes of the given images, video and latents, and notes on what was read.
 
     The first source with an encoder encodes images; ``channels`` are those of the latents.
-
-    Raises:
-        InflateError: something cannot be read, or there is no encoder.
     """
     probes: list[GivenProbe] = []
     notes = []
@@ -99,11 +87,7 @@ def given_probes(
 def keep_outputs(
     folder: Path, probe: Probe, z: Tensor, reference: Tensor, candidate: Tensor
 ) -> None:
-    """Write a probe's latents and both outputs to a new file ``NAME.safetensors``.
-
-    Raises:
-        OutputError: the file exists, or the folder cannot be written.
-    """
+    """Write a probe's latents and both outputs to a new file ``NAME.safetensors``."""
     tensors = {"latents": z, "reference": reference, "candidate": candidate}
     if probe.sources is not None:
         tensors["source"] = probe.sources

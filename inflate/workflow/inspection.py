@@ -26,7 +26,7 @@ from inflate.io.files import CheckpointFiles
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import is_remote
-from inflate.options import ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
 from inflate.workflow.planning import find_source, prepare
@@ -143,8 +143,8 @@ def inspect(
         ConfigError: an argument has an unknown value.
     """
     check_location("source", source)
-    options = checked(
-        ConvertOptions(prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy)
+    options = ConvertOptions(
+        prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy
     )
     with open_checkpoint(local_source(source, progress)) as checkpoint:
         if fingerprint is None and is_remote(str(source)):

@@ -23,11 +23,7 @@ from inflate.io.reader import Checkpoint
 
 
 def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Temporal layers with their image autoencoder, whose name the header records, and notes.
-
-    Raises:
-        FamilyError: the first holds other tensors, too, or the second is a video checkpoint.
-    """
+    """Temporal layers with their image autoencoder, whose name the header records, and notes."""
     others = [key for key in temporal.tensors if not _is_temporal(key)]
     if others or not temporal.tensors:
         raise FamilyError(
@@ -87,12 +83,7 @@ class WholeModel:
         return {**kept, PREFIX_KEY: FIRST_STAGE}
 
     def check(self, plan: InflationPlan) -> None:
-        """Check that a plan of layout ``sgm`` can replace the model's own first stage.
-
-        Raises:
-            FamilyError: the model has no first stage.
-            PlanError: names, shapes or types do not fit; every reason is reported.
-        """
+        """Check that a plan of layout ``sgm`` can replace the model's own first stage."""
         path, tensors = self.checkpoint.path, self.checkpoint.tensors
         decoder = f"{FIRST_STAGE}{DECODER}"
         parts = (f"{FIRST_STAGE}encoder.", decoder)
@@ -106,12 +97,10 @@ class WholeModel:
         added = new.keys() - own.keys()
         if not is_inflated(own):
             added = {name for name in added if not is_inflated([name])}
-        problems = [f"{name} is missing here" for name in sorted(own.keys() - new.keys())]
-        problems += [f"{name} is not in the model's own" for name in sorted(added)]
-        problems += [
-            f"{name} has the shape {list(shape)}, and the model's own {list(own[name])}"
-            for name, shape in new.items()
-            if own.get(name, shape) != shape
+        differ = {name for name in own if own[name] != new.get(name)} | added
+        problems = [
+            f"{name}: its shape here is {new.get(name)}, in the model's own {own.get(name)}"
+            for name in sorted(differ)
         ]
         if self.checkpoint.files.format == "torch":
             problems += [

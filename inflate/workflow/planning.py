@@ -57,11 +57,7 @@ class Job:
 
 
 def settings_of(options: ConvertOptions) -> Settings:
-    """The settings that options choose: one option over ``set`` over ``config``.
-
-    Raises:
-        ConfigError: the configuration or an assignment cannot be read.
-    """
+    """The settings that options choose: one option over ``set`` over ``config``."""
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     return {
         **(read_config(options.config) if options.config is not None else {}),
@@ -73,11 +69,7 @@ def settings_of(options: ConvertOptions) -> Settings:
 def find_source(
     checkpoint: Checkpoint, options: ConvertOptions, settings: Settings | None = None
 ) -> Source:
-    """The autoencoder that a conversion starts from; ``settings`` are those of the options.
-
-    Raises:
-        InflateError: there is none, or the settings do not fit it.
-    """
+    """The autoencoder that a conversion starts from; ``settings`` are those of the options."""
     which: dict[str, Any] = {**_selection(options), "image": not _copies(options)}
     source = describe(checkpoint, settings_of(options) if settings is None else settings, **which)
     if source.inflated and _copies(options):
@@ -98,11 +90,7 @@ def find_joined(
     settings: Settings,
     progress: Progress,
 ) -> Source:
-    """The video autoencoder of temporal layers on their base, an image; each side keeps its types.
-
-    Raises:
-        InflateError: they do not fit each other, or the settings.
-    """
+    """The video autoencoder of temporal layers on their base; each side keeps its types."""
     base = describe(image, image=True, **_selection(options))
     base.checkpoint.download(progress)
     joined, notes = onto_base(temporal, base, name_of(options.base or ""))
@@ -111,11 +99,7 @@ def find_joined(
 
 
 def target_of(options: ConvertOptions) -> Target:
-    """The layout to write.
-
-    Raises:
-        ConfigError: a whole model has its first stage in another.
-    """
+    """The layout to write; the first stage of a whole model is in ``sgm``."""
     if options.into is None:
         return options.layout or "autoencoder"
     if options.layout not in (None, "sgm"):

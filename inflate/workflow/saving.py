@@ -38,7 +38,7 @@ from inflate.loading import as_array, dtype_name
 from inflate.models import VideoDecoder
 from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import MemoryEfficientAttnBlock, ResnetBlock
-from inflate.options import ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location
 from inflate.progress import silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
 from inflate.workflow.planning import prepare
@@ -91,7 +91,7 @@ def save_video_autoencoder(
         CheckpointError: ``source`` cannot be read.
         OutputError: the file exists, or cannot be written.
     """
-    options = checked(ConvertOptions(layout=layout, dtype=dtype, device="cpu"))
+    options = ConvertOptions(layout=layout, dtype=dtype, device="cpu")
     check_location("path", path)
     check_ending(path, layout)
     whole = _unwrapped(module)
@@ -133,11 +133,7 @@ def save_video_autoencoder(
 
 
 def _unwrapped(module: nn.Module) -> Any:
-    """The autoencoder or decoder within any wrappers.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The autoencoder or decoder within any wrappers."""
     inner: nn.Module | None = module
     while inner is not None and not isinstance(inner, VideoAutoencoder | VideoDecoder):
         inner = next((inner._modules[w] for w in _WRAPPERS if w in inner._modules), None)
@@ -149,11 +145,7 @@ def _unwrapped(module: nn.Module) -> Any:
 
 
 def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict under the names of the module without wrappers.
-
-    Raises:
-        PlanError: some are not here as a whole, or of a type that no file holds.
-    """
+    """The tensors of a state dict under the names of the module without wrappers."""
     problems = []
     for name, tensor in state_dict.items():
         if tensor.is_meta:

@@ -15,23 +15,15 @@ from inflate.vocabulary import Target
 
 
 def check_working_directory() -> None:
-    """Raise ConfigError if the working directory was deleted.
-
-    Paths cannot be made absolute there, and MKL, which torch loads, ends the process.
-    """
+    """Refuse to work in a deleted directory, where MKL, which torch loads, ends the process."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        message = "the working directory was deleted; change to a folder that exists"
-        raise ConfigError(message) from error
+        raise ConfigError("the working directory was deleted; change to another") from error
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:
-    """The local path of a source; a remote one is fetched first.
-
-    Raises:
-        InflateError: it cannot be fetched.
-    """
+    """The local path of a source; a remote one is fetched first."""
     if isinstance(location, Path):
         return location
     return fetch(location, progress) if is_remote(location) else local_path(location)

@@ -27,7 +27,7 @@ from inflate.io.files import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
-from inflate.options import VerifyOptions, check_location, checked, options_of
+from inflate.options import VerifyOptions, check_location, options_of
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.floor import measure_fold
 from inflate.parity.metrics import TOLERANCES, Tolerance
@@ -108,22 +108,6 @@ def verify(
         InflateError: input, configuration, device or destination are wrong.
     """
     options = options_of(VerifyOptions, locals())
-    return verify_with(
-        reference, candidate, options, pictures=pictures, reports=reports, progress=progress
-    )
-
-
-def verify_with(
-    reference: str | Path,
-    candidate: str | Path | None,
-    options: VerifyOptions,
-    *,
-    pictures: bool = False,
-    reports: Iterable[str | Path] = (),
-    progress: Progress = silent,
-) -> ParityReport:
-    """:func:`verify` with its options in one value."""
-    options = checked(options)
     check_location("reference", reference)
     if candidate is not None:
         check_location("candidate", candidate)
@@ -143,21 +127,21 @@ def verify_with(
         check_written([*filter(None, [options.save_outputs]), *reports], read)
         metadata = checkpoints[0].metadata
         own_prefix = options.prefix if candidate is None else None
-        video = describe(checkpoints[0], given_blend(options.merge_strategy), prefix=own_prefix)
-        if not video.inflated:
+        source = describe(checkpoints[0], given_blend(options.merge_strategy), prefix=own_prefix)
+        if not source.inflated:
             raise FamilyError(
                 f"{paths[0]} is an image autoencoder: its decoder has no temporal layers; expected "
                 "a video checkpoint. The order is inflate verify IMAGE VIDEO"
             )
-        video.checkpoint.download(progress)
-        video_print = reference_print = pool.submit(fingerprint_of, video.checkpoint)
-        fold, sources = None, [video]
+        source.checkpoint.download(progress)
+        video_print = reference_print = pool.submit(fingerprint_of, source.checkpoint)
+        fold, sources = None, [source]
         if candidate is None:
-            pair = against_itself(video, compute, where)
+            pair = against_itself(source, compute, where)
         else:
             image = describe(
                 checkpoints[1],
-                _stored_type(video),
+                _stored_type(source),
                 prefix=options.prefix,
                 ema=options.weights == "ema",
                 image=True,
@@ -170,11 +154,11 @@ def verify_with(
                 )
             image.checkpoint.download(progress)
             reference_print = pool.submit(fingerprint_of, image.checkpoint)
-            image = _as_recorded(image, video, scaled=options.scaled_latents)
-            sources = [image, video]
-            image, fold = _folded_alike(image, video, where, options.seed)
-            pair = against_source(image, video, compute, where)
-        temporal = compare_temporal(video)
+            image = _as_recorded(image, source, scaled=options.scaled_latents)
+            sources = [image, source]
+            image, fold = _folded_alike(image, source, where, options.seed)
+            pair = against_source(image, source, compute, where)
+        temporal = compare_temporal(source)
         extra, notes = given_probes(options, sources, pair.channels, where, progress)
         pair = replace(
             pair, weights=replace(pair.weights, temporal=temporal), notes=(*pair.notes, *notes)
@@ -213,12 +197,12 @@ def verify_with(
             progress=progress,
         )
         if trained:
-            report = with_training(report, pair, video, probes, where, compute, options.seed)
+            report = with_training(report, pair, source, probes, where, compute, options.seed)
         elif candidate is not None:
-            report = replace(report, notes=(*report.notes, *hint(report, video)))
-        learned = measure_trainability(video, where) if options.trainability else None
-        bad = not_finite(video) if report.max_abs_error is None else ()
-        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
+            report = replace(report, notes=(*report.notes, *hint(report, source)))
+        learned = measure_trainability(source, where) if options.trainability else None
+        bad = not_finite(source) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(source), trainability=learned, not_finite=bad)
 
 
 def _stored_type(video: Source) -> Mapping[str, object]:
@@ -228,11 +212,7 @@ def _stored_type(video: Source) -> Mapping[str, object]:
 
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
-    """The reference with the settings that the candidate's header records and no tensor shows.
-
-    Raises:
-        ConfigError: the reference's own header records others, on which the outputs depend.
-    """
+    """The reference with the settings that the candidate's header records and no tensor shows."""
     theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
     ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
     architecture, taken, problems = image.config.architecture, {}, []

@@ -29,7 +29,6 @@ from inflate.options import (
     ConvertOptions,
     Group,
     VerifyOptions,
-    checked,
     choices,
 )
 
@@ -123,7 +122,7 @@ def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inflate.workflow.verify_with", interrupted)
+    monkeypatch.setattr("inflate.workflow.verify", interrupted)
     ran = run("verify", "x")
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 
@@ -275,7 +274,7 @@ def test_a_choice_that_is_not_known_is_refused_with_its_value(
     options: type[ConvertOptions], name: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        checked(dataclasses.replace(options(), **{name: "xyzzy"}))  # type: ignore[arg-type]
+        dataclasses.replace(options(), **{name: "xyzzy"})  # type: ignore[arg-type]
     (problem,) = caught.value.problems
     assert "'xyzzy'" in problem
     assert all(word in problem for word in choices(get_type_hints(options)[name]))
