@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ from inflate import errors
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
-from inflate.loading import (
-    load_video_autoencoder,
-    load_video_decoder,
-)
+from inflate.loading import load_video_autoencoder, load_video_decoder
 from inflate.models import Encoder, VideoDecoder
 from tests.io.opening import assert_same
 
@@ -47,23 +44,11 @@ def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
 
 
-def config(**changes: Any) -> Config:
-    """The configuration of the tiny video autoencoders."""
-    architecture = Architecture(
-        ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4, resolution=32
-    )
-    fields = {"architecture": architecture, "temporal": Temporal(), **changes}
-    return Config(**fields)
-
-
-def written(folder: Path, header: Any, weights: dict[str, Tensor] | None = None) -> Path:
+def written(folder: Path, header: Any, temporal: dict[str, Any] | None = None) -> Path:
     """A video checkpoint whose header holds this configuration."""
     text = header if isinstance(header, str) else json.dumps(header)
-    weights = video_autoencoder() if weights is None else weights
+    weights = video_autoencoder(temporal=temporal)
     return write_safetensors(folder / "a.safetensors", weights, {"inflate.config": text})
-
-
-# The bare decoder
 
 
 @pytest.mark.parametrize(
@@ -105,18 +90,14 @@ def test_a_module_is_made_on_its_device(tmp_path: Path) -> None:
         assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
 
 
-# The header
-
-
 def test_the_header_records_what_tensors_cannot_show(tmp_path: Path) -> None:
-    recorded = config(
-        architecture=replace(config().architecture, tanh_out=True, dropout=0.25),
-        temporal=Temporal("all", "fixed", 0.25, KERNEL),
-        seed=7,
-    )
+    architecture = Architecture(
+        ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4, resolution=32,
+        tanh_out=True, dropout=0.25,
+    )  # fmt: skip
+    recorded = Config(architecture, Temporal("all", "fixed", 0.25, KERNEL), seed=7)
     temporal = {"time_mode": "all", "merge_strategy": "fixed", "video_kernel_size": KERNEL}
-    weights = video_autoencoder(temporal=temporal)
-    path = written(tmp_path, asdict(recorded), weights)
+    path = written(tmp_path, asdict(recorded), temporal)
     with open_checkpoint(path) as checkpoint:
         assert describe(checkpoint).config == recorded
     decoder = load_video_decoder(path)
@@ -130,9 +111,7 @@ def test_the_header_records_what_tensors_cannot_show(tmp_path: Path) -> None:
     [
         ("{'seed': 1}", errors.CheckpointError),
         ("[1, 2]", errors.CheckpointError),
-        ("null", errors.CheckpointError),
         ({"architecture": {"z_channels": 16}}, errors.ConfigError),
-        ({"temporal": {"alhpa": 0.5}}, errors.ConfigError),
         ({"temporal": 3}, errors.ConfigError),
         ({"seed": "${oc.env:HOME}"}, errors.ConfigError),
         ({"temporal": {"time_mode": "all", "merge_strategy": "learned"}}, errors.PlanError),
@@ -144,10 +123,6 @@ def test_a_header_that_is_damaged_or_contradicts_the_tensors_is_refused(
     with pytest.raises(error) as caught:
         load_video_decoder(written(tmp_path, header))
     assert type(caught.value) is error
-    assert len(getattr(caught.value, "problems", "1")) >= 1
-
-
-# Files that do not fit
 
 
 @pytest.mark.parametrize("load", [load_video_decoder, load_video_autoencoder])
@@ -182,9 +157,6 @@ def test_a_video_checkpoint_is_taken_strictly(
             load_video_decoder(path)
     else:
         load_video_decoder(path)
-
-
-# The whole autoencoder
 
 
 IMAGES = noise(4, 3, 8, 6, seed=1).clamp(-1, 1)
