@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,6 @@ from .models.builders import noise
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
 
-# What is written, and under which name
-
-
 @every_mode
 def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None:
     output = tmp_path / "video.safetensors"
@@ -49,8 +45,6 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert result.parity.reference == (str(image), print_of(image))
     assert result.parity.candidate == (str(output), print_of(output))
     assert set(result.seconds) == {"plan", "write", "parity", "publish", "total"}
-    assert all(value >= 0 for value in result.seconds.values())
-
     source, target = autoencoder(), load_file(output)
     assert set(target) == {tensor.key for tensor in result.plan.tensors}
     assert source.keys() <= target.keys()
@@ -60,21 +54,12 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert made == target.keys() - source.keys() != set()
 
 
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [
-        ("img.ckpt", "img.video.safetensors"),
-        ("a.vae.pt", "a.vae.video.safetensors"),
-        ("plain", "plain.video.safetensors"),
-    ],
-)
-def test_the_default_name_stands_next_to_the_source(
-    tmp_path: Path, name: str, default: str
-) -> None:
+@pytest.mark.parametrize(("name", "stem"), [("a.vae.pt", "a.vae"), ("plain", "plain")])
+def test_the_default_output_is_next_to_the_source(tmp_path: Path, name: str, stem: str) -> None:
     write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
     result = inflate.convert(tmp_path / name, skip_parity=True)
-    assert result.output == tmp_path / default
-    assert sorted(snapshot(tmp_path)) == sorted([name, default])
+    assert result.output == tmp_path / f"{stem}.video.safetensors"
+    assert set(snapshot(tmp_path)) == {name, result.output.name}
 
 
 def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
@@ -122,9 +107,6 @@ def test_the_file_alone_decodes_as_the_image_decoder_does(tmp_path: Path, kind: 
         assert torch.equal(whole.decode(latents, timesteps=3), image_decode(weights, latents))
 
 
-# Equal work gives equal bytes
-
-
 def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
     paths[1].parent.mkdir()
@@ -147,9 +129,6 @@ def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path
         if isinstance(t.origin, Make) and t.origin.rule.name == "uniform"
     }
     assert changed == drawn != set()
-
-
-# Nothing is published before parity holds
 
 
 @every_mode
@@ -221,9 +200,6 @@ def test_whatever_happens_nothing_is_left(
     assert snapshot(tmp_path) == {}
 
 
-# Existing files
-
-
 def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     output.write_text("of before")
@@ -242,9 +218,6 @@ def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
     assert snapshot(tmp_path) == {}
     made = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert made.plan == result.plan
-
-
-# The type to store in
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [("all", "float16"), ("conv-only", "bfloat16")])
@@ -278,38 +251,20 @@ def test_the_stored_type_is_the_sources_by_default(tmp_path: Path) -> None:
     assert (result.parity.verdict, result.parity.cast) == ("bitwise", None)
 
 
-# Settings, notes and progress
-
-
 def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("seed: 1\ntemporal: {alpha: 0.5, time_mode: all, merge_strategy: fixed}\n")
-    chosen = inflate.convert(
-        image,
-        config=str(config),
-        set_=["alpha=0.75", "temporal.time_mode=attn-only"],
-        alpha=1.0,
-        dry_run=True,
-    ).plan.config
-    assert chosen.seed == 1
-    assert chosen.temporal.alpha == 1.0
-    assert chosen.temporal.time_mode == "attn-only"
-    assert chosen.temporal.merge_strategy == "fixed"
+    config.write_text("temporal: {alpha: 0.5, time_mode: all, merge_strategy: fixed}\n")
+    settings = ["alpha=0.75", "temporal.time_mode=attn-only"]
+    plan = inflate.convert(image, config=config, set_=settings, alpha=1.0, dry_run=True).plan
+    temporal = plan.config.temporal
+    assert (temporal.alpha, temporal.time_mode) == (1.0, "attn-only")
+    assert temporal.merge_strategy == "fixed"
 
 
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
-    steps_seen: list[tuple[str, int, int]] = []
-    result = inflate.convert(
-        image, tmp_path / "v", progress=lambda *step: steps_seen.append(step), **CPU
-    )
-    steps_seen = [step for step in steps_seen if not step[0].startswith("loading")]
-    assert list(dict.fromkeys(phase for phase, _, _ in steps_seen)) == [
-        "writing",
-        "checking parity",
+    seen: list[tuple[str, int, int]] = []
+    result = inflate.convert(image, tmp_path / "v", progress=lambda *s: seen.append(s), **CPU)
+    totals = {"writing": len(result.plan.tensors), "checking parity": len(SMALL_PROBES)}
+    assert [step for step in seen if not step[0].startswith("loading")] == [
+        (phase, done, steps) for phase, steps in totals.items() for done in range(steps + 1)
     ]
-    probes = len(SMALL_PROBES)
-    for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", probes)):
-        assert [step for step in steps_seen if step[0] == phase] == [
-            (phase, done, steps) for done in range(steps + 1)
-        ]
-    assert all(a != b for a, b in pairwise(steps_seen))

@@ -200,14 +200,6 @@ def test_a_start_passes_and_has_not_moved(tiny: Path, start: Path) -> None:
     assert {m.distance for m in report.trained.movements} == {0.0}
 
 
-def test_without_a_record_no_movement_is_given(tiny: Path, trained: Path, tmp_path: Path) -> None:
-    plain = write_safetensors(tmp_path / "plain", load_file(trained))
-    report = check(tiny, plain, merge_strategy="learned")
-    assert report.passed
-    assert report.trained is not None
-    assert report.trained.movements == ()
-
-
 def set_nan(weights: dict[str, Tensor]) -> None:
     weights[BIAS][0] = float("nan")
 
@@ -216,11 +208,7 @@ def change_decoder(weights: dict[str, Tensor]) -> None:
     weights["decoder.conv_in.bias"][0] += 1e-6
 
 
-def change_encoder(weights: dict[str, Tensor]) -> None:
-    weights["encoder.conv_in.bias"][0] += 1e-6
-
-
-@pytest.mark.parametrize("change", [set_nan, change_decoder, change_encoder])
+@pytest.mark.parametrize("change", [set_nan, change_decoder])
 def test_nan_and_changed_spatial_tensors_fail(
     change: Callable[[dict[str, Tensor]], None], tiny: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -233,9 +221,12 @@ def test_nan_and_changed_spatial_tensors_fail(
 
 def test_another_source_fails(tiny: Path, trained: Path, tmp_path: Path) -> None:
     header = {**metadata_of(trained), "inflate.source.fingerprint": "0" * 64}
+    del header["inflate.seed"]
     report = check(tiny, write_safetensors(tmp_path / "other", load_file(trained), header))
     assert report.weights.different == ()
     assert not report.passed
+    assert report.trained is not None
+    assert report.trained.movements == (), "the header records no start"
 
 
 @pytest.mark.parametrize("old_header", [False, True])
@@ -252,15 +243,12 @@ def test_without_the_option_a_trained_file_fails_with_a_hint(
 
 
 @pytest.mark.parametrize("options", [{"bisect": True}, {"self_test": True}, {"trainability": True}])
-def test_options_of_a_start_fail(options: dict[str, bool], tiny: Path, trained: Path) -> None:
+def test_a_source_is_needed_and_options_of_a_start_fail(
+    options: dict[str, bool], trained: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(tiny, trained, **options)
-    assert len(caught.value.problems) == 1
-
-
-def test_a_source_is_needed(trained: Path) -> None:
-    with pytest.raises(ConfigError):
-        inflate.verify(trained, trained=True, **CPU)
+        inflate.verify(trained, trained=True, **options, **CPU)
+    assert len(caught.value.problems) == 2
 
 
 FOLD = {"post_quant": "fold", "allow_inexact": True}
