@@ -53,9 +53,7 @@ def _content(path: Path) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISREG(mode):
         return sha256(path)
-    if stat.S_ISLNK(mode):
-        return f"link to {os.readlink(path)}"
-    return "folder" if stat.S_ISDIR(mode) else f"of kind {stat.S_IFMT(mode):o}"
+    return os.readlink(path) if stat.S_ISLNK(mode) else f"of kind {stat.S_IFMT(mode):o}"
 
 
 def sha256(path: Path) -> str:

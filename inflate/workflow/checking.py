@@ -14,8 +14,8 @@ from inflate.parity.pair import against_source, against_video
 from inflate.parity.result import ParityReport
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
-from inflate.workflow.joining import with_base
 from inflate.workflow.planning import Job
+from inflate.workflow.views import with_base
 
 
 def check(

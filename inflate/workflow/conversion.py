@@ -29,10 +29,10 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.joining import WholeModel
 from inflate.workflow.planning import find_joined, find_source, prepare, settings_of, target_of
 from inflate.workflow.production import BeforePublish, ConversionResult, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
+from inflate.workflow.views import WholeModel
 
 if TYPE_CHECKING:
     import torch

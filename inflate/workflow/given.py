@@ -22,12 +22,6 @@ from inflate.parity.memory import memory_errors
 from inflate.parity.probes import GivenProbe, Probe
 from inflate.progress import Progress
 
-SIDE, FRAMES = 512, 16
-"""Largest side in pixels, and largest number of frames, on an accelerator."""
-
-CPU_SIDE, CPU_FRAMES = 128, 4
-"""The same on a CPU, which takes some seconds for them."""
-
 
 def check_given(options: VerifyOptions) -> None:
     """Check the options for real frames and latents before any file is read."""
@@ -61,11 +55,11 @@ def given_probes(
     """
     probes: list[GivenProbe] = []
     notes = []
-    cpu = device.type == "cpu"
+    side, frames = (128, 4) if device.type == "cpu" else (512, 16)
     size = {
         "multiple": sources[0].config.architecture.downsampling,
-        "side": options.max_side or (CPU_SIDE if cpu else SIDE),
-        "most": options.max_frames or (CPU_FRAMES if cpu else FRAMES),
+        "side": options.max_side or side,
+        "most": options.max_frames or frames,
     }
     for name, path, read in (
         ("images", options.images, image_pixels),

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
@@ -31,8 +30,6 @@ from inflate.progress import Progress, silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
 from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
-
-Kind = Literal["image autoencoder", "image decoder", "video autoencoder", "video decoder"]
 
 _CHEAP = 32 << 20
 """Bytes of an autoencoder whose fingerprint is computed without a request."""
@@ -62,7 +59,7 @@ class Inspection(Displayed):
 
     path: Path
     files: CheckpointFiles
-    kind: Kind | None
+    kind: str | None
     names: str | None
     prefix: str | None
     layout: Target | None
@@ -236,11 +233,9 @@ def _shown(
     return located, architecture, temporal, blend
 
 
-def _kind(located: Located) -> Kind:
-    whole = bool(located.part("encoder."))
-    if located.inflated:
-        return "video autoencoder" if whole else "video decoder"
-    return "image autoencoder" if whole else "image decoder"
+def _kind(located: Located) -> str:
+    extent = "autoencoder" if located.part("encoder.") else "decoder"
+    return f"{'video' if located.inflated else 'image'} {extent}"
 
 
 def _parts(located: Located) -> tuple[Group, ...]:

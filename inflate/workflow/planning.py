@@ -20,9 +20,8 @@ from inflate.options import SETTINGS, ConvertOptions
 from inflate.parity.result import FoldResult
 from inflate.progress import Progress
 from inflate.vocabulary import Target
-from inflate.workflow.folding import folded, measured, noted
-from inflate.workflow.joining import WholeModel, onto_base
 from inflate.workflow.sources import name_of
+from inflate.workflow.views import WholeModel, folded, measured, noted, onto_base
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
 from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
+from inflate.parity.weights import not_finite
 from inflate.vocabulary import TRAINED, VERDICT_KEY
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
@@ -50,8 +51,7 @@ def with_training(
 ) -> ParityReport:
     """A report on the spatial path, completed by the temporal layers; it may fail by them."""
     problems = []
-    bad = [key for key in video.located.tensors if not _is_finite(read_tensor(video, key))]
-    if bad:
+    if bad := not_finite(video):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         problems.append(f"tensors hold NaN or infinity: {shown}")
     largest = squares = power = 0.0
@@ -133,7 +133,3 @@ def _square(tensor: torch.Tensor) -> float:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -39,10 +39,10 @@ from inflate.parity.verify import Scope, run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
-from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
 from inflate.workflow.sources import files_of, local_source
 from inflate.workflow.trained import check_trained, hint, with_training
+from inflate.workflow.views import folded
 
 
 def verify(
