@@ -57,7 +57,7 @@ def autoencoder_shapes(kind: str = "kl", **changes: Any) -> dict[str, tuple[int,
 def autoencoder(
     kind: str = "kl", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> dict[str, Tensor]:
-    """The weights of an image autoencoder, all of them random; see :func:`autoencoder_shapes`."""
+    """The weights of an image autoencoder, all of them random."""
     return _drawn(autoencoder_shapes(kind, **changes), seed, dtype)
 
 

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -33,25 +32,17 @@ def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> Non
         bench["running"].measure([sys.executable, "-c", "raise SystemExit(1)"])
 
 
-def runs(bench: dict[str, ModuleType], seconds: dict[str, list[float]]) -> Any:
-    """Made-up runs: memory is a gigabyte a second, and two cores work."""
-    run = bench["running"].Run
-    said = json.dumps({"seconds": 2.0, "flops": 6e9})
-    return {k: [run(s, 2 * s, int(s * 1e9), said) for s in v] for k, v in seconds.items()}
-
-
 def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     cases = {case.name: case for case in bench["cases"].all_cases(tmp_path)}
     for name in ("convert", "convert, checked", "hand-written", "cp + fsync"):
         cases[name].output.write_bytes(bytes(1000))
-    found = runs(
-        bench,
-        {
-            "import torch": [1.0, 1.0, 1.0], "cp + fsync": [0.25, 0.25, 9.0],
-            "hand-written": [4.0, 10.0, 8.0], "convert": [2.0, 2.5, 6.0],
-            "convert, checked": [4.0, 6.5, 8.0], "both decoders": [9.0, 9.0, 9.0],
-        },
-    )  # fmt: skip
+    times = {
+        "import torch": [1.0, 1.0, 1.0], "cp + fsync": [0.25, 0.25, 9.0],
+        "hand-written": [4.0, 10.0, 8.0], "convert": [2.0, 2.5, 6.0],
+        "convert, checked": [4.0, 6.5, 8.0], "both decoders": [9.0, 9.0, 9.0],
+    }  # fmt: skip
+    run, said = bench["running"].Run, json.dumps({"seconds": 2.0, "flops": 6e9})
+    found = {k: [run(s, 2 * s, int(s * 1e9), said) for s in v] for k, v in times.items()}
     machine = {"disk_bytes_per_second": 1000.0, "flops_per_second": 2e9}
     rows = bench["report"].rows_of([cases[name] for name in found], found, machine)
     row = {row["case"]: row for row in rows}
@@ -63,10 +54,8 @@ def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path)
     assert row["convert"]["above_floor"] == 1.25
 
     targets = bench["report"].targets_of(found)
-    of_time = {t["target"]: (t["measured"], t["met"]) for t in targets if t["of"] == "time"}
-    assert of_time["convert / hand-written"] == (0.5, False)
-    assert of_time["convert, checked / convert"] == (2.0, True)
-    assert not any("inspect" in target for target in of_time), "it was not measured"
+    met = {t["target"]: t["met"] for t in targets if t["of"] == "time"}
+    assert (met["convert / hand-written"], met["convert, checked / convert"]) == (False, True)
     text = bench["report"].table(rows, targets, [{"case": "convert", "seconds": 5.0}])
     (line,) = [line for line in text.splitlines() if line.startswith("| convert |")]
     assert line.endswith("| 0.50 |"), "half the time of before"

@@ -128,7 +128,7 @@ def without(module: nn.Module, key: str) -> dict[str, Tensor]:
         (lambda _: {"layout": "onnx"}, ConfigError),
         (lambda whole: {"module": whole.to("meta")}, PlanError),
         (lambda whole: {"state_dict": without(whole, "decoder.mid.block_1.mix_factor")}, PlanError),
-        (lambda whole: {"state_dict": without(whole, BIAS) | {BIAS: NAN}}, PlanError),
+        (lambda w: {"path": "b", "state_dict": without(w, BIAS) | {BIAS: NAN}}, PlanError),
         (lambda _: {"layout": "diffusers"}, PlanError),
         (lambda _: {}, OutputError),
         (lambda _: {"path": "missing/a", "overwrite": True}, OutputError),
