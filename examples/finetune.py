@@ -24,15 +24,19 @@ from torch.nn import functional as F
 import inflate
 
 
-def read_clip(path: str | Path) -> Tensor:
-    """The frames of a video, ``T 3 H W``, in bytes."""
+def read_clip(path: str | Path, height: int | None = None) -> Tensor:
+    """The frames of a video, ``T 3 H W``, in bytes; scaled to a height if one is given."""
+    frames = []
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+        for frame in container.decode(video=0):
+            width = height and round(frame.width * height / frame.height)
+            scaled = frame.reformat(width, height, "rgb24", interpolation="AREA")
+            frames.append(torch.from_numpy(scaled.to_ndarray()))
+    return torch.stack(frames).permute(0, 3, 1, 2).contiguous()
 
 
 def random_clips(
-    videos: Sequence[Tensor], rng: np.random.Generator, *, batch: int, frames: int, side: int
+    videos: Sequence[Tensor], rng: np.random.Generator, batch: int, frames: int, side: int
 ) -> Tensor:
     """Random crops of consecutive frames, ``B T 3 side side`` in [-1, 1]."""
     clips = []
@@ -65,6 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--frames", type=int, default=8, help="at least 2")
+    parser.add_argument("--height", type=int, help="scale the clips to so many pixels")
     parser.add_argument("--side", type=int, default=64, help="pixels of the random crops")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--noise", type=float, default=0.2, help="in units of the latents' std")
@@ -88,17 +93,15 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     try:
-        videos = [read_clip(path) for path in args.clips]
+        videos = [read_clip(path, args.height) for path in args.clips]
         model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
     except (inflate.InflateError, OSError, RuntimeError, ValueError, IndexError) as error:
         parser.error(f"cannot load the checkpoint or a clip: {error}")
     for path, video in zip(args.clips, videos, strict=True):
         length, _, height, width = video.shape
         if length < args.frames or min(height, width) < args.side:
-            parser.error(
-                f"{path} has {length} frames of {width} x {height} pixels; expected at least "
-                f"{args.frames} of {args.side} x {args.side} (see --frames and --side)"
-            )
+            has = f"{length} frames of {width} x {height} pixels"
+            parser.error(f"{path} has {has}; expected at least --frames of --side x --side")
     blank = torch.zeros(1, 1, 3, args.side, args.side, device=args.device)
     if model.encoder is None or model.decode(model.encode(blank)).shape != blank.shape:
         parser.error(f"{args.checkpoint} does not encode and decode crops of --side {args.side}")
@@ -116,9 +119,7 @@ def main() -> None:
     decode = torch.compile(model) if args.compile else model
 
     for step in range(start, args.steps):
-        clips = random_clips(videos, rng, batch=args.batch, frames=args.frames, side=args.side).to(
-            args.device
-        )
+        clips = random_clips(videos, rng, args.batch, args.frames, args.side).to(args.device)
         with torch.autocast(clips.device.type, torch.bfloat16, enabled=args.bfloat16):
             z = noisy_latents(model, clips, args.noise)
             loss = loss_of(decode(z).float(), clips)
@@ -146,5 +147,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last saved state", file=sys.stderr)
-        sys.exit(130)
+        sys.exit("interrupted; --resume continues from the last saved state")

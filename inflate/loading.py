@@ -23,7 +23,7 @@ from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
 from inflate.io.arrays import ALIGNMENT, Array, numpy_dtype
-from inflate.io.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint, same_bytes
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import LatentEncoder, VideoAutoencoder
 from inflate.models.blocks import conv1x1
@@ -110,9 +110,20 @@ def load_image_decoder(
 
 
 def load_video(
-    source: Source, dtype: torch.dtype | None = None, *, stored_as: Source | None = None
+    source: Source,
+    dtype: torch.dtype | None = None,
+    *,
+    stored_as: Source | None = None,
+    shared: nn.Module | None = None,
 ) -> VideoDecoder:
     """The bare video decoder of a source, in its stored type where ``dtype`` is None.
+
+    Args:
+        source: a video checkpoint.
+        dtype: the type to compute in.
+        stored_as: first round each weight to its type in this source.
+        shared: a decoder on the CPU; where its tensors have the bytes of the source's, they are
+            used in their place.
 
     Raises:
         FamilyError: the source is an image checkpoint.
@@ -123,7 +134,9 @@ def load_video(
             f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
             " expected a video checkpoint. 'inflate convert' makes one of it"
         )
-    decoder = _fill(build_video_decoder(source.config), DECODER, source, dtype, stored_as)
+    decoder = _fill(
+        build_video_decoder(source.config), DECODER, source, dtype, stored_as, shared=shared
+    )
     decoder.file_metadata = dict(source.checkpoint.metadata)
     return decoder
 
@@ -265,17 +278,23 @@ def _fill(
     stored_as: Source | None = None,
     *,
     extra: bool = False,
+    shared: nn.Module | None = None,
 ) -> M:
     """Fill a module on the meta device with the tensors of a part, under strict names.
 
     The part must hold nothing else, unless ``extra``.
     """
+    known: dict[str, Tensor] = {}
+    if shared is not None:
+        known = {part + name: tensor for name, tensor in shared.state_dict().items()}
     shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
     problems = mismatches(source.located, shapes, [] if extra else source.located.part(part))
     if problems:
         raise PlanError(f"{source.checkpoint.path} does not fit its architecture:", problems)
 
     def read(key: str) -> Tensor:
+        if key in known and same_bytes(source.checkpoint, key, as_array(known[key])):
+            return known[key]
         tensor = read_tensor(source, key)
         stored = stored_as.info(key) if stored_as else None
         if stored is not None:

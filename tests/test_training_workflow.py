@@ -1,16 +1,26 @@
-"""From an image checkpoint to a trained file, as the README describes it."""
+"""From an image checkpoint to a trained file in another tool, as the README describes it."""
 
 from __future__ import annotations
 
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import inflate
 from inflate.cli.demo import DEMO_CHECKPOINT
+from inflate.errors import PlanError
+from inflate.formats.targets import LAYOUTS
 
 from .conversions import CPU, snapshot
 from .media import clip
@@ -65,10 +75,13 @@ def test_what_cannot_be_trained_is_refused_before_training(
     start, video, output = folder / "start.safetensors", folder / "clip.mp4", folder / "new"
     for wrong in (
         (DEMO_CHECKPOINT, video),  # An image autoencoder.
+        (folder / "gone", video),
         (start, folder / "gone.mp4"),
         (start, start),  # Not a video.
         (start, video, "--frames", 300),
+        (start, video, "--frames", 1),
         (start, video, "--side", 30),
+        (start, video, "--side", 64),
         (start, video, "--steps", 0),
         (start, video, "--device", "nowhere"),
         (start, video, "--resume"),
@@ -81,3 +94,73 @@ def test_what_cannot_be_trained_is_refused_before_training(
             main()
         assert stopped.value.code == 2, wrong
         assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("layout", ["sgm", "cogvideo", "comfyui", "diffusers"])
+def test_another_tool_decodes_a_trained_file_as_we_do(
+    layout: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ComfyUI assumes sizes that the demo checkpoint does not have.
+    comfyui = replace(LAYOUTS["comfyui"], hardwired={})
+    monkeypatch.setitem(LAYOUTS, "comfyui", comfyui)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"post_quant": "fold", "allow_inexact": True}
+    ending = "" if layout == "diffusers" else LAYOUTS[layout].endings[0]
+    output = folder / f"{layout}{ending}"
+    result = inflate.convert(
+        folder / "trained.safetensors", output, layout=layout, **options, **CPU
+    )
+    assert result.passed
+    z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    # Ours is folded alike: a fold changes the border, for every reader.
+    ours = folder / f"ours-{layout}.safetensors"
+    inflate.convert(folder / "trained.safetensors", ours, layout="autoencoder", **options, **CPU)
+    with torch.no_grad():
+        expected = inflate.load_video_autoencoder(ours).decode(z, 3)
+        if layout == "diffusers":
+            diffusers = pytest.importorskip("diffusers")
+            model = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(output)
+            found = model.decode(z, num_frames=3).sample
+        else:
+            found = inflate.load_video_autoencoder(output).decode(z, 3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def train_in_part(rank: int, folder: str) -> None:
+    """One process of two, each with half of every tensor."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    model = inflate.load_video_autoencoder(Path(folder, "start.safetensors"))
+    model.freeze_spatial()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    one_step(model)
+    with pytest.raises(PlanError):
+        inflate.save_video_autoencoder(model, Path(folder, f"{rank}.safetensors"))
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    if rank == 0:
+        inflate.save_video_autoencoder(model, Path(folder, "sharded.safetensors"), state_dict=state)
+    dist.destroy_process_group()
+
+
+def one_step(model: nn.Module) -> None:
+    """A step of training on latents that every process draws alike."""
+    z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    model(z, 2).square().mean().backward()
+    temporal = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.optim.SGD(temporal, lr=0.1).step()
+
+
+def test_a_module_in_parts_is_saved_as_a_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    multiprocessing.spawn(train_in_part, (str(folder),), nprocs=2)
+    whole = inflate.load_video_autoencoder(folder / "start.safetensors")
+    whole.freeze_spatial()
+    one_step(whole)
+    found = inflate.load_video_autoencoder(folder / "sharded.safetensors").state_dict()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+    assert not (folder / "1.safetensors").exists()
+    assert inflate.verify(
+        DEMO_CHECKPOINT, folder / "sharded.safetensors", trained=True, **CPU
+    ).passed

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
+
 from inflate.errors import CheckpointError, about
-from inflate.io.arrays import Array, Bytes, aligned, numpy_dtype
+from inflate.io.arrays import Array, Bytes, aligned, aligned_empty, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.header import check_shards, read_header
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.stored import Extent, Place, SourceFile, download
 from inflate.io.unpickling import read_pickled
 from inflate.progress import Progress
+
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,34 @@ class Checkpoint:
             part = buffer[: extent.nbytes - start]
             extent.file.read_into(part, extent.offset + start)
             yield part.view(dtype)
+
+
+def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> bool:
+    """Whether a tensor has the bytes of an array, or of the other checkpoint's tensor.
+
+    Both are read piece by piece into small buffers: touching new memory costs more than reading.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    info = checkpoint.tensors[key]
+    if isinstance(other, Checkpoint):
+        if other.tensors[key].dtype != info.dtype:
+            return False
+        pieces = other.pieces(key, aligned_empty(_PIECE))
+    else:
+        if info.dtype != other.dtype.name:
+            return False
+        flat = other.reshape(-1)
+        step = _PIECE // flat.itemsize
+        pieces = (flat[start : start + step] for start in range(0, len(flat), step))
+    own = checkpoint.pieces(key, aligned_empty(_PIECE))
+    return all(
+        first is not None
+        and second is not None
+        and np.array_equal(first.view(np.uint8), second.view(np.uint8))
+        for first, second in zip_longest(own, pieces)
+    )
 
 
 @contextmanager

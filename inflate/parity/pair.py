@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inflate.config.schema import Architecture
 from inflate.errors import PlanError
+from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source
 from inflate.loading import load_image_decoder, load_post_quant_conv, load_video
 from inflate.models import Decoder, VideoDecoder
@@ -97,7 +98,7 @@ def against_source(
         # One that only the candidate has is used on both sides.
         before = before or load_post_quant_conv(candidate, compute)
         decoder = load_image_decoder(reference, compute, stored_as=stored_as)
-        return LatentDecoder(decoder, before).to(device)
+        return LatentDecoder(decoder, before)
 
     image = read_image(dtype, candidate)
     before = load_post_quant_conv(candidate, dtype)
@@ -105,18 +106,23 @@ def against_source(
     if own != (before is not None):
         missing = "candidate" if own else "reference"
         notes.append(f"the {missing} has no post_quant_conv: both sides used the other's")
-    video = LatentDecoder(load_video(candidate, dtype), before or image.post_quant_conv).to(device)
+    decoder = load_video(candidate, dtype, shared=image.decoder)
+    used = {tensor.data_ptr() for tensor in image.decoder.parameters()}
+    same = {DECODER + name for name, own in decoder.named_parameters() if own.data_ptr() in used}
+    image, video = (
+        side.to(device) for side in (image, LatentDecoder(decoder, before or image.post_quant_conv))
+    )
     cast_types = narrowed(reference, candidate)
     return DecoderPair(
         reference=image,
         candidate=video,
         channels=_latent_channels(image, reference),
-        weights=compare_weights(reference, candidate),
-        original=None if cast_types is None else read_image(dtype, None),
+        weights=compare_weights(reference, candidate, same),
+        original=None if cast_types is None else read_image(dtype, None).to(device),
         cast_types=cast_types,
         notes=tuple(notes),
         skip_video=video.image_layers,
-        modules=Modules(image, video, lambda other: read_image(other, candidate)),
+        modules=Modules(image, video, lambda other: read_image(other, candidate).to(device)),
         architecture=reference.config.architecture.decoder,
     )
 

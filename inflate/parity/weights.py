@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -13,26 +14,32 @@ from inflate.formats.source import Source
 from inflate.inflation.initializers import start_rules
 from inflate.io.arrays import is_finite
 from inflate.io.index import WIDTHS
+from inflate.io.reader import same_bytes
 from inflate.loading import in_parallel, make_tensor, read_tensor
 from inflate.parity.result import PlanRow, TemporalResult, WeightsResult
 
 
-def compare_weights(reference: Source, candidate: Source) -> WeightsResult:
+def compare_weights(
+    reference: Source, candidate: Source, same: Collection[str] = ()
+) -> WeightsResult:
     """Compare every shared tensor with its source, rounded to the candidate's type.
 
     A tensor that the source lacks counts as different, except an identity ``quant_conv``, which
-    diffusers' class always has.
+    diffusers' class always has. Tensors that are known to be the ``same`` are not read again.
     """
     made = () if reference.located.part("quant_conv.") else _identity_quant(candidate)
     keys = [key for key in _shared_keys(reference, candidate) if key not in made]
 
     def equal(key: str) -> bool:
+        if reference.info(key) is None:
+            return False
+        if key in same or same_bytes(candidate.checkpoint, key, reference.checkpoint):
+            return True
         have = read_tensor(candidate, key)
-        want = read_tensor(reference, key).to(have.dtype) if reference.info(key) else None
-        return want is not None and torch.equal(want, have)
+        return torch.equal(read_tensor(reference, key).to(have.dtype), have)
 
     found = zip(keys, in_parallel(equal, keys), strict=True)
-    return WeightsResult(len(keys), tuple(key for key, same in found if not same))
+    return WeightsResult(len(keys), tuple(key for key, is_equal in found if not is_equal))
 
 
 def compare_temporal(candidate: Source) -> TemporalResult | None:

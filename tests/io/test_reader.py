@@ -18,7 +18,7 @@ from torch import Tensor
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_empty
 from inflate.io.files import hash_file, like
-from inflate.io.reader import open_checkpoint
+from inflate.io.reader import open_checkpoint, same_bytes
 from inflate.loading import as_tensor
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
@@ -246,3 +246,19 @@ def test_a_missing_name_is_like_one_of_the_same_folder_by_its_stem(
     found = like(tmp_path / missing)
     assert (near is None) == (found == "")
     assert near is None or repr(near) in found
+
+
+@pytest.mark.parametrize("changed", [None, 0, 1 << 16, -1])
+def test_the_bytes_of_two_files_are_compared_to_the_last(
+    changed: int | None, tmp_path: Path
+) -> None:
+    numbers = torch.arange((1 << 17) + 1.0)  # Three pieces.
+    first = write_safetensors(tmp_path / "first.safetensors", {"a": numbers})
+    if changed is not None:
+        numbers[changed] += 1
+    second = write_torch(tmp_path / "second.pt", {"a": numbers})
+    with open_checkpoint(first) as one, open_checkpoint(second) as other:
+        assert same_bytes(one, "a", other) is (changed is None)
+        assert same_bytes(one, "a", numbers.numpy()) is (changed is None)
+        assert not same_bytes(one, "a", numbers.double().numpy())
+        assert not same_bytes(one, "a", numbers.numpy()[:-1])
