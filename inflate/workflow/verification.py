@@ -13,6 +13,7 @@ import torch
 
 from inflate.errors import ConfigError, FamilyError
 from inflate.formats.fingerprint import fingerprint_of
+from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     ORIGIN_FINGERPRINT_KEY,
     ORIGIN_NAME_KEY,
@@ -129,9 +130,11 @@ def verify(
         own_prefix = options.prefix if candidate is None else None
         source = describe(checkpoints[0], given_blend(options.merge_strategy), prefix=own_prefix)
         if not source.inflated:
+            swapped = len(checkpoints) > 1 and is_inflated(checkpoints[1].tensors)
+            order = f"{candidate} {reference}" if swapped else "IMAGE VIDEO"
             raise FamilyError(
                 f"{paths[0]} is an image autoencoder: its decoder has no temporal layers; expected "
-                "a video checkpoint. The order is inflate verify IMAGE VIDEO"
+                f"inflate verify {order}, or one video checkpoint alone"
             )
         source.checkpoint.download(progress)
         video_print = reference_print = pool.submit(fingerprint_of, source.checkpoint)
