@@ -20,10 +20,10 @@ from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.parity.device import exact_float32, resolve_device
 from inflate.parity.lockstep import Lockstep
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import DecoderPair, against_source
 from inflate.parity.probes import Probe
-from inflate.parity.running import run_probe
+from inflate.parity.result import Tolerance
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def measure(
 
     def watched() -> None:
         lockstep = Lockstep(modules, tolerance)
-        run_probe(pair, probe.name, z, probe.frames, tolerance, lockstep)
+        lockstep.decode(pair.reference, pair.candidate, z, probe.frames)
         assert lockstep.layers
 
     times: dict[str, list[float]] = {"plain": [], "lockstep": []}

@@ -15,7 +15,7 @@ import inflate
 from inflate.errors import OutputError
 from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
-from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import checking
 
@@ -235,7 +235,7 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
     source = autoencoder()
     cast = {k: v.to(getattr(torch, dtype)).float() for k, v in source.items()}
     worst = 0.0
-    for probe in SMALL_PROBES:
+    for probe in probes_for(torch.device("cpu")):
         z = probe.latents(4, seed=0)
         worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
     assert worst > 1e-4
@@ -264,7 +264,10 @@ def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path)
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     result = inflate.convert(image, tmp_path / "v", progress=lambda *s: seen.append(s), **CPU)
-    totals = {"writing": len(result.plan.tensors), "checking parity": len(SMALL_PROBES)}
+    totals = {
+        "writing": len(result.plan.tensors),
+        "checking parity": len(probes_for(torch.device("cpu"))),
+    }
     assert [step for step in seen if not step[0].startswith("loading")] == [
         (phase, done, steps) for phase, steps in totals.items() for done in range(steps + 1)
     ]

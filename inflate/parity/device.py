@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,25 +22,22 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         DeviceError: an unknown name, or a device that this machine does not have.
     """
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    if name == "mps":
-        if not torch.backends.mps.is_available():
-            raise DeviceError("--device mps: this machine has no MPS device; choose auto or cpu")
-        return torch.device("mps")
-    matched = re.fullmatch(r"cuda(?::(\d+))?", name)
-    if not matched:
+        name = "cuda" if counts["cuda"] else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in counts or (name != kind and not (number.isdecimal() and kind == "cuda")):
         raise DeviceError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    number = int(matched[1] or 0)
-    if number >= count:
+    if int(number or 0) >= counts[kind]:
         raise DeviceError(
-            f"--device {name}: torch sees {count} CUDA devices here; choose auto or cpu"
-            + (f", or cuda:0 to cuda:{count - 1}" if count else "")
+            f"--device {name}: torch sees {counts[kind]} such devices, counted from 0; choose "
+            "auto or cpu"
         )
-    return torch.device("cuda", number)
+    return torch.device(kind, int(number or 0)) if kind == "cuda" else torch.device(kind)
 
 
 def fell_back(name: str, device: torch.device) -> bool:
@@ -50,93 +46,56 @@ def fell_back(name: str, device: torch.device) -> bool:
 
 
 def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
-    """Where and how outputs are computed, for a report.
-
-    Args:
-        device: where.
-        dtype: the type to compute in.
-        fallback: whether the CPU computes because no GPU was found.
-    """
-    name, cudnn = str(device), None
+    """Where and how outputs are computed now, for a report."""
+    name, cudnn, tf32 = str(device), None, False
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
         version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         cudnn = None if version is None else str(version)
-    return Environment(
-        device=name,
-        dtype=dtype_name(dtype),
-        torch=torch.__version__,
-        tf32=tf32_enabled(device),
-        cudnn=cudnn,
-        fallback=fallback,
-    )
+        tf32 = any(owner.fp32_precision == "tf32" for owner in _cuda_switches())
+    return Environment(name, dtype_name(dtype), torch.__version__, tf32, cudnn, fallback)
 
 
-class ProcessWide:
-    """A setting of the whole process that stays on while any thread needs it.
-
-    The first thread that enters switches it on, the last that leaves restores it. If each thread
-    saved and restored by itself, one would save what another had switched.
-
-    Args:
-        switch: saves and switches on entry, restores on exit.
-    """
-
-    def __init__(self, switch: Callable[[], AbstractContextManager[object]]) -> None:
-        self._switch = switch
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._switched = ExitStack()
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Switch it on inside."""
-        with self._lock:
-            if not self._inside:
-                self._switched.enter_context(self._switch())
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._switched.close()
-
-
-def exact_float32() -> AbstractContextManager[None]:
-    """Compute float32 in float32: no TF32, no bfloat16 passes, one algorithm per shape.
-
-    These are settings of the process; they are restored after the last thread that needs them.
-    """
-    return _EXACT_FLOAT32.on()
+_LOCK, _SETTINGS = threading.Lock(), ExitStack()
+_inside: list[int] = []
 
 
 @contextmanager
-def _switched() -> Iterator[None]:
-    switches = [*_cuda_switches(), torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    cudnn = torch.backends.cudnn
-    cudnn_before = (cudnn.benchmark, cudnn.deterministic)
+def exact_float32() -> Iterator[None]:
+    """Compute float32 in float32: no TF32, no bfloat16 passes, one algorithm per shape.
+
+    These are settings of the process: the first thread that enters sets them, and the last that
+    leaves restores them. If each thread did, one would save what another had set.
+    """
+    with _LOCK:
+        if not _inside:
+            _SETTINGS.enter_context(_exact_settings())
+        _inside.append(threading.get_ident())
     try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        cudnn.benchmark, cudnn.deterministic = False, True
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-        cudnn.benchmark, cudnn.deterministic = cudnn_before
+        with _LOCK:
+            _inside.pop()
+            if not _inside:
+                _SETTINGS.close()
 
 
-_EXACT_FLOAT32 = ProcessWide(_switched)
-
-
-def tf32_enabled(device: torch.device) -> bool:
-    """Whether convolutions or matrix products on the device may round float32 to TF32 now."""
-    if device.type != "cuda":
-        return False
-    return any(switch.fp32_precision == "tf32" for switch in _cuda_switches())
+@contextmanager
+def _exact_settings() -> Iterator[None]:
+    backends: Any = torch.backends
+    precise = [*_cuda_switches(), backends.mkldnn.matmul, backends.mkldnn.conv]
+    settings: list[tuple[Any, str, object]] = [
+        (owner, "fp32_precision", "ieee") for owner in precise
+    ]
+    settings += [(backends.cudnn, "benchmark", False), (backends.cudnn, "deterministic", True)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    try:
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def _cuda_switches() -> list[Any]:

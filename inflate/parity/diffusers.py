@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +22,23 @@ def require_diffusers() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
+    # diffusers imports xformers, which may warn, and neither side computes with it.
+    logger = logging.getLogger("xformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        with _silent_xformers():
-            import diffusers
+        import diffusers
 
-            # Imports each class, and what it needs.
-            _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
+        # Imports each class, and what it needs.
+        _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             "layout 'diffusers' is checked with diffusers' own classes, which are not installed: "
             f"{install_command('diffusers')}, or pass --skip-parity"
         ) from error
-    return diffusers
-
-
-@contextmanager
-def _silent_xformers() -> Iterator[None]:
-    """Drop the warnings of xformers, which diffusers imports and neither side computes with."""
-
-    def drop(_record: logging.LogRecord) -> bool:
-        return False
-
-    logger = logging.getLogger("xformers")
-    logger.addFilter(drop)
-    try:
-        yield
     finally:
-        logger.removeFilter(drop)
+        logger.setLevel(level)
+    return diffusers
 
 
 def against_export(
@@ -59,13 +47,8 @@ def against_export(
     """An exported folder and its source, each in diffusers' own class.
 
     diffusers has no class for other video checkpoints: a video reference runs in ours.
-
-    Args:
-        reference: the image checkpoint, with ``post_quant_conv`` folded, or the video checkpoint
-            that was copied.
-        candidate: the exported folder as our reader sees it, to compare weights.
-        folder: the exported folder.
-        device: where to compute, in float32.
+    The reference is the image checkpoint with ``post_quant_conv`` folded, or the video checkpoint
+    that was copied; the candidate is the folder as our reader sees it, to compare weights.
     """
     diffusers = require_diffusers()
     video = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
@@ -76,12 +59,13 @@ def against_export(
     video.load_state_dict(weights, strict=True, assign=True)
     video = video.to(device)
     if reference.inflated:
-        own = LatentDecoder(load_video(reference, torch.float32, stored_as=candidate)).to(device)
+        ours = LatentDecoder(load_video(reference, torch.float32, stored_as=candidate)).to(device)
+        sides = "the candidate was"
     else:
         image = _image_autoencoder(diffusers, reference, candidate).to(device)
-    sides = "the candidate was" if reference.inflated else "both sides were"
+        sides = "both sides were"
     return DecoderPair(
-        reference=own if reference.inflated else lambda z, _frames: image.decode(z).sample,
+        reference=ours if reference.inflated else lambda z, _frames: image.decode(z).sample,
         candidate=lambda z, frames: video.decode(z, num_frames=frames).sample,
         channels=reference.config.architecture.z_channels,
         weights=compare_weights(reference, candidate),
@@ -95,8 +79,12 @@ def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> 
     """Diffusers' image autoencoder, with the weights of a source as the export stores them."""
     architecture = reference.config.architecture
     levels = len(architecture.ch_mult)
-    keys = [k for k in reference.located.tensors if k.startswith(("decoder.", "encoder.", "quant"))]
-    keys = [key for key in keys if candidate.info(key) is not None]
+    stored = {
+        key: candidate.info(key)
+        for key in reference.located.tensors
+        if key.startswith(("decoder.", "encoder.", "quant"))
+    }
+    types = {key: getattr(torch, info.dtype) for key, info in stored.items() if info is not None}
     with torch.device("meta"):
         model = diffusers.AutoencoderKL(
             in_channels=architecture.in_channels,
@@ -106,15 +94,13 @@ def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> 
             block_out_channels=architecture.level_channels,
             layers_per_block=architecture.num_res_blocks,
             latent_channels=architecture.z_channels,
-            use_quant_conv="quant_conv.weight" in keys,
+            use_quant_conv="quant_conv.weight" in types,
             use_post_quant_conv=False,
         )
     expected = {name: value.shape for name, value in model.state_dict().items()}
-    tensors = {}
-    for key, name in to_diffusers(keys, levels, video=False).items():
-        info = candidate.info(key)
-        assert info is not None, key
-        stored = read_tensor(reference, key).to(getattr(torch, info.dtype)).float()
-        tensors[name] = stored.view(expected[name])
+    tensors = {
+        name: read_tensor(reference, key).to(types[key]).float().view(expected[name])
+        for key, name in to_diffusers(types, levels, video=False).items()
+    }
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()

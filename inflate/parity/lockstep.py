@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from inflate.formats.layouts import is_inflated
 from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import AttnBlock, ResnetBlock
-from inflate.parity.metrics import Tolerance, is_finite, measure, worst_of, worst_verdict
-from inflate.parity.pair import Modules
-from inflate.parity.result import Errors, LayerResult
+from inflate.parity.metrics import is_finite, measure, worst_of, worst_verdict
+from inflate.parity.pair import Decode, Modules
+from inflate.parity.result import Errors, LayerResult, Tolerance
 from inflate.vocabulary import Verdict
 
 _KINDS = (nn.Conv2d, nn.GroupNorm, ResnetBlock, AttnBlock)
@@ -24,15 +24,8 @@ _KINDS = (nn.Conv2d, nn.GroupNorm, ResnetBlock, AttnBlock)
 _KEPT_BYTES = 2 << 30
 """Outputs of the reference that are kept for the candidate's; later layers are not compared."""
 
-
-@dataclass(frozen=True)
-class _Compared:
-    """A layer on a probe, and whether the reference's own output is finite."""
-
-    name: str
-    verdict: Verdict
-    errors: Errors
-    finite: bool
+Compared = tuple[Verdict, Errors, bool]
+"""A layer on a probe, and whether the reference's own output is finite."""
 
 
 def spatial_layers(whole: nn.Module) -> dict[str, nn.Module]:
@@ -45,76 +38,76 @@ def spatial_layers(whole: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def watching(layers: dict[str, nn.Module], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
+def _watching(layers: dict[str, nn.Module], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call ``watch`` with the name and the output of every layer as it is computed."""
 
-    def watcher(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            watch(name, output)
-
-        return hook
+    def hook(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        watch(name, output)
 
     with ExitStack() as stack:
         for name, module in layers.items():
-            stack.callback(module.register_forward_hook(watcher(name)).remove)
+            stack.enter_context(module.register_forward_hook(partial(hook, name)))
         yield
 
 
 class Lockstep:
-    """Compares the layers of two decoders while they decode the same latents.
-
-    The reference decodes inside :meth:`reference`, then the candidate inside :meth:`candidate`, in
-    the same pieces. Each output of the reference is kept until it is compared. A probe that an
-    exception ends is left out.
-    """
+    """Compares the layers of two decoders while they decode the same latents."""
 
     def __init__(self, modules: Modules, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
         one, two = spatial_layers(modules.reference), spatial_layers(modules.candidate)
-        names = [name for name in one if name in two]
-        self._reference = {name: one[name] for name in names}
-        self._candidate = {name: two[name] for name in names}
-        self._kept: dict[str, list[Tensor]] = {}
-        self._bytes = 0
-        self._new: list[_Compared] = []
-        self._found: dict[str, list[_Compared]] = {}
+        self._reference = {name: layer for name, layer in one.items() if name in two}
+        self._candidate = {name: two[name] for name in self._reference}
+        self._found: dict[str, list[Compared]] = {}
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Keep the outputs of the reference's layers."""
-        self._kept, self._bytes = {}, 0
-        with watching(self._reference, self._keep):
-            yield
+    def decode(
+        self, reference: Decode, candidate: Decode, z: Tensor, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """The images of both, which must decode in the same pieces.
 
-    @contextmanager
-    def candidate(self) -> Iterator[None]:
-        """Compare the outputs of the candidate's layers with those that were kept."""
-        self._new = []
-        try:
-            with watching(self._candidate, self._compare):
-                yield
-            for compared in self._new:
-                self._found.setdefault(compared.name, []).append(compared)
-        finally:
-            self._kept = {}
+        A probe that an exception ends is left out of the comparison.
+        """
+        kept: dict[str, list[Tensor]] = {}
+        new: dict[str, list[Compared]] = {}
+        room = _KEPT_BYTES
+
+        def keep(name: str, output: Tensor) -> None:
+            nonlocal room
+            room -= output.nbytes
+            if room >= 0:
+                # A copy, since later layers may work in place.
+                kept.setdefault(name, []).append(output.clone())
+
+        def compare(name: str, output: Tensor) -> None:
+            if kept.get(name):
+                expected = kept[name].pop(0)
+                verdict, errors = measure(expected, output, self._tolerance)
+                finite = errors.finite or is_finite(expected)
+                new.setdefault(name, []).append((verdict, errors, finite))
+
+        with _watching(self._reference, keep):
+            expected = reference(z, frames)
+        with _watching(self._candidate, compare):
+            found = candidate(z, frames)
+        for name, compared in new.items():
+            self._found.setdefault(name, []).extend(compared)
+        return expected, found
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:
         """The layers in the order in which they ran, each with its worst numbers of all probes."""
-        return tuple(
-            LayerResult(
-                name,
-                _kind(self._reference[name]),
-                worst_verdict([compared.verdict for compared in found]),
-                worst_of([compared.errors for compared in found]),
-            )
-            for name, found in self._found.items()
-        )
+        results = []
+        for name, found in self._found.items():
+            verdicts, errors, _ = zip(*found, strict=True)
+            layer = self._reference[name]
+            kind = next(kind.__name__ for kind in _KINDS if isinstance(layer, kind))
+            results.append(LayerResult(name, kind, worst_verdict(verdicts), worst_of(errors)))
+        return tuple(results)
 
     @property
     def not_finite(self) -> str | None:
         """The first layer of the reference whose own output is not finite."""
-        bad = (name for name, found in self._found.items() if not all(c.finite for c in found))
+        bad = (name for name, found in self._found.items() if not all(c[2] for c in found))
         return next(bad, None)
 
     def culprit(self) -> str | None:
@@ -131,23 +124,3 @@ class Lockstep:
         one, two = self._reference[name].state_dict(), self._candidate[name].state_dict()
         same = all(torch.equal(one[key], two[key]) for key in one)
         return block if temporal and same else name
-
-    def _keep(self, name: str, output: Tensor) -> None:
-        self._bytes += output.nbytes
-        if self._bytes <= _KEPT_BYTES:
-            # A copy, since later layers may work in place.
-            self._kept.setdefault(name, []).append(output.clone())
-
-    def _compare(self, name: str, output: Tensor) -> None:
-        if not self._kept.get(name):
-            return
-        expected = self._kept[name].pop(0)
-        verdict, errors = measure(expected, output, self._tolerance)
-        finite = errors.finite or is_finite(expected)
-        self._new.append(_Compared(name, verdict, errors, finite))
-
-
-def _kind(module: nn.Module) -> str:
-    """The usual name of a layer's class."""
-    kinds = {nn.GroupNorm: "GroupNorm", nn.Conv2d: "Conv2d", ResnetBlock: "ResnetBlock"}
-    return next((name for kind, name in kinds.items() if isinstance(module, kind)), "AttnBlock")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ from inflate.io.files import like
 from inflate.io.reader import open_checkpoint
 from inflate.io.unpickling import BARE
 from inflate.loading import as_tensor
-from inflate.parity.device import ProcessWide
-from inflate.parity.probes import GivenProbe
+from inflate.parity.probes import Probe
 
 _NAMES = (BARE, "samples")
 """The names of latents in a file with several tensors."""
@@ -51,28 +48,19 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """Read the images of a folder.
+    """Read at most ``most`` images of a folder: ``T 3 H W`` in -1..1, and a note.
 
-    All get the size of the first, as large as ``side`` and ``multiple`` allow; the others are
-    scaled to cover it and cropped around their centres.
-
-    Args:
-        folder: where they are.
-        multiple: height and width become multiples of it.
-        side: the longer side's largest number of pixels.
-        most: the largest number of images.
-
-    Returns:
-        ``T 3 H W`` in -1..1, and a note on what was read.
+    All get the size of the first, reduced to multiples of ``multiple`` and at most ``side`` pixels;
+    the others are scaled to cover it and cropped around their centres.
 
     Raises:
         ConfigError: as :func:`image_files`; or an image cannot be read.
     """
     paths = image_files(folder)
-    pixels = _fitted([_opened(path) for path in paths[:most]], multiple, side)
-    count, _, height, width = pixels.shape
+    count = min(most, len(paths))
     taken = f"the first {count} of {len(paths)}" if count < len(paths) else f"{count}"
-    return pixels, f"{width} x {height} pixels: {taken} images of {folder}"
+    images = map(_opened, paths[:most])
+    return _fitted(images, multiple, side, f"{taken} images of {folder}")
 
 
 def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
@@ -93,73 +81,54 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
             path.open("rb") as file,
             av.open(file, options={"protocol_whitelist": "none"}) as video,
         ):
-            if not video.streams.video:
-                raise ConfigError(f"--video {path} has no pictures; expected a video")
-            for frame in video.decode(video=0):  # type: ignore[union-attr]
+            for frame in video.decode(video=0) if video.streams.video else ():  # type: ignore[union-attr]
                 frames.append(frame.to_image())
                 if len(frames) == most:
                     break
     except (OSError, ValueError) as error:  # FFmpeg's errors are among them.
-        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"--video {path} cannot be decoded: {reason}. Copy or download it again, or use "
-            "another format"
+            f"--video {path} cannot be decoded: {getattr(error, 'strerror', None) or error}. Copy "
+            "or download it again, or use another format"
         ) from error
     if not frames:
-        raise ConfigError(f"--video {path} holds no frames; expected a video")
-    pixels = _fitted(frames, multiple, side)
-    count, _, height, width = pixels.shape
-    return pixels, f"{width} x {height} pixels: the first {count} frames of {path}"
-
-
-def fitting_size(size: tuple[int, int], multiple: int, side: int) -> tuple[int, int]:
-    """Width and height of an image as multiples of a number, and no longer than ``side``."""
-    scale = min(side, max(size)) / max(size)  # In this order --max-side may be any number.
-    width, height = (max(1, int(extent * scale) // multiple) * multiple for extent in size)
-    return width, height
-
-
-@contextmanager
-def _bombs_are_errors() -> Iterator[None]:
-    """Raise Pillow's warning of too many pixels: a few bytes may claim any number."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-_BOMBS_ARE_ERRORS = ProcessWide(_bombs_are_errors)
+        raise ConfigError(f"--video {path} holds no pictures; expected a video")
+    return _fitted(frames, multiple, side, f"the first {len(frames)} frames of {path}")
 
 
 def _opened(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with _BOMBS_ARE_ERRORS.on(), Image.open(path) as image:
+        with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     # A damaged file makes the reader raise errors of any type.
     except Exception as error:
         raise ConfigError(f"--images: {path} cannot be read as an image: {error}") from error
 
 
-def _fitted(images: list[Any], multiple: int, side: int) -> Tensor:
-    """Images of one size, ``T 3 H W`` in -1..1."""
+def _fitted(images: Iterable[Any], multiple: int, side: int, what: str) -> tuple[Tensor, str]:
+    """Images of one size, ``T 3 H W`` in -1..1, and a note; one is held in full at a time."""
     from PIL import Image, ImageOps
 
-    size = fitting_size(images[0].size, multiple, side)
-    fitted = [ImageOps.fit(image, size, Image.Resampling.LANCZOS) for image in images]
+    width = height = 0
+    fitted: list[Any] = []
+    for image in images:
+        if not fitted:
+            longest = max(image.size)
+            scale = min(side, longest) / longest  # In this order --max-side may be any number.
+            sizes = (max(1, int(extent * scale) // multiple) for extent in image.size)
+            width, height = (size * multiple for size in sizes)
+        fitted.append(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted]))
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return pixels, f"{width} x {height} pixels: {what}"
 
 
-def read_latents(path: Path, channels: int) -> GivenProbe:
+def read_latents(path: Path, channels: int) -> Probe:
     """A probe of stored latents: ``T C h w``, one video, or ``B T C h w``, several.
 
-    Args:
-        path: a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of which
-            one is called ``latents`` or ``samples``.
-        channels: of the decoder's latents, ``C``.
+    The file is a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of
+    which one is called ``latents`` or ``samples``.
 
     Raises:
         ConfigError: the file cannot be read, or holds something else.
@@ -171,24 +140,14 @@ def read_latents(path: Path, channels: int) -> GivenProbe:
     shape = list(tensor.shape)
     if not tensor.is_floating_point():
         raise ConfigError(f"--latents {path} holds {tensor.dtype}; expected floating-point numbers")
-    if len(shape) not in (4, 5) or 0 in shape:
+    if len(shape) not in (4, 5) or 0 in shape or shape[-3] != channels:
         raise ConfigError(
-            f"--latents {path} has the shape {shape}; expected T C h w, or B T C h w, without 0"
-        )
-    if shape[-3] != channels:
-        order = (
-            "B C T h w, use permute(0, 2, 1, 3, 4)"
-            if len(shape) == 5
-            else "C T h w, use transpose(0, 1)"
-        )
-        raise ConfigError(
-            f"--latents {path} has the shape {shape}, so {shape[-3]} channels; the decoder "
-            f"takes {channels}, as T C h w or B T C h w"
-            + (f". If it is {order}" if shape[-4] == channels else "")
+            f"--latents {path} has the shape {shape}; expected T C h w, or B T C h w, without 0 "
+            f"and with C = {channels} channels"
         )
     if not tensor.isfinite().all():
         raise ConfigError(f"--latents {path} holds NaN or infinity; expected finite numbers")
-    return GivenProbe.of("latents", tensor.float().reshape(-1, *shape[-3:]), shape[-4])
+    return Probe.of("latents", tensor.float().reshape(-1, *shape[-3:]), shape[-4])
 
 
 def _read(path: Path) -> Tensor:

@@ -1,25 +1,22 @@
-"""Decoding within the free memory: fewer videos at a time, then smaller probes."""
+"""Decoding within the free memory: smaller probes where it is short."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
 from inflate.io.free_memory import free_memory
-from inflate.parity.pair import Decode, DecoderPair
 from inflate.parity.probes import Probe
 
 R = TypeVar("R")
 
-LEAST_SIDE, LEAST_FRAMES = 2, 3
+_LEAST_SIDE, _LEAST_FRAMES = 2, 3
 """The smallest that a probe is made: with less, no border or middle frame would be left."""
 
 _COPIES = 8
@@ -61,128 +58,50 @@ def available_bytes(device: torch.device) -> float:
     return math.inf if free is None else float(free)
 
 
-def frame_bytes(
-    architecture: Architecture | None, height: int, width: int, dtype: torch.dtype
-) -> int:
-    """Estimate the bytes that decoding one frame of ``height x width`` latent pixels takes.
+def estimated_bytes(architecture: Architecture | None, dtype: torch.dtype, probe: Probe) -> int:
+    """Estimate the bytes that decoding a probe takes; 0 without an architecture.
 
     The widest layer is the first at full size, which still has the channels of the level before
-    it; attention in the middle compares every latent pixel with every other. Without an
-    architecture the result is only relative.
+    it; attention in the middle compares every latent pixel with every other.
     """
-    pixels = height * width
     if architecture is None:
-        return pixels * dtype.itemsize
+        return 0
+    pixels = probe.height * probe.width
     widest = max(architecture.level_channels[:2]) * pixels * architecture.downsampling**2
     attention = 0 if architecture.attn_type == "none" else pixels**2
-    return (_COPIES * widest + attention) * dtype.itemsize
+    return probe.batch * probe.frames * (_COPIES * widest + attention) * dtype.itemsize
 
 
 def smaller_probe(probe: Probe) -> Probe | None:
-    """A probe with half the longer side, or else fewer frames; None if it is the smallest."""
-    height, width, frames = probe.height, probe.width, probe.frames
-    if max(height, width) > LEAST_SIDE:
+    """Half the videos, else half the longer side, else fewer frames; None for the smallest."""
+    videos, frames, height, width = probe.batch, probe.frames, probe.height, probe.width
+    if videos > 1:
+        videos //= 2
+    elif max(height, width) > _LEAST_SIDE:
         # Rounded up, so that a frame that was not square does not become so at once.
         height, width = ((height + 1) // 2, width) if height > width else (height, (width + 1) // 2)
-    elif frames > LEAST_FRAMES:
-        frames = max(LEAST_FRAMES, frames // 2)
+    elif frames > _LEAST_FRAMES:
+        frames = max(_LEAST_FRAMES, frames // 2)
     else:
         return None
-    return probe.cropped(frames, height, width)
+    return probe.cropped(videos, frames, height, width)
 
 
-class MemoryBudget:
-    """The memory that decoding may take by estimate; halved each time it proves too much.
+def run_smaller(
+    probe: Probe, run: Callable[[Probe], R], estimate: Callable[[Probe], float], available: float
+) -> tuple[Probe, R]:
+    """Run a probe, made smaller until it fits into the memory; also return what was run.
 
-    Args:
-        architecture: of the decoders; None if unknown.
-        dtype: the type to compute in.
-        available: bytes.
+    Raises:
+        torch.OutOfMemoryError: even the smallest does not fit.
     """
-
-    def __init__(
-        self, architecture: Architecture | None, dtype: torch.dtype, available: float
-    ) -> None:
-        self._architecture, self._dtype = architecture, dtype
-        self._bytes = available if architecture is not None else math.inf
-        self.notes: list[str] = []
-
-    def run(self, probe: Probe, decode: Callable[[Probe], R], device: torch.device) -> R:
-        """Run a probe, made smaller until one of its videos fits.
-
-        Raises:
-            torch.OutOfMemoryError: even the smallest does not fit.
-        """
-        before = len(self.notes)
-        while True:
-            small = self._fitted(probe)
-            try:
-                result = decode(small)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._halve(small):
-                    raise
-            else:
-                if small is not probe:
-                    self._note(
-                        f"memory is short: probe {probe.name} was made smaller, {_shape(small)} "
-                        f"instead of {_shape(probe)}"
-                    )
-                return result
-            # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
-            del self.notes[before:]
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def limited(self, pair: DecoderPair) -> DecoderPair:
-        """The same pair, which decodes only as many videos at a time as fit.
-
-        Frames of a video stay together, since temporal layers mix them.
-        """
-        skip, original = pair.skip_video, pair.original
-        return replace(
-            pair,
-            reference=self._limited(pair.reference),
-            candidate=self._limited(pair.candidate),
-            original=original and self._limited(original),
-            skip_video=skip and self._limited(skip),
-        )
-
-    def _limited(self, decode: Decode) -> Decode:
-        def decode_limited(z: Tensor, frames: int) -> Tensor:
-            videos = len(z) // frames
-            one = frames * frame_bytes(self._architecture, z.shape[2], z.shape[3], self._dtype)
-            some = max(1, int(min(videos, self._bytes // one)))
-            if some >= videos:
-                return decode(z, frames)
-            self._note(
-                f"memory is short: {some} of {videos} videos were decoded at a time, which may "
-                "change rounding"
-            )
-            return torch.cat([decode(piece, frames) for piece in torch.split(z, some * frames)])
-
-        return decode_limited
-
-    def _fitted(self, probe: Probe) -> Probe:
-        small = probe
-        while self._bytes < self._one_video(small) and (smaller := smaller_probe(small)):
-            small = smaller
-        return small
-
-    def _halve(self, tried: Probe) -> bool:
-        """Halve the budget after a probe that did not fit; false if nothing smaller is left."""
-        if self._bytes < self._one_video(tried):
-            return False
-        self._bytes = min(self._bytes, tried.batch * self._one_video(tried)) / 2
-        return True
-
-    def _one_video(self, probe: Probe) -> int:
-        one = frame_bytes(self._architecture, probe.height, probe.width, self._dtype)
-        return probe.frames * one
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
-
-def _shape(probe: Probe) -> str:
-    return f"{probe.frames} frames of {probe.height} x {probe.width} latent pixels"
+    smaller = smaller_probe(probe)
+    if smaller is None or estimate(probe) <= available:
+        try:
+            return probe, run(probe)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+    # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
+    torch.cuda.empty_cache()
+    return run_smaller(smaller, run, estimate, available)

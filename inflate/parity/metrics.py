@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from inflate.parity.result import Errors, PartResult, ProbeResult, Worst
-from inflate.parity.result import Tolerance as Tolerance
+from inflate.parity.result import Errors, PartResult, ProbeResult, Tolerance, Worst
 from inflate.vocabulary import Verdict
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
@@ -19,8 +19,6 @@ TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e
 
 EQUAL = Errors(0.0, 0.0, 0.0, None, 0.0, finite=True)
 NOT_FINITE = Errors(None, None, None, None, None, finite=False)
-
-_WORST_FIRST: Sequence[Verdict] = ("fail", "within-tolerance", "bitwise")
 
 
 def measure(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple[Verdict, Errors]:
@@ -41,7 +39,7 @@ def measure(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple
         max_abs=largest,
         mean_abs=error.mean().item(),
         p99_abs=error.flatten().kthvalue(math.ceil(0.99 * error.numel())).values.item(),
-        sqnr_db=_decibels(size.square().sum().item(), error.square().sum().item()),
+        sqnr_db=_decibels(size.square().sum().item()) - _decibels(error.square().sum().item()),
         needed=(error / (1.0 + size)).max().item(),
         finite=True,
     )
@@ -61,7 +59,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 def worst_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """The worst of several verdicts; without any, ``fail``, since nothing was shown."""
-    return next((v for v in _WORST_FIRST if v in verdicts), "fail")
+    ranked: Sequence[Verdict] = ("fail", "within-tolerance", "bitwise")
+    return next((verdict for verdict in ranked if verdict in verdicts), "fail")
 
 
 def worst_error(errors: Sequence[float | None]) -> float | None:
@@ -72,49 +71,56 @@ def worst_error(errors: Sequence[float | None]) -> float | None:
 
 def worst_of(several: Sequence[Errors]) -> Errors:
     """The worst of each number."""
-    noisy = [errors.sqnr_db for errors in several if errors.sqnr_db is not None]
-    finite = all(errors.finite for errors in several)
+    if not all(errors.finite for errors in several):
+        return NOT_FINITE
     return Errors(
         max_abs=worst_error([errors.max_abs for errors in several]),
         mean_abs=worst_error([errors.mean_abs for errors in several]),
         p99_abs=worst_error([errors.p99_abs for errors in several]),
-        sqnr_db=min(noisy) if noisy and finite else None,
+        sqnr_db=min((e.sqnr_db for e in several if e.sqnr_db is not None), default=None),
         needed=worst_error([errors.needed for errors in several]),
-        finite=finite,
+        finite=True,
     )
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """A probe that was run: its latents, the images of both sides, and the result."""
+
+    z: Tensor
+    frames: int
+    expected: Tensor
+    found: Tensor
+    result: ProbeResult
 
 
 def judge(
     name: str, z: Tensor, frames: int, images: tuple[Tensor, Tensor], tolerance: Tolerance
-) -> ProbeResult:
+) -> ProbeRun:
     """Judge what reference and candidate made of a probe, as a whole and in parts.
 
-    Args:
-        name: the probe's.
-        z: its latents, ``(B T) e h w``.
-        frames: T.
-        images: the reference's and the candidate's, ``(B T) C H W``.
-        tolerance: what ``within-tolerance`` means.
+    ``z`` is ``(B T) e h w``, where ``frames`` is T; images are ``(B T) C H W``.
     """
-    reference, candidate = images
-    verdict, errors = measure(reference, candidate, tolerance)
+    verdict, errors = measure(*images, tolerance)
     parts = []
-    for part, cut in _parts(reference, frames, reference.shape[-1] // z.shape[-1]).items():
+    for part, cut in _parts(images[0], frames, images[0].shape[-1] // z.shape[-1]).items():
         found = (verdict, errors)
         if verdict != "bitwise":
-            found = measure(cut(reference), cut(candidate), tolerance)
+            found = measure(cut(images[0]), cut(images[1]), tolerance)
         parts.append(PartResult(part, found[0], found[1].max_abs))
-    worst = None if verdict == "bitwise" else _worst(reference, candidate, frames)
-    shape = tuple(z.shape)
-    return ProbeResult(name, shape, frames, verdict, errors.max_abs, errors, tuple(parts), worst)
+    worst = None if verdict == "bitwise" else _worst(*images, frames)
+    shape, largest = tuple(z.shape), errors.max_abs
+    result = ProbeResult(name, shape, frames, verdict, largest, errors, tuple(parts), worst)
+    return ProbeRun(z, frames, *images, result)
 
 
 def _parts(images: Tensor, frames: int, scale: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """How to cut out each part that is judged by itself; the border is one latent pixel wide."""
     places = {"first frame": 0, "middle frame": frames // 2, "last frame": frames - 1}
-    wanted = [t for i, t in enumerate(places) if frames > 2 or (frames == 2 and i != 1)]
+    if frames < 3:
+        del places["middle frame"]
     cuts: dict[str, Callable[[Tensor], Tensor]] = {
-        name: itemgetter(slice(places[name], None, frames)) for name in wanted
+        name: itemgetter(slice(place, None, frames)) for name, place in places.items() if frames > 1
     }
     inner = (..., slice(scale, -scale), slice(scale, -scale))
 
@@ -133,9 +139,8 @@ def _worst(reference: Tensor, candidate: Tensor, frames: int) -> Worst:
     error = (_wide(candidate) - _wide(reference)).abs()
     # The difference of two infinities is NaN, which argmax ignores on some devices.
     error = torch.where(error.isfinite(), error, math.inf)
-    place = torch.unravel_index(error.argmax(), error.shape)
-    image, channel, row, column = (int(index) for index in place)
-    return Worst(image // frames, image % frames, channel, row, column)
+    image, *place = (int(index) for index in torch.unravel_index(error.argmax(), error.shape))
+    return Worst(image // frames, image % frames, *place)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -143,7 +148,6 @@ def _wide(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def _decibels(signal: float, noise: float) -> float:
-    """A ratio of powers in dB; zero counts as the smallest power that float64 holds."""
-    least = sys.float_info.min
-    return 10.0 * (math.log10(max(signal, least)) - math.log10(max(noise, least)))
+def _decibels(power: float) -> float:
+    """A power in dB; zero counts as the smallest that float64 holds."""
+    return 10.0 * math.log10(max(power, sys.float_info.min))

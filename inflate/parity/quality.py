@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -57,33 +58,30 @@ def measure_quality(videos: Sequence[RealFrames]) -> tuple[QualityResult | None,
     perceptual, notes = _perceptual(videos[0].reference.device)
     probes = []
     for video in videos:
-        if obstacle := _obstacle(video):
-            notes.append(f"the quality of probe {video.probe} was not measured: {obstacle}")
+        decoded = (video.reference, video.candidate)
+        if any(images.shape != video.real.shape for images in decoded):
+            reason = "decoded frames have another shape"
+        elif not all(map(is_finite, decoded)):
+            reason = "the outputs are not finite"
         else:
             probes.append(ProbeQuality(video.probe, _measures(video, perceptual)))
+            continue
+        notes.append(f"the quality of probe {video.probe} was not measured: {reason}")
     return QualityResult(tuple(probes)) if probes else None, tuple(notes)
-
-
-def _obstacle(video: RealFrames) -> str | None:
-    decoded = (video.reference, video.candidate)
-    if any(images.shape != video.real.shape for images in decoded):
-        shapes = [tuple(images.shape[1:]) for images in (video.real, *decoded)]
-        return "frames are {} (C H W), decoded ones {} and {}".format(*shapes)
-    return None if all(map(is_finite, decoded)) else "the outputs are not finite"
 
 
 def _measures(video: RealFrames, perceptual: Perceptual | None) -> tuple[QualityMeasure, ...]:
     real = _levels(video.real.to(video.reference.device))
     flows = _flows(real)
-    sides = [
+    reference, candidate = (
         _numbers(_levels(images), real, flows, perceptual)
         for images in (video.reference, video.candidate)
-    ]
-    return tuple(QualityMeasure(name, sides[0][name], sides[1][name]) for name in sides[0])
+    )
+    return tuple(QualityMeasure(name, reference[name], candidate[name]) for name in reference)
 
 
 def _numbers(
-    decoded: Tensor, real: Tensor, flows: list[Any] | None, perceptual: Perceptual | None
+    decoded: Tensor, real: Tensor, flows: list[Any], perceptual: Perceptual | None
 ) -> dict[str, FrameNumbers]:
     """The measures of a decoder's frames ``T C H W`` in 0..255."""
     from torchmetrics.functional.image import (
@@ -92,58 +90,49 @@ def _numbers(
     )
 
     side = min(real.shape[2:])
-    of_frames: dict[str, Callable[[Tensor, Tensor], Any]] = {
-        "psnr": lambda x, y: peak_signal_noise_ratio(x, y, data_range=255.0)
+    measures: dict[str, Callable[[Tensor, Tensor], Any]] = {
+        "psnr": partial(peak_signal_noise_ratio, data_range=255.0)
     }
     if side >= _WINDOW:
-        of_frames["ssim"] = lambda x, y: structural_similarity_index_measure(x, y, data_range=255.0)
+        measures["ssim"] = partial(structural_similarity_index_measure, data_range=255.0)
     if perceptual is not None and side >= _LEAST_SIDE:
-        of_frames["lpips"] = lambda x, y: perceptual(x / 127.5 - 1, y / 127.5 - 1)
+        measures["lpips"] = lambda x, y: perceptual(x / 127.5 - 1, y / 127.5 - 1)
     pairs = list(zip(decoded[:, None], real[:, None], strict=True))
-    found = {
-        name: _of_frames([float(measure(x, y)) for x, y in pairs])
-        for name, measure in of_frames.items()
+    found: dict[str, list[float | None]] = {
+        name: [float(measure(x, y)) for x, y in pairs] for name, measure in measures.items()
     }
     # The difference of two differences over time is the difference over time of the errors.
-    errors = list(decoded - real)
-    if len(errors) > 1:
-        found["flicker"] = _over_time(errors[:-1], errors[1:])
-        if flows is not None:
-            moved = [_warped(error, flow) for error, flow in zip(errors[:-1], flows, strict=True)]
-            found["warped_flicker"] = _over_time(moved, errors[1:])
-    return found
+    errors = decoded - real
+    before = {"flicker": errors[:-1]} if len(errors) > 1 else {}
+    if flows:
+        moved = [_warped(error, flow) for error, flow in zip(errors[:-1], flows, strict=True)]
+        before["warped_flicker"] = torch.stack(moved)
+    for name, last in before.items():
+        found[name] = [None, *(errors[1:] - last).abs().mean(dim=(1, 2, 3)).tolist()]
+    return {name: _frame_numbers(values) for name, values in found.items()}
 
 
-def _over_time(before: list[Tensor], now: list[Tensor]) -> FrameNumbers:
-    """Mean absolute differences; the first frame has none."""
-    changes = [float((y - x).abs().mean()) for x, y in zip(before, now, strict=True)]
-    return _of_frames([None, *changes])
-
-
-def _of_frames(values: Sequence[float | None]) -> FrameNumbers:
+def _frame_numbers(values: Sequence[float | None]) -> FrameNumbers:
     mean = fmean(value for value in values if value is not None)
-    return FrameNumbers(_finite(mean), tuple(map(_finite, values)))
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
+    finite = [None if v is None or not math.isfinite(v) else v for v in (mean, *values)]
+    return FrameNumbers(finite[0], tuple(finite[1:]))
 
 
 def _levels(images: Tensor) -> Tensor:
     return (images.float().clamp(-1, 1) + 1) * 127.5
 
 
-def _flows(real: Tensor) -> list[Any] | None:
-    """From each frame but the first, where its pixels were: ``H W 2``; None without OpenCV.
+def _flows(real: Tensor) -> list[Any]:
+    """From each frame but the first, where its pixels were: ``H W 2``; empty without OpenCV.
 
     Source: Kroeger et al. (2016), Fast Optical Flow using Dense Inverse Search.
     """
     if min(real.shape[2:]) < _LEAST_SIDE:
-        return None
+        return []
     try:
         import cv2
     except ImportError:
-        return None
+        return []
     grey = [
         cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         for frame in real.round().byte().permute(0, 2, 3, 1).cpu().numpy()

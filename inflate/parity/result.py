@@ -30,15 +30,16 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far two tensors are apart: absolute errors, SQNR, and the tolerance that would pass."""
+    """How far two tensors are apart: absolute errors, and the power of signal over error in dB.
+
+    ``needed`` is the smallest value that passes as both ``atol`` and ``rtol``.
+    """
 
     max_abs: float | None
     mean_abs: float | None
     p99_abs: float | None
     sqnr_db: float | None
-    """The reference's power over that of the difference, in dB."""
     needed: float | None
-    """The smallest value that passes as both ``atol`` and ``rtol``."""
     finite: bool
 
 
@@ -78,21 +79,17 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """The outputs of a spatial layer that both decoders have."""
+    """The outputs of a spatial layer that both decoders have, and the class of its module."""
 
     name: str
     kind: str
-    """The class of its module: ``Conv2d``, ``GroupNorm``, ..."""
     verdict: Verdict
     errors: Errors
 
 
 @dataclass(frozen=True)
 class TemporalResult:
-    """How many temporal tensors were compared with what their rules and seed make.
-
-    Those that differ do not fail the check, since training changes them.
-    """
+    """How many temporal tensors were compared with their start; training may change them."""
 
     compared: int
     changed: tuple[str, ...]
@@ -109,14 +106,15 @@ class WeightsResult:
 
 @dataclass(frozen=True)
 class FloorResult:
-    """How much rounding alone changes the image decoder's output."""
+    """How much rounding alone changes the image decoder's output.
+
+    Measured on frames decoded one by one against together, and in float64. ``multiple`` is the
+    check's largest error over the larger of the two; None if that is 0 or not finite.
+    """
 
     batch_layout: float | None
-    """Frames decoded together against one by one."""
     float64: float | None
-    """The same computed in float64."""
     multiple: float | None
-    """The check's largest error over the larger of the two; None if that is 0 or not finite."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,6 @@ class BisectResult:
     """The temporal modules, each disabled in turn."""
 
     suspects: tuple[Suspect, ...]
-
-    @property
-    def guilty(self) -> tuple[str, ...]:
-        """The faulty modules."""
-        return tuple(suspect.name for suspect in self.suspects if suspect.guilty)
 
 
 @dataclass(frozen=True)
@@ -161,9 +154,8 @@ class TrainabilityResult:
 class Movement:
     """How far training moved the tensors of a temporal part from their start.
 
-    ``moved`` counts those that changed at all. ``distance`` is the norm of the difference,
-    ``relative`` that in units of the start's norm; None where the start is zero. Both are None
-    where they are not finite.
+    ``distance`` is the norm of the difference, ``relative`` that in units of the start's norm; None
+    where they are not finite, or where the start is zero.
     """
 
     part: str
@@ -177,9 +169,9 @@ class Movement:
 class TrainedResult:
     """What training did to a video decoder whose spatial layers were checked.
 
-    The differences are those of its outputs to the image decoder's: the largest, and the root mean
-    square in units of that of the image decoder's. ``problems`` make the check fail.
-    ``movements`` is empty where the file does not record its start.
+    Its outputs differ from the image decoder's by these: the largest, and the root mean square in
+    units of the image decoder's. ``problems`` make the check fail. ``movements`` is empty where the
+    file does not record its start.
     """
 
     problems: tuple[str, ...]
@@ -292,7 +284,7 @@ class FoldResult:
 
 
 def compared_with(fold: FoldResult | None) -> ComparedWith:
-    """What the candidate was compared with, given what a fold of the reference changed."""
+    """The reference as it is, or with its ``post_quant_conv`` folded."""
     return "reference" if fold is None else "folded-reference"
 
 
@@ -307,7 +299,7 @@ class RecordedSource:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how the outputs were computed."""
+    """Where and how the outputs were computed; ``fallback``: on the CPU, since no GPU was found."""
 
     device: str
     dtype: str
@@ -315,17 +307,18 @@ class Environment:
     tf32: bool
     cudnn: str | None = None
     fallback: bool = False
-    """Whether the CPU computed because no GPU was found."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame of a probe as both decoders decoded it; images are ``C H W`` in -1..1."""
+    """A frame of a probe as both decoders decoded it, and the image that was encoded, if any.
+
+    Images are ``C H W`` in -1..1.
+    """
 
     probe: str
     frame: int
     source: Tensor | None
-    """The image that was encoded, if any."""
     reference: Tensor
     candidate: Tensor
 
@@ -334,8 +327,11 @@ class Picture:
 class ParityReport(Displayed):
     """A verdict, and every number behind it.
 
-    ``reference`` and ``candidate`` are the paths and fingerprints of the files. What was not
-    requested is None or empty.
+    ``reference`` and ``candidate`` are the paths and fingerprints of the files. ``changed`` is
+    whether the candidate's tensors changed since its header was written, None if unknown.
+    ``first_divergence`` is the first layer out of tolerance. ``not_finite`` names the candidate's
+    tensors that hold NaN or infinity, where its outputs are not finite. ``pictures`` are for pages
+    only; documents leave them out. What was not requested is None or empty.
     """
 
     verdict: Verdict
@@ -351,10 +347,8 @@ class ParityReport(Displayed):
     fold: FoldResult | None = None
     recorded_source: RecordedSource | None = None
     changed: bool | None = None
-    """Whether the candidate's tensors changed since its header was written; None if unknown."""
     layers: tuple[LayerResult, ...] = ()
     first_divergence: str | None = None
-    """The first layer whose outputs are out of tolerance."""
     floor: FloorResult | None = None
     bisect: BisectResult | None = None
     trainability: TrainabilityResult | None = None
@@ -364,9 +358,7 @@ class ParityReport(Displayed):
     quality: QualityResult | None = None
     plan: tuple[PlanRow, ...] = ()
     not_finite: tuple[str, ...] = ()
-    """The candidate's tensors that hold NaN or infinity, where its outputs are not finite."""
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
-    """For pages only; documents leave them out."""
 
     def _facts(self) -> dict[str, object]:
         checked = [counted(len(self.probes), "probe")]
@@ -386,7 +378,7 @@ class ParityReport(Displayed):
 
     @property
     def compared_with(self) -> ComparedWith:
-        """The reference as it is, or with its ``post_quant_conv`` folded: see ``fold``."""
+        """See :func:`compared_with`."""
         return compared_with(self.fold)
 
     @property

@@ -7,8 +7,8 @@ temporal branches: these learn now, and the layers before them once they have mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ STEP = 0.01
 
 _FRAMES = 3
 
+Blocks = Mapping[str, TemporalBlock | None]
+"""Every temporal tensor, and the block whose blend weighs it, if any."""
+
 Gradients = Mapping[str, Tensor | None]
 """The gradient of each trained tensor; None if there is no path to it."""
 
@@ -39,31 +42,33 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
     """Measure when each temporal tensor of a decoder learns, by two backward passes.
 
     The loss is the distance to random images; between the passes the temporal tensors alone take a
-    step. The decoder is left as it was. In float64 rounding differs most from a gradient.
+    step. All that is done to a copy. In float64 rounding differs most from a gradient.
 
     Args:
         decoder: on any device but ``meta``, in any floating type; tensors whose ``requires_grad``
             is false count as frozen.
         seed: of the latents, ``3 C 2 3``, and the images.
     """
-    blocks = _blocks_of_tensors(decoder)
-    own = dict(decoder.named_parameters())
-    trained = {key: own[key] for key in blocks if key in own and own[key].requires_grad}
-    with torch.inference_mode(False), torch.enable_grad(), _restored(decoder, trained):
+    with torch.inference_mode(False), torch.enable_grad():
+        decoder = copy.deepcopy(decoder).eval()  # Without dropout.
+        own, blocks = dict(decoder.named_parameters()), _blocks_of_tensors(decoder)
+        trained = {key: own[key] for key in blocks if key in own and own[key].requires_grad}
         gradients = _gradients(decoder, trained, seed)
         now = _arrived(gradients, blocks)
         _step(trained, gradients)
         gradients = _gradients(decoder, trained, seed)
         then = _arrived(gradients, blocks)
-        zeros = [key for key, v in own.items() if key.endswith("weight") and not v.any()]
+    zeros = [key for key, value in own.items() if key.endswith("weight") and not value.any()]
     results = []
     for key, block in blocks.items():
         learns: Learns = "never"
-        why = _frozen(own.get(key)) or _blocked(key, block)
+        why = _blocked(key, own.get(key), block)
         if why is None and key in now:
             learns, why = "now", ("a gradient arrives", None)
         elif why is None and key in then:
-            learns, why = "next-step", (_later(key), None)
+            equal = "both branches are equal before the first step"
+            zero = "zeros that make its branch an identity pass no gradient before the first step"
+            learns, why = "next-step", (equal if key.endswith(MIX_FACTOR) else zero, None)
         elif why is None:
             # Temporal weights may be zero because they got no gradient: no cause in other blocks.
             causes = [name for name in zeros if name not in blocks]
@@ -73,20 +78,17 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
     return TrainabilityResult(tuple(results))
 
 
-def measure_trainability(candidate: Source, device: torch.device) -> TrainabilityResult:
-    """:func:`learn_once` for the decoder of a video checkpoint, in float64.
+def measure_trainability(candidate: Source) -> TrainabilityResult:
+    """:func:`learn_once` for the decoder of a video checkpoint, in float64 on the CPU.
 
     Raises:
-        DeviceError: the device runs out of memory.
+        DeviceError: memory ran out.
     """
-    # MPS has no float64, and the result does not depend on the device.
-    where = torch.device("cpu") if device.type == "mps" else device
-    with memory_errors(where, "two backward passes were made"):
-        return learn_once(load_video(candidate, torch.float64).to(where))
+    with memory_errors(torch.device("cpu"), "two backward passes were made"):
+        return learn_once(load_video(candidate, torch.float64))
 
 
-def _blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]:
-    """Every temporal tensor, and the block whose blend weighs it, if any."""
+def _blocks_of_tensors(decoder: VideoDecoder) -> Blocks:
     blocks = {f"{p}.": m for p, m in decoder.named_modules() if isinstance(m, TemporalBlock)}
     return {
         key: next((block for path, block in blocks.items() if key.startswith(path)), None)
@@ -95,25 +97,16 @@ def _blocks_of_tensors(decoder: VideoDecoder) -> dict[str, TemporalBlock | None]
     }
 
 
-def _frozen(parameter: nn.Parameter | None) -> Why | None:
-    """Why no optimiser changes a tensor; None if one can."""
+def _blocked(key: str, parameter: nn.Parameter | None, block: TemporalBlock | None) -> Why | None:
+    """Why no gradient or optimiser changes a tensor; None if one can."""
     if parameter is None:
         return "a fixed blend is a buffer, which no optimiser changes", None
-    return None if parameter.requires_grad else ("its requires_grad is false", "set it to true")
-
-
-def _blocked(key: str, block: TemporalBlock | None) -> Why | None:
-    """Why the blend passes no gradient to a tensor; None if it does."""
+    if not parameter.requires_grad:
+        return "its requires_grad is false", "set it to true"
     if block is None:
         return None
     alpha = alpha_of(float(block.mix_factor.detach()), block.merge_strategy, block.mix_weighs)
     return blocked(alpha, block.merge_strategy, mix_factor=key.endswith(MIX_FACTOR))
-
-
-def _later(key: str) -> str:
-    if key.endswith(MIX_FACTOR):
-        return "both branches are equal before the first step"
-    return "the zeros that make its branch an identity pass no gradient before the first step"
 
 
 def _silent(gradient: Tensor | None, zeros: list[str]) -> Why:
@@ -143,37 +136,23 @@ def _gradients(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter], seed:
     return dict(zip(trained, found, strict=True))
 
 
-def _arrived(gradients: Gradients, blocks: Mapping[str, TemporalBlock | None]) -> set[str]:
+def _arrived(gradients: Gradients, blocks: Blocks) -> set[str]:
     """The tensors whose gradients are larger than rounding errors."""
     known = {key: g for key, g in gradients.items() if g is not None and g.isfinite().all()}
-    sizes = {key: float(gradient.abs().max()) for key, gradient in known.items()}
     largest: dict[TemporalBlock | None, float] = {}
-    for key, size in sizes.items():
-        largest[blocks[key]] = max(size, largest.get(blocks[key], 0.0))
+    for key, gradient in known.items():
+        largest[blocks[key]] = max(float(gradient.abs().max()), largest.get(blocks[key], 0.0))
     # Gradients that cancel out leave a sum of rounding errors behind.
-    noise = {key: torch.finfo(gradient.dtype).eps ** 0.85 for key, gradient in known.items()}
-    return {key for key, size in sizes.items() if size > noise[key] * largest[blocks[key]]}
+    return {
+        key
+        for key, gradient in known.items()
+        if gradient.abs().max() > torch.finfo(gradient.dtype).eps ** 0.85 * largest[blocks[key]]
+    }
 
 
+@torch.no_grad()
 def _step(trained: Mapping[str, nn.Parameter], gradients: Gradients) -> None:
-    with torch.no_grad():
-        for key, parameter in trained.items():
-            gradient = gradients[key]
-            if gradient is not None and gradient.isfinite().all() and gradient.any():
-                parameter.sub_(gradient / gradient.abs().max() * STEP)
-
-
-@contextmanager
-def _restored(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Turn dropout off, and restore tensors and modes afterwards."""
-    modes = [(module, module.training) for module in decoder.modules()]
-    before = {key: parameter.detach().clone() for key, parameter in trained.items()}
-    decoder.eval()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for key, parameter in trained.items():
-                parameter.copy_(before[key])
-        for module, training in modes:
-            module.training = training
+    for key, parameter in trained.items():
+        gradient = gradients[key]
+        if gradient is not None and gradient.isfinite().all() and gradient.any():
+            parameter.sub_(gradient / gradient.abs().max() * STEP)

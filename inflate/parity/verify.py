@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from inflate.parity.bisect import bisect
 from inflate.parity.device import environment, exact_float32
+from inflate.parity.faults import bisect, self_test
 from inflate.parity.floor import find_overflow, measure_floor
 from inflate.parity.lockstep import Lockstep
-from inflate.parity.memory import MemoryBudget, available_bytes, memory_errors
-from inflate.parity.metrics import Tolerance, is_finite, max_abs_error, worst_error, worst_verdict
+from inflate.parity.memory import available_bytes, estimated_bytes, memory_errors, run_smaller
+from inflate.parity.metrics import ProbeRun, judge, max_abs_error, worst_error, worst_verdict
 from inflate.parity.pair import DecoderPair
-from inflate.parity.probes import GivenProbe, Probe, clip_for, probes_for
+from inflate.parity.probes import Probe, clip_for, probes_for
 from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import (
     CastResult,
     FoldResult,
-    OverflowResult,
     ParityReport,
     Picture,
     RecordedSource,
-    SelfTestResult,
+    Tolerance,
 )
-from inflate.parity.running import ProbeRun, pictures_of, run_frames, run_probe
-from inflate.parity.selftest import self_test
 from inflate.progress import Progress, silent
+
+_PICTURES = 8
+"""Frames of a probe that are kept for the report."""
 
 Keep = Callable[[Probe, Tensor, Tensor, Tensor], None]
 """Receives a probe, its latents, and the images of reference and candidate."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a check does in addition to running every probe.
-
-    ``frames`` probes a permutation of the frames, and ``skip_video``. ``layers`` compares layer by
-    layer; a check that fails always does. ``quality`` compares real frames with what the decoders
-    made of them.
-    """
-
-    layers: bool = False
-    frames: bool = False
-    floor: bool = False
-    bisect: bool = False
-    self_test: bool = False
-    quality: bool = False
-    pictures: bool = False
 
 
 def run_check(
@@ -65,76 +48,84 @@ def run_check(
     fold: FoldResult | None = None,
     recorded_source: RecordedSource | None = None,
     changed: bool | None = None,
-    scope: Scope = Scope(),
+    thorough: bool = False,
+    find_faulty: bool = False,
+    test_itself: bool = False,
+    pictures: bool = False,
     fallback: bool = False,
     keep: Keep | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
 
-    Args:
-        pair: the two ways to decode.
-        reference: path and SHA-256 of the reference's file, for the report.
-        candidate: the same of the candidate's.
-        dtype: the type to compute in.
-        device: where to compute.
-        tolerance: what ``within-tolerance`` means.
-        seed: of the probes' latents.
-        probes: by default those of ``convert`` on the device.
-        fold: what a fold of the reference changed, for the report.
-        recorded_source: the source that the candidate's header names, for the report.
-        changed: whether the candidate's tensors changed since its header was written.
-        scope: what else to do.
-        fallback: whether the CPU computes because no GPU was found, for the report.
-        keep: called for every probe.
-        progress: called for every probe.
+    ``reference`` and ``candidate`` are paths and fingerprints; ``probes`` are by default those of
+    ``convert``. A ``thorough`` check also compares layer by layer (one that fails always does),
+    permutes frames, runs ``skip_video``, measures the noise floor, and compares both decoders with
+    real frames. ``find_faulty`` disables the temporal modules one at a time; ``test_itself``
+    injects faults; ``pictures`` keeps frames of a clip and of given probes. ``keep`` is called for
+    each probe. What else is given is for the report, see :class:`ParityReport`.
 
     Raises:
         DeviceError: the device runs out of memory.
     """
     probes = probes_for(device) if probes is None else probes
-    if scope.pictures:
+    if pictures:
         probes = (*probes, clip_for(device))
     lockstep = None if pair.modules is None else Lockstep(pair.modules, tolerance)
-    budget = MemoryBudget(pair.architecture, dtype, available_bytes(device))
-    pair = budget.limited(pair)
+    estimate = partial(estimated_bytes, pair.architecture, dtype)
+    available = available_bytes(device)
+    notes = [*pair.notes]
 
-    def run(probe: Probe) -> tuple[Probe, ProbeRun]:
+    def decode(z: Tensor, frames: int, watch: Lockstep | None) -> tuple[Tensor, Tensor]:
+        if watch is None:
+            return pair.reference(z, frames), pair.candidate(z, frames)
+        return watch.decode(pair.reference, pair.candidate, z, frames)
+
+    def run(probe: Probe) -> ProbeRun:
         z = probe.latents(pair.channels, seed).to(device, dtype)
-        watch = lockstep if scope.layers else None
-        return probe, run_probe(pair, probe.name, z, probe.frames, tolerance, watch)
+        images = decode(z, probe.frames, lockstep if thorough else None)
+        return judge(probe.name, z, probe.frames, images, tolerance)
 
     runs: list[ProbeRun] = []
-    pictures: list[Picture] = []
+    frames: list[Picture] = []
     real: list[RealFrames] = []
     with exact_float32(), torch.inference_mode(), memory_errors(device, "parity was checked"):
         where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
-            small, one = budget.run(probe, run, device)
+            small, one = run_smaller(probe, run, estimate, available)
             runs.append(one)
-            if scope.pictures and (isinstance(small, GivenProbe) or done == len(probes) - 1):
-                pictures += pictures_of(one, small.sources)
-            if scope.quality and small.sources is not None:
+            if small is not probe:
+                notes.append(f"memory is short: {small} was decoded instead of {probe}")
+            if pictures and (small.z is not None or done == len(probes) - 1):
+                frames += _pictures_of(one, small.sources)
+            if thorough and small.sources is not None:
                 real.append(RealFrames(small.name, small.sources, one.expected, one.found))
             if keep is not None:
                 keep(small, one.z, one.expected, one.found)
         progress("checking parity", len(probes), len(probes))
-        cast = _cast(pair, runs)
-        more = run_frames(pair, runs, tolerance) if scope.frames and runs else ()
+        more = _frame_runs(pair, runs, tolerance) if thorough else ()
         results = tuple(one.result for one in (*runs, *more))
         verdict = worst_verdict([result.verdict for result in results])
         error = worst_error([result.max_abs_error for result in results])
-        if verdict == "fail" and not scope.layers and lockstep is not None:
+        if verdict == "fail" and not thorough and lockstep is not None:
             for one in runs:
                 if one.result.verdict == "fail":
-                    run_probe(pair, one.result.name, one.z, one.frames, tolerance, lockstep)
-        overflow = _overflow(pair, runs, lockstep)
+                    decode(one.z, one.frames, lockstep)
+        overflow = culprit = tested = None
+        if lockstep is not None:
+            overflow, culprit = find_overflow(pair, runs, lockstep.not_finite), lockstep.culprit()
+        if overflow is not None and overflow.layer == culprit:
+            culprit = None  # It overflows on both sides.
         guilty = None
-        if scope.bisect and runs:
+        if find_faulty:
             guilty = bisect(pair, max(runs, key=_error_and_frames), tolerance, progress)
         quality, left_out = measure_quality(real)
-        tested, notes = _self_tested(pair, runs, tolerance, scope, failed=verdict == "fail")
+        if test_itself and verdict == "fail":
+            left_out += ("the self-test was left out: it needs a candidate that passes",)
+        elif test_itself:
+            tested, missing = self_test(pair, runs, tolerance)
+            left_out += missing
         report = ParityReport(
             verdict="fail" if pair.weights.different else verdict,
             max_abs_error=error,
@@ -144,47 +135,56 @@ def run_check(
             tolerance=tolerance,
             weights=pair.weights,
             probes=results,
-            cast=cast,
+            cast=_cast(pair, runs),
             fold=fold,
             recorded_source=recorded_source,
             changed=changed,
             notes=(),
             layers=() if lockstep is None else lockstep.layers,
-            first_divergence=_first_divergence(lockstep, overflow),
-            floor=measure_floor(pair, runs, error) if scope.floor and runs else None,
+            first_divergence=culprit,
+            floor=measure_floor(pair, runs, error) if thorough else None,
             bisect=guilty,
             self_test=tested,
             overflow=overflow,
             quality=quality,
-            pictures=tuple(pictures),
+            pictures=tuple(frames),
         )
-    return replace(report, notes=(*pair.notes, *budget.notes, *_notes(report), *left_out, *notes))
+    return replace(report, notes=(*notes, *_notes(report), *left_out))
+
+
+def _frame_runs(
+    pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance
+) -> Iterator[ProbeRun]:
+    """Probe a permutation of the frames, and ``skip_video``, on the longest probe.
+
+    Before training each frame is decoded by itself: if frames change places, their images do.
+    """
+    longest = max(runs, key=lambda run: run.frames)
+    z, frames, expected = longest.z, longest.frames, longest.expected
+    if frames == 1:
+        return
+    # Every frame moves, within its video.
+    order = torch.arange(len(z)).reshape(-1, frames).roll(1, dims=1).flatten()
+    images = (expected[order], pair.candidate(z[order], frames))
+    yield judge("frame-permutation", z[order], frames, images, tolerance)
+    if pair.skip_video is not None:
+        yield judge("skip-video", z, frames, (expected, pair.skip_video(z, frames)), tolerance)
+
+
+def _pictures_of(run: ProbeRun, sources: Tensor | None) -> Iterator[Picture]:
+    """Frames of the first video of a probe, spread over its time, and the encoded images."""
+    for t in torch.linspace(0, run.frames - 1, min(run.frames, _PICTURES)).round().int().tolist():
+        source = None if sources is None else sources[t]
+        images = (run.expected[t].float().cpu(), run.found[t].float().cpu())
+        yield Picture(run.result.name, t, source, *images)
 
 
 def _cast(pair: DecoderPair, runs: Sequence[ProbeRun]) -> CastResult | None:
     if pair.cast_types is None:
         return None
     original = pair.original
-    errors = []
-    if original is not None:
-        errors = [max_abs_error(original(run.z, run.frames), run.expected) for run in runs]
+    errors = [max_abs_error(original(r.z, r.frames), r.expected) for r in runs if original]
     return CastResult(*pair.cast_types, worst_error(errors))
-
-
-def _overflow(
-    pair: DecoderPair, runs: Sequence[ProbeRun], lockstep: Lockstep | None
-) -> OverflowResult | None:
-    layer = None if lockstep is None else lockstep.not_finite
-    if layer is None:
-        return None
-    run = next(run for run in runs if not is_finite(run.expected))
-    return find_overflow(pair, run.z, run.frames, layer)
-
-
-def _first_divergence(lockstep: Lockstep | None, overflow: OverflowResult | None) -> str | None:
-    """The first layer that diverges, unless it overflows on both sides."""
-    found = None if lockstep is None else lockstep.culprit()
-    return None if overflow is not None and found == overflow.layer else found
 
 
 def _error_and_frames(run: ProbeRun) -> tuple[float, int]:
@@ -193,54 +193,19 @@ def _error_and_frames(run: ProbeRun) -> tuple[float, int]:
     return (float("inf") if error is None else error), run.frames
 
 
-def _self_tested(
-    pair: DecoderPair,
-    runs: Sequence[ProbeRun],
-    tolerance: Tolerance,
-    scope: Scope,
-    *,
-    failed: bool,
-) -> tuple[SelfTestResult | None, tuple[str, ...]]:
-    if not scope.self_test:
-        return None, ()
-    if failed:
-        return None, ("the self-test was left out: it needs a candidate that passes",)
-    return self_test(pair, runs, tolerance)
-
-
-def _notes(report: ParityReport) -> list[str]:
+def _notes(report: ParityReport) -> Iterator[str]:
     """What a reader of the numbers needs to know."""
-    notes = []
-    if report.environment.fallback:
-        notes.append("no GPU was found: ran on the CPU. Pass --device cpu to silence this note")
     source = report.recorded_source
     if source is not None and not source.given:
-        notes.append(
+        yield (
             f"the candidate was made from another checkpoint: {source.name} "
             f"(fingerprint {source.fingerprint})"
         )
     if report.changed and report.passed:  # Of a failure, the tensors are named.
-        notes.append(
+        yield (
             "the candidate's tensors changed after it was written; the verdict in its header does "
             "not apply to them"
         )
-    overflow, culprit = report.overflow, report.first_divergence
-    if overflow is not None:
-        notes.append(
-            f"the image decoder itself overflows in {overflow.dtype}, first in {overflow.layer}; "
-            f"later layers cannot be compared. Compute in {overflow.use}"
-        )
-    before = []  # The layers before the first one out of tolerance, or before its block.
-    for layer in report.layers:
-        if culprit is None or f"{layer.name}.".startswith(f"{culprit}."):
-            break
-        before.append(layer)
-    differs = next((layer.name for layer in before if layer.verdict != "bitwise"), None)
-    if differs is not None:
-        notes.append(f"the layers differ from {differs} on, within tolerance until {culprit}")
     floor = report.floor
     if floor is not None and floor.float64 is None and report.environment.device == "mps":
-        notes.append("the noise floor has no float64 part, since MPS has no float64")
-    if report.bisect is not None and not report.passed and not report.bisect.guilty:
-        notes.append("no temporal module is faulty: each is an identity on the reference's input")
-    return notes
+        yield "the noise floor has no float64 part, since MPS has no float64"

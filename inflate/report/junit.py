@@ -10,8 +10,10 @@ from inflate.report.summary import (
     Document,
     advice,
     failing,
+    mean_texts,
     missed_damages,
     place_text,
+    quality_probes,
     reason,
     tolerance_text,
 )
@@ -73,11 +75,21 @@ def _properties(document: Document) -> dict[str, str]:
         f"layer.{layer['name']}": f"{layer['verdict']}: {error_text(layer['errors']['max_abs'])}"
         for layer in document["layers"]
     }
+    quality = {
+        f"quality.{probe['probe']}.{measure['name']}.{side}": text
+        for probe in quality_probes(document)
+        for measure in probe["measures"]
+        for side, text in zip(("reference", "candidate"), mean_texts(measure), strict=True)
+    }
     plain = {True: "true", False: "false", None: ""}
-    return {
-        name: str(value) if isinstance(value, (str, float)) else plain[value]
-        for name, value in values.items()
-    } | layers
+    return (
+        {
+            name: str(value) if isinstance(value, (str, float)) else plain[value]
+            for name, value in values.items()
+        }
+        | layers
+        | quality
+    )
 
 
 def _probe_failure(probe: dict[str, Any], document: Document) -> Failure | None:

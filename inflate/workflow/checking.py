@@ -9,9 +9,9 @@ from inflate.io.reader import open_checkpoint
 from inflate.io.staging import Staged
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.diffusers import against_export
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_source, against_video
-from inflate.parity.result import ParityReport
+from inflate.parity.result import ParityReport, Tolerance
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
 from inflate.workflow.planning import Job

@@ -19,7 +19,7 @@ from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
 from inflate.parity.media import image_files, image_pixels, read_latents, video_pixels
 from inflate.parity.memory import memory_errors
-from inflate.parity.probes import GivenProbe, Probe
+from inflate.parity.probes import Probe
 from inflate.progress import Progress
 
 
@@ -48,13 +48,12 @@ def given_probes(
     channels: int,
     device: torch.device,
     progress: Progress,
-) -> tuple[tuple[GivenProbe, ...], tuple[str, ...]]:
+) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
     """Probes of the given images, video and latents, and notes on what was read.
 
     The first source with an encoder encodes images; ``channels`` are those of the latents.
     """
-    probes: list[GivenProbe] = []
-    notes = []
+    probes, notes = [], []
     side, frames = (128, 4) if device.type == "cpu" else (512, 16)
     size = {
         "multiple": sources[0].config.architecture.downsampling,
@@ -70,11 +69,14 @@ def given_probes(
         encoder = _with_encoder(sources, f"--{name}")
         pixels, taken = read(path, **size)
         z = _encode(encoder, pixels, device, progress)
-        probes.append(GivenProbe.of(name, z, pixels.shape[0], pixels))
+        probes.append(Probe.of(name, z, pixels.shape[0], pixels))
         notes.append(f"probe {name}: {taken}")
     if options.latents is not None:
         stored = read_latents(options.latents, channels)
-        probes.append(_unscaled(stored, sources) if options.scaled_latents else stored)
+        if options.scaled_latents:
+            z = _unscaled(stored.latents(channels, 0), sources)
+            stored = Probe.of(stored.name, z, stored.frames)
+        probes.append(stored)
     return tuple(probes), tuple(notes)
 
 
@@ -126,15 +128,14 @@ def _encode(source: Source, pixels: Tensor, device: torch.device, progress: Prog
     return torch.cat(found)
 
 
-def _unscaled(probe: GivenProbe, sources: Sequence[Source]) -> GivenProbe:
+def _unscaled(z: Tensor, sources: Sequence[Source]) -> Tensor:
     """Latents of a diffusion model as the decoder takes them: ``z / factor + shift``."""
     for source in sources:
         architecture = source.config.architecture
         known = scaling_factors(architecture)
         factor = architecture.scaling_factor or (known[0] if len(known) == 1 else None)
         if factor is not None:
-            z = probe.z / factor + (architecture.shift_factor or 0.0)
-            return GivenProbe.of(probe.name, z, probe.frames)
+            return z / factor + (architecture.shift_factor or 0.0)
     raise ConfigError(
         "--scaled-latents: the checkpoint does not show the scaling factor; divide the latents by "
         "it yourself, and drop the option"

@@ -31,12 +31,12 @@ from inflate.io.remote import shown
 from inflate.options import VerifyOptions, check_location, options_of
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.floor import measure_fold
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
-from inflate.parity.probes import thorough_probes_for
-from inflate.parity.result import FoldResult, ParityReport, RecordedSource
+from inflate.parity.probes import probes_for
+from inflate.parity.result import FoldResult, ParityReport, RecordedSource, Tolerance
 from inflate.parity.trainability import measure_trainability
-from inflate.parity.verify import Scope, run_check
+from inflate.parity.verify import run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
@@ -167,7 +167,7 @@ def verify(
             pair, weights=replace(pair.weights, temporal=temporal), notes=(*pair.notes, *notes)
         )
         prints = reference_print.result(), video_print.result()
-        probes = (*thorough_probes_for(where), *extra)
+        probes = (*probes_for(where, thorough=True), *extra)
         compared, keep, trained = pair, None, options.trained
         if trained:
             assert pair.skip_video is not None
@@ -186,15 +186,10 @@ def verify(
             fold=fold,
             recorded_source=None if candidate is None else _recorded_source(metadata, prints[0]),
             changed=changed_since(metadata, prints[1]),
-            scope=Scope(
-                layers=not trained,
-                frames=not trained,
-                floor=not trained,
-                quality=not trained,
-                bisect=options.bisect,
-                self_test=options.self_test,
-                pictures=pictures,
-            ),
+            thorough=not trained,
+            find_faulty=options.bisect,
+            test_itself=options.self_test,
+            pictures=pictures,
             fallback=fell_back(options.device, where),
             keep=keep,
             progress=progress,
@@ -203,7 +198,7 @@ def verify(
             report = with_training(report, pair, source, probes, where, compute, options.seed)
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, source)))
-        learned = measure_trainability(source, where) if options.trainability else None
+        learned = measure_trainability(source) if options.trainability else None
         bad = not_finite(source) if report.max_abs_error is None else ()
         return replace(report, plan=plan_rows(source), trainability=learned, not_finite=bad)
 

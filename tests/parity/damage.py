@@ -1,4 +1,4 @@
-"""What the tests of damage share: checks in memory, of decoders that lie in no file."""
+"""What the tests share: checks in memory, of decoders that lie in no file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import torch
 from inflate.inflation.initializers import start_rules
 from inflate.loading import make_tensor
 from inflate.models import Decoder, VideoDecoder
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import Decode, DecoderPair, LatentDecoder, Modules
-from inflate.parity.result import ParityReport, WeightsResult
-from inflate.parity.verify import Scope, run_check
+from inflate.parity.result import ParityReport, Tolerance, WeightsResult
+from inflate.parity.verify import run_check
 
 from ..inflation.planning import config_of
 from ..models.builders import drawn_weights, made_once, shapes_of
-
-EVERYTHING = Scope(layers=True, frames=True, floor=True)
 
 
 @made_once
@@ -60,23 +58,22 @@ def pair_of(image: Decoder, video: VideoDecoder) -> DecoderPair:
     )
 
 
-def check(
-    image: Decoder,
-    video: VideoDecoder,
-    *,
-    dtype: torch.dtype = torch.float32,
-    scope: Scope = EVERYTHING,
-    **options: Any,
-) -> ParityReport:
-    """A check of a pair on the CPU, with the tolerance of its type."""
-    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+def checked(pair: DecoderPair, tolerance: float, **options: Any) -> ParityReport:
+    """A check of two ways to decode on the CPU, in float32 if nothing else is given."""
     return run_check(
-        pair_of(image, video),
+        pair,
         reference=("r", "0"),
         candidate=("c", "1"),
-        dtype=dtype,
         device=torch.device("cpu"),
         tolerance=Tolerance(tolerance, tolerance),
-        scope=scope,
-        **options,
+        **{"dtype": torch.float32, **options},
     )
+
+
+def check(
+    image: Decoder, video: VideoDecoder, *, dtype: torch.dtype = torch.float32, **options: Any
+) -> ParityReport:
+    """A thorough check of a pair, with the tolerance of its type."""
+    tolerance = TOLERANCES[str(dtype).removeprefix("torch.")]
+    options = {"dtype": dtype, "thorough": True, **options}
+    return checked(pair_of(image, video), tolerance, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -11,40 +11,10 @@ import pytest
 import torch
 
 from inflate.errors import DeviceError
-from inflate.parity.device import exact_float32, resolve_device, tf32_enabled
+from inflate.parity.device import exact_float32, resolve_device
 
-_GIVE_UP = 60
-"""Seconds after which a thread that waits for another fails the test."""
-
-
-def overlapping(work: Callable[[Callable[[], None]], object], look: Callable[[], object]) -> None:
-    """Run ``work(meet)`` in two threads, and ``look`` when one of them alone is inside.
-
-    Args:
-        work: what enters a switch and calls ``meet`` once inside.
-        look: called by the thread that stays inside when the other has left.
-    """
-    first_inside, second_inside, first_left = Event(), Event(), Event()
-
-    def first_meets() -> None:
-        first_inside.set()
-        assert second_inside.wait(_GIVE_UP)
-
-    def second_meets() -> None:
-        second_inside.set()
-        assert first_left.wait(_GIVE_UP)
-        look()
-
-    def second() -> None:
-        assert first_inside.wait(_GIVE_UP)
-        work(second_meets)
-
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(work, first_meets)
-        first.add_done_callback(lambda _: first_left.set())
-        last = pool.submit(second)
-        first.result()
-        last.result()
+_SECONDS = 60
+"""After which a thread that waits for another fails the test."""
 
 
 @pytest.fixture
@@ -73,24 +43,10 @@ def test_a_name_is_a_device(cuda_devices: Any, name: str, count: int, device: st
     assert resolve_device(name) == torch.device(device)
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "said"),
-    [
-        ("cuda", 0, "--device cuda: torch sees 0 CUDA devices here; choose auto or cpu"),
-        ("cuda:7", 2, "--device cuda:7: torch sees 2 CUDA devices .* cuda:0 to cuda:1"),
-        ("tpu", 1, "--device is 'tpu'; expected auto, cpu, cuda, cuda:N or mps"),
-        ("cuda:", 1, "--device is 'cuda:'"),
-        ("cuda:-1", 1, "--device is 'cuda:-1'"),
-        ("cuda:0 ", 1, "--device is 'cuda:0 '"),
-        ("", 1, "--device is ''"),
-        ("meta", 1, "--device is 'meta'"),
-    ],
-)
-def test_what_is_not_a_device_is_refused(
-    cuda_devices: Any, name: str, count: int, said: str
-) -> None:
-    cuda_devices(count)
-    with pytest.raises(DeviceError, match=said):
+@pytest.mark.parametrize("name", ["cuda", "cuda:2", "mps", "tpu", "cuda:", "cuda:-1", "cpu:1", ""])
+def test_what_is_not_a_device_is_refused(cuda_devices: Any, name: str) -> None:
+    cuda_devices(0 if name == "cuda" else 2)
+    with pytest.raises(DeviceError):
         resolve_device(name)
 
 
@@ -129,21 +85,23 @@ def _reduced() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_reduced")
 def test_settings_stay_while_any_thread_needs_them_and_are_put_back_after_the_last() -> None:
-    seen = []
+    first_inside, second_inside, first_left = Event(), Event(), Event()
 
-    def work(meet: Callable[[], None]) -> None:
+    def first() -> None:
         with exact_float32():
-            meet()
+            first_inside.set()
+            assert second_inside.wait(_SECONDS)
+        first_left.set()
 
-    overlapping(work, lambda: seen.append(settings()))
-    assert seen == [EXACT]
+    def second() -> tuple[Any, ...]:
+        assert first_inside.wait(_SECONDS)
+        with exact_float32():
+            second_inside.set()
+            assert first_left.wait(_SECONDS)
+            return settings()
+
+    with ThreadPoolExecutor(2) as pool:
+        ran, seen = pool.submit(first), pool.submit(second)
+        assert ran.result() is None
+        assert seen.result() == EXACT
     assert settings() == REDUCED
-
-
-@pytest.mark.usefixtures("_reduced")
-def test_tf32_is_reported_as_it_is() -> None:
-    cuda = torch.device("cuda")
-    assert tf32_enabled(cuda)
-    assert not tf32_enabled(torch.device("cpu"))
-    with exact_float32():
-        assert not tf32_enabled(cuda)

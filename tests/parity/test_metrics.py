@@ -15,23 +15,14 @@ from torch import Tensor
 from inflate.parity.metrics import (
     EQUAL,
     NOT_FINITE,
-    Tolerance,
     judge,
     max_abs_error,
     measure,
     worst_error,
     worst_of,
 )
-from inflate.parity.probes import (
-    LARGE_PROBES,
-    LARGE_THOROUGH_PROBES,
-    SMALL_PROBES,
-    SMALL_THOROUGH_PROBES,
-    Probe,
-    probes_for,
-    thorough_probes_for,
-)
-from inflate.parity.result import Errors, PartResult, Worst
+from inflate.parity.probes import LARGE_PROBES, SMALL_PROBES, Probe
+from inflate.parity.result import Errors, PartResult, Tolerance, Worst
 
 EXACT = Tolerance(0.0, 0.0)
 LOOSE = Tolerance(math.inf, 0.0)
@@ -53,8 +44,6 @@ def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple
         (4.0, math.nextafter(5.5, math.inf), "fail"),
         (4.0, math.nextafter(2.5, -math.inf), "fail"),
         (-4.0, -5.5, "within-tolerance"),
-        (0.0, 0.5, "within-tolerance"),
-        (0.0, math.nextafter(0.5, 1.0), "fail"),
     ],
 )
 def test_the_tolerance_ends_exactly_where_it_says(
@@ -67,10 +56,8 @@ def test_the_tolerance_ends_exactly_where_it_says(
 
 def test_the_smallest_difference_is_not_bitwise() -> None:
     one = torch.ones(3)
-    other = one.clone()
-    other[1] = torch.nextafter(other[1], torch.tensor(2.0))
+    other = torch.nextafter(one, torch.tensor([1.0, 2.0, 1.0]))
     assert compare(one, other, Tolerance(1e-5, 0.0)) == ("within-tolerance", 2.0**-23)
-    assert compare(one, other, EXACT)[0] == "fail"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -82,13 +69,6 @@ def test_what_is_not_finite_never_passes(bad: float, sides: str, tolerance: Tole
     candidate = good if sides == "reference" else corrupted
     assert measure(reference, candidate, tolerance) == ("fail", NOT_FINITE)
     assert max_abs_error(reference, candidate) is None
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_differences_are_taken_in_float64(dtype: torch.dtype) -> None:
-    # In float16 itself the difference would overflow.
-    found = compare(numbers(60000, dtype=dtype), numbers(-60000, dtype=dtype), EXACT)
-    assert found == ("fail", 2 * numbers(60000, dtype=dtype).double().item())
 
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
@@ -125,7 +105,7 @@ def test_the_worst_of_several_probes() -> None:
 
 @pytest.mark.parametrize(
     ("errors", "worst"),
-    [([0.0, 2.0, 1.0], 2.0), ([0.0], 0.0), ([1.0, None], None), ([None], None), ([], None)],
+    [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)],
 )
 def test_the_worst_error_is_unknown_if_one_is(errors: list[Any], worst: float | None) -> None:
     assert worst_error(errors) == worst
@@ -137,7 +117,7 @@ def test_the_worst_pixel_is_named_and_each_part_judged() -> None:
     candidate = reference.clone()
     candidate[5, 1, 2, 7] = 0.25  # Video 1, frame 2; a latent pixel is two wide.
     candidate[3, 0, 0, 0] = 0.125  # Video 1, frame 0; on the border.
-    result = judge("p", z, 3, (reference, candidate), Tolerance(0.2, 0.0))
+    result = judge("p", z, 3, (reference, candidate), Tolerance(0.2, 0.0)).result
     assert (result.verdict, result.max_abs_error) == ("fail", 0.25)
     assert result.worst == Worst(video=1, frame=2, channel=1, row=2, column=7)
     assert result.parts == (
@@ -155,12 +135,12 @@ def test_the_first_number_that_is_not_finite_is_the_worst() -> None:
     candidate[0, 0, 0, 0] = 100.0
     candidate[1, 0, 1, 2] = math.nan
     candidate[1, 0, 2, 2] = math.inf
-    result = judge("p", torch.zeros(2, 1, 3, 3), 2, (reference, candidate), EXACT)
+    result = judge("p", torch.zeros(2, 1, 3, 3), 2, (reference, candidate), EXACT).result
     assert result.max_abs_error is None
     assert result.worst == Worst(video=0, frame=1, channel=0, row=1, column=2)
 
 
-@pytest.mark.parametrize("probes", [SMALL_THOROUGH_PROBES, LARGE_THOROUGH_PROBES])
+@pytest.mark.parametrize("probes", [SMALL_PROBES, LARGE_PROBES])
 def test_all_frames_differ(probes: Sequence[Probe]) -> None:
     frames = [frame for p in probes for frame in p.latents(4, seed=0)[:, :, :2, :2].flatten(1)]
     assert len(torch.stack(frames).unique(dim=0)) == len(frames)
@@ -176,11 +156,3 @@ def test_latents_are_normal_and_given_by_seed_and_name() -> None:
     assert abs(z.std() - 1) < 0.05
     assert torch.equal(z, probe.latents(4, seed=3))
     assert not torch.equal(z, probe.latents(4, seed=4))
-
-
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_an_accelerator_gets_larger_probes(device: str) -> None:
-    where, cpu = torch.device(device), torch.device("cpu")
-    assert (probes_for(cpu), probes_for(where)) == (SMALL_PROBES, LARGE_PROBES)
-    for one in (cpu, where):
-        assert set(thorough_probes_for(one)) > set(probes_for(one))

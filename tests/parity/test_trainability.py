@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source
@@ -29,29 +27,20 @@ from ..models.builders import TINY, make_identity, randomized, video_decoder
 def decoder_of(plan: InflationPlan, source: Source) -> VideoDecoder:
     """The decoder that a plan makes, as its file would hold it, in float64."""
     tensors = {}
-    for planned_tensor in plan.tensors:
-        key = planned_tensor.key
-        if key.startswith(DECODER):
-            origin = planned_tensor.origin
-            tensor = (
-                make_tensor(origin.rule, planned_tensor.shape, key, plan.config.seed)
-                if isinstance(origin, Make)
-                else read_tensor(source, origin.key)
-            )
-            stored = tensor.to(getattr(torch, planned_tensor.dtype))
-            tensors[key.removeprefix(DECODER)] = stored.double()
+    for made in plan.tensors:
+        if made.key.startswith(DECODER):
+            if isinstance(made.origin, Make):
+                tensor = make_tensor(made.origin.rule, made.shape, made.key, plan.config.seed)
+            else:
+                tensor = read_tensor(source, made.origin.key)
+            stored = tensor.to(getattr(torch, made.dtype))
+            tensors[made.key.removeprefix(DECODER)] = stored.double()
     decoder = build_video_decoder(plan.config)
     decoder.load_state_dict(tensors, strict=True, assign=True)
     return decoder
 
 
-def counts(result: TrainabilityResult) -> Counter[str]:
-    """How many tensors learn when."""
-    return Counter(tensor.learns for tensor in result.tensors)
-
-
-def by_name(result: TrainabilityResult | None) -> dict[str, TensorLearning]:
-    assert result is not None
+def by_name(result: TrainabilityResult) -> dict[str, TensorLearning]:
     return {tensor.name: tensor for tensor in result.tensors}
 
 
@@ -71,20 +60,18 @@ def test_the_ends_of_the_branches_learn_now_and_the_rest_after_them(tmp_path: Pa
     assert (inner.learns, inner.change) == ("next-step", None)
     mix = found[f"{block}mix_factor"]
     assert (mix.learns, mix.change) == ("next-step", None)
-    assert counts(result)["never"] == 0
+    assert "never" not in {tensor.learns for tensor in result.tensors}
 
 
 @pytest.mark.parametrize(
     ("strategy", "alpha", "dtype"),
     [
-        ("learned", 0.0, "float32"),
         ("learned", -50.0, "float32"),
         ("learned", 50.0, "float32"),
         ("learned", 15.0, "float32"),
         ("fixed", 0.0, "float32"),
         ("fixed", 0.25, "float32"),
         ("fixed", 1e-9, "float32"),
-        ("fixed", 1e-4, "float32"),
         ("fixed", 1e-4, "float16"),  # 1 - 1e-4, as the file holds it, is 1.
     ],
 )
@@ -113,25 +100,13 @@ def tiny(change: Callable[[VideoDecoder], None] | None = None, **changes: Any) -
     return decoder
 
 
-@pytest.mark.parametrize("error", [False, True])
-def test_the_decoder_is_left_as_it_was(error: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_is_left_as_it_was() -> None:
     decoder = tiny()
     decoder.train()
     decoder.mid.block_1.eval()
     state = torch.get_rng_state()
     before = {key: value.clone() for key, value in decoder.state_dict().items()}
-    passes = []
-    forward = decoder.forward
-
-    def failing(*args: Any, **kwargs: Any) -> Tensor:
-        passes.append(1)
-        if error and len(passes) == 2:
-            raise KeyError("inside")
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(decoder, "forward", failing)
-    with pytest.raises(KeyError, match="inside") if error else nullcontext():
-        learn_once(decoder)
+    learn_once(decoder)
     assert all(p.grad is None and p.requires_grad for p in decoder.parameters())
     assert (decoder.training, decoder.mid.block_1.training) == (True, False)
     assert torch.equal(torch.get_rng_state(), state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,11 @@ from torch import Tensor
 
 import inflate
 from inflate.errors import ConfigError, PlanError
-from inflate.parity.metrics import TOLERANCES, Tolerance
+from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import DecoderPair
-from inflate.parity.probes import SMALL_PROBES, SMALL_THOROUGH_PROBES
-from inflate.parity.result import Environment, WeightsResult
-from inflate.parity.verify import run_check
+from inflate.parity.probes import SMALL_PROBES, probes_for
+from inflate.parity.result import Environment, RecordedSource, Tolerance, WeightsResult
 from inflate.report.documents import parity_document
-from inflate.report.html import as_page
-from inflate.report.markdown import as_markdown
 from inflate.report.summary import advice
 
 from ..checkpoints import (
@@ -34,6 +30,7 @@ from ..checkpoints import (
 )
 from ..cli.conftest import Run
 from ..conversions import CPU, metadata_of, nudged, print_of
+from .damage import checked
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
@@ -43,8 +40,6 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     assert report.reference == (str(image), print_of(image))
     assert report.candidate == (str(videos[mode]), print_of(videos[mode]))
     assert report.environment == Environment("cpu", "float32", torch.__version__, tf32=False)
-    assert not report.environment.fallback
-    assert report.tolerance == Tolerance(TOLERANCES["float32"], TOLERANCES["float32"])
     assert report.cast is None
     assert report.notes == ()
     assert report.recorded_source is not None
@@ -65,10 +60,7 @@ def test_a_pair(image: Path, videos: dict[str, Path], mode: str) -> None:
     assert (report.bisect, report.self_test, report.overflow) == (None, None, None)
     assert report.pictures == ()
     assert [(p.name, p.shape, p.frames) for p in report.probes] == [
-        *(
-            (p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames)
-            for p in SMALL_THOROUGH_PROBES
-        ),
+        *((p.name, (p.batch * p.frames, 4, p.height, p.width), p.frames) for p in SMALL_PROBES),
         ("frame-permutation", (6, 4, 2, 3), 3),
         ("skip-video", (6, 4, 2, 3), 3),
     ]
@@ -80,7 +72,7 @@ def test_a_video_alone_against_its_own_image_layers(videos: dict[str, Path]) -> 
     assert report.verdict == "bitwise"
     assert report.reference == report.candidate == (str(path), print_of(path))
     assert report.weights.compared == 0
-    assert "compared with its own image layers" in " ".join(report.notes)
+    assert len(report.notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,29 +88,22 @@ def test_a_foreign_file_in_sgms_names(
     report = inflate.verify(image, candidate, **options)
     assert report.verdict == "bitwise"
     assert report.weights.compared == len(autoencoder())
-    (note,) = report.notes
-    assert "does not say how it blends: merge_strategy 'learned' was taken" in note
+    assert len(report.notes) == 1
     assert report.weights.temporal is None
     assert {row.rule for row in report.plan} == {None}
     assert {row.origin for row in report.plan} == {"copied", "initialised", "passed-through"}
     assert inflate.verify(candidate, **options).verdict == "bitwise"
 
 
-def decoder_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder alone, without ``decoder.`` before its names."""
-    return {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
-
-
 def test_a_bare_video_decoder(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
-    weights = decoder_of(load_file(videos["all"]))
-    candidate = write_safetensors(tmp_path / "bare.safetensors", weights)
+    weights = load_file(videos["all"])
+    bare = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
+    candidate = write_safetensors(tmp_path / "bare.safetensors", bare)
     report = inflate.verify(image, candidate, **CPU)
     assert report.verdict == "bitwise"
     assert any("the candidate has no post_quant_conv" in note for note in report.notes)
     # Only what it holds can be compared: the decoder.
-    decoder = [k for k in autoencoder() if k.startswith("decoder.")]
-    assert report.weights.compared == len(decoder)
-
+    assert report.weights.compared == sum(k.startswith("decoder.") for k in autoencoder())
     reference = write_torch(tmp_path / "bare.pt", bare_decoder(seed=1))
     assert inflate.verify(reference, candidate, **CPU).verdict == "fail"
 
@@ -128,18 +113,12 @@ def test_decoders_of_different_architectures(videos: dict[str, Path], tmp_path: 
     reference = write_torch(tmp_path / "other.pt", weights)
     with pytest.raises(PlanError) as caught:
         inflate.verify(reference, videos["all"], **CPU)
-    said = str(caught.value)
-    assert str(videos["all"]) in said
-    assert str(reference) in said
-    assert caught.value.problems == (
-        "level_channels: the reference has (32,), the candidate (32, 64)",
-        "num_res_blocks: the reference has 2, the candidate 1",
-        "z_channels: the reference has 2, the candidate 4",
-    )
+    names = [problem.partition(":")[0] for problem in caught.value.problems]
+    assert names == ["level_channels", "num_res_blocks", "z_channels"]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_every_type_to_compute_in(tiny: Path, tiny_video: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_every_type_to_compute_in(tiny: Path, tiny_video: Path, dtype: Any) -> None:
     report = inflate.verify(tiny, tiny_video, dtype=dtype, **CPU)
     assert report.verdict == "bitwise"
     assert report.environment.dtype == dtype
@@ -154,25 +133,14 @@ def test_what_a_check_runs_in() -> None:
         seen.append((convolution.fp32_precision, torch.is_inference_mode_enabled(), z.dtype))
         return z
 
-    report = run_check(
-        DecoderPair(
-            decode, decode, 2, WeightsResult(0, ()), decode, ("float32", "float16"), ("n",)
-        ),
-        reference=("r", "0"),
-        candidate=("c", "1"),
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-        tolerance=Tolerance(0, 0),
-    )
+    weights, types = WeightsResult(0, ()), ("float32", "float16")
+    pair = DecoderPair(decode, decode, 2, weights, decode, types, ("n",))
+    report = checked(pair, 0.0, dtype=torch.float64)
     assert set(seen) == {("ieee", True, torch.float64)}
-    assert len(seen) == 3 * len(SMALL_PROBES)
+    assert len(seen) == 3 * len(probes_for(torch.device("cpu")))
     assert report.cast is not None
     assert report.cast.max_abs_error == 0.0
     assert report.notes == ("n",)
-
-
-def temporal_of(video: Path, image: dict[str, Tensor]) -> set[str]:
-    return set(load_file(video)) - set(image)
 
 
 UNREACHED = "decoder.mid.block_1.time_stack.in_layers.2.weight"
@@ -191,8 +159,9 @@ def test_temporal_tensors_that_differ_from_their_start_are_listed(
         assert report.weights.temporal is not None
         assert report.weights.temporal.changed == (key,)
         assert report.first_divergence == (None if key == UNREACHED else "decoder.mid.block_1")
-        guilty = () if report.bisect is None else report.bisect.guilty
-        assert guilty == (() if key == UNREACHED else ("decoder.mid.block_1.time_stack",))
+        assert report.bisect is not None
+        guilty = [suspect.name for suspect in report.bisect.suspects if suspect.guilty]
+        assert guilty == ([] if key == UNREACHED else ["decoder.mid.block_1.time_stack"])
 
 
 @pytest.mark.parametrize(
@@ -200,12 +169,7 @@ def test_temporal_tensors_that_differ_from_their_start_are_listed(
     [
         {"seed": 7, "dtype": "bfloat16", "float32_norms": True},
         {"layout": "sgm", "post_quant": "fold", "allow_inexact": True},
-        {
-            "layout": "decoder",
-            "merge_strategy": "fixed",
-            "alpha": 0.25,
-            "video_kernel_size": (3, 1, 1),
-        },
+        {"layout": "decoder", "merge_strategy": "fixed", "video_kernel_size": (3, 1, 1)},
     ],
 )
 def test_a_start_can_be_made_again(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
@@ -231,25 +195,20 @@ def test_the_plan_has_every_tensor_of_the_candidate(image: Path, videos: dict[st
     made = rows["decoder.conv_out.time_mix_conv.weight"]
     assert (made.origin, made.rule, made.dtype) == ("initialised", "dirac", "float32")
     initialised = {name for name, row in rows.items() if row.origin == "initialised"}
-    assert initialised == temporal_of(videos["all"], autoencoder())
+    assert initialised == set(weights) - set(autoencoder())
 
 
-@pytest.fixture
-def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.parametrize(("device", "fallback"), [("auto", True), ("cpu", False)])
-def test_a_cpu_fallback_is_reported(
-    image: Path, videos: dict[str, Path], tmp_path: Path, device: str, fallback: bool
+def test_a_cpu_fallback_is_reported_once(
+    run: Run, tiny: Path, tmp_path: Path, device: str, fallback: bool, monkeypatch: Any
 ) -> None:
-    checked = inflate.verify(image, videos["all"], device=device)
-    made = inflate.convert(image, tmp_path / "video.safetensors", device=device).parity
-    for report in (checked, made):
-        assert report is not None
-        assert report.environment.fallback == fallback
-        assert any("--device cpu" in note for note in report.notes) == fallback
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = tmp_path / "video.safetensors"
+    made = inflate.convert(tiny, output, device=device).parity
+    assert made is not None
+    assert made.environment.fallback == fallback
+    ran = run("verify", tiny, output, "--device", device)
+    assert (ran.out + ran.err).count("GPU") == fallback
 
 
 COPIED = "decoder.conv_in.bias"
@@ -259,9 +218,6 @@ def image_file(path: Path, **architecture: Any) -> Path:
     """An image checkpoint whose own header records this of its architecture."""
     header = {"inflate.config": json.dumps({"architecture": architecture})}
     return write_safetensors(path, autoencoder(), header if architecture else None)
-
-
-# The architecture
 
 
 @pytest.mark.parametrize("setting", ["tanh_out=true", "attn_type=vanilla-xformers"])
@@ -277,42 +233,27 @@ def test_a_reference_that_says_otherwise_is_a_conflict(tmp_path: Path) -> None:
     inflate.convert(image_file(tmp_path / "a"), output, set_=["tanh_out=true"], **CPU)
     with pytest.raises(ConfigError) as caught:
         inflate.verify(image_file(tmp_path / "b", tanh_out=False), output, **CPU)
-    (problem,) = caught.value.problems
-    assert "tanh_out" in problem
-    assert {"True", "False"} <= set(problem.replace(",", " ").split())
+    assert len(caught.value.problems) == 1
     assert inflate.verify(image_file(tmp_path / "b", tanh_out=True), output, **CPU).passed
-
-
-# The source
 
 
 def test_another_reference_is_reported(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     elsewhere = "0" * 64
-    made_of = {"inflate.source.fingerprint": elsewhere}
-    header = {**metadata_of(videos["all"]), **made_of}
+    header = {**metadata_of(videos["all"]), "inflate.source.fingerprint": elsewhere}
     video = write_safetensors(tmp_path / "v.safetensors", load_file(videos["all"]), header)
     report = inflate.verify(image, video, **CPU)
     assert report.verdict == "bitwise"
-    assert report.recorded_source is not None
-    assert not report.recorded_source.given
-    document = parity_document(report)
-    assert document["recorded_source"] == {
-        "name": image.name, "fingerprint": elsewhere, "given": False
-    }  # fmt: skip
-    assert advice(document) == []
-    for shown in (as_markdown(document), as_page(document), " ".join(report.notes)):
-        assert elsewhere in shown.replace("<wbr>", "")
+    assert report.recorded_source == RecordedSource(image.name, elsewhere, given=False)
+    assert advice(parity_document(report)) == []
+    assert elsewhere in " ".join(report.notes)
 
 
 def test_where_they_differ_it_is_named_as_the_likely_cause(
     run: Run, image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     other = write_safetensors(tmp_path / "other.safetensors", autoencoder(seed=1))
-    document = parity_document(inflate.verify(other, videos["all"], **CPU))
-    assert document["verdict"] == "fail"
-    assert image.name in advice(document)[0]
     lines = run("verify", other, videos["all"], "--device", "cpu").out.splitlines()
     (cause,) = (line for line in lines[:4] if line.startswith("cause:"))
     assert image.name in cause

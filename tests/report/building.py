@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from inflate.parity.metrics import Tolerance
 from inflate.parity.result import (
     BisectResult,
     CastResult,
@@ -32,6 +31,7 @@ from inflate.parity.result import (
     Suspect,
     TemporalResult,
     TensorLearning,
+    Tolerance,
     TrainabilityResult,
     WeightsResult,
     Worst,

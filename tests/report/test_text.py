@@ -96,6 +96,9 @@ def test_junit_has_a_case_per_probe_and_no_dots_in_names(name: str) -> None:
     assert sum(p.startswith("layer/") for p in properties) == len(
         {layer.name for layer in report.layers}
     )
+    quality = report.quality.probes if report.quality else ()
+    numbers = 2 * sum(len(probe.measures) for probe in quality)
+    assert sum(p.startswith("quality/") for p in properties) == numbers
     for label in (*names, *properties, *(c.get("classname", "") for c in suite.iter("testcase"))):
         assert "." not in label
         assert "\x1b" not in label
