@@ -18,7 +18,8 @@ from inflate.errors import ConfigError, FamilyError, quoted
 from inflate.formats.layouts import DECODER
 from inflate.formats.locate import Located
 from inflate.formats.recorded import CONFIG_KEY
-from inflate.io.files import CLASSES, VIDEO_CLASS, CheckpointFiles
+from inflate.io.files import CheckpointFiles
+from inflate.io.folder import CLASSES, VIDEO_CLASS
 from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]

@@ -1,10 +1,6 @@
 """What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
 
-Calls that make containers, and tensors over numbers of the file, are understood. Any other call is
-an inert stand-in, which accepts items, attributes and states as the object itself would.
-
-Source:
-    The names and their arguments: ``torch/_utils.py`` and ``torch/_tensor.py``.
+Source: ``torch/_utils.py`` and ``torch/_tensor.py`` for names and their arguments.
 """
 
 from __future__ import annotations
@@ -15,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from inflate.io.index import WIDTHS
-
-_TYPES = {f"torch.{name}": name for name in WIDTHS}
 
 
 class DamagedError(ValueError):
@@ -37,23 +31,17 @@ class Name:
         return self.dotted
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class UnresolvedCall:
     """A call that a file requests and that is never made; it stands in for the result.
 
     ``items`` are those that the file sets, if it is a mapping; ``state`` is that of an object.
     """
 
-    __slots__ = ("arguments", "items", "name", "state")
-
     name: str
-    arguments: Any
-    items: dict[Any, Any] | None
-    state: Any
-
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name, self.arguments = name, arguments
-        self.items = self.state = None
+    arguments: Any = ()
+    items: dict[Any, Any] | None = None
+    state: Any = None
 
     def __repr__(self) -> str:
         # Objects of old classes are made by a helper, which is given the class.
@@ -69,23 +57,18 @@ class UnresolvedCall:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A row of numbers in the file, as a pickle claims it.
-
-    ``view`` is the part that is meant: its start, and its count of numbers. ``dtype`` is None where
-    the type is unknown.
-    """
+    """A row of numbers in the file, as a pickle claims it; ``dtype`` is None where unknown."""
 
     key: str
     dtype: str | None
     count: int
-    view: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
     """A tensor as a pickle claims it: a part of a storage.
 
-    ``storage`` is None for any other kind of tensor, of which only the shape is known.
+    Where ``storage`` is None it is of another kind, and only the shape is known.
     """
 
     storage: Storage | None
@@ -96,11 +79,7 @@ class TensorRef:
 
 
 def extend(target: Any, items: list[Any]) -> None:
-    """Append to a list; a stand-in drops what it is given.
-
-    Raises:
-        DamagedError: the target takes no items.
-    """
+    """Append to a list; a stand-in drops what it is given."""
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, UnresolvedCall):
@@ -108,11 +87,7 @@ def extend(target: Any, items: list[Any]) -> None:
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-    """Set the items of a mapping, or of what stands in for one.
-
-    Raises:
-        DamagedError: the target takes no items.
-    """
+    """Set the items of a mapping, or of what stands in for one."""
     if isinstance(target, UnresolvedCall):
         if target.items is None:
             target.items = {}
@@ -139,15 +114,10 @@ def described(value: Any) -> str:
     return repr(value) if isinstance(value, (UnresolvedCall, Name)) else type(value).__name__
 
 
-_OVER_STORAGE = (
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3",
-)
-_WRAPPED = (
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch.nn.parameter.Parameter",
+_OVER_STORAGE = re.compile(r"torch\._utils\._rebuild_tensor(_v[23])?")
+_WRAPPED = re.compile(r"torch\.(_utils\._rebuild_parameter(_with_state)?|nn\.parameter\.Parameter)")
+_OF_ANOTHER_KIND = re.compile(
+    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(\w+\.)?\w*Tensor)"
 )
 
 
@@ -167,15 +137,12 @@ def call(function: Any, arguments: Any) -> Any:
         for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
             set_items(made, list(pair))
         return made
-    if name in _WRAPPED and arguments and isinstance(arguments[0], TensorRef):
+    if _WRAPPED.fullmatch(name) and arguments and isinstance(arguments[0], TensorRef):
         return arguments[0]
-    if name in _OVER_STORAGE:
-        found = _tensor_ref(arguments)
-        if found is not None:
-            return found
-    if re.fullmatch(r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(\w+\.)?\w*Tensor)", name):
+    found = _tensor_ref(arguments) if _OVER_STORAGE.fullmatch(name) else None
+    if found is None and _OF_ANOTHER_KIND.fullmatch(name):
         return TensorRef(None, "", 0, _shape_among(arguments), ())
-    return UnresolvedCall(name, arguments)
+    return UnresolvedCall(name, arguments) if found is None else found
 
 
 def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
@@ -183,7 +150,8 @@ def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
     storage, offset, shape, strides = (*arguments, None, None, None, None)[:4]
     dtype, metadata = getattr(storage, "dtype", None), arguments[6:7]
     if metadata and isinstance(metadata[0], Name):  # The third version names its type.
-        dtype, metadata = _TYPES.get(metadata[0].dotted), arguments[7:8]
+        kind = metadata[0].dotted.removeprefix("torch.")
+        dtype, metadata = kind if kind in WIDTHS else None, arguments[7:8]
     if isinstance(shape, UnresolvedCall) and shape.arguments:
         shape = shape.arguments[0]
     sound = (

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from inflate.errors import InflateError, needs_extra
-
-_OURS = frozenset({"gcs", "gs", "hf", "http", "https", "memory", "s3", "s3a"})
-"""The schemes whose drivers the extra ``remote`` brings."""
-
-_LIBRARIES = (
-    ("aiohttp", "ClientError"),
-    ("azure.core.exceptions", "AzureError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("ftplib", "Error"),
-    ("fsspec.exceptions", "FSTimeoutError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("gcsfs.retry", "ChecksumError"),
-    ("gcsfs.retry", "HttpError"),
-    ("paramiko", "SSHException"),
-    ("smbprotocol.exceptions", "SMBException"),
-)
-"""Base classes of exceptions, by name: a library that is not loaded cannot have raised one."""
+from inflate.errors import InflateError, install_command
 
 # fmt: off
 _REASONS = (
@@ -36,7 +16,6 @@ _REASONS = (
     ("RevisionNotFoundError",
      "there is no such revision; expected a branch, a tag or a commit after the @"),
     ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set; unset it, or give the path of a local file"),
-    ("ConsistencyCheckFailed", "another number of bytes arrived than the Hub lists; try again"),
     ("ClientAuthenticationError CredentialRetrievalError DefaultCredentialsError "
      "NoCredentialsError PartialCredentialsError RefreshError",
      "there are no credentials; {sign_in}"),
@@ -53,7 +32,8 @@ _REASONS = (
     ("ConnectionError ClientPayloadError IncompleteReadError RemoteProtocolError "
      "ResponseStreamingError ReadError ServerDisconnectedError",
      "the connection broke off; try again"),
-    ("NotImplementedError 501", "the store cannot do this; choose another one"),
+    ("ImportError",
+     "{error}. What s3, gs, https and hf need comes with the extra remote: {install}"),
     ("5xx", "the server failed ({status}); try again later"),
     ("FileNotFoundError 404 410", "there is no such file, folder or bucket; check the name"),
 )
@@ -65,49 +45,23 @@ _SIGN_IN = {
     "FSSPEC_S3_ANON=true",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a "
     "public bucket, FSSPEC_GS_TOKEN=anon",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "abfs": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
     "https": "a private address needs a user and password before its host, or a signed URL",
     "hf": "run hf auth login, or set HF_TOKEN",
 }
-_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "http": "https"}
 
 
 @contextmanager
-def needs_driver(what: str, scheme: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise a failed import of a store's library as ``kind``, with what to install."""
-    if scheme in _OURS:
-        with needs_extra("remote", f"{what}: {scheme}://", kind):
-            yield
-        return
+def in_words(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
+    """Raise what a store or its library raises as ``kind``: ``what``, then the reason."""
     try:
         yield
-    except ImportError as error:
-        raise kind(f"{what}: {scheme}:// needs another package. fsspec says: {error}") from error
-
-
-def store_errors() -> tuple[type[BaseException], ...]:
-    """The exceptions that a store raises, of the libraries that are loaded."""
-    # Until Python 3.10 asyncio's timeout is not an OSError.
-    known: list[type[BaseException]] = [OSError, ValueError, NotImplementedError]
-    known.append(asyncio.TimeoutError)
-    known += [
-        found
-        for module, name in _LIBRARIES
-        if (found := getattr(sys.modules.get(module), name, None)) is not None
-    ]
-    hub = sys.modules.get("huggingface_hub.errors")
-    if hub is not None:  # Its first base is that of the HTTP library beneath, whichever it is.
-        known.append(hub.HfHubHTTPError.__bases__[0])
-    return tuple(known)
-
-
-@contextmanager
-def in_words(what: str, scheme: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise what a store raises as ``kind``: ``what``, then the reason."""
-    try:
-        yield
-    except store_errors() as error:
-        raise kind(f"{what}: {reason(error, scheme)}") from error
+    except Exception as error:
+        # Libraries have exceptions of their own; the other ones of Python are bugs.
+        foreign = type(error).__module__.partition(".")[0] not in ("builtins", "inflate")
+        if foreign or isinstance(error, OSError | ValueError | ImportError | NotImplementedError):
+            raise kind(f"{what}: {reason(error, store)}") from error
+        raise
 
 
 def was_taken(error: BaseException) -> bool:
@@ -127,18 +81,17 @@ def status_of(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def reason(error: BaseException, scheme: str) -> str:
+def reason(error: BaseException, store: str) -> str:
     """Why a store failed, and what to do about it."""
     keys = _keys(error)
-    default = "see what fsspec says on credentials for this kind of store"
     fields = {
-        "sign_in": _SIGN_IN.get(_SAME.get(scheme, scheme), default),
+        "error": " ".join(str(error).split()) or type(error).__name__,
+        "install": install_command("remote"),
+        "sign_in": _SIGN_IN.get(store, "see what fsspec says on credentials for this store"),
         "status": next((key for key in keys if key.isdigit()), ""),
     }
-    for names, text in _REASONS:
-        if keys & set(names.split()):
-            return text.format(**fields)
-    return " ".join(str(error).split()) or type(error).__name__
+    row = (text for names, text in _REASONS if keys & set(names.split()))
+    return next(row, "{error}").format(**fields)
 
 
 def _keys(error: BaseException) -> set[str]:
@@ -154,10 +107,7 @@ def _keys(error: BaseException) -> set[str]:
         status = status_of(cause)
         if status is not None:
             keys |= {str(status), f"{status // 100}xx"}
-        # These are plain OSErrors, but for their text.
-        if str(cause).startswith("Forbidden"):
+        if str(cause).startswith("Forbidden"):  # gcsfs's, a plain OSError but for its text
             keys.add("403")
-        if "Consistency check failed" in str(cause):
-            keys.add("ConsistencyCheckFailed")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return keys

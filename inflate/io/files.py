@@ -14,55 +14,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inflate.errors import CheckpointError, nearest
+from inflate.io import file_signatures
 from inflate.io.contents import hashes_of
-from inflate.io.file_signatures import (
-    DISTRIBUTED,
-    FIRST_BYTES,
-    header_length,
-    known_as,
-    known_folder,
-)
 from inflate.io.folder import (
-    CLASSES,
     CONFIG,
     LARGEST_JSON,
-    LONGEST_NAME,
-    VIDEO_CLASS,
     members_of_file,
     members_of_folder,
-    shown,
     without_index_ending,
 )
 from inflate.io.protected import ReadFiles
 from inflate.io.ranges import partial_of
 
-__all__ = [
-    "CLASSES",
-    "LONGEST_NAME",
-    "VIDEO_CLASS",
-    "CheckpointFiles",
-    "Format",
-    "detect_format",
-    "find_files",
-    "hash_file",
-    "hash_files",
-    "like",
-    "read_files",
-    "shown",
-]
-
 Format = Literal["safetensors", "torch"]
-
-_PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
     """The files of a checkpoint: those that hold weights, and what a folder's config says.
 
-    ``shards`` says which of the files holds a tensor, where the path is an index or a folder with
-    one. ``config_nearby`` is the ``config.json`` next to a file that is given directly, if it is of
-    one of our classes. ``read`` is every file that is read, the config too.
+    ``shards`` maps tensors to files, where there is an index; ``config_nearby`` is the
+    ``config.json`` next to a file, if it is of one of our classes.
     """
 
     path: Path
@@ -113,50 +85,31 @@ class LocalFolder:
         return True
 
     def read(self, name: str) -> bytes:
-        """The content of a small file.
-
-        Raises:
-            CheckpointError: it cannot be read, or is too large.
-        """
+        """The content of a small file."""
         path = self.path / name
         try:
             found = self.seen.look(path)
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path} is not a regular file; expected JSON")
-            if found.st_size > LARGEST_JSON:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_JSON:
                 raise CheckpointError(
-                    f"{path} has {found.st_size:,} bytes; expected JSON of {LARGEST_JSON:,} at most"
+                    f"{path} is not a file of JSON, {LARGEST_JSON:,} bytes at most"
                 )
             return path.read_bytes()
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
 
 
-def find_files(path: Path) -> CheckpointFiles:
+def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
     """Find out what a path is: a file of weights, an index of shards, or a diffusers folder.
+
+    ``read`` notes every file that is read, also where finding out fails.
 
     Raises:
         CheckpointError: it is missing, empty, damaged or of another format.
         FamilyError: a diffusers folder of another class.
     """
-    return _find(path, ReadFiles())
-
-
-def read_files(path: Path) -> tuple[Path, ...]:
-    """Every file that reading a checkpoint opens; of a broken one, those that are there.
-
-    A path that names one file is not opened to find out.
-    """
-    read = ReadFiles()
-    if os.path.isdir(path) or without_index_ending(path.name) is not None:
-        with suppress(CheckpointError):
-            _find(path, read)
-    return (path, *read.marks)
-
-
-def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
+    read = ReadFiles() if read is None else read
     if os.path.isdir(path):
-        known = known_folder(path)
+        known = file_signatures.known_folder(path)
         if known is not None and not (path / CONFIG).is_file():
             raise CheckpointError(f"{path} is {known}")
         found = members_of_folder(LocalFolder(path, read))
@@ -165,12 +118,11 @@ def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
         found = members_of_file(LocalFolder(path.parent, read), path.name)
     folder = found.folder.path
     weights = tuple(folder / name for name in found.weights)
-    formats = [detect_format(file, read) for file in weights]
+    formats = [_format_of(file, read) for file in weights]
     for file, kind in zip(weights, formats, strict=True):
         if kind != formats[0]:
             raise CheckpointError(
-                f"{path} names shards of two formats: {weights[0].name} is one of {formats[0]}, "
-                f"{file.name} of {kind}; expected one format"
+                f"{path} names shards of two formats ({file.name} is of {kind}); expected one"
             )
     shards = {tensor: folder / name for tensor, name in found.shards.items()}
     return CheckpointFiles(
@@ -178,49 +130,44 @@ def _find(path: Path, read: ReadFiles) -> CheckpointFiles:
     )
 
 
-def detect_format(path: Path, read: ReadFiles | None = None) -> Format:
-    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name.
+def read_files(path: Path) -> tuple[Path, ...]:
+    """Every file that reading a checkpoint opens; of a broken one, those that are there."""
+    read = ReadFiles()
+    if os.path.isdir(path) or without_index_ending(path.name) is not None:
+        with suppress(CheckpointError):
+            find_files(path, read)
+    return (path, *read.marks)
 
-    Args:
-        path: the file.
-        read: where to note that it is read.
 
-    Raises:
-        CheckpointError: the file is missing, a directory, empty, unreadable or of another format.
-    """
+def _format_of(path: Path, read: ReadFiles) -> Format:
+    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
     try:
-        kind = (read or ReadFiles()).look(path).st_mode
-        if stat.S_ISDIR(kind):
-            raise CheckpointError(f"{path} is a directory; expected a checkpoint file")
+        kind = read.look(path).st_mode
         if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
-            head = file.read(FIRST_BYTES)
+            head = file.read(file_signatures.FIRST_BYTES)
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist{like(path)}; expected a checkpoint file"
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # A name with a NUL.
+    except (OSError, ValueError) as error:  # A ValueError: a name with a NUL.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
-    if header_length(head, size) is not None:
+    if file_signatures.header_length(head, size) is not None:
         return "safetensors"
-    other = DISTRIBUTED if path.suffix == ".distcp" else known_as(head)
+    other = (
+        file_signatures.DISTRIBUTED if path.suffix == ".distcp" else file_signatures.known_as(head)
+    )
     if other is not None:
         raise CheckpointError(f"{path} is {other[0]}: {other[1]}")
-    if head.startswith((_PICKLE, _ZIP)) or zipfile.is_zipfile(path):
+    if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
         return "torch"
-    length = int.from_bytes(head[:8], "little") if head[8:9] == b"{" else 0
-    if length:
-        raise CheckpointError(
-            f"{path} is cut short: its header claims {length} bytes, the file has {size}. "
-            "Copy or download it again"
-        )
+    if head[8:9] == b"{":
+        raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
@@ -240,10 +187,7 @@ def like(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
-
-    Of a remote file that is downloaded in part it is the one that its store gives, or empty.
-    """
+    """The SHA-256 of a file; of a remote one in parts what its store gives, or empty."""
     partial = partial_of(path)
     if partial is not None and partial.sha256 is not None:
         return partial.sha256
@@ -251,10 +195,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(files: CheckpointFiles) -> str:
-    """The SHA-256 of a checkpoint: of its file, or of the names and hashes of its files.
-
-    Empty where that of one of its files is not known.
-    """
+    """The SHA-256 of a checkpoint's file, or of the names and hashes of its files; or empty."""
     if files.all == (files.path,):
         return hash_file(files.path)
     hashes = {path: hash_file(path) for path in sorted(files.all)}

@@ -1,20 +1,14 @@
-"""Which files make up a checkpoint, in a folder of any kind: local, of a store or of the Hub.
-
-A checkpoint is one file, an index with its shards, or a folder of diffusers.
-"""
+"""The files of a checkpoint, in any folder: one file, an index with shards, or diffusers'."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from inflate.errors import CheckpointError, FamilyError, quoted
-from inflate.io.contents import RemoteFile
 from inflate.io.location import is_plain
-from inflate.progress import Progress
 
 CONFIG = "config.json"
 VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
@@ -27,12 +21,14 @@ LARGEST_JSON = 100_000_000
 LONGEST_NAME = 1000
 """Characters that the name of a tensor may have."""
 
-_MODEL = "diffusion_pytorch_model"
-_KINDS = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-_VARIANTS = ("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin")
-FOLDER_FILES = tuple(f"{_MODEL}.{kind}" for kind in (*_KINDS, *_VARIANTS))
-"""The names of weights in a folder of diffusers, the best first; some folders hold only a variant
-in a narrower type."""
+FOLDER_FILES = tuple(
+    f"diffusion_pytorch_model.{ending}"
+    for ending in (
+        *("safetensors", "safetensors.index.json", "bin", "bin.index.json"),
+        *("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin"),
+    )
+)
+"""The names of weights in a folder of diffusers, the best first."""
 
 _INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 
@@ -67,39 +63,7 @@ class Folder(Protocol):
         """Whether there is a file of this name."""
 
     def read(self, name: str) -> bytes:
-        """The content of a small file.
-
-        Raises:
-            CheckpointError: it cannot be read, or is larger than ``LARGEST_JSON``.
-        """
-
-
-class RemoteFolder(Folder, Protocol):
-    """A folder of a store or of the Hub."""
-
-    def near(self, name: str) -> str:
-        """A hint at a name similar to one that does not exist; it may be empty."""
-
-    def url(self, name: str) -> str:
-        """What names a file in the cache: its URL, with a commit where there is one."""
-
-    def look(self, name: str) -> RemoteFile | None:
-        """Describe a file as it was when it was first looked up; None where there is none."""
-
-    def stat(self, name: str) -> RemoteFile | None:
-        """Describe a file as it is now; None where there is none of this name."""
-
-    def ranged(self, file: RemoteFile) -> bool:
-        """Whether parts of a file can be read, and belong to this version."""
-
-    def read_range(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Some bytes of a file."""
-
-    def download(self, file: RemoteFile, to: Path, progress: Progress) -> None:
-        """Copy a file to a path; the copy is not checked."""
-
-    def fetch(self, files: list[RemoteFile], progress: Progress) -> Path:
-        """A local folder that holds whole copies of these files."""
+        """The content of a small file; a CheckpointError if it cannot be read, or is too large."""
 
 
 F = TypeVar("F", bound=Folder)
@@ -128,13 +92,7 @@ class Members(Generic[F]):
 
 
 def members_of_file(folder: F, name: str) -> Members[F]:
-    """The files that belong to a file: the shards of an index, and a ``config.json`` next to it.
-
-    Raises:
-        CheckpointError: it is not a sound index, or shards are missing.
-    """
-    index = name if without_index_ending(name) is not None else None
-    shards = _shards(folder, name) if index else {}
+    """The files that belong to a file: the shards of an index, and a ``config.json`` next to it."""
     nearby: Mapping[str, Any] = {}
     ours = name in FOLDER_FILES  # As diffusers names it: the file is of this folder.
     if (ours or folder.listed) and folder.has(CONFIG):
@@ -145,15 +103,13 @@ def members_of_file(folder: F, name: str) -> Members[F]:
                 raise
         if nearby.get("_class_name") not in CLASSES:
             nearby = {}
-    weights = tuple(sorted(set(shards.values()))) or (name,)
-    return Members(folder, weights, index, shards, config_nearby=nearby)
+    return _members(folder, name, config_nearby=nearby)
 
 
 def members_of_folder(folder: F) -> Members[F]:
     """The files of a folder of diffusers: its configuration and weights; of a pipeline its ``vae``.
 
     Raises:
-        CheckpointError: it is not such a folder, or files are missing.
         FamilyError: it is of another class.
     """
     named = folder
@@ -167,39 +123,39 @@ def members_of_folder(folder: F) -> Members[F]:
     config = _json(folder, CONFIG)
     kind = config.get("_class_name")
     if kind not in CLASSES:
-        held = "a config.json without _class_name"
-        held = held if kind is None else f"a {quoted(kind)} of diffusers"
-        expected = ", ".join(CLASSES)
-        raise FamilyError(f"{folder.shown()} holds {held}; expected one of {expected}")
+        held = "a config.json without _class_name" if kind is None else f"a {quoted(kind)}"
+        raise FamilyError(f"{folder.shown()} holds {held}; expected one of {', '.join(CLASSES)}")
     weights = next((name for name in FOLDER_FILES if folder.has(name)), None)
     if weights is None:
         raise CheckpointError(
-            f"{folder.shown()} has none of the files {', '.join(FOLDER_FILES)}; name the file of "
-            "weights"
+            f"{folder.shown()} has none of {', '.join(FOLDER_FILES)}; name the file"
         )
-    if without_index_ending(weights) is None:
-        return Members(folder, (weights,), config=config)
-    shards = _shards(folder, weights)
-    return Members(folder, tuple(sorted(set(shards.values()))), weights, shards, config)
+    return _members(folder, weights, config=config)
 
 
-def _shards(folder: Folder, index: str) -> dict[str, str]:
-    """The file of each tensor that an index lists."""
-    where, shards = folder.shown(index), _json(folder, index).get("weight_map")
+def _members(folder: F, name: str, **configs: Any) -> Members[F]:
+    """A checkpoint of one file, or of the shards that an index lists."""
+    if without_index_ending(name) is None:
+        return Members(folder, (name,), **configs)
+    where, shards = folder.shown(name), _json(folder, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{where} has no 'weight_map'; expected an index of shards")
     for tensor, shard in shards.items():
         if not isinstance(shard, str) or not is_plain(shard) or shard.endswith(".json"):
             raise CheckpointError(
-                f"{where} places {shown(tensor)} in {quoted(shard)}; expected the name of a file "
-                "next to it"
+                f"{where} places {shown(tensor)} in {quoted(shard)}; expected a file next to it"
             )
-    missing = [name for name in sorted(set(shards.values())) if not folder.has(name)]
+    weights = tuple(sorted(set(shards.values())))
+    missing = [shard for shard in weights if not folder.has(shard)]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        names = ", ".join(map(shown, missing[:5]))
-        raise CheckpointError(f"{where} names shards that are missing: {names}{more}")
-    return shards
+        raise CheckpointError(f"{where} names shards that are missing: {first_names(missing)}")
+    return Members(folder, weights, name, shards, **configs)
+
+
+def first_names(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(shown, names[:5])) + more
 
 
 def _json(folder: Folder, name: str) -> dict[str, Any]:

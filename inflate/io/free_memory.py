@@ -13,10 +13,8 @@ _RECLAIMABLE = ("active_file", "inactive_file")
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that the machine and every container around this process can still give.
 
-    Page cache counts as free. None where the system does not say.
-
-    Args:
-        root: where ``proc`` and ``sys`` are mounted.
+    Page cache counts as free. None where the system does not say. ``root`` is where ``proc`` and
+    ``sys`` are mounted.
 
     Source:
         Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the Linux kernel.
@@ -34,30 +32,24 @@ def _machine(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path) -> Iterator[int]:
-    """What each control group around this process leaves, its own first.
+    """What each control group around this process leaves, of both versions, its own first.
 
-    Inside a container the path of the group may not exist, but the mount then shows the
-    container's own group at its top.
+    Inside a container its path may not exist; the top of the mount is then the group itself.
     """
     mount = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         own = PurePosixPath(path.lstrip("/"))
-        if not controllers:
-            for folder in (own, *own.parents):
-                yield from _left(mount / folder, "memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            for folder in (own, *own.parents):
-                yield from _left(
-                    mount / "memory" / folder,
-                    "memory.limit_in_bytes",
-                    "memory.usage_in_bytes",
-                    "total_",
-                )
+        for folder in (own, *own.parents):
+            if not controllers:
+                yield from _left(mount / folder, "max", "current", "")
+            elif "memory" in controllers.split(","):
+                names = ("limit_in_bytes", "usage_in_bytes", "total_")
+                yield from _left(mount / "memory" / folder, *names)
 
 
 def _left(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[int]:
-    limit, usage = _lines(group / limit_name), _lines(group / usage_name)
+    limit, usage = (_lines(group / f"memory.{name}") for name in (limit_name, usage_name))
     if not limit or not usage or not limit[0].isdigit():  # "max": no limit of its own.
         return
     statistics = dict(line.split() for line in _lines(group / "memory.stat"))

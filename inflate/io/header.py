@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Container
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from inflate.errors import CheckpointError
-from inflate.io.files import CheckpointFiles, shown
+from inflate.io.folder import shown
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.stored import Contents, Extent, SourceFile
 
@@ -32,18 +31,14 @@ def read_header(file: SourceFile) -> Contents:
     """What the header of a safetensors file says, once it is seen to fit the file.
 
     Raises:
-        CheckpointError: it is cut short, too large, not UTF-8 or JSON, names a key twice, or its
-            tensors overlap, leave gaps or lie outside the file, or have names that do not print.
+        CheckpointError: it is not sound, or its tensors overlap, leave gaps or lie outside.
     """
     path, size = file.path, file.size
     length = int.from_bytes(file.read(8, 0), "little")
     if length > size - 8:
         raise _lie(path, f"its header claims {length} bytes, and the file has {size}", cut=True)
     if length > LARGEST_HEADER:
-        raise CheckpointError(
-            f"{path} has a header of {length} bytes; the safetensors library reads "
-            f"{LARGEST_HEADER} at most. Move metadata out of it"
-        )
+        raise _lie(path, f"its header of {length} bytes is longer than the library reads")
     try:
         text = file.read(length, 8).decode("utf-8")
         content = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
@@ -70,25 +65,8 @@ def read_header(file: SourceFile) -> Contents:
     if at > held:
         raise _lie(path, f"its tensors take {at} bytes, and the file holds {held}", cut=True)
     if at < held:
-        raise CheckpointError(
-            f"{path} has {held - at} bytes after the last tensor, which the safetensors library "
-            "refuses too. Save or download it again"
-        )
+        raise _lie(path, f"it has {held - at} bytes after the last tensor")
     return found
-
-
-def check_shards(files: CheckpointFiles, found: Container[str]) -> None:
-    """See that every tensor that an index names was found in the shard that it names.
-
-    Raises:
-        CheckpointError: some were not.
-    """
-    lost = sorted(name for name in files.shards if name not in found)
-    if lost:
-        raise CheckpointError(
-            f"{files.path} names tensors that its shards lack: {', '.join(map(shown, lost[:5]))}"
-            + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        )
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
@@ -96,32 +74,22 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
     if shown(name) != name:
         raise _lie(path, f"a tensor has the name {shown(name)}")
     fields = entry if isinstance(entry, dict) else {}
-    dtype = fields.get("dtype")
+    dtype: Any = fields.get("dtype")
     shape, span = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
-    if shape is None or span is None or len(span) != 2 or not _is_type(dtype):
+    named = isinstance(dtype, str) and re.fullmatch(r"[A-Z0-9_]{1,20}", dtype)
+    if shape is None or span is None or len(span) != 2 or not named:
         raise _lie(path, f"the entry of {name} is malformed")
     start, end = span
-    known = STORED_NAMES.get(dtype)
-    if known is None and end >= start:  # Outside an autoencoder it does not matter.
-        return TensorInfo(name, tuple(shape), dtype, end - start), start
-    if known is None:
-        raise _lie(path, f"{name} ends before it begins")
-    nbytes = math.prod(shape) * WIDTHS[known]
-    if end - start != nbytes:
-        raise _lie(path, f"{name} has {end - start} bytes, and its shape {shape} takes {nbytes}")
-    return TensorInfo(name, tuple(shape), known, nbytes), start
-
-
-def _is_type(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and re.fullmatch(r"[A-Z0-9_]{1,20}", value) is not None
+    nbytes = end - start
+    known = STORED_NAMES.get(dtype)  # Outside an autoencoder another type does not matter.
+    takes = max(nbytes, 0) if known is None else math.prod(shape) * WIDTHS[known]
+    if nbytes != takes:
+        raise _lie(path, f"{name} has {nbytes} bytes, and its shape {shape} takes {takes}")
+    return TensorInfo(name, tuple(shape), known or dtype, nbytes), start
 
 
 def _counts(value: Any) -> list[int] | None:
-    """A list of whole numbers, 0 or more; None for anything else, true and false included.
-
-    None too for more numbers than any tensor has axes, and for numbers larger than any file: what
-    they multiply to could take hours to find.
-    """
+    """A list of whole numbers as a tensor may have them; None for anything else."""
     if (
         isinstance(value, list)
         and len(value) <= _MOST_AXES

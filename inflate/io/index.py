@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 WIDTHS = {
@@ -35,7 +36,4 @@ class TensorInfo:
     @property
     def parameters(self) -> int:
         """How many numbers it holds."""
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count
+        return math.prod(self.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -12,20 +13,20 @@ from inflate.errors import InflateError
 
 # Two characters at least before the colon: C:\x and C://x are paths.
 _URL = re.compile(r"([A-Za-z][\w+.-]+)(?:::[\w+.:-]*)?://")
-_LOCAL = frozenset({"file", "local"})
-_WEB = frozenset({"http", "https"})
 _PASSWORD = re.compile(r"^([\w+.-]+://[^/@:]*):[^/@]*@")
+_LOCAL = frozenset({"file", "local"})
+_OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "http": "https"}
 
 
 @dataclass(frozen=True)
 class Location:
     """A URL of a file, or of a folder, whose ``name`` is empty.
 
-    ``folder`` ends with a slash; ``tail`` is the last part as it was written, ``query`` what
-    follows a web address, with its question mark.
+    ``store`` is one scheme for each kind of store. ``folder`` ends with a slash; ``tail`` is the
+    name as it was written, ``query`` what follows a web address.
     """
 
-    scheme: str
+    store: str
     folder: str
     name: str
     tail: str
@@ -35,50 +36,48 @@ class Location:
         """The URL of a file in the same folder."""
         return self.folder + self._written(name) + self.query
 
-    def shown(self, name: str | None = None) -> str:
+    def shown(self, name: str = "") -> str:
         """The URL for messages, without passwords and without the signatures that a query holds."""
-        tail = self.tail if name is None else name
-        return without_password(self.folder + tail)
+        return without_password(self.folder + (name or self.tail))
 
-    def inside(self, name: str) -> Location:
+    def inside(self, name: str) -> Any:
         """A folder in the same folder."""
         return replace(self, folder=f"{self.folder}{self._written(name)}/", name="", tail="")
 
     def _written(self, name: str) -> str:
         if name == self.name:
             return self.tail
-        return quote(name) if self.scheme in _WEB else name
+        return quote(name) if self.store == "https" else name
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL such as ``s3://bucket/file``, and no path of a local file."""
+    """Whether a location is a URL such as ``s3://bucket/file``, and not a path of a local file."""
     found = _URL.match(location)
     return found is not None and found[1].lower() not in _LOCAL
 
 
 def local_path(location: str) -> Path:
-    """The path that a location which is not remote stands for; ``file://`` is understood.
-
-    Raises:
-        InflateError: the URL names a file of another machine.
-    """
+    """The path of a location that is not remote; ``file://`` is understood."""
     if not _URL.match(location):
         return Path(location)
     parts = urlsplit(location)
     if parts.netloc not in ("", "localhost"):
-        raise InflateError(
-            f"{location} names a file of the machine {parts.netloc!r}; expected three slashes "
-            "and a path, file:///path/to/file, or the path alone"
-        )
+        raise InflateError(f"{location} is of the machine {parts.netloc!r}; expected file:///PATH")
     return Path(url2pathname(parts.path))
+
+
+def store_of(location: str) -> tuple[str, str]:
+    """The kind of store of a URL, and what follows its ``://``."""
+    scheme, _, rest = location.partition("://")
+    return _OTHER_NAMES.get(scheme.lower(), scheme.lower()), rest
 
 
 def shown(location: str) -> str:
     """A location for messages and records: its password and its query, if any, are left out."""
     if not is_remote(location):
         return location
-    scheme = location.partition("://")[0].lower()
-    return without_password(location.partition("?")[0] if scheme in _WEB else location)
+    on_web = store_of(location)[0] == "https"
+    return without_password(location.partition("?")[0] if on_web else location)
 
 
 def without_password(url: str) -> str:
@@ -87,39 +86,31 @@ def without_password(url: str) -> str:
 
 
 def parse(location: str, error: type[InflateError]) -> Location:
-    """The parts of a remote location.
-
-    Raises:
-        InflateError: as ``error``: it is a chain of several, or its last part can name no file.
-    """
-    scheme, _, rest = location.partition("://")
-    scheme, shown = scheme.lower(), without_password(location)
+    """The parts of a remote location, or ``error`` where it is a chain or can name no file."""
+    scheme = location.partition("://")[0].lower()
+    (store, rest), shown = store_of(location), without_password(location)
     if "::" in scheme or "::" in rest:
         raise error(f"{shown} is a chain of locations; expected one, such as s3://bucket/file")
     query = ""
-    if scheme in _WEB:
+    if store == "https":
         rest, mark, query = rest.partition("#")[0].partition("?")
         query = mark + query
     # Before the first slash comes a host or a bucket; in memory there is neither.
-    if "/" not in rest and scheme != "memory":
+    if "/" not in rest and store != "memory":
         rest += "/"
     above, slash, tail = rest.rpartition("/")
-    if not above and scheme != "memory":
+    if not above and store != "memory":
         raise error(f"{shown} lacks a host or bucket; expected {scheme}://BUCKET-OR-HOST/PATH")
-    name = unquote(tail) if scheme in _WEB else tail
+    name = unquote(tail) if store == "https" else tail
     if name and not is_plain(name):
         raise error(
-            f"{shown} ends in {name!r}, which cannot name a file in the cache; expected a plain "
-            "name that does not begin with a dot"
+            f"{shown} ends in {name!r}; expected a plain name that does not begin with a dot"
         )
-    return Location(scheme, f"{scheme}://{above}{slash}", name, tail, query)
+    return Location(store, f"{scheme}://{above}{slash}", name, tail, query)
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name can lead nowhere but to a visible file of the folder it is looked up in.
-
-    Judged by the rules of Windows and of all others, so that a name is safe on one if on the other.
-    """
+    """Whether a name, on any system, leads only to a visible file of the folder it is used in."""
     return (
         PurePosixPath(name).name == name
         and PureWindowsPath(name).name == name

@@ -1,30 +1,15 @@
-"""The instructions of a pickle, interpreted without any call.
+"""The instructions of a pickle: containers are made, names and calls stay data.
 
-A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made; names and calls stay data that says what was asked for.
-
-Source:
-    The instructions that torch writes: ``torch/_weights_only_unpickler.py``.
+Source: ``torch/_weights_only_unpickler.py`` for the instructions that torch writes.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
+import pickletools
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from inflate.io.claims import (
-    DamagedError,
-    Name,
-    RefusedError,
-    Storage,
-    UnresolvedCall,
-    are_counts,
-    call,
-    extend,
-    set_items,
-)
+from inflate.io import claims
 
 _STORED_TYPES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
@@ -47,35 +32,23 @@ _OWN_ROOTS = ("torch", "collections")
 _OWN_NAMES = ("_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set")
 """What torch itself writes into its files, apart from the names in its own modules."""
 
-_CONSTANTS: dict[bytes, Any] = {
-    pickle.NONE: None,
-    pickle.NEWTRUE: True,
-    pickle.NEWFALSE: False,
-    pickle.EMPTY_TUPLE: (),
+# fmt: off
+_VALUES = frozenset({
+    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING",
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+})
+# fmt: on
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_INERT = {
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), "builtins.bytes"),
+    "EMPTY_SET": "builtins.set",
+    "FROZENSET": "builtins.frozenset",
 }
-_NUMBERS = {
-    pickle.BININT: struct.Struct("<i"),
-    pickle.BININT1: struct.Struct("<B"),
-    pickle.BININT2: struct.Struct("<H"),
-    pickle.BINFLOAT: struct.Struct(">d"),
-}
-_PUTS = {pickle.BINPUT: struct.Struct("<B"), pickle.LONG_BINPUT: struct.Struct("<I")}
-_GETS = {pickle.BINGET: struct.Struct("<B"), pickle.LONG_BINGET: struct.Struct("<I")}
-_TEXTS = {
-    pickle.SHORT_BINUNICODE: struct.Struct("<B"),
-    pickle.BINUNICODE: struct.Struct("<I"),
-    pickle.BINUNICODE8: struct.Struct("<Q"),
-    pickle.SHORT_BINSTRING: struct.Struct("<B"),
-}
-_BYTES = {
-    pickle.SHORT_BINBYTES: struct.Struct("<B"),
-    pickle.BINBYTES: struct.Struct("<I"),
-    pickle.BINBYTES8: struct.Struct("<Q"),
-    pickle.BYTEARRAY8: struct.Struct("<Q"),
-}
-_LONGS = {pickle.LONG1: struct.Struct("<B"), pickle.LONG4: struct.Struct("<I")}
-_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+"""Instructions whose results no tensor needs."""
 
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_FROM_MARK = frozenset({"TUPLE", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS"})
+"""Instructions that take everything since the last mark."""
 
 _LONGEST_LINE = 4096
 """Bytes that the name of a module or class may have."""
@@ -83,140 +56,109 @@ _LONGEST_LINE = 4096
 
 @dataclass
 class PickleInterpreter:
-    """Interprets the instructions that torch's own files consist of, without any call.
-
-    Args:
-        stream: the pickles, one behind the other.
-        size: bytes that the stream holds at most.
-    """
+    """Interprets the pickles in a stream of ``size`` bytes at most, without any call."""
 
     stream: BinaryIO
     size: int
-    storages: list[Storage] = field(default_factory=list)
+    storages: list[claims.Storage] = field(default_factory=list)
     foreign: set[str] = field(default_factory=set)
 
-    def take(self, count: int) -> bytes:
-        """The next bytes.
+    def read(self, count: int) -> bytes:
+        """The next bytes, for ``pickletools``, which asks for as many as the file claims."""
+        if count > self.size:  # Before room is made for them.
+            raise claims.DamagedError("it is cut short")
+        return self.stream.read(count)
 
-        Raises:
-            DamagedError: the stream has fewer.
-        """
-        # Compared first: room is made for as many bytes as are asked for.
-        taken = self.stream.read(count) if count <= self.size else b""
-        if len(taken) < count:
-            raise DamagedError("it is cut short")
-        return taken
+    def readline(self) -> bytes:
+        """The next line, cut where it is longer than any name."""
+        return self.stream.readline(_LONGEST_LINE)
 
     def run(self) -> Any:
         """The value of the next pickle."""
         stack: list[Any] = []
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
-        while (code := self.take(1)) != pickle.STOP:
-            if code in _PUTS:
-                memo[self._number(_PUTS[code])] = stack[-1]
-            elif code == pickle.MEMOIZE:
-                memo[len(memo)] = stack[-1]
-            elif code in _GETS:
-                number = self._number(_GETS[code])
-                if number not in memo:
-                    raise DamagedError("its pickle takes what it never put down")
-                stack.append(memo[number])
-            elif code in _TEXTS:
-                text = self.take(self._number(_TEXTS[code]))
-                stack.append(text.decode("utf-8", "surrogatepass"))
-            elif code in _BYTES:
-                self.take(self._number(_BYTES[code]))
-                stack.append(UnresolvedCall("builtins.bytes"))  # No tensor needs them.
-            elif code in _LONGS:
-                number = self.take(self._number(_LONGS[code]))
-                stack.append(int.from_bytes(number, "little", signed=True))
-            elif code in _NUMBERS:
-                stack.append(self._number(_NUMBERS[code]))
+        value: Any
+        for instruction, value, _ in pickletools.genops(self):  # type: ignore[arg-type]
+            code = instruction.name
+            if code in _FROM_MARK:
+                items, stack = stack, marks.pop()
+            if code in ("BINPUT", "LONG_BINPUT"):
+                memo[value] = stack[-1]
+            elif code in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[value])
+            elif code in _VALUES:
+                stack.append(value)
             elif code in _CONSTANTS:
                 stack.append(_CONSTANTS[code])
-            elif code == pickle.MARK:
+            elif code in _INERT:
+                stack.append(claims.UnresolvedCall(_INERT[code]))
+            elif code == "MARK":
                 marks.append(stack)
                 stack = []
-            elif code == pickle.TUPLE:
-                items, stack = stack, marks.pop()
+            elif code == "TUPLE":
                 stack.append(tuple(items))
             elif code in _TUPLES:
                 if len(stack) < _TUPLES[code]:
-                    raise DamagedError("its pickle takes what it never put down")
+                    raise claims.DamagedError("its pickle takes what it never put down")
                 stack[-_TUPLES[code] :] = [tuple(stack[-_TUPLES[code] :])]
-            elif code in (pickle.EMPTY_DICT, pickle.EMPTY_LIST):
-                stack.append({} if code == pickle.EMPTY_DICT else [])
-            elif code == pickle.EMPTY_SET:
-                stack.append(UnresolvedCall("builtins.set"))
-            elif code == pickle.FROZENSET:
-                stack = marks.pop()
-                stack.append(UnresolvedCall("builtins.frozenset"))
-            elif code == pickle.GLOBAL:
-                stack.append(self._name(self._line(), self._line()))
-            elif code == pickle.STACK_GLOBAL:
+            elif code == "BINPERSID":
+                stack.append(self._storage(stack.pop()))
+            elif code in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+                if code == "NEWOBJ_EX":
+                    stack.pop()
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(claims.call(function, arguments))
+            elif code == "GLOBAL":
+                stack.append(self._name(*value.split(" ", 1)))
+            elif code == "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 stack.append(self._name(module, name))
-            elif code in (pickle.REDUCE, pickle.NEWOBJ):
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(call(function, arguments))
-            elif code == pickle.NEWOBJ_EX:
-                _named, arguments, function = stack.pop(), stack.pop(), stack.pop()
-                stack.append(call(function, arguments))
-            elif code == pickle.BINPERSID:
-                stack.append(self._storage(stack.pop()))
-            elif code == pickle.BUILD:
+            elif code in ("EMPTY_DICT", "EMPTY_LIST"):
+                stack.append({} if code == "EMPTY_DICT" else [])
+            elif code == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif code == "BUILD":
                 state = stack.pop()
-                if isinstance(stack[-1], UnresolvedCall):
+                if isinstance(stack[-1], claims.UnresolvedCall):
                     stack[-1].state = state
-            elif code in (pickle.APPEND, pickle.APPENDS, pickle.ADDITEMS):
-                if code == pickle.APPEND:
-                    items = [stack.pop()]
-                else:
-                    items, stack = stack, marks.pop()
-                extend(stack[-1], items)
-            elif code in (pickle.SETITEM, pickle.SETITEMS):
-                if code == pickle.SETITEMS:
-                    items, stack = stack, marks.pop()
-                else:
-                    value, key = stack.pop(), stack.pop()
-                    items = [key, value]
-                set_items(stack[-1], items)
-            elif code in (pickle.PROTO, pickle.FRAME):
-                self.take(1 if code == pickle.PROTO else 8)
-            else:
-                raise DamagedError(f"its pickle holds {code!r}, which torch never writes")
+            elif code == "APPEND":
+                item = stack.pop()
+                claims.extend(stack[-1], [item])
+            elif code in ("APPENDS", "ADDITEMS"):
+                claims.extend(stack[-1], items)
+            elif code == "SETITEM":
+                item, key = stack.pop(), stack.pop()
+                claims.set_items(stack[-1], [key, item])
+            elif code == "SETITEMS":
+                claims.set_items(stack[-1], items)
+            elif code not in ("PROTO", "FRAME", "STOP"):
+                raise claims.DamagedError(f"its pickle holds {code}, which torch never writes")
         return stack.pop()
 
-    def _number(self, layout: struct.Struct) -> Any:
-        return layout.unpack(self.take(layout.size))[0]
-
-    def _name(self, module: Any, name: Any) -> Name:
+    def _name(self, module: Any, name: Any) -> claims.Name:
         dotted = f"{_PYTHON_2.get(module, module)}.{name}" if isinstance(module, str) else ""
         if not isinstance(name, str) or not 2 < len(dotted) <= 2 * _LONGEST_LINE:
-            raise DamagedError("it names a class in a way that torch never does")
+            raise claims.DamagedError("it names a class in a way that torch never does")
         if not dotted.isprintable():
-            raise DamagedError("it names a class in characters that no name has")
-        if dotted.split(".")[0] in _BLOCKED:
-            raise RefusedError(dotted)
-        if dotted.split(".")[0] not in _OWN_ROOTS and dotted not in _OWN_NAMES:
+            raise claims.DamagedError("it names a class in characters that no name has")
+        root = dotted.split(".")[0]
+        if root in _BLOCKED:
+            raise claims.RefusedError(dotted)
+        if root not in _OWN_ROOTS and dotted not in _OWN_NAMES:
             self.foreign.add(dotted)
-        return Name(dotted)
+        return claims.Name(dotted)
 
-    def _line(self) -> str:
-        line = self.stream.readline(_LONGEST_LINE)
-        if not line.endswith(b"\n"):
-            raise DamagedError("it is cut short")
-        return line[:-1].decode("utf-8")
-
-    def _storage(self, claim: Any) -> Storage | Name:
-        kind, named, key, _location, count, *view = [*claim, None, None, None][: max(5, len(claim))]
-        if kind == "module" and isinstance(named, Name):  # Before 1.6: a class and its source code.
+    def _storage(self, claim: Any) -> claims.Storage | claims.Name:
+        # Torch of 2017 could add that a part of the storage is meant.
+        kind, named, key, _location, count, view = [*claim, None, None, None][:6]
+        if kind == "module" and isinstance(
+            named, claims.Name
+        ):  # Before 1.6: a class and its source code.
             return named
-        part = view[0][1:] if view and isinstance(view[0], tuple) else ()
-        sound = kind == "storage" and isinstance(named, Name) and isinstance(key, str)
-        if not sound or len(part) not in (0, 2) or not are_counts((count, *part)):
-            raise DamagedError("its pickle describes a storage as torch never does")
+        sound = kind == "storage" and isinstance(named, claims.Name) and isinstance(key, str)
+        if not sound or view is not None or not claims.are_counts((count,)):
+            raise claims.DamagedError("its pickle describes a storage as torch never does")
         dtype = _STORED_TYPES.get(named.dotted.rpartition(".")[2])
-        self.storages.append(Storage(key, dtype, count, part or (0, count)))
+        self.storages.append(claims.Storage(key, dtype, count))
         return self.storages[-1]

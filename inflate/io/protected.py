@@ -1,13 +1,11 @@
-"""The files that a run reads: nothing that it writes may be one of them, and none may change.
-
-Files are compared by what they are (device and inode, after links), not by how they are named.
-"""
+"""The files that a run reads: nothing that it writes may be one of them, and none may change."""
 
 from __future__ import annotations
 
 import errno
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inflate.errors import CheckpointError, OutputError
-from inflate.io.leftovers import leftover_of
-from inflate.io.location import is_remote, local_path, shown
-from inflate.io.ranges import PartialFile, partial_of
+from inflate.io.location import is_remote, local_path, shown, store_of
+from inflate.io.ranges import partial_of
 
-_SAME_STORE = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
+_LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
+"""Staged files, and the locks of a ledger's owners; the file that they belong to in the middle."""
 
 
 @dataclass
@@ -27,19 +25,12 @@ class ReadFiles:
     """Every file that a reader opens, as it looked before its first byte was read."""
 
     marks: dict[Path, tuple[int, ...]] = field(default_factory=dict)
-    _partial: dict[Path, PartialFile] = field(default_factory=dict, compare=False, repr=False)
     _all_read: bool = field(default=False, compare=False, repr=False)
 
     def look(self, path: Path) -> os.stat_result:
-        """Describe a file that is about to be read, and remember what it looks like.
-
-        Raises:
-            OSError: it cannot be looked at.
-        """
+        """Describe a file that is about to be read, and remember what it looks like."""
         found = path.stat()
-        partial = partial_of(path)
-        if partial is not None:  # Its times change with what is downloaded.
-            self._partial.setdefault(path, partial)
+        partial_of(path)  # Refuses a file of the cache that is not whole.
         self.marks.setdefault(path, _mark(found))
         return found
 
@@ -48,38 +39,29 @@ class ReadFiles:
         return ReadFiles({**other.marks, **self.marks})
 
     def check_unchanged(self) -> None:
-        """Check, after the last byte was read, that every file still is what it was.
+        """Raise CheckpointError if a file has changed; called after the last byte was read.
 
         The first success counts: later changes do not matter, since nothing is read any more.
-
-        Raises:
-            CheckpointError: size, time or inode of a file have changed; of a remote file that is
-                downloaded in part, its version.
         """
         if self._all_read:
             return
         for path, before in self.marks.items():
-            if path in self._partial:
-                self._partial[path].check_unchanged()
+            partial = partial_of(path)
+            if partial is not None:  # The times of its copy change with what is downloaded.
+                partial.check_unchanged()
                 continue
-            try:
+            now: tuple[int, ...] = ()
+            with suppress(OSError):
                 now = _mark(path.stat())
-            except OSError:
-                now = ()
             if now != before:
                 raise CheckpointError(
-                    f"{path} changed while it was read, so the result would mix two versions; try "
-                    "again when the file no longer changes"
+                    f"{path} changed while it was read; try again when it no longer changes"
                 )
         self._all_read = True
 
 
 def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> None:
-    """Refuse to write what :func:`conflicts` finds fault with.
-
-    Raises:
-        OutputError: with everything that it finds.
-    """
+    """Raise OutputError with everything that :func:`conflicts` finds fault with."""
     found = conflicts(written, read)
     if len(found) == 1:
         raise OutputError(found[0])
@@ -88,16 +70,21 @@ def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> 
 
 
 def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list[str]:
-    """Why files cannot be written: they are read, written twice, not regular, or wrongly named.
+    """Why paths and URLs cannot be written: each message names one.
 
-    Args:
-        written: paths and URLs of everything that a run writes, folders too.
-        read: paths and URLs of every file that it reads.
-
-    Returns:
-        A message for each conflict.
+    They are read too, written twice, not regular files or folders, or have an impossible name.
     """
-    protected = {place: path for path in read for place in _places(path)}
+    protected = {}
+    for path in read:
+        protected[place_of(path)] = path
+        local = _local(path)
+        if local is None:
+            continue
+        with suppress(OSError, ValueError):
+            # Writing the file that it passes for a leftover of would remove it.
+            real = Path(os.path.realpath(local))
+            if owner := leftover_of(real.name):
+                protected[place_of(real.with_name(owner))] = path
     taken: dict[tuple[object, ...], str | Path] = {}
     found = []
     for path in written:
@@ -121,14 +108,12 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
 def place_of(location: str | Path) -> tuple[object, ...]:
     """What a path or URL refers to: equal for two locations of one file, existing or to be.
 
-    A file that exists is its device and inode, after links are followed. Any other path is that of
-    its nearest folder that exists, and the names below it.
+    Of the nearest file or folder that exists, device and inode after links; and the names below it.
     """
     local = _local(location)
     if local is None:
-        scheme, _, rest = str(location).partition("://")
-        scheme = scheme.lower()
-        return (_SAME_STORE.get(scheme, scheme), posixpath.normpath("/" + rest.lstrip("/")))
+        store, rest = store_of(str(location))
+        return (store, posixpath.normpath("/" + rest.lstrip("/")))
     below: list[str] = []
     try:
         path = os.path.realpath(local)
@@ -146,16 +131,10 @@ def place_of(location: str | Path) -> tuple[object, ...]:
         return (str(location),)
 
 
-def _places(location: str | Path) -> list[tuple[object, ...]]:
-    """Where writing would lose a file: at its own place, and where it passes for a leftover."""
-    places, local = [place_of(location)], _local(location)
-    if local is not None:
-        with suppress(OSError, ValueError):
-            real = Path(os.path.realpath(local))
-            name = leftover_of(real.name)
-            if name is not None:
-                places.append(place_of(real.with_name(name)))
-    return places
+def leftover_of(name: str) -> str | None:
+    """The name of the file whose leftover a file of this name would be."""
+    found = _LEFTOVER.fullmatch(name)
+    return found and found[1]
 
 
 def _fault(location: str | Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -13,9 +13,10 @@ import numpy as np
 from inflate.errors import CheckpointError, about
 from inflate.io.arrays import Array, Bytes, aligned, aligned_empty, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
-from inflate.io.header import check_shards, read_header
+from inflate.io.folder import first_names
+from inflate.io.header import read_header
 from inflate.io.index import WIDTHS, TensorInfo
-from inflate.io.stored import Extent, Place, SourceFile, download
+from inflate.io.stored import Extent, Place, SourceFile
 from inflate.io.unpickling import read_pickled
 from inflate.progress import Progress
 
@@ -26,8 +27,8 @@ _PIECE = 1 << 18
 class Checkpoint:
     """An opened checkpoint: an index of tensors by key, and the way to read one.
 
-    Keys are the names in the file, or those that a view (see ``views``) gives. ``foreign`` names
-    the classes that a torch file mentions and that inert stand-ins took the place of.
+    Keys are the names in the file, or those of a view (see ``views``). ``foreign`` names the
+    classes of a torch file that inert stand-ins took the place of.
     """
 
     path: Path
@@ -43,11 +44,7 @@ class Checkpoint:
         return place if isinstance(place, Extent) else None
 
     def read(self, key: str) -> Array:
-        """A new aligned array with the numbers of a tensor, in the order of its axes.
-
-        Raises:
-            CheckpointError: its bytes cannot be read.
-        """
+        """A new aligned array with the numbers of a tensor, in the order of its axes."""
         info, place = self.tensors[key], self.places[key]
         if not isinstance(place, Extent):
             return aligned(place())
@@ -62,22 +59,20 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: {info.name} cannot be read: {error}") from error
 
     def download(self, progress: Progress) -> None:
-        """Download every tensor of a remote file at once; else each is when it is read.
-
-        Raises:
-            CheckpointError: they cannot be downloaded, or the file has changed.
-        """
-        download(self.places.values(), progress)
+        """Download every tensor of a remote file at once; else each is when it is read."""
+        spans: dict[SourceFile, list[tuple[int, int]]] = {}
+        for place in self.places.values():
+            if isinstance(place, Extent):
+                wanted = spans.setdefault(place.file, [])
+                wanted.append((place.offset, place.offset + place.nbytes))
+        for file, wanted in spans.items():
+            if file.partial is not None:
+                file.partial.fetch(wanted, progress)
 
     def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
         """The numbers of a tensor piece by piece, each flat and valid until the next is taken.
 
-        Args:
-            key: the tensor.
-            buffer: where pieces are read to; its size is a multiple of every type's.
-
-        Raises:
-            CheckpointError: its bytes cannot be read.
+        Pieces are read into ``buffer``, whose size is a multiple of every type's.
         """
         extent = self.extent(key)
         dtype = numpy_dtype(self.tensors[key].dtype)
@@ -124,9 +119,7 @@ def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> b
 def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
     """Open a file of safetensors or of torch, an index of shards, or a diffusers folder.
 
-    Args:
-        path: the file or folder.
-        bare: accept a torch file of a single tensor without a name, too.
+    ``bare`` accepts a torch file of a single tensor without a name, too.
 
     Raises:
         CheckpointError: a file is missing, empty, damaged or of another format; or, at the end, a
@@ -141,16 +134,19 @@ def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
         with about(path):
             files = find_files(path)
             for weights in files.weights:
-                file = stack.enter_context(closing(SourceFile(weights)))
-                if files.format == "torch":
-                    contents = read_pickled(file, bare=bare)
-                else:
-                    contents = read_header(file)
+                file = SourceFile(weights)
+                stack.enter_context(file.stream)
+                torch = files.format == "torch"
+                contents = read_pickled(file, bare=bare) if torch else read_header(file)
                 metadata.update(contents.metadata)
                 foreign.update(contents.foreign)
                 for name, info in contents.tensors.items():
                     if not files.shards or files.shards.get(name) == weights:
                         tensors[name], places[name] = info, contents.places[name]
-            check_shards(files, tensors)
+            lost = sorted(name for name in files.shards if name not in tensors)
+            if lost:
+                raise CheckpointError(
+                    f"{path} names tensors that its shards lack: {first_names(lost)}"
+                )
         yield Checkpoint(path, files, tensors, metadata, tuple(sorted(foreign)), places)
     files.read.check_unchanged()

@@ -1,113 +1,175 @@
-"""Sources and destinations elsewhere: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on.
-
-The other rooms import from here. fsspec and huggingface_hub come with the extra ``remote``, and are
-imported where they are used.
-"""
+"""Sources and destinations elsewhere: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from inflate.errors import CheckpointError
+from inflate.errors import CheckpointError, OutputError
 from inflate.io.caching import scratch_folder
-from inflate.io.faults import in_words
-from inflate.io.folder import Members, RemoteFolder, members_of_file, members_of_folder
+from inflate.io.contents import hashes_of
+from inflate.io.faults import in_words, was_taken
+from inflate.io.folder import members_of_file, members_of_folder
 from inflate.io.hub import open_repository
-from inflate.io.location import is_remote, local_path, parse, shown
-from inflate.io.publishing import check_destination, publish
-from inflate.io.ranges import fetch_parts
-from inflate.io.stores import open_store
-from inflate.progress import Progress, silent
+from inflate.io.location import is_remote, local_path, parse, shown, store_of
+from inflate.io.ranges import fetch_files
+from inflate.io.stores import StoreFolder, open_store
+from inflate.progress import Progress, silent, summed
 
 __all__ = [
-    "check_destination",
-    "fetch",
-    "is_remote",
-    "local_path",
-    "matches",
-    "publish",
-    "scratch_folder",
-    "shown",
-    "version",
-]
+    "check_destination", "fetch", "is_remote", "local_path", "matches", "publish",
+    "scratch_folder", "shown", "version",
+]  # fmt: skip
 
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
-_NOT_LISTED = frozenset({"hf", "http", "https"})
+
+# An upload to these appears when it is complete, and may be asked to fail where a name is taken.
+_WHOLE = frozenset({"abfs", "gs", "s3"})
+_BUCKETS = _WHOLE | {"oci", "oss", "tos"}
+_READ_ONLY = frozenset({"hf", "https", "data", "gist", "git", "github"})
+_CHOOSE = "replace it with --overwrite (overwrite=True in Python), or choose another name"
 
 
 def fetch(location: str, progress: Progress = silent) -> Path:
     """The local path of a remote checkpoint, to be opened with ``reader.open_checkpoint``.
 
-    The index of a sharded checkpoint brings its shards along, next to it. For a folder of diffusers
-    the path is that of a local folder. Of safetensors files only the beginning is downloaded, and
-    the rest where it is read; other files are downloaded and verified whole.
-
-    Args:
-        location: a URL; see :func:`inflate.io.location.is_remote`.
-        progress: called with ``downloading``, in bytes.
+    The index of a sharded checkpoint brings its shards along; a folder of diffusers becomes a local
+    folder. Of safetensors files only the beginning is downloaded, and the rest where it is read;
+    other files are downloaded and verified whole.
 
     Raises:
-        CheckpointError: there is nothing to fetch, it cannot be fetched, or what arrives is not
-            what the store promised.
+        CheckpointError: there is nothing to fetch, or what arrives is not what the store promised.
     """
-    folder, name = _open(location)
+    folder = _folder_of(location)
+    name = folder.name
     if name and not folder.has(name):
         if PurePosixPath(name).suffix in _FILE_ENDINGS:
-            raise CheckpointError(
-                f"{folder.shown()} does not exist{folder.near(name)}; expected a checkpoint file"
-            )
+            raise CheckpointError(f"{folder.shown()} does not exist; expected a checkpoint file")
         folder, name = folder.inside(name), ""
-    found: Members[RemoteFolder]
     found = members_of_file(folder, name) if name else members_of_folder(folder)
     files = [file for file in map(found.folder.look, found.names) if file is not None]
-    path = fetch_parts(found.folder, files, progress)
+    path = fetch_files(found.folder, files, progress)
     return path / name if name else path
 
 
 def matches(pattern: str) -> list[str]:
-    """The locations that a pattern such as ``s3://bucket/*.safetensors`` matches, sorted.
-
-    Raises:
-        CheckpointError: the store cannot be listed.
-    """
-    scheme, _, path = pattern.partition("://")
-    if scheme.lower() in _NOT_LISTED:
-        raise CheckpointError(f"{shown(pattern)}: {scheme}:// cannot be listed; name each file")
+    """The locations that a pattern such as ``s3://bucket/*.safetensors`` matches, sorted."""
+    store, path = store_of(pattern)
+    if store in ("hf", "https"):
+        raise CheckpointError(f"{shown(pattern)}: {store}:// cannot be listed; name each file")
     # Only what comes before the first wildcard is a place that can be opened.
-    fixed = path.partition("*")[0]
-    place = parse(f"{scheme}://{fixed.rpartition('/')[0]}/", CheckpointError)
-    store = open_store(place)
-    with in_words(f"{shown(pattern)} cannot be listed", place.scheme, CheckpointError):
-        return sorted(store.fs.unstrip_protocol(found) for found in store.fs.glob(pattern))
+    fixed = pattern[: len(pattern) - len(path)] + path.partition("*")[0].rpartition("/")[0]
+    fs = open_store(parse(f"{fixed}/", CheckpointError)).fs
+    with in_words(f"{shown(pattern)} cannot be listed", store, CheckpointError):
+        return sorted(fs.unstrip_protocol(found) for found in fs.glob(pattern))
 
 
 def version(location: str) -> str | None:
     """A text that differs for each version of a file; None if the file does not exist.
 
     Empty where the store gives no such thing, or where the location is that of a folder.
-
-    Raises:
-        CheckpointError: the store does not answer.
     """
-    if location.lower().startswith("hf://"):
-        repository, name = open_repository(location)
-        found = repository.stat(name) if name else None
-    else:
-        place = parse(location, CheckpointError)
-        name, store = place.name, open_store(place)
-        found = store.stat(name) if name else None
-        if name and found is None and store.info(place.url(name)) is not None:
-            name = ""  # A folder, written without a slash at its end.
-    if not name:
-        return ""
+    folder = _folder_of(location)
+    name = folder.name
+    found = folder.stat(name) if name else None
     if found is None:
-        return None
+        return "" if not name or folder.exists(name) else None
     return f"{found.size} {found.version}" if found.version else ""
 
 
-def _open(location: str) -> tuple[RemoteFolder, str]:
-    """The folder that a location lies in, and the name of the file; empty for the folder itself."""
+def _folder_of(location: str) -> StoreFolder:
+    """The folder that a location lies in; its own location has the name of the file, if any."""
     if location.lower().startswith("hf://"):
         return open_repository(location)
-    place = parse(location, CheckpointError)
-    return open_store(place), place.name
+    return open_store(parse(location, CheckpointError))
+
+
+def check_destination(location: str, *, overwrite: bool, folder: bool = False) -> None:
+    """Raise OutputError where a file, or a folder, cannot be published at a URL, and why."""
+    _open_destination(location, overwrite=overwrite, folder=folder)
+
+
+def publish(local: Path, location: str, *, overwrite: bool, progress: Progress = silent) -> None:
+    """Upload a finished file, or every file of a folder, and verify what arrived.
+
+    Each file appears whole or not at all; indexes and configurations come last.
+
+    Raises:
+        OutputError: the destination cannot be written, is taken, or holds something else after.
+    """
+    store = _open_destination(location, overwrite=overwrite, folder=local.is_dir())
+    files = {store.name: local}
+    if local.is_dir():
+        last = sorted(local.iterdir(), key=lambda path: path.suffix == ".json")
+        files = {path.name: path for path in last}
+    callbacks = summed("uploading", [path.stat().st_size for path in files.values()], progress)
+    for moved, (name, path) in zip(callbacks, files.items(), strict=True):
+        _upload(store, path, name, moved, overwrite=overwrite)
+
+
+def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
+    """The store of a destination that can be written, as far as that shows without writing."""
+    place = parse(location, OutputError)
+    if place.store in _READ_ONLY:
+        raise OutputError(
+            f"{place.shown()}: {place.store}:// can be read only; expected a path, s3://, gs:// or "
+            "another store that can be written. For the Hub, run hf upload OWNER/REPO FILE after"
+        )
+    store = open_store(place, OutputError)
+    found = store.info(place.url(place.name))
+    is_folder = not place.name or (found is not None and found.get("type") == "directory")
+    if is_folder and not folder:
+        raise OutputError(f"{place.shown()} is a folder; expected the name of a file in it")
+    bucket = "/".join(place.folder.split("/")[:3])
+    if found is None and place.store in _BUCKETS and store.info(bucket) is None:
+        raise OutputError(f"{place.shown()}: there is no bucket {bucket}; make it, or check it")
+    if found is not None and not overwrite:
+        raise OutputError(f"{place.shown()} exists; {_CHOOSE}")
+    return store.inside(place.name) if folder and place.name else store
+
+
+def _upload(
+    store: StoreFolder, path: Path, name: str, progress: Progress, *, overwrite: bool
+) -> None:
+    kind, taken = store.store, f"{store.shown(name)} exists since a moment ago; {_CHOOSE}"
+    with in_words(f"{path} cannot be read", "file", OutputError):
+        hashes = hashes_of(path, ["md5", "sha256"])
+    if kind in _WHOLE:
+        options: dict[str, Any] = {"mode": "overwrite" if overwrite else "create"}
+        if kind == "s3":
+            # An upload in parts has no MD5 to verify a later download by.
+            options["Metadata"] = {"sha256": hashes["sha256"]}
+        try:
+            store.upload(path, name, progress, **options)
+        except OutputError as error:
+            if not overwrite and was_taken(error):
+                raise OutputError(taken) from error
+            raise
+    else:
+        staged = f".{name}.{secrets.token_hex(4)}.staged"
+        try:
+            store.upload(path, staged, progress)
+            _verify(store, path, staged, hashes)
+            if not overwrite and store.exists(name):
+                raise OutputError(taken)
+            with in_words(f"{store.shown(name)} cannot be written", kind, OutputError):
+                store.fs.mv(store.url(staged), store.url(name))
+        finally:
+            # After the move there is nothing left; after a failure, perhaps nothing was begun.
+            with suppress(OutputError), in_words("", kind, OutputError):
+                if store.fs.exists(store.url(staged)):
+                    store.fs.rm_file(store.url(staged))
+    _verify(store, path, name, hashes)
+
+
+def _verify(store: StoreFolder, path: Path, name: str, hashes: Mapping[str, str]) -> None:
+    """Compare what the store holds with what was sent."""
+    found = store.stat(name)
+    wrong = "nothing there" if found is None else found.compare(path.stat().st_size, hashes)
+    if wrong:
+        raise OutputError(
+            f"{store.shown(name)} differs from what was uploaded ({wrong}); try again"
+        )

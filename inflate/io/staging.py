@@ -1,14 +1,16 @@
 """Files and folders made under a hidden name, next to their destination, and published by rename.
 
-What is not published is removed. A staged file is locked while it is being made; one without
-a lock was left by a run that was killed, and the next run to the same destination removes it.
+They are locked while they are made; the next run to a destination removes one without a lock.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,11 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inflate.errors import OutputError
-from inflate.io.leftovers import hidden_name, hold, remove, remove_abandoned
-from inflate.io.protected import ReadFiles, check_written
+from inflate.io.folder import CONFIG, FOLDER_FILES
+from inflate.io.protected import ReadFiles, check_written, leftover_of
 
-FOLDER_WEIGHTS = "diffusion_pytorch_model.safetensors"
-FOLDER_CONFIG = "config.json"
+_FOLDER_NAMES = (FOLDER_FILES[0], CONFIG)
+"""The files of a folder of diffusers that is written."""
 
 
 @dataclass
@@ -35,15 +37,12 @@ class Staged:
     published: bool = False
     _aside: list[Path] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._inode = self.path.stat().st_ino
-
     def publish(self) -> None:
         """Give it its name, atomically, once its bytes are on the disk.
 
         Raises:
-            CheckpointError: a file that it was made from has changed meanwhile.
-            OutputError: another took the name meanwhile, or the disk refuses.
+            CheckpointError: a file that it was made from has changed.
+            OutputError: another took the name, or the disk refuses.
         """
         self.read.check_unchanged()
         with saying_why(self.destination):
@@ -53,9 +52,22 @@ class Staged:
             elif self.overwrite:
                 os.replace(self.path, self.destination)
             else:
-                _rename_new(self.path, self.destination)
+                self._rename_new()
             self.published = True
             _sync_folder(self.destination.parent)
+
+    def _rename_new(self) -> None:
+        """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+        try:
+            os.link(self.path, self.destination)
+        except FileExistsError:
+            raise
+        except OSError:  # A file system without hard links: look, then rename.
+            if self.destination.exists():
+                raise FileExistsError(self.destination) from None
+            os.rename(self.path, self.destination)
+        else:
+            self.path.unlink()
 
     def _publish_folder(self) -> None:
         _sync_folder(self.path)
@@ -69,34 +81,25 @@ class Staged:
                 if not self.overwrite:
                     raise FileExistsError(self.destination) from error
             # No system call replaces a folder that has content: the old one steps aside first.
-            self._aside.append(hidden_name(self.destination))
+            self._aside.append(_hidden(self.destination))
             with suppress(FileNotFoundError):  # Another run made room for its own.
                 os.rename(self.destination, self._aside[-1])
         for path in self._aside:
-            remove(path)
+            _remove(path)
 
     def discard(self) -> None:
         """Remove it if it was not published, and put back what stepped aside for it."""
         if self.published:
             return
-        remove(self.path)
+        _remove(self.path)
         for path in reversed(self._aside):
             try:
                 os.rename(path, self.destination)
             except OSError:
                 if self.destination.exists():  # The new folder has the name, or another run's.
-                    remove(path)
+                    _remove(path)
         with suppress(OSError):  # What a full disk left in the buffer has no place to go.
             self.file.close()
-
-    def left(self) -> str:
-        """What an interruption left, in words; nothing where that is not known."""
-        if any(os.path.lexists(path) for path in (self.path, *self._aside)):
-            return ""
-        with suppress(OSError):
-            if self.destination.lstat().st_ino == self._inode:
-                return f"{self.destination} was published"
-        return "nothing was left behind"
 
 
 @contextmanager
@@ -109,19 +112,17 @@ def stage(
 ) -> Iterator[Staged]:
     """Open a hidden file next to ``destination``; whatever was not published in it is removed.
 
-    Args:
-        destination: the name that it will get.
-        read: the files that it is made from: they are not replaced, and may not change meanwhile.
-        overwrite: replace what has that name.
-        folder_config: make a folder of diffusers, with this ``config.json`` next to the weights.
+    The files in ``read`` are not replaced, and may not change meanwhile. ``folder_config`` makes it
+    a folder of diffusers, with this ``config.json`` next to the weights.
 
     Raises:
         OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
         KeyboardInterrupt: as it came, with what it left in words.
     """
-    check_written(outputs_of(destination, folder=folder_config is not None), read.marks)
-    check_destination(destination, overwrite=overwrite, folder=folder_config is not None)
-    remove_abandoned(destination, folder=folder_config is not None)
+    folder = folder_config is not None
+    check_written(outputs_of(destination, folder=folder), read.marks)
+    check_destination(destination, overwrite=overwrite, folder=folder)
+    _remove_abandoned(destination, folder=folder)
     with ExitStack() as held:
         with saying_why(destination):
             path, file = _open_locked(destination, folder_config, held)
@@ -129,25 +130,21 @@ def stage(
         try:
             yield staged
         except KeyboardInterrupt as stop:
-            staged.discard()
-            raise KeyboardInterrupt(staged.left()) from stop
+            published = staged.published or not os.path.lexists(path)
+            left = f"{destination} was published" if published else "nothing was left behind"
+            raise KeyboardInterrupt(left) from stop
         finally:
             staged.discard()
 
 
 def outputs_of(destination: str | Path, *, folder: bool) -> list[str | Path]:
     """Every path or URL that publishing replaces: of a folder, its files too."""
-    names = (FOLDER_WEIGHTS, FOLDER_CONFIG) if folder else ()
     base = str(destination).rstrip("/")
-    return [destination, *(f"{base}/{name}" for name in names)]
+    return [destination, *(f"{base}/{name}" for name in _FOLDER_NAMES if folder)]
 
 
 def check_destination(destination: Path, *, overwrite: bool, folder: bool = False) -> None:
-    """Find out before any work whether a file, or a folder of diffusers, can get this name.
-
-    Raises:
-        OutputError: it cannot, and why.
-    """
+    """Raise OutputError where a file, or a folder of diffusers, cannot get this name, and why."""
     parent = destination.parent
     if not parent.is_dir():
         raise OutputError(f"the folder {parent} does not exist; make it, or choose another with -o")
@@ -157,11 +154,12 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
         # A run that was killed while it published has left the other name of what is there.
-        remove_abandoned(destination, folder=folder)
+        _remove_abandoned(destination, folder=folder)
         raise OutputError(_exists(destination))
     if destination.is_dir():
-        known = (FOLDER_WEIGHTS, FOLDER_CONFIG)
-        others = {p.name for p in destination.iterdir() if p.name not in known or p.is_dir()}
+        others = {
+            p.name for p in destination.iterdir() if p.name not in _FOLDER_NAMES or p.is_dir()
+        }
         if others:
             raise OutputError(
                 f"{destination} holds more than an exported model ({min(others)}), and --overwrite "
@@ -169,6 +167,19 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
             )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {parent} cannot be written; choose another with -o")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader finds it whole, or as it was, or raise OSError."""
+    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")  # The name may be a long one.
+    try:
+        with hidden.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -186,31 +197,6 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
         ) from error
 
 
-def _open_locked(
-    destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
-) -> tuple[Path, BinaryIO]:
-    """A hidden file, alone or in a hidden folder; open, and locked, until it is let go."""
-    while True:
-        path = hidden_name(destination)
-        if folder_config is None:
-            file = held.enter_context(path.open("x+b"))
-        else:
-            path.mkdir()
-        try:
-            if not hold(path, held):
-                continue  # Another run took it for abandoned before it was locked: once more.
-            if folder_config is None:
-                return path, file
-            with (path / FOLDER_CONFIG).open("x", encoding="utf-8") as config:
-                config.write(json.dumps(folder_config, indent=2) + "\n")
-                config.flush()
-                os.fsync(config.fileno())
-            return path, held.enter_context((path / FOLDER_WEIGHTS).open("x+b"))
-        except BaseException:
-            remove(path)
-            raise
-
-
 def _exists(destination: Path) -> str:
     return (
         f"{destination} exists; replace it with --overwrite (overwrite=True in Python), or choose "
@@ -218,24 +204,76 @@ def _exists(destination: Path) -> str:
     )
 
 
-def _rename_new(path: Path, destination: Path) -> None:
-    """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+def _hidden(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.staged")
+
+
+def _open_locked(
+    destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
+) -> tuple[Path, BinaryIO]:
+    """A hidden file, alone or in a hidden folder; open, and locked until ``held`` is left."""
+    while True:
+        path = _hidden(destination)
+        if folder_config is None:
+            file = held.enter_context(path.open("x+b"))
+        else:
+            path.mkdir()
+        try:
+            if folder_config is None:
+                _lock(file.fileno())
+                if path.exists():
+                    return path, file
+                continue
+            handle = os.open(path, os.O_RDONLY)
+            held.callback(os.close, handle)
+            _lock(handle)
+            with (path / CONFIG).open("x", encoding="utf-8") as config:
+                config.write(json.dumps(folder_config, indent=2) + "\n")
+                config.flush()
+                os.fsync(config.fileno())
+            return path, held.enter_context((path / _FOLDER_NAMES[0]).open("x+b"))
+        except FileNotFoundError:
+            continue  # Another run took it for abandoned before it was locked: once more.
+        except BaseException:
+            _remove(path)
+            raise
+
+
+def _lock(handle: int) -> None:
+    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _remove_abandoned(destination: Path, *, folder: bool) -> None:
+    """Remove what an earlier run that was killed left staged for this destination."""
     try:
-        os.link(path, destination)
-    except FileExistsError:
-        raise
-    except OSError:  # A file system without hard links: look, then rename.
-        if destination.exists():
-            raise FileExistsError(destination) from None
-        os.rename(path, destination)
+        entries = list(os.scandir(destination.parent))
+    except OSError:  # A folder that may be written and not be listed: nothing is found in it.
+        return
+    for entry in entries:
+        if leftover_of(entry.name) != destination.name or not entry.name.endswith(".staged"):
+            continue
+        ours = entry.is_dir if folder else entry.is_file
+        if not ours(follow_symlinks=False):
+            continue
+        with suppress(OSError), ExitStack() as held:
+            handle = os.open(entry.path, os.O_RDONLY if folder else os.O_RDWR)
+            held.callback(os.close, handle)
+            # Refused where a run that is alive holds it.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # Not every system lets a folder be opened; the rename stands anyway.
+    with suppress(OSError), ExitStack() as held:  # Where this is refused, the rename stands.
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        held.callback(os.close, handle)
+        os.fsync(handle)

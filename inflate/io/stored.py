@@ -7,7 +7,7 @@ whereas access to a mapping kills the process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from inflate.errors import CheckpointError
 from inflate.io.arrays import Array, Bytes, aligned_empty
 from inflate.io.index import TensorInfo
 from inflate.io.ranges import partial_of
-from inflate.progress import Progress
 
 
 class SourceFile:
-    """A file that any thread reads at any offset."""
+    """A file that any thread reads at any offset; what fails is a CheckpointError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,12 +30,7 @@ class SourceFile:
         self.partial = partial_of(path)
 
     def read_into(self, buffer: Bytes, offset: int) -> None:
-        """Fill a buffer with the bytes that begin at an offset.
-
-        Raises:
-            CheckpointError: the file ends before, or the system refuses; of a remote file, the
-                bytes cannot be downloaded.
-        """
+        """Fill a buffer with the bytes that begin at an offset."""
         if self.partial is not None:
             self.partial.fetch([(offset, offset + buffer.nbytes)])
         left = buffer.data
@@ -50,20 +44,12 @@ class SourceFile:
             left, offset = left[count:], offset + count
 
     def read(self, count: int, offset: int) -> bytes:
-        """So many bytes from an offset.
-
-        Raises:
-            CheckpointError: the file ends before, or the system refuses.
-        """
+        """So many bytes from an offset."""
         if not 0 <= offset <= offset + count <= self.size:  # Before room is made for them.
             raise self._cut_short(offset, count)
         buffer = aligned_empty(count)
         self.read_into(buffer, offset)
         return buffer.tobytes()
-
-    def close(self) -> None:
-        """Close the file."""
-        self.stream.close()
 
     def _cut_short(self, offset: int, count: int) -> CheckpointError:
         return CheckpointError(
@@ -81,11 +67,7 @@ class Extent:
     nbytes: int
 
     def read(self) -> Bytes:
-        """The bytes, in an aligned buffer.
-
-        Raises:
-            CheckpointError: the file ends before, or the system refuses.
-        """
+        """The bytes, in an aligned buffer."""
         buffer = aligned_empty(self.nbytes)
         self.file.read_into(buffer, self.offset)
         return buffer
@@ -93,22 +75,6 @@ class Extent:
 
 Place = Extent | Callable[[], Array]
 """Where a tensor comes from: little-endian bytes in the order of its axes, or a computation."""
-
-
-def download(places: Iterable[Place], progress: Progress) -> None:
-    """Download in few requests what remote files lack of some tensors.
-
-    Raises:
-        CheckpointError: it cannot be downloaded, or a file has changed.
-    """
-    spans: dict[SourceFile, list[tuple[int, int]]] = {}
-    for place in places:
-        if isinstance(place, Extent):
-            wanted = spans.setdefault(place.file, [])
-            wanted.append((place.offset, place.offset + place.nbytes))
-    for file, wanted in spans.items():
-        if file.partial is not None:
-            file.partial.fetch(wanted, progress)
 
 
 @dataclass

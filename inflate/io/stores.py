@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inflate.errors import CheckpointError, InflateError, nearest
-from inflate.io.caching import fetch_whole
 from inflate.io.contents import RemoteFile, digests_of, version_of
-from inflate.io.faults import in_words, needs_driver, reason, status_of
+from inflate.io.faults import in_words, reason, status_of
 from inflate.io.folder import LARGEST_JSON
 from inflate.io.location import Location
-from inflate.progress import Progress, silent
+from inflate.progress import Progress
 
 # fmt: off
 # These wrap other file systems, or do not store files.
@@ -23,66 +22,42 @@ _WRAPPERS = frozenset({
     "file", "filecache", "generic", "libarchive", "local", "reference", "simplecache", "tar", "zip",
 })
 # fmt: on
-_WEB = frozenset({"http", "https"})
 
 
-@dataclass(frozen=True)
-class StoreFolder:
-    """A folder of a store; its errors are of class ``kind``. What it holds is looked up once."""
+@dataclass(frozen=True, kw_only=True)
+class StoreFolder(Location):
+    """The folder of a location, whose methods raise ``kind`` where the store fails."""
 
-    location: Location
-    fs: Any
-    kind: type[InflateError]
+    fs: Any = field(repr=False)
+    kind: type[InflateError] = CheckpointError
     known: dict[str, RemoteFile | None] = field(default_factory=dict, compare=False, repr=False)
 
     listed = False
-
-    def shown(self, name: str | None = None) -> str:
-        """The URL of a file, or of the location itself, for messages."""
-        return self.location.shown(name or None)
-
-    def near(self, name: str) -> str:
-        """Nothing: a store may hold more names than are worth listing for a hint."""
-        return ""
-
-    def url(self, name: str) -> str:
-        """The URL of a file."""
-        return self.location.url(name)
-
-    def inside(self, name: str) -> StoreFolder:
-        """A folder in this one."""
-        return replace(self, location=self.location.inside(name), known={})
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
         return self.look(name) is not None
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of this name now."""
+        return self.info(self.url(name)) is not None
+
     def look(self, name: str) -> RemoteFile | None:
-        """Describe a file as it was when it was first looked up."""
-        if name not in self.known:
-            self.known[name] = self.stat(name)
-        return self.known[name]
+        """Describe a file as it was when it was first looked up; None where there is none."""
+        url = self.url(name)
+        if url not in self.known:
+            self.known[url] = self.stat(name)
+        return self.known[url]
 
     def read(self, name: str) -> bytes:
-        """The content of a small file.
-
-        Raises:
-            CheckpointError: it cannot be read, or is too large.
-        """
+        """The content of a small file."""
         file = self.look(name)
         if file is None or file.size > LARGEST_JSON:
-            raise self.kind(
-                f"{self.shown(name)} has {file.size if file else 0:,} bytes; expected JSON of "
-                f"{LARGEST_JSON:,} at most"
-            )
+            raise self.kind(f"{self.shown(name)} is not JSON of {LARGEST_JSON:,} bytes at most")
         return self.read_range(file, 0, file.size)
 
     def info(self, url: str) -> Mapping[str, Any] | None:
-        """How fsspec describes a file or folder as it is now; None where there is none.
-
-        Raises:
-            InflateError: the store does not answer.
-        """
+        """How fsspec describes a file or folder as it is now; None where there is none."""
         self.fs.invalidate_cache()
         with self._in_words("looked up"):
             try:
@@ -91,49 +66,41 @@ class StoreFolder:
             except FileNotFoundError as error:
                 absent = error
         # The web's driver raises this for every failure, with the real one as the cause.
-        cause, scheme = absent.__cause__, self.location.scheme
-        if scheme in _WEB and cause and status_of(cause) not in (404, 410):
+        cause, store = absent.__cause__, self.store
+        if store == "https" and cause and status_of(cause) not in (404, 410):
             raise self.kind(
-                f"{self.shown()} cannot be looked up: {reason(cause, scheme)}"
+                f"{self.shown()} cannot be looked up: {reason(cause, store)}"
             ) from cause
         return None
 
     def stat(self, name: str) -> RemoteFile | None:
-        """Describe a file as it is now; None where there is no file of this name.
-
-        Raises:
-            InflateError: the store does not answer, or does not give the size.
-        """
+        """Describe a file as it is now; None where there is no file of this name."""
         url = self.url(name)
         info = self.info(url)
-        if info is None or info.get("type") != "file" or _is_listing(info):
+        if info is None or info.get("type") != "file":
             return None
         if info.get("size") is None:
             raise self.kind(
-                f"{self.shown(name)}: the server does not give its size, so a download could not "
-                "be verified; download it by other means and give its path"
+                f"{self.shown(name)}: the server does not give its size; download it by other means"
             )
         with self._in_words("looked up"):
-            digests = digests_of(self.fs, self.location.scheme, url, info)
+            digests = digests_of(self.fs, self.store, url, info)
         return RemoteFile(name, int(info["size"]), version_of(info), digests)
 
     def ranged(self, file: RemoteFile) -> bool:
         """Whether parts of a file can be read, and belong to this version."""
         if not file.version or not file.size:
             return False
-        if self.location.scheme in _WEB:
-            try:  # The driver raises this for a server that answers with the whole file.
-                self._read(file, file.size - 1, file.size)
-            except ValueError:
-                return False
+        if self.store == "https":
+            with self._in_words("downloaded", file.name):
+                try:  # The driver raises this for a server that answers with the whole file.
+                    self._read(file, file.size - 1, file.size)
+                except ValueError:
+                    return False
         return True
 
     def read_range(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Some bytes of a file.
-
-        Raises:
-            InflateError: the store does not give them, or not all.
-        """
+        """Some bytes of a file."""
         with self._in_words("downloaded", file.name):
             found = self._read(file, start, end) if end > start else b""
         if len(found) != end - start:
@@ -145,80 +112,63 @@ class StoreFolder:
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
         url = self.url(file.name)
-        if self.location.scheme not in _WEB:
+        if self.store not in ("https", "hf"):
             return bytes(self.fs.cat_file(url, start=start, end=end))
-        # This way of the web's driver never takes in more than it wants.
+        # This way of these drivers never takes in more than it wants.
         with self.fs.open(url, block_size=1, size=file.size, cache_type="none") as stream:
             stream.seek(start)
             return bytes(stream.read(end - start))
 
-    def fetch(self, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """A folder of the cache that holds whole copies of these files."""
-        return fetch_whole(self, files, progress)
+    def kept(self, files: Sequence[RemoteFile], progress: Progress) -> Path | None:
+        """The folder of a cache of the store's own that holds whole copies; None without one."""
+        return None
 
     def download(self, file: RemoteFile, to: Path, progress: Progress) -> None:
-        """Copy a file to a path; the copy is not checked.
-
-        Raises:
-            InflateError: the store does not give it.
-        """
+        """Copy a file to a path; the copy is not checked."""
         with self._in_words("downloaded", file.name):
             callback = _callback("downloading", file.size, progress)
             self.fs.get_file(self.url(file.name), str(to), callback=callback)
 
-    def upload(self, path: Path, name: str, progress: Progress = silent, **options: Any) -> None:
-        """Copy a local file into the folder; the name may lead into folders in it.
-
-        Raises:
-            InflateError: the store does not take it.
-        """
+    def upload(self, path: Path, name: str, progress: Progress, **options: Any) -> None:
+        """Copy a local file into the folder; the name may lead into folders in it."""
         with self._in_words("written", name):
             callback = _callback("uploading", path.stat().st_size, progress)
             self.fs.put_file(str(path), self.url(name), callback=callback, **options)
 
+    def damaged(self, file: RemoteFile, wrong: str | None) -> InflateError:
+        """The error about a copy that differs from what the store says of the file."""
+        return self.kind(f"{self.shown(file.name)} arrived with {wrong}; it is not used. Try again")
+
     @contextmanager
-    def _in_words(self, done: str, name: str | None = None) -> Iterator[None]:
-        with in_words(f"{self.shown(name)} cannot be {done}", self.location.scheme, self.kind):
+    def _in_words(self, done: str, name: str = "") -> Iterator[None]:
+        with in_words(f"{self.shown(name)} cannot be {done}", self.store, self.kind):
             yield
 
 
 def open_store(location: Location, kind: type[InflateError] = CheckpointError) -> StoreFolder:
-    """Open the folder of a location.
-
-    Raises:
-        InflateError: as ``kind``: an unknown scheme, a missing driver, or a store that cannot be
-            reached.
-    """
-    shown, scheme = location.shown(), location.scheme
-    with needs_driver(shown, scheme, kind):
+    """Open the folder of a location, or raise ``kind``."""
+    shown, store = location.shown(), location.store
+    with in_words(f"{shown} cannot be reached", store, kind):
         import fsspec
 
         known = set(fsspec.available_protocols()) - _WRAPPERS
-        if scheme not in known:
+        if store not in known:
             raise kind(
-                f"{shown}: the scheme {scheme!r} is unknown{nearest(scheme, known)}; expected a "
+                f"{shown}: the scheme {store!r} is unknown{nearest(store, known)}; expected a "
                 "path, or one of s3://, gs://, https://, hf:// and others that fsspec knows"
             )
-        fsspec.get_filesystem_class(scheme)
-        options = _web_options() if scheme in _WEB else {}
-        with in_words(f"{shown} cannot be reached", scheme, kind):
-            # Not one of fsspec's shared instances: those keep listings and old credentials.
-            fs, _ = fsspec.core.url_to_fs(
-                location.folder + location.tail, skip_instance_cache=True, **options
-            )
-    return StoreFolder(location, fs, kind)
+        options: dict[str, Any] = {"skip_instance_cache": True}
+        if store == "https":
+            import aiohttp
 
-
-def _web_options() -> dict[str, Any]:
-    import aiohttp
-
-    # aiohttp's default ends every download after five minutes, and ignores the proxies of the
-    # environment.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
-    return {
-        "client_kwargs": {"timeout": timeout, "trust_env": True},
-        "headers": {"Accept-Encoding": "identity"},
-    }
+            # aiohttp's default ends every download after five minutes, and ignores the proxies of
+            # the environment.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            options["headers"] = {"Accept-Encoding": "identity"}
+        # Not one of fsspec's shared instances: those keep listings and old credentials.
+        fs, _ = fsspec.core.url_to_fs(location.folder + location.tail, **options)
+    return StoreFolder(**vars(location), fs=fs, kind=kind)
 
 
 def _callback(phase: str, size: int, progress: Progress) -> Any:
@@ -228,9 +178,3 @@ def _callback(phase: str, size: int, progress: Progress) -> Any:
         progress(phase, min(value, size), size)
 
     return Callback(hooks={"count": report})
-
-
-def _is_listing(info: Mapping[str, Any]) -> bool:
-    """Whether a web server answered a file's address with that of a folder's listing."""
-    final = str(info.get("url", "")).partition("?")[0]
-    return final.endswith("/") and not str(info["name"]).partition("?")[0].endswith("/")

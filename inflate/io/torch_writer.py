@@ -1,11 +1,9 @@
 """Torch's own files, written in parts and without torch.
 
-A file is a zip archive that stores every record as it is: a pickle that lays tensors over records
-of numbers. Here those records come first, each at a multiple of 64 bytes; the pickle and the
-directory follow, and are written again when the verdict is known. No dates, so equal work is equal.
+Records of numbers come first in the archive, each at a multiple of 64 bytes; the pickle over them
+and the directory follow, and are written again when the verdict is known.
 
-Source:
-    The records and their names: ``torch/serialization.py``; the calls: ``torch/_utils.py``.
+Source: ``torch/serialization.py`` for the records, ``torch/_utils.py`` for the calls.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from inflate.io.pickles import STORAGE_TYPES
 from inflate.io.unpickling import METADATA
 from inflate.io.writer import Container, SafetensorsWriter, TensorWriter, reserve
 
-_FOLDER = "archive"
 _LARGEST = (1 << 32) - (1 << 24)
 """Bytes of tensors that fit an archive with 32-bit offsets, the pickle included."""
 
@@ -36,17 +33,17 @@ _DATE = (1 << 5) | 1
 
 @dataclass
 class _Record:
-    """A record of the archive: its name, where its header begins, its padding and its bytes."""
+    """A record of the archive: its name, where its header begins, and its bytes."""
 
     name: bytes
     start: int
-    padding: int
     nbytes: int
     checksum: int = 0
 
     @property
     def data(self) -> int:
-        return self.start + 30 + len(self.name) + self.padding
+        """Where its bytes begin: at a multiple of 64, behind at least four bytes of padding."""
+        return -(-(self.start + 34 + len(self.name)) // ALIGNMENT) * ALIGNMENT
 
     @property
     def end(self) -> int:
@@ -58,8 +55,9 @@ class _Record:
 
     def header(self) -> bytes:
         """The header before its bytes; an extra field of the kind that torch uses pads it."""
-        extra = struct.pack("<HH", 0x4246, self.padding - 4) + b"Z" * (self.padding - 4)
-        return b"PK\3\4" + self._fields() + struct.pack("<H", len(extra)) + self.name + extra
+        extra = self.data - self.start - 30 - len(self.name)
+        padding = struct.pack("<HH", 0x4246, extra - 4) + b"Z" * (extra - 4)
+        return b"PK\3\4" + self._fields() + struct.pack("<H", extra) + self.name + padding
 
     def entry(self) -> bytes:
         """Its entry in the directory."""
@@ -73,16 +71,10 @@ class TorchWriter(TensorWriter):
     def __init__(
         self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
     ) -> None:
-        """Lay out a file and reserve its room; its metadata may still change.
-
-        Args:
-            file: an empty file.
-            tensors: what is going to be written.
-            metadata: as far as it is known.
+        """Lay out an empty file and reserve its room; its metadata may still change.
 
         Raises:
             OutputError: the tensors do not fit such a file.
-            OSError: the disk is full, or the file cannot be written.
         """
         super().__init__(file)
         self._tensors = list(tensors)
@@ -93,12 +85,11 @@ class TorchWriter(TensorWriter):
                 "choose a name that ends in .safetensors, or a smaller --dtype"
             )
         self._records: dict[str, _Record] = {}
-        end = 0
+        self._end = 0
         for number, info in enumerate(self._tensors):
-            record = _record(f"data/{number}", end, info.nbytes)
-            self._records[info.name], end = record, record.end
-        self._end = end
-        reserve(file, end)
+            record = _Record(f"archive/data/{number}".encode(), self._end, info.nbytes)
+            self._records[info.name], self._end = record, record.end
+        reserve(file, self._end)
         self._write_directory(metadata)
 
     def position(self, name: str) -> int:
@@ -106,24 +97,23 @@ class TorchWriter(TensorWriter):
         return self._records[name].data
 
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the file, once all tensors are written.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Replace the metadata of the file, once all tensors are written."""
         for record in self._records.values():
-            record.checksum = self._checksum(record)
+            record.checksum = 0
+            for start in range(record.data, record.end, _PIECE):
+                piece = os.pread(self._handle, min(_PIECE, record.end - start), start)
+                record.checksum = zlib.crc32(piece, record.checksum)
         self._write_directory(metadata)
 
     def _write_directory(self, metadata: Mapping[str, str]) -> None:
         """Write all that is not numbers: headers, small records, and the directory."""
-        small = {"data.pkl": _pickled(self._tensors, metadata), "byteorder": b"little"}
         records, at = list(self._records.values()), self._end
         for record in records:
             self.write(memoryview(record.header()), record.start)
-        for name, content in {**small, "version": b"3\n"}.items():
-            record = _record(name, at, len(content))
-            record.checksum = zlib.crc32(content)
+        program = _pickled(self._tensors, metadata)
+        small = {b"data.pkl": program, b"byteorder": b"little", b"version": b"3\n"}
+        for name, content in small.items():
+            record = _Record(b"archive/" + name, at, len(content), zlib.crc32(content))
             self.write(memoryview(record.header() + content), record.start)
             records.append(record)
             at = record.end
@@ -132,13 +122,6 @@ class TorchWriter(TensorWriter):
         end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(entries), at, 0)
         self.write(memoryview(entries + end), at)
         os.ftruncate(self._handle, at + len(entries) + len(end))
-
-    def _checksum(self, record: _Record) -> int:
-        checksum = 0
-        for start in range(record.data, record.end, _PIECE):
-            piece = os.pread(self._handle, min(_PIECE, record.end - start), start)
-            checksum = zlib.crc32(piece, checksum)
-        return checksum
 
 
 def open_writer(
@@ -152,13 +135,6 @@ def open_writer(
     return kind(file, tensors, metadata)
 
 
-def _record(name: str, start: int, nbytes: int) -> _Record:
-    """A record whose bytes begin at a multiple of 64."""
-    full = f"{_FOLDER}/{name}".encode()
-    padding = 4 + -(start + 34 + len(full)) % ALIGNMENT
-    return _Record(full, start, padding, nbytes)
-
-
 def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
     """The content of a file as a pickle: each tensor is a call over a record of numbers."""
     state_dict = {info.name: _tensor(number, info) for number, info in enumerate(tensors)}
@@ -170,14 +146,13 @@ def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> byte
 def _tensor(number: int, info: TensorInfo) -> bytes:
     kind = _global("torch", STORAGE_TYPES[info.dtype])
     parts = (_text("storage"), kind, _text(str(number)), _text("cpu"), _number(info.parameters))
-    storage = _tuple(*parts) + pickle.BINPERSID
     strides: list[int] = []
     step = 1
     for extent in reversed(info.shape):
         strides.insert(0, step)
         step *= max(extent, 1)
     arguments = _tuple(
-        storage,
+        _tuple(*parts) + pickle.BINPERSID,
         _number(0),
         _tuple(*map(_number, info.shape)),
         _tuple(*map(_number, strides)),
@@ -208,5 +183,5 @@ def _text(text: str) -> bytes:
 def _number(number: int) -> bytes:
     if number < 1 << 31:
         return pickle.BININT + struct.pack("<i", number)
-    content = number.to_bytes(8, "little", signed=True)
+    content = pickle.encode_long(number)
     return pickle.LONG1 + bytes([len(content)]) + content

@@ -1,28 +1,19 @@
 """Torch's own files, read without running anything that is in them.
 
-A pickle is a program: its instructions make containers, name classes and functions, and call them.
-Here containers are made, and names and calls stay data. Nothing is imported or called, and no claim
-of the file decides a size. Calls that lay a tensor over numbers of the file are understood and
-checked against the file; any other call becomes an inert stand-in.
-
 ``torch.load(weights_only=True)`` will not do: it runs no foreign code, but calls torch's own as a
 file asks it to, and so a few hundred bytes can take any amount of memory or time.
 
-Source:
-    The layout of the files, the instructions and the names: ``torch/serialization.py``,
-    ``torch/_weights_only_unpickler.py`` and ``torch/_utils.py``.
+Source: ``torch/serialization.py`` for the layout of the files.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,20 +25,18 @@ from inflate.io.arrays import Array, numpy_dtype
 from inflate.io.claims import (
     DamagedError,
     RefusedError,
-    Storage,
     TensorRef,
     UnresolvedCall,
     described,
     items_of,
 )
-from inflate.io.files import shown
+from inflate.io.folder import shown
 from inflate.io.index import UNKNOWN, WIDTHS, TensorInfo
 from inflate.io.pickles import PickleInterpreter
 from inflate.io.stored import Contents, Extent, Place, SourceFile
 
 _ZIP = b"PK\x03\x04"
-_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-_LEGACY_VERSION = 1001
+_LEGACY_START = (0x1950A86A20F9469CFC6C, 1001)
 
 _DEEPEST = 8
 """Levels of mappings that are searched for tensors."""
@@ -62,24 +51,12 @@ METADATA = "inflate"
 BARE = "latents"
 """The name given to a tensor that a file holds without one."""
 
-
-@dataclass
-class _Pickled:
-    """The unpickled content of a file, and where its storages lie, by their keys."""
-
-    content: Any
-    storages: Mapping[str, Extent]
-    foreign: set[str]
-    nbytes: int
-    big_endian: bool = False
+Storages = Mapping[str, Extent]
+"""Where the storages of a file lie, by their keys."""
 
 
 def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
-    """The named tensors of a torch file.
-
-    Args:
-        file: the file.
-        bare: accept a single tensor too, which then gets the name :data:`BARE`.
+    """The named tensors of a torch file; with ``bare`` also a single one, under :data:`BARE`.
 
     Raises:
         CheckpointError: the file is damaged, or asks for what a checkpoint has no need of.
@@ -87,17 +64,20 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
     """
     path = file.path
     try:
-        pickled = _zipped(file) if file.read(len(_ZIP), 0) == _ZIP else _legacy(file)
-        content = pickled.content
+        read = _zipped if file.read(len(_ZIP), 0) == _ZIP else _legacy
+        content, interpreter, storages = read(file)
         single = bare and isinstance(content, TensorRef)
-        found = Contents(foreign=frozenset(pickled.foreign), metadata=_metadata(content))
-        for name, ref in ({BARE: content} if single else _named(pickled, path)).items():
-            found.tensors[name], found.places[name] = _placed(name, ref, pickled, path)
+        refs = {BARE: content} if single else _named(content, interpreter.size, path)
+        own = (items_of(content) or {}).get(METADATA)
+        texts = own.items() if isinstance(own, dict) else ()
+        metadata = {k: v for k, v in texts if isinstance(k, str) and isinstance(v, str)}
+        found = Contents(foreign=frozenset(interpreter.foreign), metadata=metadata)
+        for name, ref in refs.items():
+            found.tensors[name], found.places[name] = _placed(name, ref, storages, path)
         return found
     except RefusedError as refused:
         raise CheckpointError(
-            f"{path} asks for {refused}, which could run code; refused. A checkpoint needs tensors "
-            "and plain containers only"
+            f"{path} asks for {refused}, which could run code; expected tensors only"
         ) from refused
     except CheckpointError:
         raise
@@ -105,19 +85,11 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise CheckpointError(
-            f"{path} is damaged or no torch checkpoint: {first}. Copy or download it again"
+            f"{path} is damaged or not a torch checkpoint: {first}. Download it again"
         ) from error
 
 
-def _metadata(content: Any) -> dict[str, str]:
-    """The metadata of a file of ours, which torch's format has no place of its own for."""
-    own = (items_of(content) or {}).get(METADATA)
-    if not isinstance(own, dict):
-        return {}
-    return {k: v for k, v in own.items() if isinstance(k, str) and isinstance(v, str)}
-
-
-def _zipped(file: SourceFile) -> _Pickled:
+def _zipped(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
     """A file since torch 1.6: a zip archive that stores everything as it is, in one folder."""
     with zipfile.ZipFile(file.stream) as archive:
         entries, end = archive.infolist(), archive.start_dir
@@ -125,48 +97,40 @@ def _zipped(file: SourceFile) -> _Pickled:
     if len(pickles) != 1:
         raise DamagedError(f"it holds {len(pickles) or 'no'} records data.pkl; expected one")
     folder = pickles[0].removesuffix("data.pkl")
-    if any(entry.filename == folder + "constants.pkl" for entry in entries):
-        raise FamilyError(
-            f"{file.path} is a TorchScript archive; expected named tensors: save its state_dict()"
-        )
+    if folder + "constants.pkl" in (entry.filename for entry in entries):
+        raise FamilyError(f"{file.path} is a TorchScript archive; expected a saved state_dict()")
     records = _records([e for e in entries if e.filename.startswith(folder)], end, file)
+    order = records.get(folder + "byteorder")
+    if order is not None and order.file.read(min(order.nbytes, 8), order.offset) == b"big":
+        raise CheckpointError(f"{file.path} is big-endian; save it on a little-endian machine")
     program = records[pickles[0]]
     stream = io.BytesIO(file.read(program.nbytes, program.offset))
     interpreter = PickleInterpreter(stream, program.nbytes)
-    content = interpreter.run()
-    order = records.get(folder + "byteorder", Extent(file, 0, 0))
     storages = {name.removeprefix(f"{folder}data/"): extent for name, extent in records.items()}
-    big_endian = file.read(min(order.nbytes, 8), order.offset) == b"big"
-    return _Pickled(content, storages, interpreter.foreign, program.nbytes, big_endian)
+    return interpreter.run(), interpreter, storages
 
 
 def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict[str, Extent]:
     """Where the records of an archive lie, believed only where they do not overlap."""
     found: dict[str, Extent] = {}
-    following = end
     for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
-        name = entry.filename
-        if name in found:
-            raise DamagedError(f"its record {name[:100]!r} stands twice")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise DamagedError(f"its record {name[:100]!r} is compressed; torch stores them as is")
+        name, size = entry.filename, entry.file_size
         head = file.read(30, entry.header_offset)
-        if not head.startswith(_ZIP):
-            raise DamagedError(f"its record {name[:100]!r} is not where it is said to be")
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
-        if start + entry.file_size > following or entry.compress_size != entry.file_size:
-            raise DamagedError(f"its record {name[:100]!r} is not of the size it is said to be")
-        found[name] = Extent(file, start, entry.file_size)
-        following = entry.header_offset
+        plain = entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
+        if name in found or not plain or entry.compress_size != size:
+            raise DamagedError(f"its record {name[:100]!r} is not stored as torch stores them")
+        if not head.startswith(_ZIP) or start + size > end:
+            raise DamagedError(f"its record {name[:100]!r} is not where the archive claims")
+        found[name] = Extent(file, start, size)
+        end = entry.header_offset
     return found
 
 
-def _legacy(file: SourceFile) -> _Pickled:
+def _legacy(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
     """A file before torch 1.6: five pickles in a row, then the storages, each behind its length."""
     interpreter = PickleInterpreter(file.stream, file.size)
-    # The second byte is the protocol.
-    start = interpreter.take(len(_LEGACY_START))
-    if start[2:] != _LEGACY_START[2:] or interpreter.run() != _LEGACY_VERSION:
+    if (interpreter.run(), interpreter.run()) != _LEGACY_START:
         raise DamagedError("it does not begin as a torch file does")
     interpreter.run()  # The system it comes from; the numbers are little-endian on every one.
     content = interpreter.run()
@@ -183,29 +147,20 @@ def _legacy(file: SourceFile) -> _Pickled:
         at += 8 + storages[key].nbytes
         if count < 0 or at > file.size:
             raise DamagedError("it is cut short")
-    return _Pickled(content, storages, interpreter.foreign, file.size)
+    return content, interpreter, storages
 
 
-def _named(pickled: _Pickled, path: Path) -> dict[str, TensorRef]:
+def _named(content: Any, nbytes: int, path: Path) -> dict[str, TensorRef]:
     """Every tensor in a mapping, or in mappings nested in it, by its path in the file.
 
     ``state_dict`` at the top, the usual container, is left out of the path where it can be.
     """
-    content = pickled.content
-    if isinstance(content, TensorRef):
-        raise FamilyError(f"{path} holds a single tensor; expected a checkpoint of named tensors")
     top = items_of(content)
-    if top is None and not isinstance(content, UnresolvedCall):
-        held = "nothing" if content is None else f"a {described(content)}"
-        raise FamilyError(f"{path} holds {held}; expected a checkpoint of named tensors")
     if top is None or (isinstance(content, UnresolvedCall) and content.is_module):
-        kind = described(content).rpartition(".")[2]
-        raise FamilyError(
-            f"{path} holds a {kind!r} object, a whole pickled module perhaps; expected named "
-            "tensors: save its state_dict() instead"
-        )
-    found, usual = _flat(top, pickled.nbytes, skip="state_dict"), items_of(top.get("state_dict"))
-    inner = _flat(usual, pickled.nbytes) if usual is not None else {}
+        held = "nothing" if content is None else described(content)
+        raise FamilyError(f"{path} holds {held}; expected a saved state_dict()")
+    found, usual = _flat(top, nbytes, skip="state_dict"), items_of(top.get("state_dict"))
+    inner = _flat(usual, nbytes) if usual is not None else {}
     if found.keys() & inner.keys():
         inner = {f"state_dict.{name}": ref for name, ref in inner.items()}
     found |= inner
@@ -224,10 +179,9 @@ def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[
     while waiting:
         place, depth, mapping = waiting.pop(0)
         for key, value in mapping.items():
-            inner = items_of(value)
-            if not isinstance(key, str) or (inner is None and not isinstance(value, TensorRef)):
+            if not isinstance(key, str):
                 continue
-            name = place + key
+            name, inner = place + key, items_of(value)
             if isinstance(value, TensorRef):
                 if shown(name) != name:
                     raise DamagedError(f"a tensor has the name {shown(name)}")
@@ -237,12 +191,7 @@ def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[
                 room -= len(name) + _ENTRY
                 if room < 0:
                     raise DamagedError("its mappings name more tensors than it describes")
-            elif (
-                inner
-                and id(inner) not in seen
-                and depth < _DEEPEST
-                and key != (skip if not depth else None)
-            ):
+            elif inner and id(inner) not in seen and depth < _DEEPEST and (depth or key != skip):
                 seen.add(id(inner))
                 if shown(name) == name:  # Else no name below it can be shown either.
                     waiting.append((f"{name}.", depth + 1, inner))
@@ -263,49 +212,28 @@ def _held_instead(top: Mapping[Any, Any]) -> str:
     return f"found the keys {', '.join(repr(key)[:80] for key in list(top)[:8])}"
 
 
-def _placed(name: str, ref: TensorRef, pickled: _Pickled, path: Path) -> tuple[TensorInfo, Place]:
+def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[TensorInfo, Place]:
     """A tensor of a state dict, and where its numbers lie in the file."""
     if ref.storage is None:
         return TensorInfo(name, ref.shape, UNKNOWN, 0), partial(_unreadable, path, name)
-    within = _within(ref.storage, pickled.storages)
-    width = WIDTHS[ref.dtype]
+    storage, whole = ref.storage, storages.get(ref.storage.key)
+    assert storage.dtype is not None
+    held, width = storage.count * WIDTHS[storage.dtype], WIDTHS[ref.dtype]
     # From its first number to its last.
-    steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=False)]
+    steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True)]
     span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
     first = ref.offset * width
-    if not within or first + span > within.nbytes:
-        raise CheckpointError(
-            f"{path}: {name} reaches beyond the numbers that the file holds for it. Copy or "
-            "download it again"
-        )
     info = TensorInfo(name, ref.shape, ref.dtype, math.prod(ref.shape) * width)
-    if info.nbytes > within.nbytes:
+    if whole is None or not max(first + span, info.nbytes) <= held <= whole.nbytes:
         raise CheckpointError(
-            f"{path}: {name} claims the shape {ref.shape}, and the file does not hold that many "
-            "numbers; expected dense tensors with their data"
+            f"{path}: {name} claims the shape {ref.shape}, beyond the file. Download it again"
         )
-    extent = Extent(within.file, within.offset + first, span)
-    if (not span or _is_dense(ref)) and not pickled.big_endian:
-        return info, extent
-    return info, partial(_gather, extent, ref, pickled.big_endian)
+    extent = Extent(whole.file, whole.offset + first, span)
+    return info, extent if not span or _is_dense(ref) else partial(_gather, extent, ref)
 
 
 def _unreadable(path: Path, name: str) -> Array:
-    raise CheckpointError(
-        f"{path}: {name} is a tensor of a kind or type that is not known here; expected dense "
-        "tensors with their data"
-    )
-
-
-def _within(storage: Storage, storages: Mapping[str, Extent]) -> Extent | None:
-    """The bytes of the part of a storage that is meant; None where the file does not hold them."""
-    extent = storages.get(storage.key)
-    start, count = storage.view
-    assert storage.dtype is not None
-    width = WIDTHS[storage.dtype]
-    if extent and start + count <= storage.count and storage.count * width <= extent.nbytes:
-        return Extent(extent.file, extent.offset + start * width, count * width)
-    return None
+    raise CheckpointError(f"{path}: {name} is of an unknown kind or type; expected a dense tensor")
 
 
 def _is_dense(ref: TensorRef) -> bool:
@@ -318,14 +246,9 @@ def _is_dense(ref: TensorRef) -> bool:
     return True
 
 
-def _gather(extent: Extent, ref: TensorRef, big_endian: bool) -> Array:
+def _gather(extent: Extent, ref: TensorRef) -> Array:
     """A strided view of numbers that lie otherwise in the file than in the order of their axes."""
     numbers = extent.read().view(numpy_dtype(ref.dtype))
-    if big_endian:
-        parts = 2 if numbers.dtype.kind == "c" else 1
-        numbers.view(f"u{numbers.itemsize // parts}").byteswap(inplace=True)
-    strides = [
-        stride * numbers.itemsize if n > 1 else 0
-        for n, stride in zip(ref.shape, ref.strides, strict=True)
-    ]
+    steps = [stride * (n > 1) for n, stride in zip(ref.shape, ref.strides, strict=True)]
+    strides = [step * numbers.itemsize for step in steps]
     return np.lib.stride_tricks.as_strided(numbers, ref.shape, strides)

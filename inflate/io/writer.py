@@ -1,8 +1,7 @@
 """Files of tensors, written in parts; here safetensors, torch's own in ``torch_writer``.
 
-The library's own ``save_file`` wants every tensor in memory at once and its metadata before the
-first byte. Here tensors are written in any order, piece by piece, from several threads; and the
-verdict enters the header after the file was read back and checked.
+The library's ``save_file`` wants all tensors in memory, and metadata before the first byte. Here
+tensors are written in any order and from several threads, and the verdict enters the header last.
 """
 
 from __future__ import annotations
@@ -23,13 +22,15 @@ _STORED_AS = {ours: theirs for theirs, ours in STORED_NAMES.items()}
 _SPARE = 512
 """Bytes left free in the header: hashes and the verdict are known after the tensors are written."""
 
-
 Container = Literal["safetensors", "torch"]
 """The kinds of file that are written."""
 
 
 class TensorWriter(ABC):
-    """A file of tensors that is written in parts, from any thread, its header last."""
+    """A file of tensors that is written in parts, from any thread, its header last.
+
+    Every method raises OSError where the disk is full or refuses.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._handle = file.fileno()
@@ -40,28 +41,16 @@ class TensorWriter(ABC):
 
     @abstractmethod
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the file, once all tensors are written.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Replace the metadata of the file, once all tensors are written."""
 
     def write(self, content: memoryview, position: int) -> None:
-        """Write bytes at a position of the file; from any thread.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Write bytes at a position of the file."""
         while content:
             count = os.pwrite(self._handle, content, position)
             content, position = content[count:], position + count
 
     def sync(self) -> None:
-        """Wait until all that is written so far is on the disk.
-
-        Raises:
-            OSError: the disk refuses.
-        """
+        """Wait until all that is written so far is on the disk."""
         getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS lacks fdatasync.
 
 
@@ -76,21 +65,12 @@ class SafetensorsWriter(TensorWriter):
     def __init__(
         self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
     ) -> None:
-        """Lay out a file, reserve its room, and write its header.
-
-        Args:
-            file: an empty file.
-            tensors: what is going to be written.
-            metadata: of the header, as far as it is known.
-
-        Raises:
-            OSError: the disk is full, or the file cannot be written.
-        """
+        """Lay out an empty file, reserve its room, and write its header."""
         super().__init__(file)
         self._entries: dict[str, object] = {}
         self._starts: dict[str, int] = {}
         end = 0
-        for info in sorted(tensors, key=lambda info: -alignment_of(info.nbytes)):
+        for info in sorted(tensors, key=lambda info: -_alignment_of(info.nbytes)):
             self._starts[info.name] = end
             self._entries[info.name] = {
                 "dtype": _STORED_AS.get(info.dtype, info.dtype),
@@ -107,11 +87,7 @@ class SafetensorsWriter(TensorWriter):
         return self._data + self._starts[name]
 
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the header in place.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Replace the metadata of the header in place."""
         header = self._json(metadata).ljust(self._data - 8)
         assert len(header) == self._data - 8, "the metadata outgrew the space left for it"
         self.write(memoryview(len(header).to_bytes(8, "little") + header), 0)
@@ -121,8 +97,7 @@ class SafetensorsWriter(TensorWriter):
         return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def alignment_of(nbytes: int) -> int:
-    """The largest power of two that divides a size, :data:`ALIGNMENT` at most."""
+def _alignment_of(nbytes: int) -> int:
     return min(nbytes & -nbytes, ALIGNMENT) or ALIGNMENT
 
 

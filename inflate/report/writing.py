@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inflate.errors import ConfigError, InflateError, OutputError, needs_extra
-from inflate.io.leftovers import write_atomically
 from inflate.io.protected import check_written
+from inflate.io.staging import write_atomically
 from inflate.report.documents import as_json, parity_document
 from inflate.report.junit import as_junit
 from inflate.report.markdown import as_markdown

@@ -24,7 +24,7 @@ from inflate.formats.recorded import (
     recorded_settings,
 )
 from inflate.formats.source import Source, describe, given_blend
-from inflate.io.files import shown as shown_name
+from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown

@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from torch import Tensor
 
 from inflate.formats.targets import LAYOUTS
 from inflate.io.reader import Checkpoint
@@ -30,13 +30,18 @@ def diffusers() -> ModuleType:
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[Path, set[str]]:
     """The keys of every tensor that is read, by the file that it is read from."""
     found: dict[Path, set[str]] = defaultdict(set)
-    read = Checkpoint.read
 
-    def spied(self: Checkpoint, key: str) -> Tensor:
-        found[self.path].add(self.tensors[key].name)
-        return read(self, key)
+    def spy(name: str) -> None:
+        original = getattr(Checkpoint, name)
 
-    monkeypatch.setattr(Checkpoint, "read", spied)
+        def spied(self: Checkpoint, key: str, *more: Any) -> Any:
+            found[self.path].add(self.tensors[key].name)
+            return original(self, key, *more)
+
+        monkeypatch.setattr(Checkpoint, name, spied)
+
+    spy("read")
+    spy("pieces")
     return found
 
 

@@ -125,10 +125,3 @@ def test_the_metadata_is_replaced_in_place(out: Path) -> None:
     assert_same(load_file(out), TENSORS)
     with safe_open(out, framework="pt") as file:
         assert file.metadata() == {"verdict": "bitwise"}
-
-
-def test_metadata_beyond_the_room_left_for_it_is_a_bug(out: Path) -> None:
-    with out.open("xb") as file:
-        writer = write_all(file, TENSORS)
-        with pytest.raises(AssertionError, match="outgrew"):
-            writer.set_metadata({"verdict": "x" * 4000})

@@ -158,19 +158,6 @@ def test_a_tensor_within_its_storage_is_read(format: str, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("start", "count", "shape", "values"),
-    [(1, 2, 2, [2.0, 3.0]), (0, 4, 4, FOUR), (1, 2, 3, None), (2, 4, 2, None), (5, 0, 0, None),
-     (-1, 2, 2, None), (1, HUGE, 2, None)],
-)  # fmt: skip
-def test_a_view_ends_where_its_storage_does(
-    start: int, count: int, shape: int, values: list[float] | None, tmp_path: Path
-) -> None:
-    view = storage(view=tuple_of(text("v"), number(start), number(count)))
-    path = write_legacy(tmp_path / "a.ckpt", dict_of({"a": tensor((shape,), over=view)}))
-    assert read(path) == (None if values is None else {"a": values})
-
-
 def test_false_lists_and_lengths_of_storages_are_refused(tmp_path: Path) -> None:
     content = dict_of({"a": tensor()})
     for keys in ([], ["0", "0"], ["1"], ["0", "1"]):

@@ -121,9 +121,9 @@ def progress() -> ProgressRecord:
 
 def whole_files(cache: Path) -> list[str]:
     """The names of the files that the cache gave a name."""
-    return sorted(p.name for p in cache.glob("*/[!.]*") if not p.parent.name.endswith(".work"))
+    return sorted(path.name for path in cache.glob("*/[!.]*"))
 
 
 def parts(cache: Path) -> list[str]:
     """What downloads left behind."""
-    return [path.name for path in cache.glob("*.work/[!.]*")]
+    return [path.name for path in cache.glob("*/.unfinished*")]

@@ -30,35 +30,37 @@ def test_an_unknown_scheme_is_refused(scheme: str, near: str | None) -> None:
         check_destination(f"{scheme}://b/a.ckpt", overwrite=False)
 
 
-def test_a_missing_extra_is_named_in_one_line() -> None:
-    # In a process of its own, since the libraries may be loaded here already.
-    missing = {
-        "s3fs": "s3://b/a.ckpt",
-        "gcsfs": "gs://b/a.ckpt",
-        "aiohttp": "https://h/a.ckpt",
-        "huggingface_hub": "hf://o/r/a.ckpt",
-        "filelock": "memory://a.ckpt",
-        "fsspec": "memory://a.ckpt",
-    }
-    code = f"""
+MISSING = {
+    "s3fs": "s3://b/a.ckpt",
+    "gcsfs": "gs://b/a.ckpt",
+    "aiohttp": "https://h/a.ckpt",
+    "huggingface_hub": "hf://o/r/a.ckpt",
+    "filelock": "memory://a.ckpt",
+    "fsspec": "memory://a.ckpt",
+}
+WITHOUT = f"""
 import sys
 import fsspec
 from inflate.errors import CheckpointError
 from inflate.io.remote import fetch
 
 fsspec.filesystem("memory").pipe("/a.ckpt", b"1234")
-for package, location in {missing}.items():
+for package, location in {MISSING}.items():
     sys.modules[package] = None
     try:
         fetch(location)
     except CheckpointError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_missing_extra_is_named_in_one_line() -> None:
+    # In a process of its own, since the libraries may be loaded here already.
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.stderr == ""
-    for (package, location), line in zip(missing.items(), done.stdout.splitlines(), strict=True):
-        assert line.startswith(f"{location}: ")
-        assert f"{package} is missing" in line
+    for (package, location), line in zip(MISSING.items(), done.stdout.splitlines(), strict=True):
+        assert line.startswith(location)
+        assert package in line
         assert "pip install '.[remote]'" in line
 
 
@@ -88,27 +90,18 @@ class AnsweredError(Exception):
 @pytest.mark.parametrize(
     ("error", "row"),
     [
-        (named("GatedRepoError"), "GatedRepoError"),
         (caused(named("GatedRepoError"), AnsweredError(403)), "GatedRepoError"),
-        (named("RepositoryNotFoundError"), "RepositoryNotFoundError"),
         (named("OfflineModeIsEnabled", ConnectionError), "OfflineModeIsEnabled"),
-        (OSError("Consistency check failed: 3"), "ConsistencyCheckFailed"),
         (named("NoCredentialsError"), "NoCredentialsError"),
-        (PermissionError(), "PermissionError"),
         (AnsweredError(403), "403"),
         (OSError("Forbidden: no"), "403"),
         (caused(OSError(), socket.gaierror()), "gaierror"),
         (ssl.SSLError(), "SSLError"),
         (OSError(errno.ENOSPC, "No space"), "ENOSPC"),
-        (TimeoutError(), "TimeoutError"),
         (asyncio.TimeoutError(), "TimeoutError"),
         (ConnectionRefusedError(), "ConnectionRefusedError"),
         (ConnectionResetError(), "ConnectionError"),
-        (named("ClientPayloadError"), "ClientPayloadError"),
-        (NotImplementedError(), "NotImplementedError"),
-        (AnsweredError(501), "501"),
         (AnsweredError(502), "5xx"),
-        (FileNotFoundError(), "FileNotFoundError"),
         (AnsweredError(410), "410"),
     ],
 )
@@ -118,19 +111,11 @@ def test_each_error_has_its_row(error: BaseException, row: str) -> None:
 
 
 def test_an_error_that_is_not_in_the_table_is_quoted() -> None:
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in reason(AnsweredError(401), "gs")
     assert reason(ValueError("a\nlong  story"), "s3") == "a long story"
-    assert reason(ValueError(), "s3") == "ValueError"
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert reason(one, "s3") == "one"
-
-
-@pytest.mark.parametrize(
-    ("scheme", "variable"),
-    [("s3a", "AWS_ACCESS_KEY_ID"), ("gcs", "GOOGLE_APPLICATION_CREDENTIALS"), ("hf", "HF_TOKEN")],
-)
-def test_the_advice_is_that_of_the_store(scheme: str, variable: str) -> None:
-    assert variable in reason(AnsweredError(401), scheme)
 
 
 def test_statuses_of_all_libraries() -> None:
@@ -150,7 +135,10 @@ def test_statuses_of_all_libraries() -> None:
     assert [status_of(error()) for error in errors] == [412, 404, 409, None]
 
 
-def test_bugs_keep_their_traceback() -> None:
+def test_exceptions_of_libraries_are_reported_and_bugs_keep_their_traceback() -> None:
+    for error in (AnsweredError(404), ValueError("x")):
+        with pytest.raises(InflateError), in_words("x", "s3", InflateError):
+            raise error
     with pytest.raises(ZeroDivisionError), in_words("x", "s3", InflateError):
         1 / 0  # noqa: B018
 

@@ -34,7 +34,7 @@ def test_a_file_url_becomes_a_path() -> None:
 
 def test_the_parts_of_a_location() -> None:
     place = parse("S3://bucket/a/b.ckpt", CheckpointError)
-    assert (place.scheme, place.folder, place.name) == ("s3", "s3://bucket/a/", "b.ckpt")
+    assert (place.store, place.folder, place.name) == ("s3", "s3://bucket/a/", "b.ckpt")
     assert place.url("c") == "s3://bucket/a/c"
     assert place.inside("b.ckpt").folder == "s3://bucket/a/b.ckpt/"
     assert parse("s3://bucket", CheckpointError).folder == "s3://bucket/"

@@ -88,8 +88,9 @@ def test_a_folder_is_published_with_its_index_last(
     tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "vae"
-    (folder / "more").mkdir(parents=True)
-    for name in ("a.json", "b.safetensors", "more/c.safetensors", ".hidden"):
+    folder.mkdir()
+    names = ["b.safetensors", "a.json"]
+    for name in names:
         (folder / name).write_bytes(name.encode())
     seen: list[str] = []
     original = memory.mv
@@ -101,30 +102,11 @@ def test_a_folder_is_published_with_its_index_last(
     monkeypatch.setattr(type(memory), "mv", mv)
     check_destination("memory://out/vae/", overwrite=False, folder=True)
     publish(folder, "memory://out/vae/", overwrite=False)
-    names = ["b.safetensors", "more/c.safetensors", "a.json"]
     assert [name.rpartition("vae/")[2] for name in seen] == names
     assert contents(memory) == {f"/out/vae/{name}": name.encode() for name in names}
     with pytest.raises(OutputError):
         publish(folder, "memory://out/vae", overwrite=False)
     publish(folder, "memory://out/vae", overwrite=True)
-
-
-def test_a_folder_that_stops_half_way_counts_what_is_there(tmp_path: Path, memory: Any) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"12")
-
-    def fail(phase: str, done: int, total: int) -> None:
-        if done > 2:
-            raise ConnectionResetError
-
-    with pytest.raises(OutputError, match="1 of 2"):
-        publish(tmp_path, "memory://vae", overwrite=False, progress=fail)
-    assert list(memory.store) == ["/vae/a"]
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError):
-        publish(tmp_path, "memory://vae", overwrite=False)
 
 
 @pytest.mark.parametrize("location", ["memory://out", "memory://out/"])
@@ -199,24 +181,16 @@ def test_an_interrupted_download_leaves_nothing(memory: Any, cache: Path) -> Non
 def test_what_a_killed_download_left_is_removed(memory: Any, cache: Path) -> None:
     memory.pipe("/a.ckpt", BODY)
     copy = fetch("memory://a.ckpt")
-    left = copy.parent.with_name(f"{copy.parent.name}.work") / "tmp0123"
+    left = copy.parent / ".unfinished0123"
     left.mkdir()
     copy.unlink()
     fetch("memory://a.ckpt")
     assert parts(cache) == []
 
 
-def test_an_empty_file_is_fetched(memory: Any) -> None:
-    memory.pipe("/a.ckpt", b"")
-    assert fetch("memory://a.ckpt").read_bytes() == b""
-
-
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("INFLATE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "inflate"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_folder() == Path.home() / ".cache" / "inflate"
 
 

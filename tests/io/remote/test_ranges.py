@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ from inflate.batch.files import key_of_source
 from inflate.errors import CheckpointError
 from inflate.io import ranges
 from inflate.io.files import find_files, hash_file
-from inflate.io.ranges import LARGEST, STEP, merged, missing
+from inflate.io.ranges import BLOCK, REQUEST, blocks_of, requests
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import fetch
 from inflate.workflow.inspection import inspect
@@ -101,7 +99,7 @@ def test_inspect_and_a_dry_run_download_the_header_alone(
     found = inspect(url)
     assert found.obstacles == ()
     assert found.architecture == inspect(local).architecture
-    assert counted.total <= header_size(local) + STEP
+    assert counted.total <= header_size(local) + BLOCK
     counted.spans.clear()
     inflate.convert(url, dry_run=True)
     assert counted.total == 0
@@ -120,9 +118,7 @@ def test_a_conversion_downloads_the_autoencoder_alone(
     assert {k: v.tobytes() for k, v in found.items()} == {
         k: v.tobytes() for k, v in expected.items()
     }
-    # The hash of the whole file is not known; everything else is.
-    unknown: dict[str, str] = {}
-    assert metadata_of(theirs) == metadata_of(ours) | unknown
+    assert metadata_of(theirs) == metadata_of(ours)
     assert result.source_sha256 is None
     counted.spans.clear()
     inflate.convert(url, theirs, overwrite=True, skip_parity=True)
@@ -142,7 +138,7 @@ def test_a_file_that_is_read_whole_is_verified_and_becomes_whole(
     inflate.convert(local, tmp_path / "b", **options)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert result.source_sha256 == sha256(local)
-    assert not list(cache.glob("*.work/*.json"))
+    assert not list(cache.glob("*/.*.parts"))
     ranges._OPEN.clear()
     assert sha256(fetch("memory://m/vae.safetensors")) == sha256(local)
 
@@ -157,15 +153,7 @@ def test_shards_are_partial_too(memory: Any, counted: Counted, tmp_path: Path) -
         "memory://m/m.safetensors.index.json", tmp_path / "out", skip_parity=True
     )
     assert result.output is not None
-    assert counted.total < memory.size("/m/a.safetensors") + 4 * STEP
-
-
-def test_no_request_is_larger_than_the_bound(
-    url: str, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranges, "LARGEST", 2 * STEP)
-    inflate.convert(url, tmp_path / "out", skip_parity=True)
-    assert max(end - start for start, end in counted.spans) == 2 * STEP
+    assert counted.total < memory.size("/m/a.safetensors") + 4 * BLOCK
 
 
 @pytest.mark.parametrize("phase", ["downloading", "writing"])
@@ -201,7 +189,7 @@ def test_bytes_of_another_version_never_count_as_downloaded(
 def test_an_interrupted_download_continues_where_it_stopped(
     url: str, counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "LARGEST", STEP)
+    monkeypatch.setattr(ranges, "REQUEST", 1)
 
     def interrupt(phase: str, done: int, total: int) -> None:
         if phase == "downloading" and done > total // 2:
@@ -222,30 +210,22 @@ def test_a_partial_file_is_read_through_its_url_alone(url: str, counted: Counted
             read(path)
 
 
-@pytest.mark.parametrize("harm", ["[3", "5", "[[0]]", "size", "gone"])
+@pytest.mark.parametrize("harm", ["record", "size", "gone"])
 def test_a_damaged_partial_file_is_made_again(
     harm: str, url: str, local: Path, counted: Counted, cache: Path
 ) -> None:
     path = fetch(url)
-    (record,) = cache.glob("*.work/*.json")
+    (record,) = cache.glob("*/.*.parts")
     if harm == "size":
         os.truncate(path, 1000)
     elif harm == "gone":
         path.unlink()
     else:
-        record.write_text(harm)
+        record.write_bytes(b"1")
     ranges._OPEN.clear()
     with open_checkpoint(fetch(url)) as checkpoint:
         for key in ("first_stage_model.encoder.conv_in.weight", next(iter(FOREIGN))):
             assert checkpoint.read(key).tobytes() == load_file(local)[key].tobytes()
-
-
-def test_a_record_that_is_damaged_while_it_is_in_use_is_noticed(url: str, cache: Path) -> None:
-    with open_checkpoint(fetch(url)) as checkpoint:
-        (record,) = cache.glob("*.work/*.json")
-        record.write_text("5")
-        with pytest.raises(CheckpointError):
-            checkpoint.read(next(iter(FOREIGN)))
 
 
 def test_batches_distinguish_sources_whose_hash_is_not_known(
@@ -275,20 +255,10 @@ def test_a_torch_file_of_this_name_is_downloaded_whole(memory: Any, tmp_path: Pa
     assert fetch("memory://m/a.safetensors").read_bytes() == local.read_bytes()
 
 
-def digest(content: bytes) -> dict[str, str]:
-    """The header by which a web server gives the SHA-256 of a page."""
-    return {"Digest": "sha-256=" + base64.b64encode(hashlib.sha256(content).digest()).decode()}
-
-
-def test_where_the_server_gives_the_hash_the_output_is_the_same_bit_for_bit(
-    web: Web, local: Path, tmp_path: Path
-) -> None:
-    content = local.read_bytes()
-    url = web.put("/whole.safetensors", content, headers=digest(content))
-    inflate.convert(url, tmp_path / "a", skip_parity=True)
-    inflate.convert(local, tmp_path / "b", skip_parity=True, source_sha256=True)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert web.sent < len(content) / 2
+def test_a_connection_that_breaks_off_is_reported(web: Web, local: Path) -> None:
+    url = web.put("/whole.safetensors", local.read_bytes(), breaks_at=0)
+    with pytest.raises(CheckpointError):
+        fetch(url)
 
 
 def test_a_server_that_does_not_answer_ranges_is_asked_for_the_whole(web: Web, local: Path) -> None:
@@ -299,35 +269,13 @@ def test_a_server_that_does_not_answer_ranges_is_asked_for_the_whole(web: Web, l
     assert web.count("GET") == count
 
 
-def test_a_whole_file_with_a_wrong_hash_is_not_used(web: Web, tmp_path: Path, cache: Path) -> None:
-    local = write_safetensors(tmp_path / "vae.safetensors", autoencoder())
-    url = web.put("/vae.safetensors", local.read_bytes(), headers=digest(b"other"))
-    with pytest.raises(CheckpointError):
-        inflate.convert(url, tmp_path / "out", skip_parity=True)
-    assert not (tmp_path / "out").exists()
-    assert not list(cache.rglob("vae.safetensors"))
-
-
-def test_a_connection_that_breaks_off_is_reported(web: Web, local: Path) -> None:
-    url = web.put("/whole.safetensors", local.read_bytes())
-    with open_checkpoint(fetch(url)) as checkpoint:
-        web.pages["/whole.safetensors"].breaks_at = 100
-        with pytest.raises(CheckpointError):
-            checkpoint.read(next(iter(FOREIGN)))
-
-
 @pytest.mark.parametrize(
-    "wanted",
-    [[(0, 1)], [(5, STEP + 1)], [(3 * STEP, 90 * STEP)], [(90 * STEP, 90 * STEP + 7), (0, 9)]],
+    "blocks", [[], [0], [0, 1, 5], list(range(3 * REQUEST)), [7, *range(200, 201 + REQUEST)]]
 )
-@pytest.mark.parametrize(
-    "present", [[], [(0, STEP)], [(2 * STEP, 3 * STEP), (20 * STEP, 30 * STEP)]]
-)
-def test_requests_cover_what_is_missing(
-    wanted: list[tuple[int, int]], present: list[tuple[int, int]]
-) -> None:
-    size = 90 * STEP + 7
-    requests = missing(wanted, present, size)
-    assert all(0 <= start < end <= size and end - start <= LARGEST for start, end in requests)
-    assert not missing(wanted, merged([*present, *requests]), size)
-    assert requests == sorted(requests)
+def test_requests_cover_the_blocks_and_no_more(blocks: list[int]) -> None:
+    size = 400 * BLOCK + 7
+    spans = requests(blocks, size)
+    assert blocks_of(spans) == blocks
+    assert all(end - start <= REQUEST * BLOCK for start, end in spans)
+    assert requests([400], size) == [(400 * BLOCK, size)]
+    assert blocks_of([(5, 5), (BLOCK - 1, BLOCK + 1), (0, 1)]) == [0, 1]

@@ -34,18 +34,6 @@ def keys(s3: Any) -> list[str]:
     return [e["Key"] for e in s3.list_objects_v2(Bucket="weights").get("Contents", ())]
 
 
-def test_an_object_is_fetched(s3: Any, progress: ProgressRecord) -> None:
-    url = put(s3, "a/vae.ckpt")
-    copy = fetch(url, progress)
-    assert (copy.name, copy.read_bytes()) == ("vae.ckpt", BODY)
-    assert progress.last == ("downloading", len(BODY), len(BODY))
-    progress.calls.clear()
-    put(s3, "a/vae.ckpt")  # The same content again.
-    assert fetch(url, progress) == copy
-    assert progress.calls == []
-    assert fetch(put(s3, "a/vae.ckpt", BODY[::-1])).read_bytes() == BODY[::-1]
-
-
 def test_parts_of_a_file_are_read(s3: Any, tmp_path: Path) -> None:
     foreign = {"model.diffusion_model.weight": torch.zeros(1_500_000)}
     local = write_safetensors(tmp_path / "m.safetensors", prefixed(autoencoder()) | foreign)
@@ -147,16 +135,6 @@ def test_an_etag_that_is_not_an_md5_is_not_taken_for_one(s3: Any) -> None:
     assert fetch(url).read_bytes() == BODY
 
 
-def test_a_whole_bucket_takes_a_folder(s3: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "vae"
-    folder.mkdir()
-    (folder / "config.json").write_bytes(b"{}")
-    publish(folder, "s3://weights", overwrite=False)
-    assert keys(s3) == ["config.json"]
-    with pytest.raises(OutputError):
-        publish(folder, "s3://weights", overwrite=False)
-
-
 def test_what_is_not_there_is_reported(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         fetch("s3://weights/a.ckpt")
@@ -172,13 +150,3 @@ def test_what_is_not_there_is_reported(s3: Any, tmp_path: Path) -> None:
         check_destination("s3://weights/dir", overwrite=True)
     with pytest.raises(OutputError):
         check_destination("s3://NO_bucket!/a.ckpt", overwrite=False)
-
-
-def test_missing_credentials_are_reported(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = put(s3, "a.ckpt")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(CheckpointError):
-        fetch(url)
-    with pytest.raises(OutputError):
-        check_destination(url, overwrite=False)

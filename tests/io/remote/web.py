@@ -15,33 +15,19 @@ from urllib.parse import unquote
 
 @dataclass
 class Page:
-    """What the server holds under a path, and how it misbehaves.
-
-    Attributes:
-        body: the content.
-        etag: its ETag, that of the content by default; empty for none.
-        breaks_at: the byte after which the connection is cut off.
-        claims: the size that HEAD reports, where it is not that of the content.
-        sized: whether a size is reported at all; else the end of the connection is the end.
-        status: the status of every answer.
-        redirect: where the path leads instead.
-        headers: further headers.
-        on_get: what is answered to GET, where that is another page than HEAD reports.
-        before: called before a body is sent.
-        ranges: whether it answers a request for a part with that part.
-    """
+    """What the server holds under a path, and how it misbehaves."""
 
     body: bytes = b""
-    etag: str | None = None
-    breaks_at: int | None = None
-    claims: int | None = None
-    sized: bool = True
+    etag: str | None = None  # That of the content by default; empty for none.
+    breaks_at: int | None = None  # The byte after which the connection is cut off.
+    claims: int | None = None  # The size that HEAD reports, where it is false.
+    sized: bool = True  # Else the end of the connection is the end.
     status: int = 200
     redirect: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    on_get: Page | None = None
-    before: Callable[[], object] | None = None
-    ranges: bool = True
+    on_get: Page | None = None  # The answer to GET, where that is another than HEAD reports.
+    before: Callable[[], object] | None = None  # Called before a body is sent.
+    ranges: bool = True  # Whether a request for a part is answered with that part.
 
 
 class Web:
