@@ -13,7 +13,7 @@ from torch import Tensor
 from inflate.config.presets import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.formats.source import Source
-from inflate.io.leftovers import write_atomically
+from inflate.io.staging import write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
