@@ -29,10 +29,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the measurements here")
     parser.add_argument("--plot", type=Path, help="write an SVG here")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="an earlier --json")
-    parser.add_argument(
-        "--include", type=Path, action="append", default=[], metavar="JSON",
-        help="rows that another benchmark has written, to show next to these",
-    )  # fmt: skip
     options = parser.parse_args()
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)
@@ -57,10 +53,11 @@ def _benchmark(options: argparse.Namespace, work: Path) -> int:
             runs[case.name].append(run)
             print(f"{number + 1}  {case.name}: {run.seconds:.2f} s", file=sys.stderr, flush=True)
     rows = rows_of(cases, runs, machine)
-    for path in options.include:
-        rows += _rows(path)
     targets = targets_of(runs)
-    print(table(rows, targets, _rows(options.compare) if options.compare else ()))
+    earlier: list[Row] = []
+    if options.compare:
+        earlier = json.loads(options.compare.read_text(encoding="utf-8"))["rows"]
+    print(table(rows, targets, earlier))
     if options.json:
         content = {"machine": machine, "rows": rows, "targets": targets}
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -76,13 +73,6 @@ def _remove(path: Path | None) -> None:
         shutil.rmtree(path)
     elif path is not None:
         path.unlink(missing_ok=True)
-
-
-def _rows(path: Path) -> list[Row]:
-    """The rows of an earlier run, or a bare list of them."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    rows: list[Row] = content if isinstance(content, list) else content["rows"]
-    return rows
 
 
 if __name__ == "__main__":

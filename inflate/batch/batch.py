@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inflate.batch.estimate import RUNTIME, Estimate, estimate
-from inflate.batch.jobs import Job, expand, output_folder
+from inflate.batch.jobs import RUNTIME, Job, expand, output_folder
 from inflate.batch.ledger import Ledger, files_of_ledger
 from inflate.batch.local import LocalExecutor
 from inflate.batch.reports import files_of_job_report, files_of_reports
-from inflate.batch.run import Outcome, Run, Watch
-from inflate.batch.survey import survey
-from inflate.batch.task import Executor
+from inflate.batch.run import Run, Watch
+from inflate.batch.survey import Outcome, survey
 from inflate.config.loading import config_files
 from inflate.config.manifest import Entry, Manifest, read_manifest
-from inflate.display import Displayed, counted
 from inflate.errors import ConfigError, OutputError
 from inflate.io.files import read_files
 from inflate.io.free_memory import free_memory
@@ -28,6 +25,9 @@ from inflate.io.protected import conflicts, place_of
 from inflate.io.remote import is_remote, local_path
 from inflate.io.staging import outputs_of
 from inflate.workflow.sources import check_working_directory
+
+if TYPE_CHECKING:
+    from inflate.batch.cluster import RayExecutor
 
 LEDGER = "inflate-ledger.sqlite"
 """The default name of a ledger."""
@@ -37,27 +37,12 @@ _SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class BatchOptions:
-    """How a batch is run; ``memory`` in bytes, most of what is free by default."""
-
-    jobs: int | None = None
-    executor: str = "local"
-    ray_address: str | None = None
-    memory: int | None = None
-    retry_failed: bool = False
-    fail_fast: bool = False
-
-
-@dataclass(frozen=True, repr=False)
-class Batch(Displayed):
+class Batch:
     """The jobs of a batch, and the place of its ledger."""
 
     jobs: tuple[Job, ...]
     ledger: Path
     notes: tuple[str, ...] = ()
-
-    def _facts(self) -> dict[str, object]:
-        return {"jobs": counted(len(self.jobs), "job"), "ledger": self.ledger}
 
 
 def open_batch(
@@ -83,7 +68,7 @@ def open_batch(
     if not manifests:
         if output is not None and "{" not in output and not output.endswith(".safetensors"):
             output = output.rstrip("/") + "/"  # A folder, which need not exist yet.
-        entries = tuple(Entry(source, source, output, options) for source in arguments)
+        entries = tuple(Entry("", source, output, options) for source in arguments)
         manifest = Manifest(Path(), entries)
     elif len(arguments) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
@@ -95,60 +80,6 @@ def open_batch(
         manifest = replace(manifest, entries=entries)
         if ledger is None and manifest.ledger is not None:
             ledger = manifest.folder / manifest.ledger
-    return _checked(manifest, ledger, report_dir, summary)
-
-
-def estimates(batch: Batch) -> list[Estimate | None]:
-    """The estimate of every job, from headers; None for remote sources."""
-    return [None if is_remote(job.source) else estimate(job) for job in batch.jobs]
-
-
-def run(batch: Batch, options: BatchOptions, watch: Watch) -> tuple[list[Outcome], float]:
-    """Run a batch to its end; the result of every job, and the seconds that all took.
-
-    Raises:
-        InflateError: the batch cannot be started; a job that fails has its error in its result.
-    """
-    started = time.perf_counter()
-    if options.executor not in ("local", "ray"):
-        raise ConfigError(f"--executor is {options.executor!r}; expected local or ray")
-    with Ledger(batch.ledger) as ledger, ExitStack() as closing:
-        seen = survey(batch.jobs, ledger, retry_failed=options.retry_failed)
-        left = sum(one.standing != "settled" for one in seen)
-        executor: Executor
-        if options.executor == "local" or not left:
-            slots = min(options.jobs or 1, max(left, 1))
-            executor = LocalExecutor(slots, ledger.owner.handle)
-        else:
-            from inflate.batch.cluster import RayExecutor
-
-            executor = RayExecutor(options.jobs, options.ray_address)
-        closing.callback(executor.close)
-        outcomes = Run(
-            seen,
-            ledger,
-            executor,
-            watch,
-            retry_failed=options.retry_failed,
-            fail_fast=options.fail_fast,
-            memory=_memory_limit(options, executor.slots),
-        ).outcomes()
-    return outcomes, time.perf_counter() - started
-
-
-def _memory_limit(options: BatchOptions, slots: int) -> int | None:
-    """The bytes for the estimates of all running jobs; None for no limit."""
-    if options.executor == "ray" and options.memory is None:
-        return 1 << 62  # Ray places tasks by their estimates, and knows the memory of each machine.
-    if slots == 1 or options.memory is not None:
-        return options.memory
-    free = free_memory()
-    return None if free is None else int((free - slots * RUNTIME) * _SHARE)
-
-
-def _checked(
-    manifest: Manifest, ledger: Path | None, report_dir: Path | None, summary: Path | None
-) -> Batch:
     ledger = ledger or Path(os.path.normpath(output_folder(manifest) / LEDGER))
     reports = [] if report_dir is None else files_of_reports(report_dir)
     own = [*files_of_ledger(ledger), *reports]
@@ -163,6 +94,48 @@ def _checked(
         error = ConfigError if wrong else OutputError
         raise error("the batch has errors, and nothing was started:", list(dict.fromkeys(problems)))
     return Batch(tuple(jobs), ledger, tuple(notes))
+
+
+def run(
+    batch: Batch,
+    watch: Watch,
+    *,
+    jobs: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
+    memory: int | None = None,
+    retry_failed: bool = False,
+    fail_fast: bool = False,
+) -> tuple[list[Outcome], float]:
+    """Run a batch to its end; the result of every job, and the seconds that all took.
+
+    ``memory`` is in bytes, most of what is free by default.
+
+    Raises:
+        InflateError: the batch cannot be started; a job that fails has its error in its result.
+    """
+    started = time.perf_counter()
+    if executor not in ("local", "ray"):
+        raise ConfigError(f"--executor is {executor!r}; expected local or ray")
+    with Ledger(batch.ledger, watch.waits) as ledger:
+        seen = survey(batch.jobs, ledger, retry_failed=retry_failed)
+        left = sum(not one.reused for one in seen)
+        workers: LocalExecutor | RayExecutor
+        if executor == "local" or not left:
+            workers = LocalExecutor(min(jobs or 1, max(left, 1)), ledger.lock)
+            if memory is None and workers.slots > 1 and (free := free_memory()) is not None:
+                memory = int((free - workers.slots * RUNTIME) * _SHARE)
+        else:
+            from inflate.batch import cluster
+
+            workers = cluster.RayExecutor(jobs, ray_address)
+            # Ray places tasks by their estimates, and knows the memory of each machine.
+            memory = memory or 1 << 62
+        with closing(workers):
+            outcomes = Run(
+                seen, ledger, workers, watch, fail_fast=fail_fast, memory=memory
+            ).outcomes()
+    return outcomes, time.perf_counter() - started
 
 
 def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:

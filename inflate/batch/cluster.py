@@ -8,46 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
 from inflate.batch.task import Event, Task, run_task
 from inflate.errors import ConfigError, InflateError, needs_extra
 
-_OBJECT_STORE = 100_000_000
-"""Bytes of Ray's object store, which jobs do not use."""
-
 
 class Mailbox:
     """Events of workers, and the answers to them; an actor of Ray."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._filled = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[bool]] = {}
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._answers: defaultdict[int, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
     async def send(self, event: Event) -> None:
         """Leave an event."""
-        self._events.append(event)
-        self._filled.set()
+        self._events.put_nowait(event)
 
     async def ask(self, event: Event) -> bool:
         """Leave an event, and wait for its answer."""
-        self._answers[event.number] = asyncio.get_running_loop().create_future()
-        await self.send(event)
-        return await self._answers[event.number]
+        self._events.put_nowait(event)
+        return await self._answers[event.number].get()
 
     async def take(self, seconds: float) -> list[Event]:
         """The events since the last call; waits at most this long for the first."""
+        taken = []
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._filled.wait(), seconds)
-        self._filled.clear()
-        taken, self._events = self._events, []
+            taken.append(await asyncio.wait_for(self._events.get(), seconds))
+        while not self._events.empty():
+            taken.append(self._events.get_nowait())
         return taken
 
     async def answer(self, number: int, go: bool) -> None:
         """Answer the task of this number."""
-        self._answers.pop(number).set_result(go)
+        self._answers[number].put_nowait(go)
 
 
 class RayExecutor:
@@ -55,8 +51,6 @@ class RayExecutor:
 
     def __init__(self, slots: int | None, address: str | None) -> None:
         """Join the cluster of ``address`` or ``RAY_ADDRESS``, or start one on this machine.
-
-        ``slots`` tasks run at once, as many as the cluster has CPUs by default.
 
         Raises:
             InflateError: Ray is not installed, or the cluster cannot be reached.
@@ -87,9 +81,8 @@ class RayExecutor:
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
-        tasks, ended = list(self._tasks), []
-        if tasks:
-            ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        tasks = list(self._tasks)
+        ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0) if tasks else ([], [])
         # Read after that: the mailbox has the last event of every task that has ended.
         events: list[Event] = self._ray.get(self._mailbox.take.remote(0 if ended else seconds))
         for reference in ended:
@@ -113,7 +106,6 @@ class RayExecutor:
 
 
 def _work(task: Task, mailbox: Any) -> None:
-    """Run one task in a worker of Ray."""
     ray = _import_ray()
 
     def send(event: Event) -> None:
@@ -124,7 +116,7 @@ def _work(task: Task, mailbox: Any) -> None:
     def ask(event: Event) -> bool:
         return bool(ray.get(mailbox.ask.remote(event)))
 
-    run_task(task, f"worker {os.getpid()}", send, ask, gpu=0 if ray.get_gpu_ids() else None)
+    run_task(task, f"worker {os.getpid()}", send, ask, 0 if ray.get_gpu_ids() else None)
 
 
 def _import_ray() -> Any:
@@ -138,11 +130,11 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, slots: int | None, address: str | None) -> None:
     joined = address or os.environ.get("RAY_ADDRESS")
-    own = {"num_cpus": slots, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    options = {"address": joined} if joined else own
+    # Jobs do not use Ray's object store.
+    own = {"num_cpus": slots, "include_dashboard": False, "object_store_memory": 100_000_000}
     quiet = {"log_to_driver": False, "configure_logging": False, "ignore_reinit_error": True}
     try:
-        ray.init(**options, **quiet)
+        ray.init(**({"address": joined} if joined else own), **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -7,18 +7,17 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from inflate.config.schema import Config
-from inflate.errors import CheckpointError, InflateError, OutputError
+from inflate.errors import InflateError, OutputError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.locate import locate
 from inflate.formats.recorded import FINGERPRINT_KEY
 from inflate.formats.views import autoencoder_view
-from inflate.io.files import find_files, hash_file, hash_files
+from inflate.io.files import read_files
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
 from inflate.options import ConvertOptions
@@ -30,7 +29,7 @@ from inflate.workflow.sources import local_source
 
 
 def looks_unchanged(source: str, mark: str | None) -> bool:
-    """Whether a source still has this mark; it is not opened.
+    """Whether a source still has this mark; a local source is not opened.
 
     Raises:
         InflateError: a store cannot be asked.
@@ -39,11 +38,7 @@ def looks_unchanged(source: str, mark: str | None) -> bool:
         return False
     if is_remote(source):
         return mark_of_source(source) == mark
-    try:
-        names = [name for name, *_ in json.loads(mark)]
-        return _mark(local_path(source), names) == mark
-    except (TypeError, ValueError):  # Another program has changed the ledger.
-        return False
+    return _mark(local_path(source), [name for name, *_ in json.loads(mark)]) == mark
 
 
 def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
@@ -71,7 +66,7 @@ def mark_of_output(location: str | Path) -> str | None:
         return None if found is None else json.dumps([["version", found]])
     path = location if isinstance(location, Path) else local_path(location)
     if not path.is_dir():
-        return _mark(path, [""])
+        return _mark(path, ["."])
     return _mark(path, sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()))
 
 
@@ -91,48 +86,26 @@ def mark_of_source(location: str) -> str | None:
         location = str(local_source(location, silent))
     path = local_path(location)
     # A config.json that is put next to a file is read too.
-    names = {"", *(() if path.is_dir() else ("../config.json",))}
-    with suppress(CheckpointError):
-        names |= {
-            os.path.relpath(file, path) for file in find_files(path).read.marks if file != path
-        }
+    nearby = {path if path.is_dir() else path.parent / "config.json"}
+    names = {os.path.relpath(file, path) for file in {*read_files(path), *nearby}}
     return _mark(path, sorted(names))
 
 
 def key_of_source(location: str, options: Mapping[str, Any]) -> str:
-    """The key of what a job reads of a source: :func:`source_key`, or the hash of its files.
+    """The :func:`source_key` of what a job reads of a source.
 
     Raises:
-        InflateError: a remote source cannot be fetched.
+        InflateError: it cannot be fetched, or holds no autoencoder.
     """
-    path = local_source(location, silent)
-    try:
-        with open_checkpoint(path) as checkpoint:
-            source = find_source(checkpoint, ConvertOptions(**options))
-            return source_key(fingerprint_of(source.checkpoint), source.config)
-    except InflateError:
-        return _hash_of_files(location, path)
+    with open_checkpoint(local_source(location, silent)) as checkpoint:
+        source = find_source(checkpoint, ConvertOptions(**options))
+        return source_key(fingerprint_of(source.checkpoint), source.config)
 
 
 def source_key(fingerprint: str, config: Config) -> str:
     """The key of an autoencoder: a hash over its fingerprint and its configuration."""
     known = json.dumps([fingerprint, asdict(config)], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def _hash_of_files(location: str, path: Path) -> str:
-    """The SHA-256 of a source that cannot be described; of a broken source, of what is there.
-
-    Of a remote source that is read in part and whose store gives no hash, that of its URL and mark.
-    """
-    try:
-        found = hash_files(find_files(path))
-    except CheckpointError:
-        found = hash_file(path) if path.is_file() else ""
-    if found:
-        return found
-    text = f"{location} {mark_of_source(location)}" if is_remote(location) else mark_of_output(path)
-    return hashlib.sha256((text or "").encode()).hexdigest()
 
 
 def make_folder(folder: Path) -> None:
@@ -154,7 +127,7 @@ def _mark(path: Path, names: Iterable[str]) -> str | None:
         try:
             found = os.stat(os.path.normpath(path / name))
         except OSError:
-            if not name:
+            if name == ".":
                 return None
             parts.append((name, -1, 0, 0))
             continue

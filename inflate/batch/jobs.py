@@ -1,4 +1,4 @@
-"""From a manifest to jobs: find sources, multiply matrices, name outputs, collect problems."""
+"""From a manifest to jobs: find sources, multiply matrices, name outputs, estimate sizes."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from inflate.batch.naming import name_output, static_folder
-from inflate.config.loading import known_keys, parse_set, read_config
+from inflate.batch.naming import name_output
+from inflate.config.loading import build_config, known_keys
 from inflate.config.manifest import Entry, Manifest
-from inflate.config.schema import Settings, Temporal
-from inflate.errors import ConfigError, InflateError, OutputError, nearest, printable
-from inflate.io.files import like
+from inflate.config.schema import Architecture, Settings
+from inflate.errors import ConfigError, InflateError, printable
+from inflate.io.files import like, read_files
 from inflate.io.protected import place_of
 from inflate.io.remote import is_remote, local_path, matches
-from inflate.options import DEVICE, SETTINGS
-from inflate.workflow.sources import stem_of
+from inflate.options import SETTINGS, ConvertOptions
+from inflate.workflow.planning import settings_of
 
-_WILDCARDS = re.compile(r"[*?[]")
+RUNTIME = 250_000_000
+"""Bytes of a process that has loaded torch, before its first job."""
+
+_ACTIVATIONS = 200_000_000
+"""Bytes of the probes' activations on a CPU, and of all else that does not depend on weights."""
+
 _NOT_IN_RESULT = ("overwrite", "config", "set", *SETTINGS)
-"""Options that do not decide a result, or do so only through ``Job.effective``."""
+"""Options that do not decide a result, or do so only through the effective settings."""
+
+_ARCHITECTURE = [key for key in known_keys() if key.startswith(("architecture.", "decoder."))]
+
+_settings = lru_cache(maxsize=256)(settings_of)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion: a source, an output, and options of ``convert``.
+    """One conversion: a source, an output, and options of ``convert``."""
 
-    ``place`` is where the manifest has it, for messages.
-    """
-
-    place: str
     source: str
     output: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -48,13 +53,46 @@ class Job:
         others = {k: v for k, v in self.options.items() if k not in _NOT_IN_RESULT}
         return json.dumps(effective_settings(self.options) | others, sort_keys=True, default=list)
 
-    def check_names(self) -> None:
-        """Raise OutputError for a name that is not UTF-8: no ledger and no report can hold it."""
-        for name in (self.source, self.output):
-            try:
-                name.encode()
-            except UnicodeEncodeError as error:
-                raise OutputError(f"{printable(name)} is not valid UTF-8; rename it") from error
+
+@dataclass(frozen=True)
+class Estimate:
+    """The size of a job's source and output and its peak memory, in bytes.
+
+    ``obstacles`` are the reasons why it cannot run; ``output`` is then None.
+    """
+
+    source: int
+    output: int | None
+    memory: int
+    obstacles: tuple[str, ...] = ()
+
+
+def estimate(job: Job) -> Estimate | None:
+    """Estimate a job from a dry run of its conversion; None for a remote source.
+
+    What a job takes is both decoders in float32, the image decoder twice where parity compares
+    rounded weights. Files pass through the page cache, which counts as free memory.
+    """
+    if is_remote(job.source):
+        return None
+    from inflate.workflow.conversion import convert
+
+    options = ConvertOptions(**job.options)
+    # Folding computes with the weights, and changes the size by one small tensor.
+    dry = replace(options, dry_run=True, post_quant="keep", allow_inexact=False)
+    files = filter(os.path.isfile, set(read_files(local_path(job.source))))
+    size = sum(path.stat().st_size for path in files)
+    try:
+        plan = convert(job.source, job.output, **dry.arguments()).plan
+    except InflateError as error:
+        obstacles = getattr(error, "problems", ()) or (str(error),)
+        return Estimate(size, None, _ACTIVATIONS, tuple(obstacles))
+    spatial, temporal = (
+        sum(tensor.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
+    )
+    images = 1 if plan.config.dtype in (None, "float32") else 2
+    modules = 0 if options.skip_parity else 4 * ((1 + images) * spatial + temporal)
+    return Estimate(size, plan.nbytes, modules + _ACTIVATIONS)
 
 
 def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str], list[str]]:
@@ -68,20 +106,26 @@ def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str
         try:
             sources, globbed = _sources(entry.source, manifest.folder)
         except InflateError as error:
-            problems.append(f"{entry.place}.source: {error}")
+            problems.append(_at(entry, ".source", error))
+            continue
+        combinations = list(_combinations(entry, manifest.folder))
+        wrong = [problem for options in combinations for problem in option_problems(options)]
+        if wrong:
+            problems += [_at(entry, "", problem) for problem in wrong]
             continue
         axes = [key for key, values in entry.matrix.items() if len(values) > 1]
         template = _template(entry, manifest.folder)
-        for source, options in itertools.product(sources, _combinations(entry, manifest.folder)):
-            wrong = option_problems(options)
-            problems += [f"{entry.place}: {problem}" for problem in wrong]
-            if not wrong:
-                try:
-                    effective = effective_settings(options)
-                    output = name_output(template, source, options, effective, axes)
-                    found.append((Job(entry.place, source, output, options), globbed))
-                except ConfigError as error:
-                    problems.append(f"{entry.place}.output: {error}")
+        for source, options in itertools.product(sources, combinations):
+            try:
+                output = name_output(template, source, options, effective_settings(options), axes)
+                for name in (source, output):
+                    name.encode()  # No ledger and no report can hold a name that is not UTF-8.
+            except ConfigError as error:
+                problems.append(_at(entry, ".output", error))
+            except UnicodeEncodeError as error:
+                problems.append(f"{printable(error.object)} is not valid UTF-8; rename it")
+            else:
+                found.append((Job(source, output, options), globbed))
     jobs, notes = _without_own_outputs(found, own)
     return jobs, problems + _collisions(jobs), notes
 
@@ -92,62 +136,37 @@ def effective_settings(options: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: the configuration or an assignment cannot be read.
     """
-    settings = dict(_config(options["config"])) if options.get("config") else {}
-    settings |= _assigned(tuple(options.get("set") or ()))
-    return settings | {
-        SETTINGS[k]: v for k, v in options.items() if k in SETTINGS and v is not None
-    }
+    return _settings(ConvertOptions(**options))
 
 
 def option_problems(options: Mapping[str, Any]) -> list[str]:
     """Every problem of options that shows without their source."""
     try:
-        settings = effective_settings(options)
-    except ConfigError as error:
-        return list(error.problems) or [str(error)]
-    known = known_keys()
-    problems = [f"{key}: unknown key{nearest(key, known)}" for key in settings if key not in known]
-    device = options.get("device")
-    if device is not None and not DEVICE.fullmatch(device):
-        problems.append(f"device is {device!r}; expected auto, cpu, cuda, cuda:N or mps")
-    if problems:
-        return problems
-    own = {k.partition(".")[2]: v for k, v in settings.items() if k.startswith("temporal.")}
-    if isinstance(own.get("video_kernel_size"), list):
-        own["video_kernel_size"] = tuple(own["video_kernel_size"])
-    try:
-        return Temporal(**own).problems()
-    except (TypeError, ValueError) as error:
-        return [str(error)]
+        settings = _settings(ConvertOptions(**options))
+        # Which architecture fits shows in the source alone.
+        free = {k: v for k, v in settings.items() if k not in _ARCHITECTURE}
+        build_config(Architecture(ch=128, ch_mult=(1,), num_res_blocks=1, z_channels=4), free)
+    except InflateError as error:
+        return list(getattr(error, "problems", ())) or [str(error)]
+    return []
 
 
 def output_folder(manifest: Manifest) -> Path:
-    """The folder that all local outputs share."""
-    folders = [
-        static_folder(_template(entry, manifest.folder), entry.source) for entry in manifest.entries
-    ]
-    local = {os.path.abspath(folder) for folder in folders if folder is not None}
-    return Path(os.path.relpath(os.path.commonpath(local))) if local else Path()
+    """The folder that all local outputs share, whichever sources a pattern matches."""
+    folders = set()
+    for entry in manifest.entries:
+        place = _template(entry, manifest.folder)
+        if place is None:
+            source = "" if is_remote(entry.source) else local_path(entry.source)
+            place = os.path.join(manifest.folder, source)
+        if not is_remote(place):
+            folders.add(os.path.abspath(os.path.dirname(re.split(r"[{*?[]", place)[0])))
+    return Path(os.path.relpath(os.path.commonpath(folders))) if folders else Path()
 
 
-def absolute(location: str) -> str:
-    """A location as an absolute path or a URL."""
-    return location if is_remote(location) else os.path.abspath(local_path(location))
-
-
-def label_of(job: Job) -> str:
-    """A short name of a job, for progress bars."""
-    return f"{stem_of(job.source)} -> {Path(job.output).name}"
-
-
-@lru_cache(maxsize=256)
-def _config(name: str) -> Settings:
-    return read_config(name)
-
-
-@lru_cache(maxsize=256)
-def _assigned(assignments: tuple[str, ...]) -> Settings:
-    return parse_set(assignments)
+def _at(entry: Entry, part: str, problem: object) -> str:
+    """A problem, with its place in the manifest if there is one."""
+    return f"{entry.place}{part}: {problem}" if entry.place else str(problem)
 
 
 def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
@@ -160,7 +179,7 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
         pattern = os.path.normpath(os.path.join(folder, local_path(pattern)))
         if os.path.exists(pattern):
             return [pattern], False
-        if not _WILDCARDS.search(pattern):
+        if not glob.has_magic(pattern):
             close = like(Path(pattern))
             raise ConfigError(f"{pattern} does not exist{close}; expected a checkpoint")
         found = sorted(glob.glob(pattern, recursive=True))
@@ -172,7 +191,11 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
 def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*entry.matrix.values()):
         chosen = {**entry.options, **dict(zip(entry.matrix, values, strict=True))}
-        chosen = {key: value for key, value in chosen.items() if value is not None}
+        chosen = {
+            key: tuple(value) if isinstance(value, list) else value  # Those of the command.
+            for key, value in chosen.items()
+            if value is not None
+        }
         config = chosen.get("config")
         if config is not None and os.path.isfile(folder / config):
             chosen["config"] = os.path.normpath(folder / config)
@@ -182,9 +205,8 @@ def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
 def _template(entry: Entry, folder: Path) -> str | None:
     if entry.output is None or is_remote(entry.output):
         return entry.output
-    # The slash at the end marks a folder, and normpath removes it.
-    end = "/" if entry.output.endswith(("/", os.sep)) else ""
-    return os.path.normpath(os.path.join(folder, local_path(entry.output))) + end
+    path = os.path.normpath(os.path.join(folder, local_path(entry.output)))
+    return path + "/" * (entry.output.endswith("/") or os.path.isdir(path))
 
 
 def _without_own_outputs(
@@ -210,13 +232,10 @@ def _collisions(jobs: list[Job]) -> list[str]:
     by_output = defaultdict(list)
     for job in jobs:
         by_output[place_of(job.output)].append(job)
-    problems = []
-    for same in by_output.values():
-        if len(same) > 1:
-            makers = ", ".join(f"{job.source} ({job.place})" for job in same[:4])
-            more = f" and {len(same) - 4} more" if len(same) > 4 else ""
-            problems.append(
-                f"{same[0].output} would be the output of {len(same)} jobs: {makers}{more}; "
-                "distinguish them with {stem}, {parent}, {time_mode} and the like"
-            )
-    return problems
+    return [
+        f"{same[0].output} would be the output of {len(same)} jobs, such as those of "
+        f"{same[0].source} and {same[1].source}; distinguish them with {{stem}}, {{parent}}, "
+        "{time_mode} and the like"
+        for same in by_output.values()
+        if len(same) > 1
+    ]

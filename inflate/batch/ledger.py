@@ -1,28 +1,28 @@
 """The ledger: the result of every job, in an SQLite file next to the outputs.
 
-Each output has a row with a revision. A change names the revision that it starts from, and is
-refused if that is no longer current: only one of two batches can claim a job.
+One batch at a time has a ledger open. Its workers inherit the lock, which the system releases when
+the batch and all its workers have ended.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from inflate.batch.files import make_folder
-from inflate.batch.owners import Owner, become_owner, is_alive, remove_stale
 from inflate.errors import OutputError, quoted
 from inflate.io.protected import check_written
 from inflate.io.remote import is_remote, local_path
 
-State = Literal["waiting", "running", "publishing", "held", "unequal", "failed"]
+State = Literal["not-run", "publishing", "held", "unequal", "failed"]
 """``publishing`` is written before the output gets its name, so that its maker is known later."""
 
 Made = tuple[str | None, str]
@@ -33,32 +33,29 @@ Made = tuple[str | None, str]
 class Row:
     """The state of an output; all but ``made`` is from the last attempt.
 
-    ``source_key`` is of ``files.key_of_source``. ``made`` lists the files that batches published or
-    were about to publish here, the last one at the end. Only these may be replaced.
+    ``source_key`` is that of ``files.key_of_source``. ``made`` lists the files that batches
+    published or were about to publish here, the last one at the end. Only these may be replaced.
     """
 
     output: str
-    revision: int = 0
-    state: State = "waiting"
-    owner: str | None = None
+    state: State = "not-run"
     attempts: int = 0
     settings: str | None = None
     source_mark: str | None = None
     source_key: str | None = None
     made: tuple[Made, ...] = ()
-    document: Mapping[str, Any] | None = None
+    document: Mapping[str, Any] = field(default_factory=dict)
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Row))
-_VERSION, _PROGRAM = 4, 0x1F1A7E
-_MOST = 1 << 53
+_VERSION, _PROGRAM = 5, 0x1F1A7E
+_IDS = struct.pack(">II", _VERSION, _PROGRAM)
 
 
 class Ledger:
-    """An open ledger; use it as a context, in one thread."""
+    """An open ledger; use it as a context, in one thread. ``lock`` is the handle for workers."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a ledger, or make one.
+    def __init__(self, path: Path, waits: Callable[[], None] = lambda: None) -> None:
+        """Open a ledger, or make one; ``waits`` is called where another batch has it open.
 
         Raises:
             OutputError: it cannot be opened, or is not a ledger of this version.
@@ -67,127 +64,92 @@ class Ledger:
         check_written([path], ())
         _check_ours(path)
         make_folder(path.parent)
-        self.owner: Owner = become_owner(path)
+        self.lock = _lock(path, waits)
         try:
             with self._errors():
-                # Another batch may lock the file for a moment.
-                self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-                with self._transaction():
-                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
-                    self._db.execute(f"PRAGMA application_id = {_PROGRAM}")
-                    table = f"jobs ({_COLUMNS}, PRIMARY KEY (output))"
-                    self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+                self._db = sqlite3.connect(path, isolation_level=None)
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+                self._db.execute(f"PRAGMA application_id = {_PROGRAM}")
+                columns = "output PRIMARY KEY, content, digest"
+                self._db.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns})")
+                found = self._db.execute("SELECT output, content, digest FROM jobs")
+                self.rows = {row.output: row for row in map(_row, found)}
         except BaseException:
-            self.owner.release()
+            self._unlock()
             raise
 
     def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give back what was claimed and not finished."""
-        with self._errors():
-            self._db.execute(
-                "UPDATE jobs SET state = 'waiting', owner = NULL, revision = revision + 1 "
-                "WHERE owner = ? AND state = 'running'",
-                (self.owner.token,),
-            )
         self._db.close()
-        self.owner.release()
-        # The workers of a batch that was killed may have lived a moment longer.
-        remove_stale(self.path)
-
-    def rows(self) -> dict[str, Row]:
-        """Every row by its output."""
-        with self._errors():
-            found = self._db.execute(f"SELECT {_COLUMNS} FROM jobs")  # noqa: S608
-            return {row.output: row for row in map(_row, found)}
+        self._unlock()
 
     def row(self, output: str) -> Row:
-        """The row of an output; a new one where there is none."""
-        query = f"SELECT {_COLUMNS} FROM jobs WHERE output = ?"  # noqa: S608
-        with self._errors():
-            found = self._db.execute(query, (output,)).fetchone()
-            return _row(found) if found else Row(output)
+        """The row of a path or URL; a new one where there is none."""
+        if not is_remote(output):
+            output = os.path.relpath(local_path(output), self.path.parent)
+        return self.rows.get(output, Row(output))
 
-    def write(self, row: Row, **changes: Any) -> Row | None:
-        """Change a row; None where another batch has changed it since it was read.
+    def write(self, row: Row) -> Row:
+        """Record a row.
 
-        An owner is ``self.owner.token`` or None.
+        Raises:
+            OutputError: it cannot be recorded.
         """
-        new = replace(row, **changes, revision=row.revision + 1)
-        values = vars(new) | {
-            "made": json.dumps(new.made),
-            "document": new.document and json.dumps(new.document, allow_nan=False),
-        }
-        marks = ", ".join("?" * len(values))
-        with self._errors(), self._transaction():
-            query = "SELECT revision FROM jobs WHERE output = ?"
-            now = self._db.execute(query, (row.output,)).fetchone()
-            if (now[0] if now else 0) != row.revision:
-                return None
-            query = f"INSERT OR REPLACE INTO jobs ({_COLUMNS}) VALUES ({marks})"  # noqa: S608
-            self._db.execute(query, tuple(values.values()))
-        return new
+        with self._errors():
+            content = json.dumps(vars(row), allow_nan=False)
+            values = (row.output, content, _digest(row.output, content))
+            self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?)", values)
+        self.rows[row.output] = row
+        return row
 
-    def is_taken(self, row: Row) -> bool:
-        """Whether another batch that is alive works on a row."""
-        if row.owner is None or row.owner == self.owner.token:
-            return False
-        return is_alive(self.path, row.owner)
-
-    def name_of(self, output: str) -> str:
-        """The key of an output: its path from the ledger's folder, or its URL."""
-        if is_remote(output):
-            return output
-        return os.path.relpath(local_path(output), self.path.parent)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+    def _unlock(self) -> None:
+        with suppress(OSError):
+            _lock_path(self.path).unlink()
+        os.close(self.lock)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, ValueError, RecursionError) as error:
+        except (sqlite3.Error, ValueError) as error:
             raise OutputError(
                 f"{self.path} cannot be used as a ledger: {error}. Choose another with --ledger"
             ) from error
 
 
 def files_of_ledger(path: Path) -> list[Path]:
-    """The ledger, and the file that SQLite keeps next to it while it writes."""
-    return [path, Path(f"{path}-journal")]
+    """The ledger, and the files that are kept next to it while it is open."""
+    return [path, Path(f"{path}-journal"), _lock_path(path)]
 
 
-def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What the summary of a batch takes from the document of a job.
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
-    Raises:
-        ValueError: it is not the document of a job.
-    """
+
+def _lock(path: Path, waits: Callable[[], None]) -> int:
+    """The handle of the lock, once no other batch has it."""
     try:
-        conversion = document.get("conversion") or {}
-        parity, seconds = conversion.get("parity"), document.get("seconds")
-        facts = dict.fromkeys(("verdict", "compared_with", "max_abs_error", "device"))
-        if parity is not None:
-            facts = {name: (parity | parity["environment"])[name] for name in facts}
-        return {
-            **facts,
-            "seconds": None if seconds is None else float(seconds),
-            "notes": list(conversion.get("notes", ())),
-            "error": document.get("error"),
-            "traceback": document.get("traceback"),
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"document of a job is {quoted(document)}") from error
+        import fcntl
+    except ImportError as error:  # Windows.
+        raise OutputError("batches need the file locks of Linux or macOS") from error
+    while True:
+        try:
+            handle = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be locked: {error.strerror}; choose another place with --ledger"
+            ) from error
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle), _lock_path(path).stat()):
+                return handle
+        os.close(handle)  # The other batch has ended and removed the file.
 
 
 def _check_ours(path: Path) -> None:
@@ -195,45 +157,30 @@ def _check_ours(path: Path) -> None:
 
     Source:
         The application id and the user version: section 1.3 of https://sqlite.org/fileformat2.html.
-
-    Raises:
-        OutputError: it is not a ledger of this version.
     """
-    why = ""
-    if path.is_dir():
-        why = "it is a folder"
-    elif path.is_file() and path.stat().st_size:
+    head = b""
+    if path.is_file():
         with path.open("rb") as file:
-            head = file.read(72).ljust(72, b"\0")
-        version, program = struct.unpack(">60xI4xI", head)
-        if not head.startswith(b"SQLite format 3\0") or program != _PROGRAM:
-            why = "another program made it"
-        elif version != _VERSION:
-            why = f"its version is {version}"
-    if why:
+            head = file.read(72)
+    ours = head[:16] == b"SQLite format 3\0" and head[60:64] + head[68:72] == _IDS
+    if path.is_dir() or (head and not ours):
         raise OutputError(
-            f"{path} is not a ledger of version {_VERSION} ({why}); choose another with --ledger"
+            f"{path} is not a ledger of version {_VERSION}; choose another with --ledger"
         )
 
 
+def _digest(output: object, content: object) -> str:
+    return hashlib.sha256(f"{output!r} {content!r}".encode()).hexdigest()
+
+
 def _row(values: tuple[Any, ...]) -> Row:
-    """A row of the ledger.
+    """A row as it was written.
 
     Raises:
         ValueError: another program has changed it.
     """
-    row = Row(*values)
-    for name, value in vars(row).items():
-        if name in ("revision", "attempts"):
-            sound = isinstance(value, int) and 0 <= value < _MOST
-        else:
-            sound = isinstance(value, str) or (value is None and name not in ("output", "made"))
-        if not sound or (name == "state" and value not in get_args(State)):
-            raise ValueError(f"{name} of a job is {quoted(value)}")
-    made, document = json.loads(str(row.made)), json.loads(str(row.document or "null"))
-    try:
-        row = replace(row, made=tuple((mark, own) for mark, own in made), document=document)
-    except TypeError as error:
-        raise ValueError(f"made of a job is {quoted(made)}") from error
-    facts_of(row.document or {})
-    return row
+    output, content, digest = values
+    if digest != _digest(output, content):
+        raise ValueError(f"another program changed its row {quoted(output)}")
+    found = json.loads(content)
+    return Row(**{**found, "made": tuple(map(tuple, found["made"]))})

@@ -1,25 +1,29 @@
-"""Worker processes on this machine: each lives as long as the batch and loads torch once."""
+"""Worker processes on this machine: each lives as long as the batch and loads torch once.
+
+``python -m inflate.batch.local NUMBER FD`` is a worker: tasks and answers come through the
+connection of the file descriptor, and events go back through it.
+"""
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import deque
 from contextlib import suppress
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 
-from inflate.batch.task import Event, Task
+from inflate.batch.task import Event, Task, run_task
+from inflate.signals import end_on_signals
 
-_GRACE = 8.0
-"""Seconds for workers to remove what they have staged."""
-
-_LAST_LINES = 15
-"""Lines of a worker's stderr that are reported when it dies."""
+_GRACE, _GRACE_OF_ORPHAN = 8.0, 5.0
+"""Seconds for workers to remove what they have staged; less where their batch is gone."""
 
 
 class LocalExecutor:
@@ -27,15 +31,17 @@ class LocalExecutor:
 
     def __init__(self, slots: int, lock: int) -> None:
         """Prepare for ``slots`` tasks at once; every worker inherits the handle of the lock."""
-        self.slots = slots
-        self._lock = lock
+        self.slots, self._lock = slots, lock
         self._workers: dict[int, _Worker] = {}
-        self._backlog: deque[Task] = deque()
 
     def submit(self, task: Task) -> None:
-        """Give a task to a free worker, or keep it until there is one."""
-        self._backlog.append(task)
-        self._hand_out()
+        """Give a task to a free worker; there is one, or room for one."""
+        worker = next((w for w in self._workers.values() if w.task is None), None)
+        if worker is None:
+            number = next(n for n in range(self.slots) if n not in self._workers)
+            worker = self._workers[number] = _Worker(number, self._lock, self.slots)
+        worker.task = task.number
+        worker.send(task)
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
@@ -47,14 +53,13 @@ class LocalExecutor:
                 event: Event = worker.connection.recv()
             except (EOFError, OSError):
                 del self._workers[worker.number]
-                why = worker.end(0.0)
+                why = worker.end(1.0)
                 if worker.task is None:
                     continue
                 event = Event("lost", worker.task, worker.name, {"error": why})
             if event.kind == "end":
                 worker.task = None
             events.append(event)
-        self._hand_out()
         return events
 
     def answer(self, event: Event, go: bool) -> None:
@@ -74,18 +79,6 @@ class LocalExecutor:
             worker.end(max(0.0, deadline - time.monotonic()))
         self._workers.clear()
 
-    def _hand_out(self) -> None:
-        while self._backlog:
-            worker = next((w for w in self._workers.values() if w.task is None), None)
-            if worker is None:
-                number = next((n for n in range(self.slots) if n not in self._workers), None)
-                if number is None:
-                    return
-                worker = self._workers[number] = _Worker(number, self._lock, self.slots)
-            task = self._backlog.popleft()
-            worker.task = task.number
-            worker.send(task)
-
 
 class _Worker:
     """A process, and the connection to it."""
@@ -98,7 +91,7 @@ class _Worker:
         # Workers that each use every core would wait for one another.
         threads = str(max(1, (os.cpu_count() or 1) // slots))
         self.process = subprocess.Popen(  # noqa: S603 - this program.
-            [sys.executable, "-m", "inflate.batch.worker", str(number), str(theirs.fileno())],
+            [sys.executable, "-m", "inflate.batch.local", str(number), str(theirs.fileno())],
             pass_fds=[theirs.fileno(), lock],
             stdin=subprocess.DEVNULL,
             stdout=self._errors,  # What a library prints goes with the errors.
@@ -116,15 +109,51 @@ class _Worker:
         """Wait for the end, at most so long, then kill; how it ended, and its last errors."""
         self.connection.close()
         try:
-            code = self.process.wait(seconds or 1.0)
+            code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
-        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 8000))
-        lines = self._errors.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
         self._errors.close()
         how = f"ended with code {code}"
         if code < 0:
             memory = " (the system kills where memory runs out)" if -code == signal.SIGKILL else ""
             how = f"was killed by signal {-code}{memory}"
         return "\n".join([f"{self.name} {how}", *lines])
+
+
+def serve(number: int, descriptor: int) -> None:
+    """Run one task after another, until the connection ends."""
+    connection = Connection(descriptor)
+    received: queue.Queue[object] = queue.Queue()
+    end_on_signals()
+    # Imported before the thread starts, which ends the process with the connection.
+    import inflate.report.documents
+    import inflate.workflow.conversion  # noqa: F401
+
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+
+    def ask(event: Event) -> bool:
+        connection.send(event)
+        return bool(received.get())
+
+    while True:
+        task = received.get()
+        assert isinstance(task, Task), task
+        run_task(task, f"worker {number + 1}", connection.send, ask, gpu=number)
+
+
+def _receive(connection: Connection, received: queue.Queue[object]) -> None:
+    with suppress(EOFError, OSError):
+        while True:
+            received.put(connection.recv())
+    # The batch has ended or was killed: no answer will come and nothing more is published.
+    os.kill(os.getpid(), signal.SIGTERM)  # A real signal, since it wakes whatever waits.
+    time.sleep(_GRACE_OF_ORPHAN)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The batch handles Ctrl-C.
+    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import string
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,15 +35,14 @@ def name_output(
 ) -> str:
     """The output of a job; ``axes`` of the matrix distinguish names that are not from a template.
 
-    A template is a name with fields, or a folder: it ends in a slash or exists. None stands for the
-    folder of the source.
+    A template is a name with fields, or a folder, which ends in a slash. None stands for the folder
+    of the source.
 
     Raises:
         ConfigError: an unknown field, or not a valid template.
     """
     values = _values(source, options, settings)
-    folder = template is None or template.endswith(("/", os.sep))
-    if template is not None and not (folder or _is_folder(template)):
+    if template is not None and not template.endswith("/"):
         return _filled(template, values)
     target: Target = options.get("layout") or "autoencoder"
     stem = stem_of(source)
@@ -59,51 +58,33 @@ def name_output(
     return _filled(template, values).rstrip("/") + "/" + name
 
 
-def static_folder(template: str | None, source: str) -> str | None:
-    """The folder that contains all outputs of a template; None for remote outputs."""
-    if template is None:
-        template = "{" if is_remote(source) else os.path.join(os.path.dirname(source), "{")
-        template = template.split("*")[0].split("?")[0].split("[")[0]
-    if is_remote(template):
-        return None
-    fixed = template.split("{")[0]
-    if fixed == template and os.path.isdir(fixed):
-        return fixed
-    return os.path.dirname(fixed)
-
-
-def _is_folder(template: str) -> bool:
-    return not is_remote(template) and os.path.isdir(template)
-
-
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigError(
-            f"{template!r} cannot be read: {error}; write {{{{ for a brace itself"
-        ) from error
-    for _, field, spec, conversion in parts:
-        if field is not None and field not in FIELDS:
+    def part(found: re.Match[str]) -> str:
+        text = found[0]
+        if text in ("{{", "}}"):
+            return text[0]
+        if text in "{}":
             raise ConfigError(
-                f"{{{field}}} in {template!r} is unknown{nearest(field, FIELDS)}; expected one of "
+                f"{template!r} has a brace without a field; write {{{{ or }}}} for a brace itself"
+            )
+        if text[1:-1] not in FIELDS:
+            raise ConfigError(
+                f"{text} in {template!r} is unknown{nearest(text[1:-1], FIELDS)}; expected one of "
                 f"{', '.join(FIELDS)}"
             )
-        if spec or conversion:
-            raise ConfigError(f"{{{field}}} in {template!r} cannot be formatted; leave that out")
-    return "".join(text + (values[field] if field is not None else "")
-                   for text, field, _, _ in parts)  # fmt: skip
+        return values[text[1:-1]]
+
+    return re.sub(r"\{\{|\}\}|\{[^{}]*\}|[{}]", part, template)
 
 
 def _values(source: str, options: Mapping[str, Any], settings: Settings) -> dict[str, str]:
-    values = {"stem": stem_of(source), "name": name_of(source)}
-    parent = source.rstrip("/") if is_remote(source) else os.path.abspath(source)
-    values["parent"] = parent.rpartition("/")[0].rpartition("/")[2]
+    place = source.rstrip("/") if is_remote(source) else os.path.abspath(source)
+    values = {"stem": stem_of(source), "name": name_of(source), "parent": place.split("/")[-2]}
     for name in MATRIX_OPTIONS:
         value = settings.get(SETTINGS[name]) if name in SETTINGS else options.get(name)
         values[name] = _text(name, _UNSET[name] if value is None else value)
     values["kernel"] = values["video_kernel_size"]
-    return {key: value.replace("/", "_").replace(os.sep, "_") for key, value in values.items()}
+    return {key: value.replace("/", "_") for key, value in values.items()}
 
 
 def _text(name: str, value: Any) -> str:

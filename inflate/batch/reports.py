@@ -1,4 +1,4 @@
-"""The folder of reports: one per job, and the summary as HTML, JSON, JUnit and Markdown."""
+"""The results of a batch: a versioned document, and the reports that are made from it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,105 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from inflate._version import __version__
 from inflate.batch.files import make_folder
-from inflate.batch.run import Outcome
-from inflate.batch.summary import ORDER, failure_text, failures_first, headline, parity_of
+from inflate.batch.survey import Outcome
 from inflate.errors import printable
+from inflate.io.remote import shown
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
 from inflate.report.text import error_text
-from inflate.report.writing import require_pages, write_report, write_whole
+from inflate.report.writing import write_report, write_whole
+
+Document = Mapping[str, Any]
+"""A batch as ``inflate/batch/2``."""
 
 _JOBS = "jobs"
-_WORDS = {"held": "converted", "unequal": "not equal", "failed": "failed", "not-run": "not run"}
-_SIGNS = {"held": "✅", "unequal": "❌", "failed": "⛔", "not-run": "⏭️"}
-_LARGEST_TABLE = 1000
+_SIGNS = {"failed": "⛔", "unequal": "❌", "not-run": "⏭️", "held": "✅"}
+"""The statuses, failures first."""
+
+_ORDER = list(_SIGNS)
+_WORDS = {"failed": "failed", "unequal": "not equal", "not-run": "not run", "held": "converted"}
+_MOST = 1000
 """Rows that fit into a step summary of GitHub, which may have 1 MiB."""
 
 
-def to_junit(document: Mapping[str, Any]) -> str:
+def batch_document(
+    outcomes: Sequence[Outcome],
+    *,
+    ledger: str,
+    executor: str,
+    seconds: float,
+    reports: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A batch as ``inflate/batch/2``; ``reports`` has the page of an output, by its name."""
+    counts = Counter(outcome.row.state for outcome in outcomes)
+    return {
+        "schema": "inflate/batch/2",
+        "inflate": __version__,
+        "exit_code": 2 if counts["failed"] else 1 if counts["unequal"] else 0,
+        "counts": {
+            "total": len(outcomes),
+            "held": counts["held"],
+            "unequal": counts["unequal"],
+            "failed": counts["failed"],
+            "not_run": counts["not-run"],
+            "reused": sum(outcome.reused for outcome in outcomes),
+        },
+        "executor": executor,
+        "ledger": ledger,
+        "seconds": round(seconds, 3),
+        "jobs": [_job(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes],
+    }
+
+
+def headline(document: Document) -> str:
+    """The result of a batch in one line."""
+    counts = document["counts"]
+    kinds = {"unequal": "not equal", "failed": "failed", "not_run": "not run"}
+    parts = [f"{counts['held']} of {counts['total']} converted"]
+    text = ", ".join(parts + [f"{counts[k]} {word}" for k, word in kinds.items() if counts[k]])
+    if counts["reused"]:
+        known = any(job["reused"] and job["status"] != "held" for job in document["jobs"])
+        retry = "; --retry-failed tries failed jobs again" if known else ""
+        text += f" ({counts['reused']} unchanged since an earlier run{retry})"
+    return text
+
+
+def failures_first(document: Document) -> list[dict[str, Any]]:
+    """The jobs of a document, those that failed first."""
+    return sorted(document["jobs"], key=lambda job: _ORDER.index(job["status"]))
+
+
+def failure_text(job: Mapping[str, Any]) -> str:
+    """Why a job failed and what to do about it, in one line; empty for other jobs."""
+    if job["status"] == "unequal":
+        where = job["report"] or "the reports of --report-dir DIR"
+        return (
+            f"its video decoder is not equal to its image decoder (largest error "
+            f"{error_text(job['max_abs_error'])}), so nothing was published; see {where}"
+        )
+    error = " ".join((job["error"] or "").split())
+    if job["traceback"]:
+        error += "; please report this, with the traceback from --json or batch.json"
+    return error
+
+
+def parity_of(outcome: Outcome) -> dict[str, Any] | None:
+    """The parity report of a job, as JSON; None where parity was not checked."""
+    conversion = outcome.row.document.get("conversion") or {}
+    found: dict[str, Any] | None = conversion.get("parity")
+    return found
+
+
+def to_junit(document: Document) -> str:
     """JUnit's XML: a case per job; unequal jobs are failures, those that could not run errors."""
     counts = document["counts"]
     numbers = {
@@ -41,10 +117,9 @@ def to_junit(document: Mapping[str, Any]) -> str:
     suites = ElementTree.Element("testsuites", {"name": "inflate", **numbers})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "inflate batch", **numbers})
     for job in failures_first(document):
-        case = ElementTree.SubElement(suite, "testcase")
-        case.set("classname", dotless(job["source"]))
-        case.set("name", dotless(job["output"]))
-        case.set("time", f"{job['seconds'] or 0:.3f}")
+        names = {"classname": dotless(job["source"]), "name": dotless(job["output"])}
+        seconds = f"{job['seconds'] or 0:.3f}"
+        case = ElementTree.SubElement(suite, "testcase", names, time=seconds)
         kind = {"unequal": "failure", "failed": "error", "not-run": "skipped"}.get(job["status"])
         if kind is not None:
             why = printable(failure_text(job)) or "not started after an earlier failure"
@@ -54,37 +129,29 @@ def to_junit(document: Mapping[str, Any]) -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def to_markdown(document: Mapping[str, Any]) -> str:
+def to_markdown(document: Document) -> str:
     """A heading, a line per failure, and a table; short enough for a step summary of GitHub."""
     jobs = failures_first(document)
     lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
     failed = [job for job in jobs if failure_text(job)]
     lines += [f"- {code(job['source'])}: {code(failure_text(job), 500)}" for job in failed[:50]]
-    if len(failed) > 50:
-        lines.append(f"- and {len(failed) - 50} more failures")
     lines += [
-        *([""] if failed else []),
+        "",
         "| | source | output | verdict | largest error | seconds |",
         "| --- | --- | --- | --- | ---: | ---: |",
     ]
-    for job in jobs[:_LARGEST_TABLE]:
+    for job in jobs[:_MOST]:
         seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
         verdict = verdict_text(job) or _WORDS[job["status"]]
         known = " (unchanged)" if job["reused"] else ""
         cells = (code(job["source"]), code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
-    if len(jobs) > _LARGEST_TABLE:
-        lines += ["", f"and {len(jobs) - _LARGEST_TABLE} more"]
-    return "\n".join(lines) + "\n"
+    more = f"\nand {len(jobs) - _MOST} more\n" if len(jobs) > _MOST else ""
+    return "\n".join(lines) + "\n" + more
 
 
-def to_html(document: Mapping[str, Any]) -> str:
-    """A page with links to the reports of the jobs.
-
-    Raises:
-        InflateError: the extra ``report`` is missing.
-    """
-    require_pages()
+def to_html(document: Document) -> str:
+    """A page with links to the reports of the jobs; it needs the extra ``report``."""
     from inflate.report.html import render_page
 
     jobs = [{**job, "error": failure_text(job)} for job in failures_first(document)]
@@ -99,7 +166,7 @@ def to_html(document: Mapping[str, Any]) -> str:
     )
 
 
-SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+SUMMARIES: Mapping[str, Callable[[Document], str]] = {
     "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
     "junit.xml": to_junit,
     "summary.md": to_markdown,
@@ -131,28 +198,53 @@ def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, st
     for outcome in outcomes:
         parity = parity_of(outcome)
         if parity is not None:
-            document, page = files_of_job_report(folder, outcome.job.output)
-            for path in (document, page):
+            for path in files_of_job_report(folder, outcome.job.output):
                 write_report(dict(parity), path)
-            pages[outcome.job.output] = f"{_JOBS}/{page.name}"
+            pages[outcome.job.output] = f"{_JOBS}/{path.name}"
     return pages
 
 
-def write_summaries(document: Mapping[str, Any], folder: Path) -> None:
+def write_summaries(document: Document, folder: Path) -> None:
     """Write the summary of a batch in every form.
 
     Raises:
-        InflateError: the folder cannot be written, or an extra is missing.
+        OutputError: the folder cannot be written.
     """
     make_folder(folder)
     for name, made in SUMMARIES.items():
         write_whole(folder / name, made(document))
 
 
-def _worst(document: Mapping[str, Any]) -> str:
-    statuses = {job["status"] for job in document["jobs"]}
-    return next((status for status in ORDER if status in statuses), "held")
+def _worst(document: Document) -> str:
+    return min((job["status"] for job in document["jobs"]), key=_ORDER.index, default="held")
 
 
 def _error(job: Mapping[str, Any]) -> str:
     return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
+
+
+def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
+    job, row, document = outcome.job, outcome.row, outcome.row.document
+    conversion, parity = document.get("conversion") or {}, parity_of(outcome)
+    facts = dict.fromkeys(("verdict", "compared_with", "max_abs_error", "device"))
+    if parity is not None:
+        facts = {name: (parity | parity["environment"])[name] for name in facts}
+    elif row.state == "held":
+        facts["verdict"] = "unverified"
+    return {
+        "source": shown(job.source),
+        "output": shown(job.output),
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in job.options.items()},
+        "status": row.state,
+        "reused": outcome.reused,
+        "source_key": row.source_key,
+        "source_fingerprint": conversion.get("source_fingerprint"),
+        "output_fingerprint": row.made[-1][1] if row.state == "held" and row.made else None,
+        "attempts": row.attempts,
+        **facts,
+        "seconds": document.get("seconds"),
+        "notes": list(conversion.get("notes", ())),
+        "error": document.get("error"),
+        "traceback": document.get("traceback"),
+        "report": report,
+    }

@@ -1,55 +1,36 @@
-"""Run the jobs of a batch: claim them, hand them to an executor, and record their results."""
+"""Run the jobs of a batch: hand them to an executor, and record their results."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from inflate.batch.estimate import estimate
-from inflate.batch.jobs import Job, absolute
+from inflate.batch.jobs import Job, estimate
 from inflate.batch.ledger import Ledger, Row
-from inflate.batch.survey import Seen, look_again, may_overwrite, was_published
-from inflate.batch.task import Event, Executor, Task, failure
-from inflate.display import Displayed
-from inflate.io.remote import is_remote, shown
+from inflate.batch.survey import Outcome, may_overwrite, was_published
+from inflate.batch.task import Event, Task, failure
+from inflate.io.remote import is_remote, local_path
+
+if TYPE_CHECKING:
+    from inflate.batch.cluster import RayExecutor
+    from inflate.batch.local import LocalExecutor
 
 ATTEMPTS = 3
 """How often a job is started whose process is lost."""
 
 _PATIENCE = 0.25
-"""Seconds between two looks at the work of another batch."""
-
-
-@dataclass(frozen=True, repr=False)
-class Outcome(Displayed):
-    """The result of a job: its row; ``reused`` if it is from an earlier run."""
-
-    job: Job
-    row: Row
-    reused: bool = False
-
-    @property
-    def status(self) -> str:
-        """``held``, ``unequal``, ``failed`` or ``not-run``."""
-        return "not-run" if self.row.state == "waiting" else self.row.state
-
-    @property
-    def document(self) -> Mapping[str, Any]:
-        """The error, or the conversion with its parity report."""
-        return self.row.document or {}
-
-    def _facts(self) -> dict[str, object]:
-        return {"status": self.status, "output": shown(self.job.output)}
+"""Seconds to wait for an event."""
 
 
 class Watch(Protocol):
     """Follows a batch."""
 
-    def began(self, job: Job, worker: str) -> None:
-        """A worker starts a job."""
+    def waits(self) -> None:
+        """Another batch has the ledger open."""
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         """A job makes progress."""
@@ -64,38 +45,31 @@ class Watch(Protocol):
 @dataclass
 class _Running:
     index: int
-    seen: Seen
+    job: Job
+    row: Row
     memory: int
 
 
+@dataclass
 class Run:
     """One run of a batch over the result of a survey.
 
     ``memory`` limits the estimates in bytes of all jobs that run at once; one job always may run.
     """
 
-    def __init__(
-        self,
-        seen: Sequence[Seen],
-        ledger: Ledger,
-        executor: Executor,
-        watch: Watch,
-        *,
-        retry_failed: bool = False,
-        fail_fast: bool = False,
-        memory: int | None = None,
-    ) -> None:
-        self._ledger, self._executor, self._watch = ledger, executor, watch
-        self._retry_failed, self._fail_fast, self._memory = retry_failed, fail_fast, memory
+    seen: Sequence[Outcome]
+    ledger: Ledger
+    executor: LocalExecutor | RayExecutor
+    watch: Watch
+    fail_fast: bool = False
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
         self._outcomes: dict[int, Outcome] = {}
-        self._waiting: dict[int, Seen] = {}
-        self._elsewhere: dict[int, Seen] = {}
+        self._waiting: dict[int, Outcome] = {}
         self._running: dict[int, _Running] = {}  # By the number of the attempt.
         self._needs: dict[int, int] = {}
         self._numbers = itertools.count()
-        self._total = len(seen)
-        for index, one in enumerate(seen):
-            self._sort(index, one)
 
     def outcomes(self) -> list[Outcome]:
         """Run to the end; the result of every job, in their order.
@@ -104,73 +78,48 @@ class Run:
             KeyboardInterrupt: with a message that says how many jobs are finished.
         """
         try:
-            while self._waiting or self._running or self._elsewhere:
+            self._waiting = {i: one for i, one in enumerate(self.seen) if not one.reused}
+            for index, one in enumerate(self.seen):
+                if one.reused:
+                    self._end(index, one)
+            while self._waiting or self._running:
                 self._start()
-                if self._running:
-                    for event in self._executor.wait(_PATIENCE):
-                        self._take(event)
-                elif self._elsewhere:
-                    time.sleep(_PATIENCE)
-                if not self._waiting:
-                    self._look_elsewhere()
+                for event in self.executor.wait(_PATIENCE):
+                    self._take(event)
         except KeyboardInterrupt as stop:
-            finished = sum(outcome.status != "not-run" for outcome in self._outcomes.values())
+            finished = sum(one.row.state != "not-run" for one in self._outcomes.values())
             raise KeyboardInterrupt(
-                f"{finished} of {self._total} jobs are finished; run the same command to resume"
+                f"{finished} of {len(self.seen)} jobs are finished; run the same command to resume"
             ) from stop
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
-    def _sort(self, index: int, seen: Seen) -> None:
-        if seen.standing == "settled":
-            self._end(index, Outcome(seen.job, seen.row, reused=True))
-        elif seen.problem is not None:
-            self._end(index, _failed(seen, {"error": seen.problem}))
-        elif seen.standing == "elsewhere":
-            self._elsewhere[index] = seen
-        else:
-            self._waiting[index] = seen
-
-    def _look_elsewhere(self) -> None:
-        for index, seen in list(self._elsewhere.items()):
-            if not self._ledger.is_taken(self._ledger.row(seen.row.output)):
-                del self._elsewhere[index]
-                self._sort(index, look_again(seen, self._ledger, retry_failed=self._retry_failed))
-
     def _start(self) -> None:
         for index, seen in list(self._waiting.items()):
-            if len(self._running) >= self._executor.slots or index not in self._waiting:
-                return  # After a failure with fail_fast, nothing waits any more.
-            try:
-                needed, settings = self._need(index, seen.job), seen.job.settings
-                seen.job.check_names()
-            except Exception as error:  # noqa: BLE001 - an error ends its job alone.
-                del self._waiting[index]
-                self._end(index, _failed(seen, failure(error)))
-                continue
+            if len(self._running) >= self.executor.slots:
+                return
+            needed = self._need(index, seen.job)
             used = sum(running.memory for running in self._running.values())
-            if self._memory is not None and self._running and used + needed > self._memory:
+            if self.memory is not None and self._running and used + needed > self.memory:
                 continue  # A smaller job may still fit.
             del self._waiting[index]
-            claim = {"state": "running", "owner": self._ledger.owner.token, "settings": settings}
-            new = {"source_mark": None, "source_key": None, "attempts": 1, "document": None}
-            row = self._ledger.write(seen.row, **claim, **new)
-            if row is None:  # Another batch was faster.
-                self._sort(index, look_again(seen, self._ledger, retry_failed=self._retry_failed))
-            else:
-                self._submit(_Running(index, replace(seen, row=row), needed))
+            row = Row(seen.row.output, settings=seen.job.settings, made=seen.row.made)
+            self._submit(_Running(index, seen.job, row, needed))
 
     def _need(self, index: int, job: Job) -> int:
         if index not in self._needs:
-            known = self._memory is not None and not is_remote(job.source)
-            self._needs[index] = estimate(job).memory if known else 0
+            self._needs[index] = 0
+            with suppress(Exception):  # The job itself reports what is wrong.
+                found = None if self.memory is None else estimate(job)
+                self._needs[index] = found.memory if found else 0
         return self._needs[index]
 
     def _submit(self, running: _Running) -> None:
-        number, job = next(self._numbers), running.seen.job
-        options = {**job.options, "overwrite": may_overwrite(job, running.seen.row)}
+        number, job = next(self._numbers), running.job
+        running.row = replace(running.row, attempts=running.row.attempts + 1)
         self._running[number] = running
-        places = absolute(job.source), absolute(job.output)
-        self._executor.submit(Task(number, *places, options, running.memory))
+        options = {**job.options, "overwrite": may_overwrite(job, running.row)}
+        places = _absolute(job.source), _absolute(job.output)
+        self.executor.submit(Task(number, *places, options, running.memory))
 
     def _take(self, event: Event) -> None:
         """Handle an event; an error ends its job, not the batch."""
@@ -183,71 +132,45 @@ class Run:
                 raise
             self._finish(event.number, running, state="failed", document=failure(error))
         if event.kind == "publish":
-            self._executor.answer(event, go)
+            self.executor.answer(event, go)
 
     def _handle(self, event: Event, running: _Running) -> bool:
         """Handle an event of a job that runs; whether it may publish."""
-        job, row, content = running.seen.job, running.seen.row, event.content
-        if event.kind == "begin":
-            self._watch.began(job, event.worker)
-        elif event.kind == "progress":
-            self._watch.moved(job, content["phase"], content["done"], content["total"])
+        job, row, content = running.job, running.row, event.content
+        if event.kind == "progress":
+            self.watch.moved(job, content["phase"], content["done"], content["total"])
         elif event.kind == "publish":
-            made = (*row.made, (content["output_mark"], content["output_fingerprint"]))
-            known = {name: content[name] for name in ("source_key", "document")}
-            self._write(running, state="publishing", made=made, **known)
+            made = (*row.made, content["made"])
+            publishing = replace(row, state="publishing", **{**content, "made": made})
+            running.row = self.ledger.write(publishing)
         elif event.kind == "end":
-            held = content["state"] == "held"
-            made = ((content["output_mark"], content["output_fingerprint"]),) if held else row.made
-            known = {name: content[name] for name in ("source_mark", "source_key", "document")}
-            self._finish(event.number, running, state=content["state"], made=made, **known)
+            made = (content["made"],) if content["state"] == "held" else row.made
+            self._finish(event.number, running, **{**content, "made": made})
+        elif row.state == "publishing" and was_published(job, row):
+            self._finish(event.number, running, state="held")
+        elif row.attempts >= ATTEMPTS:
+            error = f"its process was lost {row.attempts} times: {content['error']}"
+            self._finish(event.number, running, state="failed", document={"error": error})
         else:
-            self._lose(event.number, running, content["error"])
+            self.watch.lost(job, content["error"])
+            del self._running[event.number]
+            self._submit(running)
         return event.kind == "publish"
 
-    def _lose(self, number: int, running: _Running, why: str) -> None:
-        job, row = running.seen.job, running.seen.row
-        if row.state == "publishing" and not is_remote(job.output) and was_published(job, row):
-            self._finish(number, running, state="held")
-        elif row.attempts >= ATTEMPTS:
-            error = f"its process was lost {row.attempts} times: {why}"
-            self._finish(number, running, state="failed", document={"error": error})
-        else:
-            self._watch.lost(job, why)
-            self._write(running, state="running", attempts=row.attempts + 1)
-            del self._running[number]
-            self._submit(running)
-
-    def _write(self, running: _Running, **changes: Any) -> None:
-        row = self._ledger.write(running.seen.row, **changes)
-        # This batch is alive and has claimed the row: no other writes it.
-        assert row is not None, running.seen.row.output
-        running.seen = replace(running.seen, row=row)
-
     def _finish(self, number: int, running: _Running, **changes: Any) -> None:
-        self._write(running, owner=None, **changes)
+        row = self.ledger.write(replace(running.row, **changes))
         del self._running[number]
-        self._end(running.index, Outcome(running.seen.job, running.seen.row))
+        self._end(running.index, Outcome(running.job, row))
 
     def _end(self, index: int, outcome: Outcome) -> None:
         self._outcomes[index] = outcome  # Before it is shown: Ctrl-C may come in between.
-        try:
-            self._watch.ended(outcome)
-        except OSError:
-            raise  # Nothing can be printed any more, of any job.
-        except Exception as error:  # noqa: BLE001 - an error ends its job alone.
-            document = {**outcome.document, **failure(error)}
-            outcome = replace(outcome, row=replace(outcome.row, state="failed", document=document))
-        self._outcomes[index] = outcome
-        if self._fail_fast and not outcome.reused and outcome.status in ("unequal", "failed"):
-            left = {**self._waiting, **self._elsewhere}
-            self._waiting.clear()
-            self._elsewhere.clear()
+        self.watch.ended(outcome)
+        failed = outcome.row.state in ("unequal", "failed")
+        if self.fail_fast and failed and not outcome.reused:
+            left, self._waiting = self._waiting, {}
             for other, seen in left.items():
-                self._outcomes[other] = Outcome(seen.job, Row(seen.row.output))
-                self._watch.ended(self._outcomes[other])
+                self._end(other, Outcome(seen.job, Row(seen.row.output)))
 
 
-def _failed(seen: Seen, document: Mapping[str, Any]) -> Outcome:
-    """A job that failed before it was claimed; its row in the ledger stays as it is."""
-    return Outcome(seen.job, Row(seen.row.output, state="failed", document=document))
+def _absolute(location: str) -> str:
+    return location if is_remote(location) else os.path.abspath(local_path(location))

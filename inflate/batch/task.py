@@ -1,23 +1,16 @@
-"""A task is a job as a worker gets it; every executor runs it through :func:`run_task`."""
+"""A task is a job as a worker gets it; each executor runs it with :func:`run_task`."""
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from inflate.batch.files import (
-    key_of_source,
-    make_folder,
-    mark_of_output,
-    mark_of_source,
-    source_key,
-)
+from inflate.batch.files import make_folder, mark_of_output, mark_of_source, source_key
 from inflate.errors import InflateError
 from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
@@ -49,32 +42,14 @@ class Event:
     """A message about a task.
 
     ``content`` of ``progress`` has ``phase``, ``done`` and ``total``; of ``publish`` and ``end``
-    the record of the result; of ``lost``, in ``error``, why the process is gone. A worker that
+    fields of the ledger's row; of ``lost``, in ``error``, why the process is gone. A worker that
     sends ``publish`` waits for an answer: nothing gets its name before the ledger has its record.
     """
 
-    kind: Literal["begin", "progress", "publish", "end", "lost"]
+    kind: Literal["progress", "publish", "end", "lost"]
     number: int
     worker: str
     content: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Executor(Protocol):
-    """Runs tasks, at most ``slots`` at once."""
-
-    slots: int
-
-    def submit(self, task: Task) -> None:
-        """Start a task."""
-
-    def wait(self, seconds: float) -> list[Event]:
-        """The events since the last call; waits at most this long for the first."""
-
-    def answer(self, event: Event, go: bool) -> None:
-        """Answer a ``publish``."""
-
-    def close(self) -> None:
-        """Stop everything that still runs."""
 
 
 class StoppedError(Exception):
@@ -88,7 +63,7 @@ def run_task(
     ask: Callable[[Event], bool],
     gpu: int | None = None,
 ) -> None:
-    """Convert, and send ``begin``, ``progress``, ``publish`` where parity held, and ``end``.
+    """Convert, and send ``progress``, ``publish`` where parity held, and ``end``.
 
     ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
     CUDA device of this worker, for tasks that leave the choice open.
@@ -110,12 +85,12 @@ def run_task(
             send(event("progress", phase=phase, done=done, total=total))
 
     def before_publish(result: ConversionResult, staged: Path) -> None:
-        mark = None if is_remote(task.output) else mark_of_output(staged)
-        record = _record(result, started)
-        if not ask(event("publish", **record, output_mark=mark)):
+        staged_mark = None if is_remote(task.output) else mark_of_output(staged)
+        # Publishing fails if the source is no longer what was read.
+        record = _record(result, started, staged_mark)
+        if not ask(event("publish", source_mark=mark, **record)):
             raise StoppedError
 
-    send(event("begin", pid=os.getpid()))
     try:
         device = _device(task.options.get("device"), gpu)
         options = ConvertOptions(**{**task.options, "device": device})
@@ -129,17 +104,19 @@ def run_task(
             progress=progress,
             before_publish=before_publish,
         )
-        # The mark of a source that changed meanwhile is not the mark of what was read.
-        record = {
-            **_record(result, started),
-            "source_mark": mark if mark == mark_of_source(task.source) else None,
-            "output_mark": mark_of_output(task.output) if result.passed else None,
-        }
+        record = _record(result, started, mark_of_output(task.output) if result.passed else None)
+        state = "held" if result.passed else "unequal"
     except StoppedError:
         return
     except Exception as error:  # noqa: BLE001 - an error ends its job alone.
-        record = _failure(task, error, started, mark)
-    send(event("end", **record))
+        seconds = round(time.perf_counter() - started, 3)
+        record = {"made": None, "document": {**failure(error), "seconds": seconds}}
+        state = "failed"
+    unchanged = False
+    with suppress(Exception):  # Whatever ended the job may end this too.
+        unchanged = mark == mark_of_source(task.source)
+    # A source that changed meanwhile is not what was read: the next batch tries again.
+    send(event("end", state=state, source_mark=mark if unchanged else None, **record))
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -150,15 +127,14 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"error": f"a bug: {type(error).__name__}: {error}", "traceback": trace}
 
 
-def _record(result: ConversionResult, started: float) -> dict[str, Any]:
+def _record(result: ConversionResult, started: float, mark: str | None) -> dict[str, Any]:
     from inflate.report.documents import conversion_document
 
     assert result.source_fingerprint is not None
     assert result.source_config is not None
     return {
-        "state": "held" if result.passed else "unequal",
         "source_key": source_key(result.source_fingerprint, result.source_config),
-        "output_fingerprint": result.fingerprint,
+        "made": (mark, result.fingerprint),
         "document": {
             "conversion": conversion_document(result),
             "seconds": round(time.perf_counter() - started, 3),
@@ -166,23 +142,11 @@ def _record(result: ConversionResult, started: float) -> dict[str, Any]:
     }
 
 
-def _failure(task: Task, error: Exception, started: float, mark: str | None) -> dict[str, Any]:
-    document = {**failure(error), "seconds": round(time.perf_counter() - started, 3)}
-    # Without the key of its source, a job is tried again by the next batch.
-    unknown = {"state": "failed", "document": document, "source_mark": None, "source_key": None}
-    with suppress(Exception):  # Whatever ended the job may end this too.
-        key = key_of_source(task.source, task.options)
-        if mark is not None and mark == mark_of_source(task.source):
-            return {**unknown, "source_mark": mark, "source_key": key}
-    return unknown
-
-
 def _device(wanted: str | None, gpu: int | None) -> str:
     """The device of a task: the one that it names, or this worker's GPU."""
-    if gpu is None or wanted not in (None, "auto", "cuda"):
-        return wanted or "auto"
-    import torch
+    if gpu is not None and wanted in (None, "auto", "cuda"):
+        import torch
 
-    if not torch.cuda.is_available():
-        return wanted or "auto"
-    return f"cuda:{gpu % torch.cuda.device_count()}"
+        if torch.cuda.is_available():
+            return f"cuda:{gpu % torch.cuda.device_count()}"
+    return wanted or "auto"

@@ -115,9 +115,8 @@ def batch(
     it did not; 2: some could not run.
     """
     from inflate.batch import reports
-    from inflate.batch.batch import BatchOptions, open_batch, run
+    from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder
-    from inflate.batch.summary import batch_document, headline
     from inflate.cli.batch_view import print_summary, watching
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
@@ -137,12 +136,20 @@ def batch(
     bound = (
         None if memory is None else int(min(memory, 1e9) * 1e9)
     )  # Beyond, no float holds it in bytes.
-    batch_options = BatchOptions(jobs, executor, ray_address, bound, retry_failed, fail_fast)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
-        outcomes, seconds = run(found, batch_options, watch)
+        outcomes, seconds = run(
+            found,
+            watch,
+            jobs=jobs,
+            executor=executor,
+            ray_address=ray_address,
+            memory=bound,
+            retry_failed=retry_failed,
+            fail_fast=fail_fast,
+        )
     with adding_done("the jobs are finished; the same command writes their reports"):
         links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
-        document = batch_document(
+        document = reports.batch_document(
             outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
         )
         if report_dir is not None:
@@ -153,7 +160,7 @@ def batch(
         if as_json:
             print_json(document)
         elif quiet:
-            say(headline(document))
+            say(reports.headline(document))
         else:
             print_summary(document)
     if document["exit_code"]:
@@ -161,10 +168,10 @@ def batch(
 
 
 def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:
-    from inflate.batch.batch import estimates
+    from inflate.batch.jobs import estimate
     from inflate.cli.batch_view import dry_run_document, print_dry_run
 
-    weights = estimates(found)
+    weights = [estimate(job) for job in found.jobs]
     if as_json:
         print_json(dry_run_document(found, weights))
     elif not quiet:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from inflate.batch.batch import Batch
-from inflate.batch.estimate import Estimate
-from inflate.batch.jobs import Job, label_of
-from inflate.batch.run import Outcome, Watch
-from inflate.batch.summary import failure_text, failures_first, headline, parity_of
+from inflate.batch.jobs import Estimate, Job
+from inflate.batch.reports import failure_text, failures_first, headline, parity_of
+from inflate.batch.run import Watch
+from inflate.batch.survey import Outcome
 from inflate.cli.console import note, print_text, safe_console, say
 from inflate.cli.progress import bars, bars_are_drawn
 from inflate.cli.render import print_table
@@ -22,8 +22,10 @@ from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
 from inflate.report.text import bytes_text, error_text, one_line
+from inflate.workflow.sources import name_of
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
+_WAITS = "another batch has the ledger open; waiting until it ends"
 
 
 @contextmanager
@@ -43,8 +45,9 @@ class _Lines:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
 
-    def began(self, job: Job, worker: str) -> None:
-        pass
+    def waits(self) -> None:
+        if self._wanted:
+            note(_WAITS)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         pass
@@ -68,15 +71,15 @@ class _Bars:
         self._counts = dict.fromkeys(_COLOURS, 0)
         self._all = self.bars.add_task("all jobs", total=total, phase="")
 
-    def began(self, job: Job, worker: str) -> None:
-        if job.output not in self._tasks:
-            name = label_of(job).replace("\n", " ")
-            self._tasks[job.output] = self.bars.add_task(name, total=None, phase=worker)
+    def waits(self) -> None:
+        note(_WAITS)
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        if job.output in self._tasks:
-            task = self._tasks[job.output]
-            self.bars.update(task, completed=done, total=total or None, phase=phase)
+        if job.output not in self._tasks:
+            name = f"{name_of(job.source)} -> {name_of(job.output)}".replace("\n", " ")
+            self._tasks[job.output] = self.bars.add_task(name, total=None)
+        task = self._tasks[job.output]
+        self.bars.update(task, completed=done, total=total or None, phase=phase)
 
     def lost(self, job: Job, why: str) -> None:
         if job.output in self._tasks:
@@ -86,7 +89,7 @@ class _Bars:
         task = self._tasks.pop(outcome.job.output, None)
         if task is not None:
             self.bars.remove_task(task)
-        self._counts[outcome.status] += 1
+        self._counts[outcome.row.state] += 1
         counted = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
         self.bars.update(self._all, advance=1, phase=counted)
 
@@ -169,12 +172,12 @@ def dry_run_document(found: Batch, weights: Sequence[Estimate | None]) -> dict[s
 def _line(outcome: Outcome) -> str:
     job, parity = outcome.job, parity_of(outcome)
     facts = []
-    if outcome.status in ("held", "unequal"):
+    if outcome.row.state in ("held", "unequal"):
         facts.append(verdict_text(parity) if parity else "unverified")
     if outcome.reused:
         facts.append("known")
-    elif "seconds" in outcome.document:
-        facts.append(f"{outcome.document['seconds']:.1f} s")
-    line = f"{outcome.status:<8}{', '.join(facts):<26}{shown(job.source)} -> {shown(job.output)}"
-    error = outcome.document.get("error")
+    elif "seconds" in outcome.row.document:
+        facts.append(f"{outcome.row.document['seconds']:.1f} s")
+    line = f"{outcome.row.state:<8}{', '.join(facts):<26}{shown(job.source)} -> {shown(job.output)}"
+    error = outcome.row.document.get("error")
     return f"{line}: {error}" if error else line

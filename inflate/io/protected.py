@@ -16,8 +16,8 @@ from inflate.errors import CheckpointError, OutputError
 from inflate.io.location import is_remote, local_path, shown, store_of
 from inflate.io.ranges import partial_of
 
-_LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}\.staged|[0-9a-f]{16}\.lock)")
-"""Staged files, and the locks of a ledger's owners; the file that they belong to in the middle."""
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.staged")
+"""Staged files; the file that they belong to in the middle."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.running import ROOT, measure
@@ -61,24 +61,13 @@ def all_cases(folder: Path) -> list[Case]:
     cases = [
         Case("python", (PYTHON, "-c", "pass")),
         Case("import torch", (PYTHON, "-c", "import torch")),
-        *(
-            Case(name, (PYTHON, "-m", "inflate", *words.split()), code=code)
-            for name, words, code in (
-                ("--help", "--help", 0),
-                ("--version", "--version", 0),
-                ("presets", "presets", 0),
-                ("usage error", "convert x --time-mode both", 2),
-            )
-        ),
-        Case(
-            "inspect safetensors",
-            (PYTHON, "-m", "inflate", "inspect", str(folder / "kl-f8.safetensors")),
-        ),
-        Case("inspect ckpt", (PYTHON, "-m", "inflate", "inspect", str(image))),
-        Case(
-            "convert --dry-run",
-            (PYTHON, "-m", "inflate", "convert", str(image), "--dry-run", "-q"),
-        ),
+        _inflate("--help", "--help"),
+        _inflate("--version", "--version"),
+        _inflate("presets", "presets"),
+        _inflate("usage error", "convert", "x", "--time-mode", "both", code=2),
+        _inflate("inspect safetensors", "inspect", str(folder / "kl-f8.safetensors")),
+        _inflate("inspect ckpt", "inspect", str(image)),
+        _inflate("convert --dry-run", "convert", str(image), "--dry-run", "-q"),
         Case("hand-written", _program("hand_written", image, hand), output=hand),
         # What the script by hand wrote has no holes, which cp would leave out.
         Case(
@@ -113,40 +102,38 @@ def all_cases(folder: Path) -> list[Case]:
         for preset in SIZES
         if preset != "kl-f8"
     ]
+    batch = ("batch", f"{folder}/kl-*.ckpt", "-o", f"{folder}/batch/", "-q", "--skip-parity")
+    cases += [
+        replace(_inflate("batch of 4", *batch), yardstick="convert", output=folder / "batch"),
+        _inflate("batch of 4, done", *batch),
+    ]
     # After the conversion whose decoder it runs.
     output = folder / "convert.safetensors"
     return [*cases, Case("both decoders", _program("forwards", image, output))]
 
 
+def ratio(name: str, other: str, limit: float) -> Target:
+    """The most that a case may take, as a multiple of another."""
+    return Target(f"{name} / {other}", (name, other), lambda a, b: a / b, limit)
+
+
 TARGETS = (
-    Target("convert / hand-written", ("convert", "hand-written"), lambda c, h: c / h, 0.40),
-    Target("convert / cp + fsync", ("convert", "cp + fsync"), lambda c, d: c / d, 1.6),
-    Target(
-        "convert, checked / hand-written",
-        ("convert, checked", "hand-written"),
-        lambda c, h: c / h,
-        1.0,
-    ),
+    ratio("convert", "hand-written", 0.40),
+    ratio("convert", "cp + fsync", 1.6),
+    ratio("convert, checked", "hand-written", 1.0),
     Target(
         "(convert, checked - convert) / both decoders' passes",
         ("convert, checked", "convert", "both decoders: passes"),
         lambda p, c, f: (p - c) / f,
         1.15,
     ),
-    Target("convert, checked / convert", ("convert, checked", "convert"), lambda p, c: p / c, 3.0),
-    *(
-        Target(f"{name} / import torch", (name, "import torch"), lambda c, t: c / t, limit)
-        for name, limit in (
-            ("--help", 0.15),
-            ("--version", 0.15),
-            ("presets", 0.15),
-            ("usage error", 0.15),
-            ("inspect safetensors", 0.25),
-            ("inspect ckpt", 0.25),
-            ("convert --dry-run", 0.25),
-        )
-    ),
-    Target("convert 2 GB / convert", ("convert 2 GB", "convert"), lambda b, c: b / c, 1.15),
+    ratio("convert, checked", "convert", 3.0),
+    *(ratio(name, "import torch", 0.15) for name in ("--help", "--version", "presets")),
+    ratio("usage error", "import torch", 0.15),
+    ratio("inspect safetensors", "import torch", 0.25),
+    ratio("inspect ckpt", "import torch", 0.25),
+    ratio("convert --dry-run", "import torch", 0.25),
+    ratio("convert 2 GB", "convert", 1.15),
 )
 """Of seconds, on the wall and of all cores."""
 
@@ -157,6 +144,10 @@ MEMORY_TARGETS = (
     ),
 )
 """Of peak memory."""
+
+
+def _inflate(name: str, *words: str, code: int = 0) -> Case:
+    return Case(name, (PYTHON, "-m", "inflate", *words), code=code)
 
 
 def _program(name: str, *paths: Path) -> tuple[str, ...]:

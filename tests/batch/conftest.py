@@ -93,19 +93,16 @@ def cluster() -> Iterator[str]:
     if importlib.util.find_spec("ray") is None:  # It reads the environment when it is imported.
         pytest.skip("the extra ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # A worker that joins has to know the token.
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        with subprocess.Popen(
-            [sys.executable, "-c", CLUSTER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as head:
+        for name, value in {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_AUTH_MODE": "token",  # A worker that joins has to know the token.
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "PYTHONPATH": str(ROOT),
+        }.items():
+            patch.setenv(name, value)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([sys.executable, "-c", CLUSTER], text=True, **pipes) as head:
             assert head.stdout is not None
             address = head.stdout.readline().strip()
             assert address, "Ray did not start"

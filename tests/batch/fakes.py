@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from inflate.batch.batch import Batch
 from inflate.batch.files import key_of_source, mark_of_output, mark_of_source
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger
-from inflate.batch.run import Outcome, Run
-from inflate.batch.survey import survey
+from inflate.batch.run import Run
+from inflate.batch.survey import Outcome, survey
 from inflate.batch.task import Event, Task
+from inflate.errors import InflateError
 from inflate.formats.fingerprint import fingerprint
 from inflate.io.index import TensorInfo
 
@@ -42,39 +42,32 @@ def made_of(source: str | Path) -> bytes:
 
 @cache
 def _made(digest: bytes) -> tuple[bytes, str]:
-    weights = {**_weights(), "decoder.norm_out.weight": torch.tensor(list(digest)).float()}
+    own = {"decoder.norm_out.weight": torch.tensor(list(digest)).float()}
+    weights = {**autoencoder(ch_mult=[1]), **own}
     infos = {k: TensorInfo(k, tuple(v.shape), "float32", v.nbytes) for k, v in weights.items()}
     digests = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in weights.items()}
-    own = fingerprint(infos, digests)
-    return save(weights, {"inflate.fingerprint": own}), own
-
-
-@cache
-def _weights() -> dict[str, Tensor]:
-    return autoencoder(ch_mult=[1])
+    found = fingerprint(infos, digests)
+    return save(weights, {"inflate.fingerprint": found}), found
 
 
 class Watcher:
-    """Remembers its calls."""
+    """Counts how often it waits."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, str]] = []
+        self.waited = 0
 
-    def began(self, job: Job, worker: str) -> None:
+    def waits(self) -> None:
         """Remember."""
-        self.calls.append(("began", job.output))
+        self.waited += 1
 
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Remember."""
-        self.calls.append(("moved", job.output))
+        """Nothing."""
 
     def lost(self, job: Job, why: str) -> None:
-        """Remember."""
-        self.calls.append(("lost", job.output))
+        """Nothing."""
 
     def ended(self, outcome: Outcome) -> None:
-        """Remember."""
-        self.calls.append(("ended", outcome.job.output))
+        """Nothing."""
 
 
 class FakeExecutor:
@@ -90,21 +83,22 @@ class FakeExecutor:
         self.answers: list[bool] = []
         self.together = 0
         self._tasks: dict[int, Task] = {}
+        self._begun: list[Task] = []
         self._events: list[Event] = []
 
     def submit(self, task: Task) -> None:
         """Begin a task; it continues when its events are taken."""
         self.ran.append(task)
         self._tasks[task.number] = task
+        self._begun.append(task)
         self.together = max(self.together, len(self._tasks))
-        self.send("begin", task)
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
+        for task in self._begun:
+            self.begin(task)
+        self._begun.clear()
         events, self._events = self._events, []
-        for event in events:
-            if event.kind == "begin":
-                self.begin(self._tasks[event.number])
         return events
 
     def answer(self, event: Event, go: bool) -> None:
@@ -117,7 +111,7 @@ class FakeExecutor:
         if self._act(task) == "vanish":
             self.send("lost", task, error="worker was killed")
         else:
-            self.end(task, output_mark=mark_of_output(task.output), **self._held(task))
+            self.end(task, state="held", **self._record(task, Path(task.output)))
 
     def close(self) -> None:
         """Nothing runs."""
@@ -125,38 +119,41 @@ class FakeExecutor:
     def begin(self, task: Task) -> None:
         """Do what a worker does before it publishes."""
         act = self._act(task)
-        if act == "lost":
+        if act in ("lost", "failed", "unequal"):
             del self._tasks[task.number]
+        if act == "lost":
             self.send("lost", task, error="worker was killed")
             return
         assert task.options["overwrite"] or not Path(task.output).exists()
-        if act in ("failed", "unequal"):
-            document: dict[str, Any] = {"seconds": 0.1, "error": "no"}
-            if act == "unequal":
-                document = {"seconds": 0.1, "conversion": {"parity": FAILED}}
-            del self._tasks[task.number]
-            key = key_of_source(task.source, task.options)
-            self.end(task, state=act, source_key=key, document=document)
-            return
-        staged = Path(task.output + ".staged")
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(made_of(task.source))
-        self.send("publish", task, output_mark=mark_of_output(staged), **self._held(task))
+        if act == "failed":
+            self.end(task, state=act, made=None, document={"seconds": 0.1, "error": "no"})
+        elif act == "unequal":
+            document = {"seconds": 0.1, "conversion": {"parity": FAILED}}
+            self.end(task, state=act, made=None, document=document)
+        else:
+            staged = Path(task.output + ".staged")
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(made_of(task.source))
+            self.send("publish", task, **self._record(task, staged))
 
     def end(self, task: Task, **record: Any) -> None:
         """Send the last event."""
-        self.send("end", task, source_mark=mark_of_source(task.source), **record)
+        self.send("end", task, **{"source_mark": mark_of_source(task.source), **record})
 
     def send(self, kind: Any, task: Task, **content: Any) -> None:
         """Send an event."""
         self._events.append(Event(kind, task.number, "worker 1", content))
 
-    def _held(self, task: Task) -> dict[str, Any]:
+    def _record(self, task: Task, path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(Path(task.source).read_bytes()).digest()
+        try:
+            key = key_of_source(task.source, task.options)
+        except InflateError:
+            key = digest.hex()
         return {
-            "state": "held",
-            "source_key": key_of_source(task.source, task.options),
-            "output_fingerprint": _made(digest)[1],
+            "source_mark": mark_of_source(task.source),
+            "source_key": key,
+            "made": (mark_of_output(path), _made(digest)[1]),
             "document": {"seconds": 0.1, "conversion": {"parity": PARITY, "notes": []}},
         }
 
@@ -167,16 +164,17 @@ def ran(
     *,
     executor: FakeExecutor | None = None,
     watch: Watcher | None = None,
+    retry_failed: bool = False,
     **options: Any,
 ) -> tuple[list[Outcome], FakeExecutor]:
     """Run a batch to its end."""
-    executor = executor or FakeExecutor(1, act)
-    with Ledger(batch.ledger) as ledger:
+    executor, watch = executor or FakeExecutor(1, act), watch or Watcher()
+    with Ledger(batch.ledger, watch.waits) as ledger:
         ledger._db.execute("PRAGMA synchronous = OFF")  # Many rows, on a busy disk.
-        seen = survey(batch.jobs, ledger, retry_failed=options.get("retry_failed", False))
-        return Run(seen, ledger, executor, watch or Watcher(), **options).outcomes(), executor
+        seen = survey(batch.jobs, ledger, retry_failed=retry_failed)
+        return Run(seen, ledger, executor, watch, **options).outcomes(), executor
 
 
 def statuses(outcomes: list[Outcome]) -> list[str]:
     """What became of each job; ``*`` for results of an earlier run."""
-    return [outcome.status + ("*" if outcome.reused else "") for outcome in outcomes]
+    return [outcome.row.state + ("*" if outcome.reused else "") for outcome in outcomes]

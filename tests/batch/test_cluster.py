@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inflate.batch.batch import BatchOptions, open_batch, run
+from inflate.batch.batch import open_batch, run
 from inflate.batch.cluster import RayExecutor
 from inflate.batch.files import key_of_source
 from inflate.batch.ledger import Ledger
@@ -66,7 +66,6 @@ class DeadlyExecutor(RayExecutor):
     def __init__(self, address: str, *, times: int) -> None:
         super().__init__(2, address)
         self._times = times
-        self._pids: dict[int, int] = {}
         self._doomed: set[int] = set()
         self.ran: list[str] = []
 
@@ -77,18 +76,10 @@ class DeadlyExecutor(RayExecutor):
             self._doomed.add(task.number)
         super().submit(task)
 
-    def wait(self, seconds: float) -> list[Event]:
-        """Remember the processes."""
-        events = super().wait(seconds)
-        for event in events:
-            if event.kind == "begin":
-                self._pids[event.number] = event.content["pid"]
-        return events
-
     def answer(self, event: Event, go: bool) -> None:
         """Continue, or kill."""
         if event.number in self._doomed:
-            os.kill(self._pids[event.number], signal.SIGKILL)
+            os.kill(int(event.worker.removeprefix("worker ")), signal.SIGKILL)
         else:
             super().answer(event, go)
 
@@ -113,11 +104,11 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     finally:
         executor.close()
     survives = times < ATTEMPTS
-    assert [outcome.status for outcome in outcomes] == ["held" if survives else "failed", "held"]
+    assert [outcome.row.state for outcome in outcomes] == ["held" if survives else "failed", "held"]
     assert executor.ran.count("m00") == min(times + 1, ATTEMPTS)
     assert executor.ran.count("m01") == 1
     if not survives:
-        assert f"its process was lost {ATTEMPTS} times" in outcomes[0].document["error"]
+        assert f"its process was lost {ATTEMPTS} times" in outcomes[0].row.document["error"]
         assert not (tmp_path / "out/m00.video.safetensors").exists()
         return
     assert outcomes[0].row.attempts == 2
@@ -138,10 +129,10 @@ def test_remote_sources_and_outputs(
         url = web.put("/m.safetensors", path.read_bytes())
         content = {"jobs": [{"source": url, "device": "cpu", "output": "out/{stem}.safetensors"}]}
         batch = open_batch([str(write_manifest(tmp_path / "m.yaml", content))], None, {})
-        outcomes, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
-        assert [outcome.status for outcome in outcomes] == ["held"], outcomes
+        outcomes, _ = run(batch, Watcher(), executor="ray", ray_address=joined)
+        assert [outcome.row.state for outcome in outcomes] == ["held"], outcomes
         assert outcomes[0].row.source_key == key_of_source(str(path), {})
-        again, _ = run(batch, BatchOptions(executor="ray", ray_address=joined), Watcher())
+        again, _ = run(batch, Watcher(), executor="ray", ray_address=joined)
         assert [outcome.reused for outcome in again] == [True]
 
 

@@ -14,9 +14,16 @@ import pytest
 
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Row, State
-from inflate.batch.reports import to_html, to_junit, to_markdown
-from inflate.batch.run import Outcome
-from inflate.batch.summary import batch_document, failure_text, failures_first, headline
+from inflate.batch.reports import (
+    batch_document,
+    failure_text,
+    failures_first,
+    headline,
+    to_html,
+    to_junit,
+    to_markdown,
+)
+from inflate.batch.survey import Outcome
 from inflate.cli.app import main
 from inflate.cli.batch_view import watching
 
@@ -38,7 +45,7 @@ def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcome(state: State, reused: bool = False, job: Job | None = None, **document: Any) -> Outcome:
     """A result, without a run."""
-    return Outcome(job or Job("", "a", "b"), Row("b", state=state, document=document), reused)
+    return Outcome(job or Job("a", "b"), Row("b", state=state, document=document), reused)
 
 
 def document_with(*outcomes: Outcome, **more: Any) -> dict[str, Any]:
@@ -49,13 +56,13 @@ def document_with(*outcomes: Outcome, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
     [
-        ([("held", True)] * 2, "2 of 2 converted (unchanged since an earlier run)"),
+        ([("held", True)] * 2, "2 of 2 converted (2 unchanged since an earlier run)"),
         (
             [("held", True), ("held", False), ("unequal", True), ("failed", False)],
-            "2 of 4 converted (1 unchanged since an earlier run), 1 not equal, 1 failed (1 "
-            "unchanged since the last run; --retry-failed tries again)",
+            "2 of 4 converted, 1 not equal, 1 failed (2 unchanged since an earlier run; "
+            "--retry-failed tries failed jobs again)",
         ),
-        ([("failed", False), ("waiting", False)], "0 of 2 converted, 1 failed, 1 not run"),
+        ([("failed", False), ("not-run", False)], "0 of 2 converted, 1 failed, 1 not run"),
     ],
 )
 def test_the_headline(outcomes: list[tuple[State, bool]], expected: str) -> None:
@@ -65,7 +72,7 @@ def test_the_headline(outcomes: list[tuple[State, bool]], expected: str) -> None
 def test_failures_come_first_with_one_line_each() -> None:
     document = document_with(
         outcome("held"),
-        outcome("waiting"),
+        outcome("not-run"),
         outcome("unequal", conversion={"parity": FAILED}),
         outcome("failed", error="cut short;\ncopy it again"),
         outcome("failed", error="a bug: x", traceback="Traceback"),
@@ -88,7 +95,7 @@ def test_failures_come_first_with_one_line_each() -> None:
 )
 def test_exit_codes(pattern: str, code: int, sources: Sources) -> None:
     sources(3)
-    assert main(["batch", pattern, "-o", "out", "-q"]) == code
+    assert main(["batch", pattern, "-o", "out", "-q", "--set", "alpha=0.5"]) == code
 
 
 def test_a_table_on_a_terminal(
@@ -159,9 +166,9 @@ def test_json_and_reports(
 def test_names_are_names_and_secrets_stay_out() -> None:
     nasty = "<script>alert(1)</script>|`x`&\"'\x07\x1b[31m.safetensors"
     outcomes = [
-        outcome("held", job=Job("", nasty, f"out/{nasty}"), conversion={"parity": PARITY}),
+        outcome("held", job=Job(nasty, f"out/{nasty}"), conversion={"parity": PARITY}),
         outcome("failed", error=nasty, traceback=nasty),
-        outcome("unequal", job=Job("", "s3://k:secret@b/d", "d2"), conversion={"parity": FAILED}),
+        outcome("unequal", job=Job("s3://k:secret@b/d", "d2"), conversion={"parity": FAILED}),
     ]
     document = document_with(*outcomes, reports={f"out/{nasty}": 'jobs/"><script>.json'})
     assert "secret" not in json.dumps(document, allow_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -18,9 +19,8 @@ from typing import Any
 
 import pytest
 
-from inflate.batch.files import key_of_source
+from inflate.batch.ledger import Ledger
 from inflate.batch.local import LocalExecutor
-from inflate.batch.owners import become_owner, is_alive
 from inflate.batch.task import Event, Task, run_task
 from inflate.signals import ENDING
 
@@ -56,13 +56,12 @@ def test_a_task_asks_before_its_output_gets_its_name(tmp_path: Path, sources: So
     (source,) = sources(1)
     task = Task(0, str(source), str(tmp_path / "out/v.safetensors"), CONVERT)
     refused = events_of(task, go=False)
-    assert (refused[0].kind, refused[-1].kind) == ("begin", "publish")
+    assert [event.kind for event in refused if event.kind != "progress"] == ["publish"]
     assert list((tmp_path / "out").iterdir()) == []
     *_, publish, end = events_of(task)
     assert (publish.kind, end.kind, end.content["state"]) == ("publish", "end", "held")
-    assert end.content["output_fingerprint"] == print_of(Path(task.output))
-    assert publish.content["output_fingerprint"] == end.content["output_fingerprint"]
-    assert publish.content["output_mark"] == end.content["output_mark"]
+    assert end.content["made"][1] == print_of(Path(task.output))
+    assert publish.content["made"] == end.content["made"]
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("bug"), None], ids=["bug", "nan"])
@@ -78,7 +77,7 @@ def test_an_error_becomes_the_result_of_its_task(
     end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), options))[-1]
     assert (end.kind, end.content["state"]) == ("end", "failed")
     assert ("traceback" in end.content["document"]) == (bug is not None)
-    assert end.content["source_key"] == key_of_source(str(source), options)
+    assert end.content["source_mark"] is not None
     json.dumps(end.content, allow_nan=False)
 
 
@@ -96,7 +95,7 @@ def test_a_task_whose_source_changes_fails_and_is_not_known(
 
     monkeypatch.setattr(production, "carry_out", changing)
     end = events_of(Task(0, str(source), str(tmp_path / "v.safetensors"), CONVERT))[-1]
-    assert (end.content["state"], end.content["source_key"]) == ("failed", None)
+    assert (end.content["state"], end.content["source_mark"]) == ("failed", None)
     assert not (tmp_path / "v.safetensors").exists()
 
 
@@ -128,62 +127,48 @@ def test_each_worker_has_its_gpu(
 
 
 class Harness:
-    """A local executor, driven by hand."""
+    """A local executor of one worker, driven by hand."""
 
-    def __init__(self, folder: Path, slots: int) -> None:
-        self.owner = become_owner(folder / "ledger.sqlite")
-        self.executor = LocalExecutor(slots, self.owner.handle)
-        self.seen: list[Event] = []
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.executor = LocalExecutor(1, self.ledger.lock)
 
-    def until(self, kind: str, number: int) -> Event:
-        """Answer what is asked until a task sends an event of a kind."""
+    def until(self, kind: str) -> Event:
+        """The next event of a kind; all before it pass."""
         deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline:
             for event in self.executor.wait(0.5):
-                self.seen.append(event)
-                if event.kind == "publish" != kind:
-                    self.executor.answer(event, True)
-            for event in self.seen:
-                if (event.kind, event.number) == (kind, number):
-                    self.seen.remove(event)
+                if event.kind == kind:
                     return event
-        raise AssertionError((kind, number, self.seen))
+        raise AssertionError(kind)
 
 
 @pytest.fixture
 def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """An executor of one worker."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    found = Harness(tmp_path, 1)
+    found = Harness(tmp_path)
     yield found
     found.executor.close()
-    found.owner.release()
+    found.ledger.__exit__()
 
 
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle(tmp_path: Path, sources: Sources, harness: Harness) -> None:
-    (source, other) = sources(2)
+    (source,) = sources(1)
     output = tmp_path / "out" / "v.safetensors"
     harness.executor.submit(Task(0, str(source), str(output), {"device": "cpu"}))
-    pid = harness.until("begin", 0).content["pid"]
-    asked = harness.until("publish", 0)
-    assert asked.content["document"]["conversion"]["parity"]["verdict"] == "bitwise"
-    assert not output.exists()  # Nothing gets its name before the answer.
-    assert len(list(output.parent.glob(".*.staged"))) == 1
-    os.kill(pid, signal.SIGKILL)
-    assert "signal 9" in harness.until("lost", 0).content["error"]
+    harness.until("publish")
+    assert [path.suffix for path in output.parent.iterdir()] == [".staged"]
+    harness.executor._workers[0].process.kill()
+    assert "signal 9" in harness.until("lost").content["error"]
     harness.executor.submit(Task(1, str(source), str(output), {"device": "cpu"}))
-    harness.executor.submit(Task(2, str(other), str(tmp_path / "o.safetensors"), {}))
-    harness.executor.answer(harness.until("publish", 1), True)
-    assert harness.until("end", 1).content["state"] == "held"
-    assert hidden(output.parent) == []  # The next conversion removed what was left.
-    pid = harness.until("begin", 2).content["pid"]
-    harness.until("publish", 2)
+    harness.executor.answer(harness.until("publish"), True)
+    assert harness.until("end").content["state"] == "held"
+    assert list(output.parent.iterdir()) == [output]  # What was left staged is removed.
+    process = harness.executor._workers[0].process
     harness.executor.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    assert not (tmp_path / "o.safetensors").exists()
-    assert [name for name in hidden(tmp_path) if name.endswith(".staged")] == []
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_a_worker_that_cannot_start_says_why(
@@ -192,7 +177,17 @@ def test_a_worker_that_cannot_start_says_why(
     (tmp_path / "safetensors.py").write_text("raise ImportError('broken')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     harness.executor.submit(Task(0, "x", "y", {}))
-    assert "broken" in harness.until("lost", 0).content["error"]
+    assert "broken" in harness.until("lost").content["error"]
+
+
+def is_locked(ledger: Path) -> bool:
+    """Whether a batch or one of its workers has a ledger open."""
+    with ledger.with_name(f".{ledger.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @pytest.fixture
@@ -200,11 +195,11 @@ def publishing(
     tmp_path: Path, sources: Sources
 ) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
     """A worker that waits for an answer before it publishes, and the connection to it."""
-    owner = become_owner(tmp_path / "ledger.sqlite")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
     ours, theirs = Pipe()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "inflate.batch.worker", "0", str(theirs.fileno())],
-        pass_fds=[theirs.fileno(), owner.handle], stderr=subprocess.PIPE, env=environment(),
+        [sys.executable, "-m", "inflate.batch.local", "0", str(theirs.fileno())],
+        pass_fds=[theirs.fileno(), ledger.lock], stderr=subprocess.PIPE, env=environment(),
     )  # fmt: skip
     theirs.close()
     (source,) = sources(1)
@@ -213,13 +208,13 @@ def publishing(
         pass
     assert len(list((tmp_path / "out").glob(".*.staged"))) == 1
     # The lock of a batch that is killed outlives it until its workers have ended.
-    os.close(owner.handle)
-    assert is_alive(tmp_path / "ledger.sqlite", owner.token)
+    os.close(ledger.lock)
+    assert is_locked(ledger.path)
     yield worker, ours
     _, said = worker.communicate(timeout=60)
     assert said == b""
     assert list((tmp_path / "out").iterdir()) == []
-    assert not is_alive(tmp_path / "ledger.sqlite", owner.token)
+    assert not is_locked(ledger.path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *(
@@ -287,26 +282,6 @@ def test_a_batch_killed_ten_times_loses_nothing_and_does_nothing_twice(
             assert print_of(path) == job["source_fingerprint"]
             inode = output.stat().st_ino
             assert inodes.setdefault(output.name, inode) == inode
-    assert hidden(tmp_path / "out") == []
-
-
-@pytest.mark.slow
-def test_two_batches_at_once_share_the_work(tmp_path: Path, sources: Sources) -> None:
-    sources(8)
-    command = [sys.executable, "-m", "inflate", "batch", "ckpts/*", *OPTIONS, "--json"]
-    both = [
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    documents = [json.loads(batch.communicate(timeout=120)[0]) for batch in both]
-    assert [batch.returncode for batch in both] == [0, 0]
-    for jobs in zip(*(document["jobs"] for document in documents), strict=True):
-        assert [job["status"] for job in jobs] == ["held", "held"]
-        assert sorted(job["reused"] for job in jobs) == [False, True]
-        assert jobs[0]["output_fingerprint"] == jobs[1]["output_fingerprint"]
-        assert jobs[0]["attempts"] == 1
     assert hidden(tmp_path / "out") == []
 
 

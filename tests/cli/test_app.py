@@ -257,8 +257,8 @@ def test_each_option_of_a_job_is_a_key_of_the_manifest(name: str, tmp_path: Path
 def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
     value = OTHER_VALUES[name]
     value = tuple(value) if isinstance(value, list) else value
-    changed = Job("jobs[0]", "img.ckpt", "out.safetensors", {name: value})
-    assert changed.settings != Job("jobs[0]", "img.ckpt", "out.safetensors").settings
+    changed = Job("img.ckpt", "out.safetensors", {name: value})
+    assert changed.settings != Job("img.ckpt", "out.safetensors").settings
 
 
 @pytest.mark.parametrize(

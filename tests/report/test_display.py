@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 
 import inflate
-from inflate.batch.batch import Batch
-from inflate.batch.jobs import Job
-from inflate.batch.ledger import Row
-from inflate.batch.run import Outcome
 from inflate.display import Displayed, bytes_text
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
@@ -27,7 +23,6 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """One of everything that displays itself."""
     folder = tmp_path_factory.mktemp("results")
     conversion = inflate.convert(image, folder / "img.video.safetensors", **CPU)
-    job = Job("sources[0]", "in/img.ckpt", "out/img.safetensors")
     assert conversion.parity is not None
     with open_checkpoint(image) as checkpoint:
         source = describe(checkpoint)
@@ -37,14 +32,10 @@ def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "parity": conversion.parity,
         "inspection": inflate.inspect(image),
         "source": source,
-        "batch": Batch((job,), folder / "ledger.sqlite"),
-        "outcome": Outcome(job, Row("out", state="held")),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["conversion", "plan", "parity", "inspection", "source", "batch", "outcome"]
-)
+@pytest.mark.parametrize("name", ["conversion", "plan", "parity", "inspection", "source"])
 def test_everything_is_short(results: dict[str, Displayed], name: str) -> None:
     result = results[name]
     assert repr(result).startswith(f"<{type(result).__name__} ")

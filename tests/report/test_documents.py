@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 import inflate
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Row
-from inflate.batch.run import Outcome
-from inflate.batch.summary import batch_document
+from inflate.batch.reports import batch_document
+from inflate.batch.survey import Outcome
 from inflate.cli.app import main
 from inflate.errors import ConfigError, InflateError, OutputError
 from inflate.report import writing
@@ -140,7 +140,7 @@ def test_a_conversion_that_wrote_nothing(conversion: ConversionResult) -> None:
 
 
 def test_a_batch(conversion: ConversionResult) -> None:
-    job = Job("sources[0]", "in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
+    job = Job("in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
     outcomes = [
         Outcome(
             job,

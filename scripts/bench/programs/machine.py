@@ -1,8 +1,7 @@
-"""What the machine can do, for the floors: bytes written and hashed, FLOPs of a product: FOLDER."""
+"""What the machine can do, for the floors: bytes written, FLOPs of a product: FOLDER."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -28,15 +27,6 @@ def disk() -> float:
         return BLOCK * BLOCKS / (time.perf_counter() - started)
 
 
-def sha256() -> float:
-    """Bytes a second of SHA-256."""
-    block, digest = bytes(BLOCK), hashlib.sha256()
-    started = time.perf_counter()
-    for _ in range(BLOCKS):
-        digest.update(block)
-    return BLOCK * BLOCKS / (time.perf_counter() - started)
-
-
 def product() -> float:
     """FLOPs a second of a product of float32 matrices, on all cores."""
     a = torch.randn(SIDE, SIDE)
@@ -50,7 +40,6 @@ def product() -> float:
 json.dump(
     {
         "disk_bytes_per_second": disk(),
-        "sha256_bytes_per_second": sha256(),
         "flops_per_second": product(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
