@@ -27,6 +27,26 @@ from inflate.config.schema import (
 from inflate.errors import ConfigError, nearest, quoted
 from inflate.io.files import like
 
+_OF_SIDES = {
+    "level_channels": "channels of the levels (ch times ch_mult)",
+    "num_res_blocks": "num_res_blocks",
+    "attention_levels": "levels with attention (from attn_resolutions and resolution)",
+}
+_VISIBLE = {
+    **_OF_SIDES,
+    "z_channels": "z_channels",
+    "out_ch": "out_ch",
+    "resamp_with_conv": "resamp_with_conv",
+    "in_channels": "in_channels",
+    "double_z": "double_z",
+    "embed_dim": "embed_dim (of the quant convs)",
+    "n_embed": "n_embed (of the codebook)",
+}
+"""What tensors show of an architecture, in words."""
+
+_AROUND = ("in_channels", "double_z", "embed_dim", "n_embed")
+"""Of these, what a decoder alone does not show."""
+
 
 def known_keys() -> list[str]:
     """Every dotted key of a configuration."""
@@ -62,7 +82,7 @@ def read_config(name_or_path: str) -> Settings:
             f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
             f"nor a file{like(path)}; 'inflate presets' lists the presets"
         )
-    from inflate.config.ldm import read_file  # It imports OmegaConf, which takes long.
+    from inflate.config.yaml_files import read_file  # It imports OmegaConf, which takes long.
 
     return read_file(path)
 
@@ -79,9 +99,7 @@ def parse_set(assignments: Iterable[str]) -> Settings:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
-            problems.append(
-                f"--set {assignment[:80]!r}: expected key=value, such as temporal.alpha=0.25"
-            )
+            problems.append(f"--set {assignment[:80]!r}: expected key=value, such as alpha=0.25")
             continue
         try:
             settings[by_leaf.get(key, key)] = yaml.safe_load(value)
@@ -108,39 +126,27 @@ def build_config(
             disagreement with the checkpoint, all in one.
     """
     known, by_leaf = known_keys(), _by_leaf()
-    merged: Settings = {}
-    for layer in layers:
-        merged.update({DECODER_KEYS.get(key, key): value for key, value in layer.items()})
+    settings = {DECODER_KEYS.get(k, k): value for layer in layers for k, value in layer.items()}
     problems: list[str] = []
-    plain: Settings = {}
-    for key, value in merged.items():
+    for key, value in settings.items():
         if key in SECTIONS:
-            problems.append(f"{key} is {quoted(value)}; expected keys and values of its own")
-            continue
-        if key not in known:
+            problems.append(f"{key} is {quoted(value)}; expected keys and values")
+        elif key not in known:
             leaf = key.rpartition(".")[2]
             close = nearest(by_leaf.get(leaf, key), known) or nearest(leaf, by_leaf)
             problems.append(f"{key}: unknown key{close}")
-            continue
-        if _is_template(value):
-            # A setting may come from a checkpoint's header: nothing is looked up for it.
-            problems.append(
-                f"{key} is {quoted(value)}; expected a plain value: only a YAML file refers to "
-                "others"
-            )
-            continue
-        plain[key] = value
     config = Config(architecture=seen)
-    if plain:
-        from inflate.config.typed import with_settings  # It imports OmegaConf, which takes long.
+    if settings:
+        from inflate.config.yaml_files import (
+            with_settings,
+        )  # It imports OmegaConf, which takes long.
 
-        config, wrong = with_settings(config, plain)
+        own = {key: value for key, value in settings.items() if key in known}
+        config, wrong = with_settings(config, own)
         problems += wrong
-    if problems:
-        raise ConfigError("the configuration has errors:", problems)
-    problems = config.problems() + _disagreements(
-        config.architecture, seen, decoder_only=decoder_only
-    )
+    if not problems:
+        problems = config.problems()
+        problems += _disagreements(config.architecture, seen, decoder_only=decoder_only)
     if problems:
         raise ConfigError("the configuration has errors:", problems)
     return config
@@ -148,44 +154,26 @@ def build_config(
 
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
     """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
-    found = []
     if decoder_only:
         wanted, seen = wanted.decoder, seen.decoder
-    visible = {
-        "level_channels": "channels of the levels (ch times ch_mult)",
-        "num_res_blocks": "num_res_blocks",
-        "attention_levels": "levels with attention (from attn_resolutions and resolution)",
-        "z_channels": "z_channels",
-        "in_channels": "in_channels",
-        "out_ch": "out_ch",
-        "resamp_with_conv": "resamp_with_conv",
-        "double_z": "double_z",
-        "embed_dim": "embed_dim (of the quant convs)",
-        "n_embed": "n_embed (of the codebook)",
-    }
-    unseen = ("in_channels", "double_z", "embed_dim", "n_embed") if decoder_only else ()
-    for name, words in visible.items():
-        want, have = getattr(wanted, name), getattr(seen, name)
-        if want != have and name not in unseen:
-            found.append(f"{words}: the configuration says {want}, the checkpoint has {have}")
-    for name in ("level_channels", "num_res_blocks", "attention_levels"):
-        want, have = getattr(wanted.decoder, name), getattr(seen.decoder, name)
-        if want != have and not (wanted.is_symmetric and seen.is_symmetric):
-            found.append(f"{visible[name]} of the decoder: the configuration says {want}, the "
-                         f"checkpoint has {have}")  # fmt: skip
+    sides = [("", wanted, seen, _VISIBLE)]
+    if not (wanted.is_symmetric and seen.is_symmetric):
+        sides.append((" of the decoder", wanted.decoder, seen.decoder, _OF_SIDES))
+    found = [
+        f"{words}{of}: the configuration says {getattr(want, name)}, the checkpoint has "
+        f"{getattr(have, name)}"
+        for of, want, have, visible in sides
+        for name, words in visible.items()
+        if getattr(want, name) != getattr(have, name) and not (decoder_only and name in _AROUND)
+    ]
     if (wanted.attn_type == "none") != (seen.attn_type == "none"):
         has = "no attention" if seen.attn_type == "none" else "attention"
-        found.append(f"attn_type: the configuration says {wanted.attn_type!r}, "
-                     f"the checkpoint has {has}")  # fmt: skip
+        found.append(
+            f"attn_type: the configuration says {wanted.attn_type!r}, the checkpoint has {has}"
+        )
     return found
 
 
 def _by_leaf() -> dict[str, str]:
     """Every dotted key by its last name."""
     return {key.rpartition(".")[2]: key for key in known_keys() if key not in DECODER_KEYS}
-
-
-def _is_template(value: object) -> bool:
-    """Whether OmegaConf would put something else in a value's place."""
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    return any(isinstance(part, str) and ("${" in part or part == "???") for part in parts)

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from inflate.config.schema import Architecture
+from inflate.config.schema import Architecture
+
+_SHOWN = (
+    *("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch"),
+    *("z_channels", "double_z", "embed_dim", "n_embed"),
+)
+"""What tensors show of an architecture."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,13 @@ class Preset:
     def description(self) -> str:
         """What the preset is for, in a line."""
         return str(self.content["description"])
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that it describes."""
+        fields: dict[str, Any] = self.content["architecture"]
+        own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return Architecture(**own)
 
 
 def preset_folder() -> Path:
@@ -53,36 +65,18 @@ def load_presets() -> Mapping[str, Preset]:
 def scaling_factors(architecture: Architecture) -> list[float]:
     """The scaling factors that presets of this architecture name, each once."""
     presets = load_presets()
-    found = [presets[name].content["architecture"].get("scaling_factor")
-             for name in matching_presets(architecture)]  # fmt: skip
-    return sorted({float(factor) for factor in found if factor is not None})
+    named = (presets[name].architecture.scaling_factor for name in matching_presets(architecture))
+    return sorted({float(factor) for factor in named if factor is not None})
 
 
 def matching_presets(architecture: Architecture) -> list[str]:
     """The names of the presets that describe this architecture, as far as tensors show it."""
-    found: list[str] = []
-    for name, preset in load_presets().items() if architecture.is_symmetric else ():
-        told = preset.content["architecture"]
-        known = {
-            "attn_type": "vanilla",
-            "double_z": True,
-            "embed_dim": None,
-            "n_embed": None,
-            **told,
-        }
-        shown = {
-            "ch": architecture.ch,
-            "ch_mult": list(architecture.ch_mult),
-            "num_res_blocks": architecture.num_res_blocks,
-            "attn_resolutions": list(architecture.attn_resolutions),
-            "in_channels": architecture.in_channels,
-            "out_ch": architecture.out_ch,
-            "z_channels": architecture.z_channels,
-            "attn_type": "none" if architecture.attn_type == "none" else "vanilla",
-            "double_z": architecture.double_z,
-            "embed_dim": architecture.embed_dim,
-            "n_embed": architecture.n_embed,
-        }
-        if all(known[key] == value for key, value in shown.items()):
-            found.append(name)
-    return found
+    if not architecture.is_symmetric:
+        return []
+    known = {name: preset.architecture for name, preset in load_presets().items()}
+    return [
+        name
+        for name, own in known.items()
+        if all(getattr(own, key) == getattr(architecture, key) for key in _SHOWN)
+        and (own.attn_type == "none") is (architecture.attn_type == "none")
+    ]

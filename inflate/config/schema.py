@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional, Union
 
 from inflate.vocabulary import (
+    DDCONFIG_KEYS,
     GROUPS,
     AttnType,
     MergeStrategy,
@@ -31,17 +32,11 @@ def is_finite_number(value: object) -> bool:
         return False
 
 
-_SIZES = ("ch", "num_res_blocks", "z_channels", "in_channels", "out_ch", "resolution")
-_OPTIONAL_SIZES = ("embed_dim", "n_embed")
-_FACTORS = ("scaling_factor", "shift_factor")
-_OUTSIDE = (
-    *_OPTIONAL_SIZES,
-    *_FACTORS,
-    "latents_mean",
-    "latents_std",
-    "force_upcast",
-    "sample_size",
+_SIZES = (
+    *("ch", "num_res_blocks", "z_channels", "in_channels", "out_ch", "resolution", "embed_dim"),
+    *("n_embed", "decoder_ch", "decoder_num_res_blocks"),
 )
+_NUMBERS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 _OF_DECODER = "decoder_"
 _DIFFERING = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "attn_type")
 
@@ -125,34 +120,25 @@ class Architecture:
 
     def module_arguments(self) -> dict[str, Any]:
         """The arguments of ``Encoder``; those of ``Decoder`` come from :attr:`decoder`."""
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in _OUTSIDE and not name.startswith(_OF_DECODER)
-        }
+        return {name: value for name, value in asdict(self).items() if name in DDCONFIG_KEYS}
 
     def problems(self) -> list[str]:
         """Why this architecture cannot be built, in words."""
         found = [
-            f"architecture.{name} is {getattr(self, name)}; expected 1 or more"
-            for name in (*_SIZES, *_OPTIONAL_SIZES)
-            if getattr(self, name) is not None and getattr(self, name) < 1
+            f"architecture.{name} is {value}; expected 1 or more"
+            for name in _SIZES
+            if (value := getattr(self, name)) is not None and value < 1
         ]
         found += self._level_problems("")
         if not self.is_symmetric:
             found += self.decoder._level_problems(_OF_DECODER)
-            if self.decoder.num_res_blocks < 1:
-                found.append(
-                    f"architecture.decoder_num_res_blocks is {self.decoder.num_res_blocks}; "
-                    "expected 1 or more"
-                )
         if not 0.0 <= self.dropout < 1.0:
             found.append(f"architecture.dropout is {self.dropout}; expected 0 or more, below 1")
-        for name in (*_FACTORS, "latents_mean", "latents_std"):
+        for name in _NUMBERS:
             value = getattr(self, name)
-            numbers = value if isinstance(value, (tuple, list)) else [value]
+            numbers = value if isinstance(value, tuple) else [value]
             if value is not None and not all(map(is_finite_number, numbers)):
-                found.append(f"architecture.{name} is {value}; expected a finite number")
+                found.append(f"architecture.{name} is {value}; expected finite numbers")
         if self.give_pre_end:
             found.append(
                 "architecture.give_pre_end is true: such a decoder gives features, not images, "
@@ -161,20 +147,18 @@ class Architecture:
         return found
 
     def _level_problems(self, of: str) -> list[str]:
-        if not self.ch_mult or min(self.ch_mult) < 1:
-            return [
-                f"architecture.{of}ch_mult is {list(self.ch_mult)}; expected at least one number, "
-                "each 1 or more"
-            ]
+        mults = list(self.ch_mult)
+        if not mults or min(mults) < 1:
+            return [f"architecture.{of}ch_mult is {mults}; expected numbers, each 1 or more"]
         if any(c % GROUPS for c in (self.ch, *self.level_channels)):
             return [
-                f"architecture.{of}ch is {self.ch} and ch_mult {list(self.ch_mult)}: every level's "
-                f"channels must be a multiple of {GROUPS}, the groups of its norms"
+                f"architecture.{of}ch is {self.ch} and ch_mult {mults}: every level's channels "
+                f"must be a multiple of {GROUPS}, the groups of its norms"
             ]
         if self.resolution < self.downsampling:
             return [
                 f"architecture.resolution is {self.resolution}; expected at least "
-                f"{self.downsampling}, so that {len(self.ch_mult)} levels fit"
+                f"{self.downsampling}, so that {len(mults)} levels fit"
             ]
         return []
 

@@ -1,67 +1,87 @@
-"""YAML files, read through OmegaConf: a value may refer to another key, and to nothing else."""
+"""YAML files and typed values, through OmegaConf: a value may refer to other keys of its file.
+
+Of files that sgm or LDM wrote, the autoencoder is found by its keys. The classes that they name,
+in ``target``, are never imported.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from inflate.config.schema import one_line
-from inflate.errors import ConfigError, quoted
+from inflate.config.schema import SECTIONS, Settings, flatten, one_line
+from inflate.errors import ConfigError, nearest, quoted
+from inflate.vocabulary import DDCONFIG_FIXED
 
 REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
 """What OmegaConf raises of a value: its own errors, and those of values without bounds."""
 
+T = TypeVar("T")
 
 _DEEPEST = 50
 """Levels of nesting that no configuration or manifest reaches."""
 
 
-def load_yaml(path: Path) -> DictConfig | ListConfig:
-    """The content of a YAML file, its ``${other.key}`` not yet resolved.
+def read_file(path: Path) -> Settings:
+    """The settings of a YAML file, ours or one that sgm or LDM wrote.
 
     Raises:
-        ConfigError: it is not readable YAML, a text holds NUL, or a value calls a resolver:
-            ``${oc.env:HOME}`` would bring what is not in the file into outputs and requests.
+        ConfigError: it is not YAML, holds nothing of an autoencoder, or calls a resolver.
+    """
+    content = load_yaml(path)
+    places = list(_autoencoders(OmegaConf.to_container(content, resolve=False)))
+    if not places:
+        return flatten(plain(content, path))
+    # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
+    # first stage is the one that decodes.
+    chosen = [place for place in places if "first_stage_config" in place.split(".")] or places
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"{path} describes several autoencoders, at {', '.join(chosen)}; "
+            "keep the one that is meant in a file of its own"
+        )
+    try:
+        outer, _, _ = chosen[0].rpartition("ddconfig")
+        params = OmegaConf.select(content, chosen[0])
+        around = {key: OmegaConf.select(content, outer + key) for key in ("embed_dim", "n_embed")}
+    except REFUSALS as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    if not isinstance(params, DictConfig):
+        raise ConfigError(f"{path}: {chosen[0]} is {quoted(params)}; expected keys and values")
+    settings = _from_ldm(plain(params, path), chosen[0], path)
+    if chosen[0].endswith("ddconfig"):
+        settings |= {f"architecture.{k}": v for k, v in around.items() if v is not None}
+    return settings
+
+
+def load_yaml(path: Path) -> DictConfig:
+    """The mapping in a YAML file, its ``${other.key}`` not yet resolved.
+
+    Raises:
+        ConfigError: it is not readable YAML, not a mapping, a text holds NUL, or a value calls a
+            resolver: ``${oc.env:HOME}`` would bring what is not in the file into outputs.
     """
     try:
-        _check_nesting(path)
+        problems = list(_problems(path))
         content = OmegaConf.load(path)
-        raw = OmegaConf.to_container(content, resolve=False)
     except AssertionError as error:  # Of OmegaConf, where the single value is not plain text.
         raise ConfigError(f"{path} holds a single value; expected keys and values") from error
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
-    problems = [
-        f"{place} is {text[:80]!r}: resolvers are not called; write the value itself, or "
-        "${other.key}"
-        for place, text in _texts(raw)
-        if _calls_resolver(text)
-    ]
-    problems += [
-        f"{place} is {quoted(text)}; expected a text without NUL, which no name can hold"
-        for place, text in _texts(raw)
-        if "\0" in text
-    ]
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} holds a list or a single value; expected keys and values")
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
     return content
-
-
-def _check_nesting(path: Path) -> None:
-    """Raise ValueError for values nested so deeply that making them would overflow the stack."""
-    depth = 0
-    with path.open("rb") as file:
-        for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ValueError(f"more than {_DEEPEST} values are nested in one another")
 
 
 def plain(content: DictConfig, path: Path) -> dict[str, Any]:
@@ -78,16 +98,73 @@ def plain(content: DictConfig, path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _texts(content: object, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a nested container, and its dotted place."""
-    if isinstance(content, str):
-        yield place, content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _texts(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            yield from _texts(value, f"{place}[{number}]")
+def with_settings(defaults: T, settings: Settings) -> tuple[T, list[str]]:
+    """A frozen dataclass with settings of known keys laid over it, and every wrong value."""
+    draft = copy.deepcopy(_draft(defaults))
+    problems = []
+    for key, value in settings.items():
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(part, str) and ("${" in part or part == "???") for part in parts):
+            # A setting may come from a checkpoint's header: nothing is looked up for it.
+            problems.append(f"{key} is {quoted(value)}; only a YAML file may refer to other keys")
+            continue
+        try:
+            str(value)  # Records hold it in decimal digits, of which Python writes so many.
+            OmegaConf.update(draft, key, value, merge=False)
+        except REFUSALS as error:
+            problems.append(f"{key} is {quoted(value)}: {one_line(error)}")
+    return defaults if problems else _with_tuples(OmegaConf.to_object(draft)), problems
+
+
+def _autoencoders(raw: object, place: str = "") -> Iterator[str]:
+    """The dotted places of mappings that describe an autoencoder, as sgm or LDM has them."""
+    for key, value in raw.items() if isinstance(raw, Mapping) else ():
+        if key == "ddconfig":
+            yield f"{place}{key}"
+        elif key == "decoder_config" and isinstance(value, Mapping) and "params" in value:
+            yield f"{place}{key}.params"
+        else:
+            yield from _autoencoders(value, f"{place}{key}.")
+
+
+def _from_ldm(params: Mapping[str, Any], place: str, path: Path) -> Settings:
+    """The settings of an autoencoder as such a file describes it."""
+    sections = {field.name: name for name, kind in SECTIONS.items()
+                for field in dataclasses.fields(kind)}  # fmt: skip
+    problems = []
+    for key, value in params.items():
+        if key not in DDCONFIG_FIXED and key not in sections:
+            problems.append(f"{place}.{key}: unknown key{nearest(key, sections)}")
+        elif DDCONFIG_FIXED.get(key, value) != value:
+            expected = DDCONFIG_FIXED[key]
+            problems.append(f"{place}.{key} is {value!r}; this family leaves it at {expected!r}")
+    if problems:
+        raise ConfigError(f"{path} has errors:", problems)
+    return {f"{sections[key]}.{key}": v for key, v in params.items() if key in sections}
+
+
+def _problems(path: Path) -> Iterator[str]:
+    """What is wrong with the texts of a YAML file.
+
+    Raises:
+        ValueError: values are nested so deeply that making them would overflow the stack.
+    """
+    depth = 0
+    with path.open("rb") as file:
+        for event in yaml.parse(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} values are nested in one another")
+            text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if _calls_resolver(text):
+                yield (
+                    f"line {line} has {text[:80]!r}: resolvers are not "
+                    "called; write the value itself, or ${other.key}"
+                )
+            if "\0" in text:
+                yield f"line {line} has NUL in a text: {quoted(text)}"
 
 
 def _calls_resolver(text: str) -> bool:
@@ -97,10 +174,24 @@ def _calls_resolver(text: str) -> bool:
     """
     depth = 0
     for part in re.findall(r"\$\{|\}|:", text):
-        if part == "${":
-            depth += 1
-        elif part == "}":
-            depth = max(0, depth - 1)
-        elif depth:
+        if part == ":" and depth:
             return True
+        depth = max(0, depth + {"${": 1, "}": -1, ":": 0}[part])
     return False
+
+
+@lru_cache(maxsize=16)
+def _draft(defaults: Any) -> DictConfig:
+    """The defaults, ready to be copied and changed; making this takes longer than all the rest."""
+    draft: DictConfig = OmegaConf.structured(defaults)
+    for node in (draft, *(draft[key] for key in SECTIONS if key in draft)):
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
+    return draft
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value with tuples, as frozen dataclasses hold them, for the lists of OmegaConf."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _with_tuples(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return tuple(value) if isinstance(value, list) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from inflate.config.schema import is_finite_number
 from inflate.errors import ConfigError
@@ -33,19 +33,16 @@ class Blend:
     """
 
     strategy: str | None
-    origin: Literal["recorded", "given", "numbers"]
     reason: str
     alpha: float | None = None
+    recorded: bool = False
 
     @property
     def note(self) -> str | None:
         """What a user of the file needs to know; None where the file records its blend."""
-        if self.origin == "recorded":
+        if self.recorded:
             return None
-        return (
-            f"the video file does not say how it blends: merge_strategy {self.strategy!r} was "
-            f"taken ({self.reason})"
-        )
+        return f"the file does not record how it blends: {self.strategy} was taken ({self.reason})"
 
 
 def find_blend(
@@ -55,34 +52,31 @@ def find_blend(
     path: object,
     given: object = None,
 ) -> Blend:
-    """Find out how a video decoder blends.
+    """How a video decoder blends, by its recorded settings or what else is known.
 
-    Args:
-        located: the autoencoder in its file.
-        recorded: the settings that the file's header records.
-        read: the tensor of a name in the file; only single numbers are read.
-        path: the file's name, for messages.
-        given: the merge strategy that the user gives, or None.
+    ``read`` reads a tensor of the file, here only single numbers; ``given`` is the merge strategy
+    that the user gives, or None.
 
     Raises:
         ConfigError: ``given`` is ``fixed``, and the numbers cannot be shares.
     """
     if MERGE_STRATEGY in recorded:
         alpha = recorded.get("temporal.alpha")
-        reason = "the header of the file records it"
         known = alpha if is_finite_number(alpha) else None
-        return Blend(str(recorded[MERGE_STRATEGY]), "recorded", reason, known)
+        reason = "the header of the file records it"
+        return Blend(str(recorded[MERGE_STRATEGY]), reason, known, recorded=True)
     if located.dialect == "diffusers":
         reason = "AutoencoderKLTemporalDecoder of diffusers has no other"
-        return Blend("learned", "recorded", reason)
-    stored = {
-        key: (float(read(info.name).item()), _ROUNDING.get(info.dtype, _FINE))
-        for key, info in located.tensors.items()
-        if key.endswith(".mix_factor") and info.parameters == 1 and info.dtype in FLOATS
-    }
-    temporal = [value for key, (value, _) in stored.items() if not _in_attention(key)]
-    spatial = [value for key, (value, _) in stored.items() if _in_attention(key)]
-    outside = [value for value in (*temporal, *spatial) if not 0.0 <= value <= 1.0]
+        return Blend("learned", reason, recorded=True)
+    temporal: list[float] = []
+    spatial: list[float] = []
+    rounding = 0.0
+    for key, info in located.tensors.items():
+        if key.endswith(".mix_factor") and info.parameters == 1 and info.dtype in FLOATS:
+            (spatial if ".attn" in key else temporal).append(float(read(info.name).item()))
+            rounding = max(rounding, _ROUNDING.get(info.dtype, _FINE))
+    values = sorted((*temporal, *spatial))
+    outside = [value for value in values if not 0.0 <= value <= 1.0]
     shares = [*temporal, *(1.0 - value for value in spatial)]
     fixed_alpha = min(shares, key=lambda share: min(share, 1.0 - share), default=None)
     if given == "fixed" and outside:
@@ -91,39 +85,22 @@ def find_blend(
             "blend is not fixed; leave --merge-strategy out"
         )
     if given is not None:
-        alpha = fixed_alpha if given == "fixed" else None
-        return Blend(str(given), "given", "the user says so", alpha)
-    if not stored:
+        return Blend(str(given), "by option", fixed_alpha if given == "fixed" else None)
+    if not values:
         # Every temporal block has one: loading and planning list what is missing.
-        return Blend("learned", "numbers", "it has no mix_factor")
+        return Blend("learned", "it has no mix_factor")
     if outside:
-        return Blend("learned", "numbers", f"a mix_factor of {outside[0]:g} is not a share")
+        return Blend("learned", f"a mix_factor of {outside[0]:g} is not a share")
     if temporal and spatial:
-        rounding = max(rounding for _, rounding in stored.values())
         least, most = min(temporal) + min(spatial), max(temporal) + max(spatial)
         if max(abs(least - 1.0), abs(most - 1.0)) <= rounding:
             reason = "the mix_factor values of residual and attention blocks sum to 1"
-            return Blend("fixed", "numbers", reason, fixed_alpha)
+            return Blend("fixed", reason, fixed_alpha)
         if most == 0.0:
             # A fixed start would have 1 in one of the two.
-            return Blend("learned", "numbers", "every mix_factor is 0, a learned start")
-    values = sorted((*temporal, *spatial))
+            return Blend("learned", "every mix_factor is 0, a learned start")
     return Blend(
         None,
-        "numbers",
         f"its mix_factor values, {values[0]:g} to {values[-1]:g}, can be shares (fixed) or go "
         "through a sigmoid first (learned)",
     )
-
-
-def check_known(blend: Blend, path: object) -> None:
-    """Raise ConfigError where nothing shows how a video decoder blends."""
-    if blend.strategy is None:
-        raise ConfigError(
-            f"{path} does not say how it blends, and {blend.reason}; give --merge-strategy "
-            "learned or --merge-strategy fixed"
-        )
-
-
-def _in_attention(key: str) -> bool:
-    return any(part.startswith("attn") for part in key.split("."))

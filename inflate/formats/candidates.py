@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from inflate.errors import FamilyError, nearest
-from inflate.formats.dialects import (
-    INNER,
-    MARKS,
-    WRAPPERS,
-    Dialect,
-    to_ldm,
-    unwrapped,
-    without_inner,
-)
-from inflate.formats.layouts import PASSED_THROUGH, ends_with, is_inflated, what_else
+from inflate.formats.dialects import MARKS, Dialect, to_ldm, unwrapped
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated, what_else
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An autoencoder or bare decoder that a file may hold.
+    """An autoencoder or bare decoder of a file; ``root`` precedes the names of its parts."""
 
-    ``root`` precedes the names of its parts, ``decoder`` those inside its decoder, both without
-    wrappers; ``prefix`` is ``root`` as the file writes it.
-    """
-
-    prefix: str
     root: str
-    decoder: str
     bare: bool
     dialect: Dialect
+
+    @property
+    def decoder(self) -> str:
+        """What precedes the names inside its decoder."""
+        return self.root if self.bare else self.root + DECODER
+
+    def key_of(self, name: str, levels: int) -> str | None:
+        """LDM's key for a name; None where it is not part of the autoencoder."""
+        if not name.startswith(self.root):
+            return None
+        rest = name.removeprefix(self.root)
+        part, _, inner = ("decoder", "", rest) if self.bare else rest.partition(".")
+        if f"{part}." in PASSED_THROUGH[1:]:
+            return rest
+        if part not in ("encoder", "decoder"):
+            return None
+        # FLUX.2 has its quant convs inside the parts.
+        if inner.startswith(("quant_conv.", "post_quant_conv.")):
+            return inner
+        return f"{part}.{to_ldm(inner, levels)}"
+
+    def levels(self, names: Collection[str]) -> int:
+        """How many ``up_blocks`` its decoder has."""
+        start = f"{self.decoder}up_blocks."
+        found = {name[len(start) :].split(".")[0] for name in names if name.startswith(start)}
+        return len(found)
 
 
 def without_wrappers(stored: Sequence[str]) -> dict[str, str]:
@@ -40,94 +52,51 @@ def without_wrappers(stored: Sequence[str]) -> dict[str, str]:
     return {own if counts[own := unwrapped(name)] == 1 else name: name for name in stored}
 
 
-def choose(names: Mapping[str, str], path: object, wanted: str | None) -> Candidate:
-    """The one autoencoder or bare decoder of a file, or the one that ``--prefix`` names.
+def choose(names: Collection[str], path: object, wanted: str | None) -> Candidate:
+    """The one autoencoder or bare decoder among names, or the one that ``--prefix`` names.
 
     Raises:
         FamilyError: there is none, or more than one, or none of this prefix.
     """
-    found = sorted(_candidates(names), key=lambda one: (one.prefix, one.decoder))
+    found = {each.root: each for each in sorted(_candidates(names), key=lambda each: each.root)}
     if not found:
         raise FamilyError(f"{path} holds {what_else(list(names))}")
-    choices = ", ".join(f"{one.prefix!r} ({_kind(names, one)})" for one in found)
+    if wanted is None and len(found) == 1:
+        return next(iter(found.values()))
+    choices = ", ".join(f"{root!r} ({_kind(names, each)})" for root, each in found.items())
     if wanted is None:
-        if len(found) > 1:
-            raise FamilyError(
-                f"{path} holds several autoencoders, under {choices}; choose one with --prefix"
-            )
-        return found[0]
-    forms = {wanted, f"{wanted.rstrip('.')}."}
-    forms |= {form.removeprefix("state_dict.") for form in forms}
-    for one in found:
-        if one.prefix in forms or one.root in {unwrapped(form) for form in forms}:
-            return one
-    for one in found:  # The decoder of an autoencoder, taken alone.
-        if one.decoder in forms:
-            return replace(one, prefix=one.decoder, root=one.decoder, bare=True)
+        raise FamilyError(
+            f"{path} holds several autoencoders, under {choices}; choose one with --prefix"
+        )
+    with_dot = f"{wanted.rstrip('.')}."
+    for form in (wanted, with_dot, unwrapped(with_dot)):
+        if form in found:
+            return found[form]
     raise FamilyError(
         f"{path} has no autoencoder under --prefix {wanted!r}; expected one of {choices}"
-        f"{nearest(wanted, [one.prefix for one in found])}"
+        f"{nearest(wanted, found)}"
     )
 
 
-def _candidates(names: Mapping[str, str]) -> Iterator[Candidate]:
-    for own, name in names.items():
+def _candidates(names: Collection[str]) -> Iterator[Candidate]:
+    for name in names:
         for mark, dialect in MARKS.items():
-            if not ends_with(own, mark):
+            head = name.removesuffix(mark)
+            if head == name or (head and not head.endswith(".")):
                 continue
-            head = own.removesuffix(mark)
-            parts = head.split(".")[:-1]
-            while parts and parts[-1] in INNER:
-                parts.pop()
-            if parts[-1:] == ["decoder"]:
-                root = "".join(f"{part}." for part in parts[:-1])
-                yield Candidate(_as_stored(root, name), root, head, False, dialect)
-            elif parts[-1:] != ["encoder"] and _is_decoder(names, head):
-                yield Candidate(_as_stored(head, name), head, head, True, dialect)
+            last = head.split(".")[-2:-1]
+            if last == ["decoder"]:
+                yield Candidate(head.removesuffix(DECODER), False, dialect)
+            elif last != ["encoder"] and _is_decoder(names, head):
+                yield Candidate(head, True, dialect)
 
 
-def _is_decoder(names: Mapping[str, str], head: str) -> bool:
+def _is_decoder(names: Collection[str], head: str) -> bool:
     """Whether the tensors below a prefix are a decoder's: they go up, and never down."""
-    sides = {own[len(head) :].split(".")[0] for own in names if own.startswith(head)}
+    sides = {name[len(head) :].split(".")[0] for name in names if name.startswith(head)}
     return bool(sides & {"up", "up_blocks"}) and not sides & {"down", "down_blocks"}
 
 
-def _as_stored(root: str, name: str) -> str:
-    """A prefix without wrappers as a name in the file has it, wrappers at its end included."""
-    parts = name.split(".")
-    lengths = [n for n in range(len(parts)) if _joined(parts[:n]) == root]
-    return "".join(f"{part}." for part in parts[: max(lengths)]) if lengths else root
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return "".join(f"{part}." for part in parts if part not in WRAPPERS)
-
-
-def _kind(names: Mapping[str, str], one: Candidate) -> str:
-    inflated = is_inflated(name for name in names if name.startswith(one.decoder))
+def _kind(names: Collection[str], candidate: Candidate) -> str:
+    inflated = is_inflated(name for name in names if name.startswith(candidate.decoder))
     return "a video decoder" if inflated else "an image decoder"
-
-
-def levels_of(names: Mapping[str, str], chosen: Candidate) -> int:
-    """How many ``up_blocks`` the decoder has."""
-    start = f"{chosen.decoder}up_blocks."
-    numbers = {own[len(start) :].split(".")[0] for own in names if own.startswith(start)}
-    return len(numbers)
-
-
-def key_of(own: str, chosen: Candidate, levels: int) -> str | None:
-    """LDM's key for a name without wrappers; None where it is not part of the autoencoder."""
-    if not own.startswith(chosen.root):
-        return None
-    part, _, rest = own[len(chosen.root) :].partition(".")
-    if chosen.bare:
-        part, rest = "decoder", own[len(chosen.root) :]
-    elif f"{part}." in PASSED_THROUGH[1:]:
-        return f"{part}.{rest}"
-    elif part not in ("encoder", "decoder"):
-        return None
-    rest = without_inner(rest)
-    # FLUX.2 has its quant convs inside the parts.
-    if rest.startswith(("quant_conv.", "post_quant_conv.")):
-        return rest
-    return f"{part}.{to_ldm(rest, levels)}"

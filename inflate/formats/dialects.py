@@ -1,7 +1,5 @@
 """The names that tools give to the tensors of this family, translated into LDM's and back.
 
-Wrappers of training frameworks are not part of a name. Patterns match whole components of names.
-
 Source:
     The names of ``AutoencoderKL``, ``VQModel`` and ``AutoencoderKLTemporalDecoder`` of diffusers;
     older files say ``query, key, value, proj_attn`` in attention.
@@ -27,11 +25,8 @@ WRAPPERS = frozenset(
 )
 """Components that DDP, torch.compile, Lightning Fabric, FSDP and checkpointing add to names."""
 
-INNER = frozenset(("model", "net", "network", "inner", "wrapped"))
-"""Attributes in which a class of its own holds an encoder or decoder."""
-
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
+_ANY_ATTENTION = _ATTENTION | {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
 _RESNET = {
     "conv_shortcut": "nin_shortcut",
     "temporal_res_block.norm1": "time_stack.in_layers.0",
@@ -41,12 +36,10 @@ _RESNET = {
     "time_mixer": "",
 }
 _ENDS = {"conv_norm_out": "norm_out", "time_conv_out": "conv_out.time_mix_conv"}
-_LEAF = r"\.([^.]+)"
 
 _BLOCKS = re.compile(
     r"(?:mid_block|(up|down)_blocks\.(\d+))\.(resnets|attentions|upsamplers|downsamplers)\.(\d+)\.(.+)"
 )
-_LDM_ATTENTION = re.compile(rf"(mid\.attn_1|(?:up|down)\.\d+\.attn\.\d+)\.(.+){_LEAF}")
 _LDM_BLOCKS = re.compile(
     r"(?:mid\.(block|attn)_([12])|(up|down)\.(\d+)\.(?:(block|attn)\.(\d+)|(?:up|down)sample))\.(.+)"
 )
@@ -57,19 +50,8 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def without_inner(rest: str) -> str:
-    """A name inside an encoder or decoder without the attribute that holds its module."""
-    first, _, inner = rest.partition(".")
-    return without_inner(inner) if first in INNER else rest
-
-
 def to_ldm(rest: str, levels: int) -> str:
-    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are.
-
-    Args:
-        rest: such as ``up_blocks.0.resnets.1.conv1.weight``.
-        levels: how many ``up_blocks`` the decoder has.
-    """
+    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are."""
     if matched := _BLOCKS.fullmatch(rest):
         side, number, kind, index, inner = matched.groups()
         level = "mid" if side is None else f"{side}.{_level(side, int(number), levels)}"
@@ -77,38 +59,21 @@ def to_ldm(rest: str, levels: int) -> str:
             inner = _renamed(inner.removeprefix("spatial_res_block."), _RESNET)
             block = f"block_{int(index) + 1}" if side is None else f"block.{index}"
         elif kind == "attentions":
-            inner = _renamed(inner, _ATTENTION | _OLD_ATTENTION)
+            inner = _renamed(inner, _ANY_ATTENTION)
             block = f"attn_{int(index) + 1}" if side is None else f"attn.{index}"
         else:
-            block = f"{kind.removesuffix('rs')}"
+            block = kind.removesuffix("rs")
         return f"{level}.{block}.{inner}"
-    if matched := _LDM_ATTENTION.fullmatch(rest):
-        names = _ATTENTION | _OLD_ATTENTION
-        return f"{matched[1]}.{names.get(matched[2], matched[2])}.{matched[3]}"
     return _renamed(rest, _ENDS)
 
 
 def to_diffusers(keys: Iterable[str], levels: int, *, video: bool = True) -> dict[str, str]:
-    """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for each key.
-
-    Args:
-        keys: keys as LDM names them, ``decoder.*``, ``encoder.*``, ``quant_conv.*``.
-        levels: how many levels the autoencoder has.
-        video: whether the decoder is a video decoder.
+    """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for each key of LDM.
 
     Raises:
         KeyError: a key that has no place there.
     """
-    return {key: _export(key, levels, video) for key in keys}
-
-
-def attention_matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The attention weights stored as ``[C, C]`` where LDM has ``[C, C, 1, 1]``."""
-    return [
-        name
-        for name, shape in shapes.items()
-        if len(shape) == 2 and re.search(r"(^|\.)attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$", name)
-    ]
+    return {key: _exported(key, levels, video) for key in keys}
 
 
 def _level(side: str, number: int, levels: int) -> int:
@@ -122,7 +87,7 @@ def _renamed(rest: str, names: Mapping[str, str]) -> str:
     return f"{own}.{leaf}" if own else leaf
 
 
-def _export(key: str, levels: int, video: bool) -> str:
+def _exported(key: str, levels: int, video: bool) -> str:
     part, _, rest = key.partition(".")
     if part in ("quant_conv", "post_quant_conv"):
         return key
@@ -130,24 +95,24 @@ def _export(key: str, levels: int, video: bool) -> str:
         raise KeyError(key)
     matched = _LDM_BLOCKS.fullmatch(rest)
     if not matched:
-        return f"{part}.{_exported(rest, _ENDS, ('conv_in', 'conv_out'), key)}"
+        return f"{part}.{_named(rest, _ENDS, 'conv_in', 'conv_out')}"
     mid, number, side, level, kind, index, inner = matched.groups()
     block = f"{side}_blocks.{_level(side, int(level), levels)}" if side else "mid_block"
     place = index if side else str(int(number) - 1)
     if (mid or kind) == "attn":
-        return f"{part}.{block}.attentions.{place}.{_exported(inner, _ATTENTION, (), key)}"
+        return f"{part}.{block}.attentions.{place}.{_named(inner, _ATTENTION)}"
     if (mid or kind) is None:
-        return f"{part}.{block}.{side}samplers.0.{_exported(inner, {}, ('conv',), key)}"
-    own = _exported(inner, _RESNET, ("norm1", "conv1", "norm2", "conv2"), key)
+        return f"{part}.{block}.{side}samplers.0.{_named(inner, {}, 'conv')}"
+    own = _named(inner, _RESNET, "norm1", "conv1", "norm2", "conv2")
     if video and part == "decoder" and not own.startswith("t"):
         own = f"spatial_res_block.{own}"
     return f"{part}.{block}.resnets.{place}.{own}"
 
 
-def _exported(rest: str, names: Mapping[str, str], same: tuple[str, ...], key: str) -> str:
+def _named(rest: str, names: Mapping[str, str], *same: str) -> str:
     """A name inside a block as diffusers has it."""
     module, _, leaf = rest.rpartition(".")
     known = {own: theirs for theirs, own in names.items()} | {name: name for name in same}
     if module not in known or (not module and leaf != "mix_factor"):
-        raise KeyError(key)
+        raise KeyError(rest)
     return f"{known[module]}.{leaf}"

@@ -22,12 +22,7 @@ _PIECE = 1 << 20
 
 
 def fingerprint(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -> str:
-    """The fingerprint of an autoencoder.
-
-    Args:
-        tensors: its tensors by LDM's keys, in the shapes of any layout.
-        digests: the SHA-256 of the bytes of each, little-endian and in the order of its axes.
-    """
+    """The fingerprint of tensors by LDM's keys, with the SHA-256 of the bytes of each."""
     lines = sorted(
         [key, info.dtype, list(info.shape), digests[key]]
         for key, info in in_ldm_shapes(tensors).items()
@@ -36,11 +31,9 @@ def fingerprint(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -
 
 
 def fingerprint_of(autoencoder: Checkpoint, known: Mapping[str, str] | None = None) -> str:
-    """The fingerprint of an opened autoencoder, for which its tensors are read.
+    """The fingerprint of an autoencoder under LDM's keys, of which all tensors are read.
 
-    Args:
-        autoencoder: a checkpoint seen under LDM's keys (see ``views.autoencoder_view``).
-        known: digests that need not be taken again, by key.
+    ``known`` has digests that need not be taken again, by key.
 
     Raises:
         CheckpointError: a tensor cannot be read.

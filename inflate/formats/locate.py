@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from inflate.errors import FamilyError
-from inflate.formats.candidates import Candidate, choose, key_of, levels_of, without_wrappers
-from inflate.formats.dialects import (
-    Dialect,
-    attention_matrices,
-    to_diffusers,
-)
-from inflate.formats.layouts import (
-    CONDITION,
-    DECODER,
-    drop_reason,
-    family_under,
-    is_inflated,
-)
+from inflate.formats.candidates import Candidate, choose, without_wrappers
+from inflate.formats.dialects import Dialect, to_diffusers
+from inflate.formats.layouts import DECODER, drop_reason, is_inflated, other_family
 from inflate.io.index import NARROW, TensorInfo
 
-EMA = "model_ema."
-"""What precedes the moving averages of weights, whose names are flattened."""
+_EMA = "model_ema."
+"""What precedes the moving averages of weights, whose names have no dots."""
+
+_NOT_AVERAGED = ("mix_factor", "embed_avg", "cluster_size", "embedding_counter")
+"""Buffers: a fixed blend, and what a quantiser counts."""
 
 _SCALES = ("scale_weight", "weight_scale")
 _UNUSED_SCALES = ("scale_input", "input_scale")
 _UNKNOWN_SCALES = ("scale", "zero_point", "comfy_quant", "absmax", "quant_state")
+_ATTENTION_WEIGHT = re.compile(r"(^|\.)attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$")
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,6 @@ class Located:
     prefix: str
     bare: bool
     dialect: Dialect
-    weights: str
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[LeftBehind, ...]
     notes: tuple[str, ...] = ()
@@ -63,7 +56,7 @@ class Located:
     @property
     def inflated(self) -> bool:
         """Whether its decoder is a video decoder."""
-        return is_inflated(key for key in self.tensors if key.startswith(DECODER))
+        return is_inflated(self.part(DECODER))
 
     def part(self, part: str) -> list[str]:
         """The keys of a part, such as ``encoder.``."""
@@ -88,29 +81,26 @@ def locate(
     ema: bool = False,
     ignore: Sequence[str] = (),
 ) -> Located:
-    """Find the autoencoder among the tensors of a file.
+    """Find the autoencoder among the tensors of a file, given by their names.
 
-    Args:
-        index: all tensors of the file, by their names.
-        path: the file's name, for messages.
-        prefix: which one to take where a file holds several.
-        ema: take the moving averages of the weights in place of the weights.
-        ignore: patterns of names to leave out, such as ``*.total_ops``.
+    ``prefix`` is which one to take where a file holds several; ``ema`` takes the moving averages of
+    the weights; ``ignore`` has patterns of names to leave out, such as ``*.total_ops``.
 
     Raises:
-        FamilyError: there is none, another family's, more than one, or no moving average; its
-            weights are placeholders, or scaled in an unknown way.
+        FamilyError: there is none that can be taken as it is.
     """
-    ignored = {name for name in index if any(fnmatchcase(name, each) for each in ignore)}
-    names = without_wrappers([name for name in index if name not in ignored])
+    ignored = [name for name in index if any(fnmatchcase(name, each) for each in ignore)]
+    reasons = dict.fromkeys(ignored, "left out with --ignore")
+    names = without_wrappers([name for name in index if name not in reasons])
     chosen = choose(names, path, prefix)
-    family = family_under(names, chosen.root)
-    if family is not None:
+    below = {name.removeprefix(chosen.root) for name in names if name.startswith(chosen.root)}
+    if family := other_family(below):
         raise FamilyError(f"{path} holds {family}")
     tensors: dict[str, TensorInfo] = {}
-    levels = levels_of(names, chosen)
+    averaged: dict[str, str] = {}
+    levels = chosen.levels(names)
     for own, name in names.items():
-        key = key_of(own, chosen, levels)
+        key = chosen.key_of(own, levels)
         if key is None:
             continue
         if key in tensors:
@@ -118,40 +108,37 @@ def locate(
                 f"{path} has two tensors for {key}: {tensors[key].name} and {name}; leave one out "
                 "with --ignore"
             )
-        tensors[key] = index[name]
-    reasons = dict.fromkeys(ignored, "left out with --ignore")
+        tensors[key], averaged[key] = index[name], own
     notes = []
-    condition = [key for key in tensors if key.startswith(DECODER + CONDITION)]
-    if condition and chosen.dialect == "diffusers":
-        reasons |= {tensors.pop(key).name: "used for inpainting only" for key in condition}
-        notes.append(
-            f"the decoder's {len(condition)} tensors for inpainting ({CONDITION}*) are left out"
-        )
-    scales = _scales(tensors, reasons, path)
+    scales = _take_scales(tensors, reasons, path)
     _check_placeholders(tensors, path)
-    averages = _averages(tensors, index, chosen)
+    averages = _averages({key: averaged[key] for key in tensors}, names, index, chosen)
     if ema:
         if not any(key.startswith(DECODER) for key in averages):
             raise FamilyError(
                 f"{path} has no moving averages of this decoder (names such as "
-                f"{chosen.prefix}{EMA}decoderconv_inweight); leave --weights ema out"
+                f"{chosen.root}{_EMA}decoderconv_inweight); leave --weights ema out"
             )
-        notes += _of_two_kinds(tensors, averages)
+        plain = [k for k in tensors if k not in averages and not k.endswith(_NOT_AVERAGED)]
+        if plain:
+            notes.append(
+                f"the file has moving averages of {len(tensors) - len(plain)} of the "
+                f"autoencoder's {len(tensors)} tensors; the others are its plain weights"
+            )
         reasons |= {tensors[key].name: "replaced by its moving average" for key in averages}
-        tensors = {**tensors, **averages}
+        tensors |= averages
     taken = {info.name for info in (*tensors.values(), *scales.values())}
-    dropped = tuple(
-        LeftBehind(info, reasons.get(name) or drop_reason(name, chosen.prefix))
-        for name, info in index.items()
-        if name not in taken
-    )
+    reasons |= {
+        name: drop_reason(own, chosen.root)
+        for own, name in names.items()
+        if name not in taken and name not in reasons
+    }
     return Located(
-        prefix=chosen.prefix,
+        prefix=chosen.root,
         bare=chosen.bare,
         dialect=chosen.dialect,
-        weights="ema" if ema else "plain",
         tensors=in_ldm_shapes(tensors),
-        dropped=dropped,
+        dropped=tuple(LeftBehind(index[n], reasons[n]) for n in index if n not in taken),
         notes=tuple(notes),
         scales=scales,
         averages=len(averages),
@@ -159,15 +146,16 @@ def locate(
 
 
 def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Tensors by LDM's keys, with attention matrices as the convolutions that LDM has."""
-    matrices = attention_matrices({key: info.shape for key, info in tensors.items()})
+    """Tensors by LDM's keys, with attention matrices as the 1x1 convolutions that LDM has."""
     return {
-        key: replace(info, shape=(*info.shape, 1, 1)) if key in matrices else info
+        key: replace(info, shape=(*info.shape, 1, 1))
+        if len(info.shape) == 2 and _ATTENTION_WEIGHT.search(key)
+        else info
         for key, info in tensors.items()
     }
 
 
-def _scales(
+def _take_scales(
     tensors: dict[str, TensorInfo], reasons: dict[str, str], path: object
 ) -> dict[str, TensorInfo]:
     """Take the factors of narrow weights out of the tensors, by the key of the weight."""
@@ -181,19 +169,19 @@ def _scales(
         elif leaf in _UNUSED_SCALES:
             reasons[tensors.pop(key).name] = "factor of activations, not of weights"
         elif any(word in leaf for word in _UNKNOWN_SCALES):
-            raise FamilyError(
-                f"{path} scales its float8 weights in a way that is not known here "
-                f"({tensors[key].name}); expected none, or one factor per tensor or channel in "
-                f"{' or '.join(_SCALES)}. Use the checkpoint in float16 or bfloat16"
-            )
+            raise _unknown_scale(tensors[key], path)
     for key, info in scales.items():
-        weight = tensors.get(key)
-        if weight is None or info.parameters not in (1, *weight.shape[:1]):
-            raise FamilyError(
-                f"{path}: {info.name} of shape {list(info.shape)} is not one factor per tensor or "
-                "output channel of its weight. Use the checkpoint in float16 or bfloat16"
-            )
+        if key not in tensors or info.parameters not in (1, *tensors[key].shape[:1]):
+            raise _unknown_scale(info, path)
     return scales
+
+
+def _unknown_scale(info: TensorInfo, path: object) -> FamilyError:
+    return FamilyError(
+        f"{path} scales its float8 weights by {info.name} of shape {list(info.shape)}; expected "
+        f"one factor per tensor or output channel in {' or '.join(_SCALES)}, or none. Use the "
+        "checkpoint in float16 or bfloat16"
+    )
 
 
 def _check_placeholders(tensors: Mapping[str, TensorInfo], path: object) -> None:
@@ -207,38 +195,20 @@ def _check_placeholders(tensors: Mapping[str, TensorInfo], path: object) -> None
 
 
 def _averages(
-    tensors: Mapping[str, TensorInfo], index: Mapping[str, TensorInfo], chosen: Candidate
+    own: Mapping[str, str],
+    names: Mapping[str, str],
+    index: Mapping[str, TensorInfo],
+    chosen: Candidate,
 ) -> dict[str, TensorInfo]:
     """The moving averages of tensors: LitEma names them without dots, from any root."""
-    if not any(EMA in name for name in index):
-        return {}
-    parts = chosen.prefix.split(".")
-    roots = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts))]
+    parts = chosen.root.split(".")
     best: dict[str, TensorInfo] = {}
-    for root in reversed(roots):
-        for start in (chosen.prefix, root):
-            names = {
-                key: f"{root}{EMA}{info.name.removeprefix(start).replace('.', '')}"
-                for key, info in tensors.items()
+    for root in ("".join(f"{part}." for part in parts[:n]) for n in reversed(range(len(parts)))):
+        for start in (chosen.root, root):
+            named = {
+                key: f"{root}{_EMA}{name.removeprefix(start).replace('.', '')}"
+                for key, name in own.items()
             }
-            found = {key: index[name] for key, name in names.items() if name in index}
-            if len(found) > len(best):
-                best = found
+            found = {key: index[names[name]] for key, name in named.items() if name in names}
+            best = max(best, found, key=len)
     return best
-
-
-def _of_two_kinds(
-    tensors: Mapping[str, TensorInfo], averages: Mapping[str, TensorInfo]
-) -> list[str]:
-    """A note where moving averages cover only a part of the autoencoder."""
-    # Buffers are never averaged: a fixed blend, and what a quantiser counts.
-    buffers = ("mix_factor", "embed_avg", "cluster_size", "embedding_counter")
-    plain = [key for key in tensors if key not in averages and not key.endswith(buffers)]
-    if not plain:
-        return []
-    parts = Counter(key.partition(".")[0] for key in plain)
-    counts = ", ".join(f"{count} of {part}" for part, count in sorted(parts.items()))
-    return [
-        f"--weights ema: the file has moving averages of {len(tensors) - len(plain)} of the "
-        f"autoencoder's {len(tensors)} tensors; the others are its plain weights ({counts})"
-    ]

@@ -9,7 +9,7 @@ from inflate.config.schema import Settings, flatten
 from inflate.errors import CheckpointError
 
 CONFIG_KEY = "inflate.config"
-"""Where a header holds the configuration, as JSON."""
+"""The configuration, as JSON."""
 
 SEED_KEY = "inflate.seed"
 LAYOUT_KEY = "inflate.layout"
@@ -24,7 +24,6 @@ SOURCE_HASH_KEY = "inflate.source.sha256"
 SOURCE_FINGERPRINT_KEY = "inflate.source.fingerprint"
 FINGERPRINT_KEY = "inflate.fingerprint"
 """The weights of the source and those of the file itself; see ``fingerprint``."""
-
 
 SOURCE_BLEND_KEY = "inflate.source.blend"
 """How the source of a copy blends, and how that is known."""
@@ -50,10 +49,7 @@ def origin_of(metadata: Mapping[str, str]) -> dict[str, str]:
         (SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY),
     ):
         if key in metadata:
-            return {
-                ORIGIN_NAME_KEY: metadata.get(name, ""),
-                ORIGIN_FINGERPRINT_KEY: metadata[key],
-            }
+            return {ORIGIN_NAME_KEY: metadata.get(name, ""), ORIGIN_FINGERPRINT_KEY: metadata[key]}
     return {}
 
 
@@ -69,15 +65,12 @@ def recorded_settings(metadata: Mapping[str, str], path: object) -> Settings:
     Raises:
         CheckpointError: they are not a JSON object.
     """
-    text = metadata.get(CONFIG_KEY)
-    if text is None:
-        return {}
     try:
-        content = json.loads(text)
+        content = json.loads(metadata.get(CONFIG_KEY, "{}"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: its header's {CONFIG_KEY!r} is not JSON: {error}"
+            f"{path}: {CONFIG_KEY!r} in its header is not JSON: {error}"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: its header's {CONFIG_KEY!r} is not a JSON object")
+        raise CheckpointError(f"{path}: {CONFIG_KEY!r} in its header is not a JSON object")
     return flatten(content)

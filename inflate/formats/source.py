@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inflate.config.loading import build_config
-from inflate.config.schema import Config, Settings, Temporal
-from inflate.display import Displayed, counted
+from inflate.config.schema import Config, Settings
 from inflate.errors import ConfigError
 from inflate.formats.architecture import infer_architecture, infer_temporal
-from inflate.formats.blending import MERGE_STRATEGY, Blend, check_known, find_blend
+from inflate.formats.blending import MERGE_STRATEGY, Blend, find_blend
 from inflate.formats.class_config import class_settings
 from inflate.formats.layouts import PASSED_THROUGH, STATISTICS
 from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import recorded_prefix, recorded_settings
-from inflate.formats.views import autoencoder_view, widened, with_learned_blend
+from inflate.formats.views import autoencoder_view, widened
 from inflate.io.arrays import Array
 from inflate.io.index import FLOATS, NARROW, TensorInfo
 from inflate.io.reader import Checkpoint
@@ -26,7 +25,7 @@ _EPSILON = 1e-4
 
 
 @dataclass(frozen=True, repr=False)
-class Source(Displayed):
+class Source:
     """The autoencoder of an opened file, under LDM's keys, and what is known about them.
 
     ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
@@ -36,13 +35,6 @@ class Source(Displayed):
     located: Located
     config: Config
     blend: Blend | None = None
-
-    def _facts(self) -> dict[str, object]:
-        return {
-            "kind": "video" if self.inflated else "image",
-            "path": self.checkpoint.path,
-            "tensors": counted(len(self.located.tensors), "tensor"),
-        }
 
     @property
     def inflated(self) -> bool:
@@ -63,15 +55,10 @@ class Source(Displayed):
         """The numbers of a key, which must be there."""
         return self.checkpoint.read(key)
 
-    def with_learned_blend(self, config: Config) -> Source:
-        """The same video autoencoder with its fixed blend as a learned one, and what says so."""
-        checkpoint = with_learned_blend(self.checkpoint)
-        located = replace(self.located, tensors=checkpoint.tensors)
-        return replace(self, checkpoint=checkpoint, located=located, config=config)
-
-    def seen_as(self, checkpoint: Checkpoint) -> Source:
+    def seen_as(self, checkpoint: Checkpoint, *notes: str) -> Source:
         """The same autoencoder with other tensors, those of a view of its checkpoint."""
-        located = replace(self.located, tensors=checkpoint.tensors)
+        notes = (*self.located.notes, *notes)
+        located = replace(self.located, tensors=checkpoint.tensors, notes=notes)
         architecture = self.config.architecture
         if "post_quant_conv.weight" not in checkpoint.tensors:
             z_channels = checkpoint.tensors["decoder.conv_in.weight"].shape[1]
@@ -93,13 +80,8 @@ def describe(
     The architecture is read off the tensors; what they cannot show comes from a ``config.json`` of
     diffusers, from the header of a file of ours, then from the layers of settings.
 
-    Args:
-        checkpoint: an opened file.
-        *layers: settings, the later winning.
-        prefix: which autoencoder to take where the file holds several.
-        ema: take the moving averages of its weights.
-        image: the caller refuses a video decoder, so that its blend need not be known.
-        ignore: patterns of names to leave out.
+    Later layers win. ``image`` says that the caller refuses a video decoder, so that its blend need
+    not be known; for the other arguments see :func:`locate`.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
@@ -117,67 +99,57 @@ def describe(
     recorded = {} if own not in (None, located.prefix) else recorded_settings(metadata, path)
     known = class_settings(checkpoint.files, metadata, located, seen)
     known |= _statistics(checkpoint, located)
-    asked: Settings = {}
-    for layer in layers:
-        asked.update(layer)
+    chosen = {key: value for layer in layers for key, value in layer.items()}
     blend = None
     if located.inflated and not image:
-        blend = find_blend(located, recorded, checkpoint.read, path, asked.get(MERGE_STRATEGY))
-        check_known(blend, path)
-        known |= _temporal_settings(infer_temporal(shapes), blend)
-    around = any(located.part(part) for part in PASSED_THROUGH)
-    which = "in its header"
+        blend = find_blend(located, recorded, checkpoint.read, path, chosen.get(MERGE_STRATEGY))
+        if blend.strategy is None:
+            raise ConfigError(
+                f"{path} does not say how it blends, and {blend.reason}; give --merge-strategy "
+                "learned or --merge-strategy fixed"
+            )
+        shown = {**infer_temporal(shapes).module_arguments(), "merge_strategy": blend.strategy}
+        if blend.alpha is not None:
+            shown["alpha"] = blend.alpha
+        known |= {f"temporal.{key}": value for key, value in shown.items()}
+    decoder_only = not any(located.part(part) for part in PASSED_THROUGH)
     try:
-        if recorded:
-            build_config(seen, recorded, decoder_only=not around)
-        which = "for it"
-        config = build_config(seen, known, recorded, asked, decoder_only=not around)
+        config = build_config(seen, known, recorded, chosen, decoder_only=decoder_only)
     except ConfigError as error:
-        raise ConfigError(
-            f"{path}: the configuration {which} has errors:", error.problems
-        ) from error
+        raise ConfigError(f"{path}: its configuration has errors:", error.problems) from error
     if blend is not None and config.temporal.merge_strategy != blend.strategy:
         raise ConfigError(
             f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "
             f"{blend.strategy!r}: {blend.reason}. Leave --merge-strategy out"
         )
-    return _wide(Source(autoencoder_view(checkpoint, located), located, config, blend))
-
-
-def _wide(source: Source) -> Source:
-    """A source whose float8 weights, if any, are widened."""
-    located, dtype = source.located, source.config.dtype or "bfloat16"
-    narrow = Counter(i.dtype for i in located.tensors.values() if i.dtype in NARROW)
-    if not narrow:
-        return source
-    checkpoint = widened(source.checkpoint, located.scales, dtype)
-    counts = ", ".join(f"{count} tensors of {kind}" for kind, count in sorted(narrow.items()))
-    scaled = f", {len(located.scales)} of them with scales" if located.scales else ""
-    note = f"{counts}{scaled} are widened to {dtype}; --dtype chooses another type"
-    located = replace(located, tensors=checkpoint.tensors, notes=(*located.notes, note))
-    return replace(source, checkpoint=checkpoint, located=located)
-
-
-def _statistics(checkpoint: Checkpoint, located: Located) -> Settings:
-    """Mean and deviation of the latents, as FLUX.2 keeps them: in 2x2 patches."""
-    names = {key: located.tensors.get(f"{STATISTICS}running_{key}") for key in ("mean", "var")}
-    if not all(info is not None and info.dtype in FLOATS for info in names.values()):
-        return {}
-    mean, var = (checkpoint.read(info.name).astype("float64") for info in names.values() if info)
-    return {
-        "architecture.latents_mean": tuple(map(float, mean.flat)),
-        "architecture.latents_std": tuple(map(float, ((var + _EPSILON) ** 0.5).flat)),
-    }
-
-
-def _temporal_settings(seen: Temporal, blend: Blend) -> Settings:
-    """The temporal layers of a video decoder, as its shapes and its numbers show them."""
-    shown = {**seen.module_arguments(), "merge_strategy": blend.strategy}
-    if blend.alpha is not None:
-        shown["alpha"] = blend.alpha
-    return {f"temporal.{key}": value for key, value in shown.items()}
+    return _widened(Source(autoencoder_view(checkpoint, located), located, config, blend))
 
 
 def given_blend(merge_strategy: str | None) -> Settings:
     """The settings of a merge strategy that the user gives, or does not."""
     return {} if merge_strategy is None else {MERGE_STRATEGY: merge_strategy}
+
+
+def _widened(source: Source) -> Source:
+    """A source whose float8 weights, if any, are widened."""
+    located, dtype = source.located, source.config.dtype or "bfloat16"
+    narrow = Counter(i.dtype for i in located.tensors.values() if i.dtype in NARROW)
+    if not narrow:
+        return source
+    counts = ", ".join(f"{count} tensors of {kind}" for kind, count in sorted(narrow.items()))
+    scaled = f", {len(located.scales)} of them with scales" if located.scales else ""
+    note = f"{counts}{scaled} are widened to {dtype}; --dtype chooses another type"
+    return source.seen_as(widened(source.checkpoint, located.scales, dtype), note)
+
+
+def _statistics(checkpoint: Checkpoint, located: Located) -> Settings:
+    """Mean and deviation of the latents, as FLUX.2 keeps them: in 2x2 patches."""
+    infos = [located.tensors.get(f"{STATISTICS}running_{name}") for name in ("mean", "var")]
+    found = [info.name for info in infos if info is not None and info.dtype in FLOATS]
+    if len(found) < 2:
+        return {}
+    mean, var = (checkpoint.read(name).astype("float64") for name in found)
+    return {
+        "architecture.latents_mean": tuple(map(float, mean.flat)),
+        "architecture.latents_std": tuple(map(float, ((var + _EPSILON) ** 0.5).flat)),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -28,9 +28,7 @@ def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
 
 
 def overlaid(
-    checkpoint: Checkpoint,
-    computed: Mapping[str, Computed],
-    without: frozenset[str] = frozenset(),
+    checkpoint: Checkpoint, computed: Mapping[str, Computed], without: Collection[str] = ()
 ) -> Checkpoint:
     """A checkpoint with some tensors computed, each when it is read, and some left out."""
     tensors = {key: info for key, info in checkpoint.tensors.items() if key not in without}
@@ -46,47 +44,34 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     input with zeros in place of the bias: not at all if the bias is zero. In the image such a
     change reaches everywhere, since attention and the norms see all pixels.
     """
+
+    def fold() -> tuple[Numbers, Numbers]:
+        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.weight")[:, :, 0, 0]
+        shift = np.einsum("ozhw,z->o", outer, read("post_quant_conv.bias"))
+        return np.einsum("ozhw,ze->oehw", outer, inner), read("decoder.conv_in.bias") + shift
+
     read = partial(_read64, checkpoint)
-
-    def weight() -> Numbers:
-        inner = read("post_quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(np.einsum("ozhw,ze->oehw", read("decoder.conv_in.weight"), inner))
-
-    def bias() -> Numbers:
-        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.bias")
-        return np.asarray(read("decoder.conv_in.bias") + np.einsum("ozhw,z->o", outer, inner))
-
-    outer = checkpoint.tensors["decoder.conv_in.weight"]
     channels = checkpoint.tensors["post_quant_conv.weight"].shape[1]
-    shape = (outer.shape[0], channels, *outer.shape[2:])
-    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", shape, weight, bias)
+    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", (1, channels), fold)
 
 
 def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``quant_conv`` folded into the encoder's last convolution: exact up to rounding."""
+
+    def fold() -> tuple[Numbers, Numbers]:
+        inner, outer = read("encoder.conv_out.weight"), read("quant_conv.weight")[:, :, 0, 0]
+        bias = read("quant_conv.bias") + outer @ read("encoder.conv_out.bias")
+        return np.einsum("eo,oihw->eihw", outer, inner), bias
+
     read = partial(_read64, checkpoint)
-
-    def weight() -> Numbers:
-        outer = read("quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(np.einsum("eo,oihw->eihw", outer, read("encoder.conv_out.weight")))
-
-    def bias() -> Numbers:
-        outer = read("quant_conv.weight")[:, :, 0, 0]
-        return np.asarray(read("quant_conv.bias") + outer @ read("encoder.conv_out.bias"))
-
     channels = checkpoint.tensors["quant_conv.weight"].shape[0]
-    shape = (channels, *checkpoint.tensors["encoder.conv_out.weight"].shape[1:])
-    return _folded(checkpoint, "encoder.conv_out", "quant_conv", shape, weight, bias)
+    return _folded(checkpoint, "encoder.conv_out", "quant_conv", (0, channels), fold)
 
 
-def widened(checkpoint: Checkpoint, scales: Mapping[str, TensorInfo], dtype: str) -> Checkpoint:
+def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Checkpoint:
     """A checkpoint of LDM's keys with its float8 weights in a wider type, their scales applied.
 
-    Args:
-        checkpoint: an autoencoder under LDM's keys (see :func:`autoencoder_view`).
-        scales: the factor per tensor or output channel of those weights that have one, by key,
-            which the checkpoint holds as ``KEY.scale``.
-        dtype: the wider type.
+    ``scales`` has the keys of weights with a factor per tensor or output channel: ``KEY.scale``.
     """
 
     def scaled(key: str) -> Numbers:
@@ -97,14 +82,11 @@ def widened(checkpoint: Checkpoint, scales: Mapping[str, TensorInfo], dtype: str
         return np.asarray(numbers * factor)
 
     computed: dict[str, Computed] = {
-        key: (
-            replace(info, dtype=dtype, nbytes=info.parameters * WIDTHS[dtype]),
-            partial(scaled, key),
-        )
+        key: (_stored(info, info.name, info.shape, dtype), partial(scaled, key))
         for key, info in checkpoint.tensors.items()
         if info.dtype in NARROW
     }
-    return overlaid(checkpoint, computed, frozenset(f"{key}.scale" for key in scales))
+    return overlaid(checkpoint, computed, [f"{key}.scale" for key in scales])
 
 
 def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
@@ -130,22 +112,28 @@ def _folded(
     checkpoint: Checkpoint,
     layer: str,
     quant: str,
-    shape: tuple[int, ...],
-    weight: Callable[[], Numbers],
-    bias: Callable[[], Numbers],
+    channels: tuple[int, int],
+    fold: Callable[[], tuple[Numbers, Numbers]],
 ) -> Checkpoint:
-    """A checkpoint with the convolution ``quant`` folded into another, of which ``shape`` comes."""
+    """A checkpoint with one convolution folded into another, which gets ``(axis, channels)``."""
+    axis, extent = channels
+    old = checkpoint.tensors[f"{layer}.weight"].shape
+    shape = (*old[:axis], extent, *old[axis + 1 :])
+    computed: dict[str, Computed] = {}
+    for index, (part, own) in enumerate((("weight", shape), ("bias", shape[:1]))):
+        info = checkpoint.tensors[f"{layer}.{part}"]
+        stored = _stored(info, f"{info.name} with {quant}", own, info.dtype)
+        computed[f"{layer}.{part}"] = (stored, partial(_part, fold, index))
+    return overlaid(checkpoint, computed, [f"{quant}.weight", f"{quant}.bias"])
 
-    def info(part: str, shape: tuple[int, ...]) -> TensorInfo:
-        old = checkpoint.tensors[f"{layer}.{part}"]
-        nbytes = math.prod(shape) * WIDTHS[old.dtype]
-        return TensorInfo(f"{old.name} with {quant}", shape, old.dtype, nbytes)
 
-    computed = {
-        f"{layer}.weight": (info("weight", shape), weight),
-        f"{layer}.bias": (info("bias", shape[:1]), bias),
-    }
-    return overlaid(checkpoint, computed, frozenset({f"{quant}.weight", f"{quant}.bias"}))
+def _part(fold: Callable[[], tuple[Numbers, Numbers]], index: int) -> Numbers:
+    return fold()[index]
+
+
+def _stored(info: TensorInfo, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:
+    nbytes = math.prod(shape) * WIDTHS[dtype]
+    return replace(info, name=name, shape=shape, dtype=dtype, nbytes=nbytes)
 
 
 def _rounded(info: TensorInfo, compute: Callable[[], Numbers]) -> Array:

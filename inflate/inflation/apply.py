@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 import numpy as np
 
 from inflate.errors import PlanError
 from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
-from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
+from inflate.io.arrays import Array, aligned_empty, bytes_of, cast, is_finite
 from inflate.io.reader import Checkpoint
 from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
@@ -54,19 +53,12 @@ def carry_out(
         PlanError: weights that are not finite, or that the cast makes so, all of them at once,
             after the last tensor.
     """
-    buffers: SimpleQueue[Bytes] = SimpleQueue()
-    for _ in range(_WORKERS):
-        buffers.put(aligned_empty(_PIECE))
 
     def write(planned: PlannedTensor) -> _Written:
-        buffer = buffers.get()
-        try:
-            output = _Output(writer, planned, buffer)
-            if isinstance(planned.origin, Copy):
-                return _copy(planned, planned.origin, checkpoint, output)
-            return _make(planned, planned.origin, plan.config.seed, output)
-        finally:
-            buffers.put(buffer)
+        output = _Output(writer, planned)
+        if isinstance(planned.origin, Copy):
+            return _copy(planned, planned.origin, checkpoint, output)
+        return _make(planned, planned.origin, plan.config.seed, output)
 
     total = len(plan.tensors)
     progress("writing", 0, total)
@@ -100,7 +92,6 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
         OSError: the file cannot be written.
     """
     buffer = aligned_empty(_PIECE)
-    unsynced = 0
     for name in names:
         position, extent = writer.position(name), checkpoint.extent(name)
         if extent is None:
@@ -110,44 +101,36 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
             piece = buffer[: extent.nbytes - start]
             extent.file.read_into(piece, extent.offset + start)
             writer.write(piece.data, position + start)
-        unsynced += extent.nbytes
-        if unsynced >= _SYNCED:
-            writer.sync()
-            unsynced = 0
 
 
 class _Output:
     """One tensor on its way into the file, hashed and written piece by piece."""
 
-    def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
-        self.buffer = buffer
+    def __init__(self, writer: TensorWriter, planned: PlannedTensor) -> None:
+        self.buffer = aligned_empty(_PIECE)
         self._writer = writer
         self._position = writer.position(planned.info.name)
         self._digest = hashlib.sha256()
 
-    def add(self, numbers: Array) -> None:
-        """Write the next numbers."""
+    def add(self, numbers: Array, *, blank: bool = False) -> None:
+        """Add the next numbers; ``blank`` ones are what the reserved room reads as already."""
         content = bytes_of(numbers)
         self._digest.update(content)
-        self._writer.write(content, self._position)
+        if not blank:
+            self._writer.write(content, self._position)
         self._position += content.nbytes
 
     def repeat(self, number: Array, count: int) -> None:
-        """Write one number so many times; zeros are what the reserved room reads as already."""
+        """Add one number so many times."""
         piece = self.buffer.view(number.dtype)[:count]
         piece[...] = number
         blank = not any(bytes_of(number))
         for start in range(0, count, len(piece)):
-            part = piece[: count - start]
-            if blank:
-                self._digest.update(bytes_of(part))
-                self._position += part.nbytes
-            else:
-                self.add(part)
+            self.add(piece[: count - start], blank=blank)
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what was written."""
+        """The SHA-256 of what was added."""
         return self._digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How temporal tensors start: the rule of each, and the numbers that a rule makes.
+"""How temporal tensors start: the rule of each, and the numbers that it makes.
 
 Each temporal branch starts as an exact identity, so the video decoder equals the image decoder
 whatever the blend. Every other temporal tensor starts at random, so that gradients arrive.
@@ -44,8 +44,6 @@ class Rule:
 ZEROS, ONES, DIRAC = Rule("zeros"), Rule("ones"), Rule("dirac")
 
 IDENTITY_LAYERS: Mapping[TemporalPart, frozenset[str]] = {
-    "mix_factor": frozenset(),
-    "time_mix_conv": frozenset(),
     "time_stack": frozenset({"out_layers.3"}),
     "time_mix_block": frozenset({"attn1.to_out.0", "attn2.to_out.0", "ff_in.net.2", "ff.net.2"}),
     "video_time_embed": frozenset({"2"}),
@@ -110,15 +108,14 @@ def draw_chunks(
     rule: Rule, shape: tuple[int, ...], key: str, seed: int, buffer_elements: int
 ) -> Iterator[Floats]:
     """:func:`make_array`, flattened, in successive pieces of ``buffer_elements``."""
-    count = math.prod(shape)
-    generator = _generator(key, seed)
-    whole = None if rule.name == "uniform" else make_array(rule, shape, key, seed).reshape(-1)
-    for start in range(0, count, buffer_elements):
-        size = min(buffer_elements, count - start)
-        if whole is None:
-            yield _draw(generator, size, rule.value)
-        else:
-            yield whole[start : start + size]
+    starts = range(0, math.prod(shape), buffer_elements)
+    if rule.name == "uniform":
+        generator = _generator(key, seed)
+        for start in starts:
+            yield _draw(generator, min(buffer_elements, math.prod(shape) - start), rule.value)
+        return
+    whole = make_array(rule, shape, key, seed).reshape(-1)
+    yield from (whole[start : start + buffer_elements] for start in starts)
 
 
 def _generator(key: str, seed: int) -> np.random.Generator:

@@ -7,20 +7,27 @@ passed through, or dropped for a reason.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from inflate.config.schema import Config
-from inflate.display import Displayed, bytes_text
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Located
 from inflate.formats.shapes import image_problems, mismatches
-from inflate.formats.spec import TensorSpec, decoder_spec
+from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
 from inflate.io.index import FLOATS, WIDTHS, TensorInfo
 
 Part = Literal["spatial", "temporal", "passed-through"]
+
+_LEAST_SHARE = 2.0**-23
+"""The share of a branch below which float32 rounds away what the branch adds."""
+
+MIX_FACTOR = ".mix_factor"
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,10 @@ class Make:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the target: its key, its shape and stored type, its part and its origin."""
+    """A tensor of the target: its key, its shape and stored type, its part and its origin.
+
+    ``name`` is its name in the target file, if the layout gives it another than its key.
+    """
 
     key: str
     shape: tuple[int, ...]
@@ -48,7 +58,6 @@ class PlannedTensor:
     part: Part
     origin: Copy | Make
     name: str = ""
-    """Its name in the target file, if the layout gives it another than its key."""
 
     @property
     def parameters(self) -> int:
@@ -72,23 +81,12 @@ class Dropped:
 
 
 @dataclass(frozen=True, repr=False)
-class InflationPlan(Displayed):
+class InflationPlan:
     """All tensors of the target, in the order of the file, and those dropped from the source."""
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
-
-    def _facts(self) -> dict[str, object]:
-        temporal = self.config.temporal
-        made = len(self.initialised)
-        return {
-            "copied": f"{len(self.tensors) - made} tensors copied",
-            "initialised": f"{made} initialised",
-            "size": bytes_text(self.nbytes),
-            "dropped": len(self.dropped),
-            "temporal": f"{temporal.time_mode}, {temporal.merge_strategy}",
-        }
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""
@@ -105,74 +103,86 @@ class InflationPlan(Displayed):
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
-def make_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the inflation of an image autoencoder.
-
-    Args:
-        located: the autoencoder of the source.
-        config: the architecture and the temporal layers to add.
-        path: the name of the source, for messages.
+def make_plan(
+    located: Located, config: Config, path: object, *, copying: bool = False
+) -> InflationPlan:
+    """Plan the inflation of an image autoencoder, or the copy of a video checkpoint.
 
     Raises:
-        FamilyError: the source is already a video decoder.
+        FamilyError: the source is a video decoder, and not to be copied.
         PlanError: missing and extra keys, wrong shapes and types, reported together.
     """
-    if located.inflated:
+    if located.inflated and not copying:
         raise FamilyError(
             f"{path} is inflated already: its decoder has temporal layers; expected an image "
             "autoencoder. 'inflate verify' checks it as it is, and --layout writes it in another "
             "layout"
         )
-    _check(image_problems(located, config.architecture), path)
+    spec = decoder_spec(config.architecture, config.temporal)
+    present = [key for key in located.part(DECODER) if is_inflated([key])]
+    problems = image_problems(located, config.architecture, present)
+    if copying:
+        expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
+        problems += mismatches(located, expected, present)
+    if problems:
+        raise PlanError(f"{path} does not fit its architecture:", problems)
     made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
-    for tensor in decoder_spec(config.architecture, config.temporal):
-        key, shape = tensor.key, tensor.shape
-        if tensor.part is None:
-            assert shape == located.tensors[key].shape, key
-            tensors.append(_copied(located, key, "spatial", config.dtype))
-        else:
-            dtype = "float32" if _stays_wide(tensor, config) else made
-            rule = start_rule(tensor, config.temporal)
-            tensors.append(PlannedTensor(key, shape, dtype, "temporal", Make(rule)))
-    return _plan(config, tensors, located)
-
-
-def make_copy_plan(located: Located, config: Config, path: object) -> InflationPlan:
-    """Plan the copy of a video checkpoint into another layout or stored type.
-
-    Raises:
-        PlanError: missing and extra keys, wrong shapes and types, reported together.
-    """
-    spec = decoder_spec(config.architecture, config.temporal)
-    expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
-    present = [key for key in located.part(DECODER) if is_inflated([key])]
-    problems = image_problems(located, config.architecture, frozenset(present))
-    _check(problems + mismatches(located, expected, present), path)
-    tensors = []
     for tensor in spec:
-        part: Part = "spatial" if tensor.part is None else "temporal"
-        dtype = "float32" if _stays_wide(tensor, config) else config.dtype
-        tensors.append(_copied(located, tensor.key, part, dtype))
-    return _plan(config, tensors, located)
-
-
-def _stays_wide(tensor: TensorSpec, config: Config) -> bool:
-    """Whether a tensor is stored in float32 in any case: a temporal norm, if requested."""
-    return config.float32_norms and tensor.part is not None and tensor.role == "norm"
-
-
-def _plan(config: Config, decoder: list[PlannedTensor], located: Located) -> InflationPlan:
-    keys = [key for part in PASSED_THROUGH for key in located.part(part)]
-    tensors = decoder + [
+        wide = config.float32_norms and tensor.part is not None and tensor.role == "norm"
+        if tensor.part is None or copying:
+            part: Part = "spatial" if tensor.part is None else "temporal"
+            stored = "float32" if wide else config.dtype
+            tensors.append(_copied(located, tensor.key, part, stored))
+        else:
+            dtype, rule = "float32" if wide else made, start_rule(tensor, config.temporal)
+            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", Make(rule)))
+    for key in (key for part in PASSED_THROUGH for key in located.part(part)):
         # Statistics are not weights: they keep their type.
-        _copied(located, k, "passed-through", None if k.startswith(STATISTICS) else config.dtype)
-        for k in keys
-    ]
-    # Wider types first, so that every tensor starts at a multiple of its width.
-    tensors.sort(key=lambda tensor: -WIDTHS[tensor.dtype])
+        stored = None if key.startswith(STATISTICS) else config.dtype
+        tensors.append(_copied(located, key, "passed-through", stored))
     dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
-    return InflationPlan(config, tuple(tensors), dropped)
+    return InflationPlan(config, tuple(widest_first(tensors)), dropped)
+
+
+def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str, str] | None:
+    """Why the blend passes no gradient to a tensor, and what to change; None where it passes one.
+
+    Args:
+        alpha: of the block that the tensor belongs to.
+        merge_strategy: ``fixed`` or ``learned``.
+        mix_factor: whether the tensor is the block's ``mix_factor``, else one of its branch.
+    """
+    with np.errstate(over="ignore"):
+        share = alpha if merge_strategy == "fixed" else float(1.0 / (1.0 + np.exp(-alpha)))
+    if (min(share, 1.0 - share) if mix_factor else share) >= _LEAST_SHARE:
+        return None
+    if merge_strategy == "fixed":
+        more = "a larger alpha" if share else "an alpha above 0"
+        return (
+            f"a fixed blend with alpha {share:g} lets no gradient into the temporal branches",
+            f"choose --merge-strategy learned, or {more}",
+        )
+    what = "the slope of their share" if mix_factor else "the share of the temporal branches"
+    return (
+        f"a saturated sigmoid: at alpha {alpha:g} {what} is below {_LEAST_SHARE:.1g}",
+        "choose an alpha between -15 and 15",
+    )
+
+
+def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
+    """Notes on new temporal tensors that can never learn, because of their blend."""
+    temporal = plan.config.temporal
+    learned = temporal.merge_strategy == "learned"
+    why = blocked(temporal.alpha, temporal.merge_strategy, mix_factor=learned)
+    if why is None or not plan.initialised:
+        return ()
+    return (f"{why[0]}: such tensors never learn. To let them learn, {why[1]}",)
+
+
+def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:
+    """Tensors in an order in which each starts at a multiple of its type's width."""
+    return sorted(tensors, key=lambda tensor: -WIDTHS[tensor.dtype])
 
 
 def _copied(located: Located, key: str, part: Part, dtype: str | None) -> PlannedTensor:
@@ -180,8 +190,3 @@ def _copied(located: Located, key: str, part: Part, dtype: str | None) -> Planne
     # Counters of a quantiser stay integers whatever type the weights are stored in.
     stored = (dtype or info.dtype) if info.dtype in FLOATS else info.dtype
     return PlannedTensor(key, info.shape, stored, part, Copy(key, info.name))
-
-
-def _check(problems: list[str], path: object) -> None:
-    if problems:
-        raise PlanError(f"{path} does not fit its architecture:", problems)

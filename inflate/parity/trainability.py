@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.source import Source
-from inflate.inflation.dead_weight import MIX_FACTOR, blocked
+from inflate.inflation.plan import MIX_FACTOR, blocked
 from inflate.loading import load_video
 from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder

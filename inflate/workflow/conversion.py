@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from inflate.config.loading import config_files
 from inflate.errors import OutputError
-from inflate.formats.targets import LAYOUTS, container_of
-from inflate.inflation.targets import check_ending
+from inflate.formats.targets import container_of
 from inflate.io.protected import check_written
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import check_destination as check_remote
@@ -110,11 +109,11 @@ def convert(
     started = time.perf_counter()
     check_location("source", source)
     target = target_of(options)
-    is_folder, dry_run, overwrite = LAYOUTS[target].is_folder, options.dry_run, options.overwrite
+    is_folder, dry_run, overwrite = target == "diffusers", options.dry_run, options.overwrite
     if output is not None:
         check_location("output", output)
-        check_ending(output, target)
-        if options.into is not None and container_of(target, output) != "safetensors":
+        container = container_of(target, output)
+        if options.into is not None and container != "safetensors":
             raise OutputError(f"{output}: with --into, the name ends in .safetensors")
     settings = settings_of(options)
     if not (options.skip_parity or dry_run):

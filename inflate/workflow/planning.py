@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,10 @@ from inflate.errors import ConfigError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import decoder_spec
 from inflate.formats.targets import LAYOUTS
-from inflate.inflation.dead_weight import dead_weight
+from inflate.formats.views import with_learned_blend
 from inflate.inflation.initializers import IDENTITY_LAYERS
-from inflate.inflation.plan import InflationPlan, make_copy_plan, make_plan
-from inflate.inflation.targets import Fitted, fit, learned_alpha
+from inflate.inflation.plan import InflationPlan, dead_weight, make_plan
+from inflate.inflation.targets import Fitted, fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
 from inflate.parity.result import FoldResult
@@ -128,7 +129,7 @@ def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None 
     if wanted and not is_folded:
         source = noted(original, "nothing is folded: the source has no post_quant_conv")
     seen = _blended_for(source, target, copying=copying)
-    plan = (make_copy_plan if copying else make_plan)(seen.located, seen.config, path)
+    plan = make_plan(seen.located, seen.config, path, copying=copying)
     identity = not copying or _temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
     if whole is not None:
@@ -152,14 +153,16 @@ def _copies(options: ConvertOptions) -> bool:
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     """The source with its fixed blend as the learned one that its reader knows, to start from."""
     temporal = seen.config.temporal
-    if not LAYOUTS[target].learned or temporal.merge_strategy == "learned":
+    if not LAYOUTS[target].svd or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
         return seen  # No sigmoid reaches it: fit() reports that with the other problems.
-    learned = replace(temporal, merge_strategy="learned", alpha=learned_alpha(temporal.alpha))
+    learned = replace(
+        temporal, merge_strategy="learned", alpha=math.log(temporal.alpha / (1.0 - temporal.alpha))
+    )
     config = replace(seen.config, temporal=learned)
     if copying:
-        return seen.with_learned_blend(config)
+        seen = seen.seen_as(with_learned_blend(seen.checkpoint))
     return replace(seen, config=config)
 
 

@@ -27,7 +27,6 @@ from inflate.formats.recorded import (
 from inflate.formats.source import describe
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import carry_out
-from inflate.inflation.targets import check_ending
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.protected import ReadFiles
@@ -93,7 +92,7 @@ def save_video_autoencoder(
     """
     options = ConvertOptions(layout=layout, dtype=dtype, device="cpu")
     check_location("path", path)
-    check_ending(path, layout)
+    container = container_of(layout, path)
     whole = _unwrapped(module)
     decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
     if not isinstance(decoder, VideoDecoder):
@@ -123,7 +122,6 @@ def save_video_autoencoder(
         saying_why(destination, job.plan.nbytes),
     ):
         infos = {planned.key: planned.info for planned in job.plan.tensors}
-        container = container_of(layout, destination)
         writer = open_writer(container, staged.file, infos.values(), header)
         written = carry_out(job.plan, job.source.checkpoint, writer, silent).written
         header[FINGERPRINT_KEY] = fingerprint(infos, written)

@@ -17,6 +17,7 @@ from inflate.formats.recorded import (
     SOURCE_NAME_KEY,
     origin_of,
 )
+from inflate.formats.shapes import image_problems
 from inflate.formats.source import Source
 from inflate.formats.targets import FIRST_STAGE
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
@@ -36,6 +37,9 @@ def noted(source: Source, *notes: str) -> Source:
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
     checkpoint, path = source.checkpoint, source.checkpoint.path
+    temporal = [key for key in source.located.part(DECODER) if is_inflated([key])]
+    if problems := image_problems(source.located, source.config.architecture, temporal):
+        raise PlanError(f"{path} does not fit its architecture:", problems)
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     after = bool(source.located.part("post_quant_conv."))
     if after and e != z and target != "decoder":
@@ -44,10 +48,8 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
             "and decoder would not fit one architecture. Fold it for --layout decoder only"
         )
     if after:
-        _require(source, "post_quant_conv", "decoder.conv_in")
         checkpoint = with_post_quant_folded(checkpoint)
     if encoder and source.located.part("quant_conv.") and source.located.part("encoder."):
-        _require(source, "quant_conv", "encoder.conv_out")
         checkpoint = with_quant_folded(checkpoint)
         source = noted(source, "quant_conv is folded into encoder.conv_out, exact up to rounding")
     if target == "decoder" and e != z:
@@ -60,13 +62,6 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
         source = replace(source, located=located)
         checkpoint = overlaid(checkpoint, {}, frozenset(around))
     return source.seen_as(checkpoint)
-
-
-def _require(source: Source, *convolutions: str) -> None:
-    keys = [f"{name}.{leaf}" for name in convolutions for leaf in ("weight", "bias")]
-    missing = [f"{key} is missing" for key in keys if source.info(key) is None]
-    if missing:
-        raise PlanError(f"{source.checkpoint.path} cannot be folded:", missing)
 
 
 def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:

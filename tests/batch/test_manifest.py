@@ -95,7 +95,7 @@ def test_files_that_a_reader_knows_by_one_name_are_shown_apart(
     ("place", "content"),
     [
         ("default", {"default": {}}),
-        ("defaults.time_mod", {"defaults": {"time_mod": "all"}}),
+        ("defaults.time_mod", {"defaults": {"time_mod": None}}),
         ("defaults.source", {"defaults": {"source": "x"}}),
         ("defaults.matrix.output", {"defaults": {"matrix": {"output": ["a"]}}}),
         ("ledger", {"ledger": 3}),

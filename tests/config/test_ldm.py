@@ -61,29 +61,21 @@ def read(tmp_path: Path) -> Any:
     return read_
 
 
-def test_a_vector_quantised_one(read: Any) -> None:
-    params = {"embed_dim": 3, "n_embed": 8192, "ddconfig": {**DDCONFIG, "double_z": False}}
-    assert read({"model": autoencoder(**params)}) == {
-        **SETTINGS,
-        "architecture.double_z": False,
-        "architecture.embed_dim": 3,
-        "architecture.n_embed": 8192,
-    }
-
-
-def test_inside_a_diffusion_model(read: Any) -> None:
+def test_inside_a_diffusion_model_the_first_stage_is_taken(read: Any) -> None:
+    other = autoencoder(embed_dim=99, ddconfig={**DDCONFIG, "z_channels": 99})
     content = {
         "model": {
             "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
             "params": {
                 "scale_factor": 0.18215,
                 "unet_config": {"target": "ldm.UNetModel", "params": {"channel_mult": [1, 2]}},
-                "first_stage_config": autoencoder(),
-                "cond_stage_config": "__is_unconditional__",
+                "conditioner_config": {"params": {"embedder": {"encoder_config": other}}},
+                "first_stage_config": autoencoder(n_embed=8192),
             },
         }
     }
-    assert read(content) == {**SETTINGS, "architecture.embed_dim": 4}
+    around = {"architecture.embed_dim": 4, "architecture.n_embed": 8192}
+    assert read(content) == {**SETTINGS, **around}
 
 
 def test_the_decoder_of_an_engine_with_its_temporal_layers(read: Any) -> None:
@@ -110,22 +102,6 @@ def test_interpolations_are_followed(read: Any) -> None:
         "architecture.z_channels": 4,
         "architecture.ch_mult": [1, 2],
     }
-
-
-@pytest.mark.parametrize("first_stage", [autoencoder(), engine()])
-def test_the_conditioners_autoencoder_is_not_the_one(first_stage: Any, read: Any) -> None:
-    other = autoencoder(embed_dim=99, ddconfig={**DDCONFIG, "z_channels": 99})
-    content = {
-        "model": {
-            "params": {
-                "conditioner_config": {"params": {"embedder": {"encoder_config": other}}},
-                "first_stage_config": first_stage,
-            }
-        }
-    }
-    settings = read(content)
-    assert settings["architecture.z_channels"] == 4
-    assert settings.get("architecture.embed_dim") != 99
 
 
 def test_of_two_autoencoders_neither_is_chosen(read: Any) -> None:

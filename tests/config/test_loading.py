@@ -54,9 +54,6 @@ def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
     return "\n".join(caught.value.problems)
 
 
-# --set
-
-
 def test_set_reaches_every_key() -> None:
     assert set(VALUES) == {key for key in known_keys() if "decoder" not in key}
     config = build_config(SEEN, parse_set(f"{key}={text}" for key, (text, _) in VALUES.items()))
@@ -75,14 +72,10 @@ def test_what_yaml_cannot_take_is_refused(value: str, tmp_path: Path) -> None:
         read_config(write(tmp_path / "a.yaml", f"description: {value}\n"))
 
 
-# What a configuration may say
-
-
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("temporal.alhpa", "temporal.alpha"), ("architecture.chmult", "architecture.ch_mult"),
-        ("sead", "seed"), ("alpha", "temporal.alpha"), ("architecture.alpha", "temporal.alpha"),
+        ("temporal.alhpa", "temporal.alpha"), ("sead", "seed"), ("alpha", "temporal.alpha"),
         ("model.video_kernel_sizes", "temporal.video_kernel_size"),
     ],
 )  # fmt: skip
@@ -94,14 +87,9 @@ def test_an_unknown_key_is_reported_with_the_nearest_one(key: str, meant: str) -
     ("key", "value"),
     [
         *(("architecture.ch", value) for value in ("wide", 64.5, True, None)),
-        *(("architecture.ch_mult", value) for value in (2, [1, "two"], [1, None])),
-        ("architecture.attn_resolutions", "16,8"), ("architecture.tanh_out", "perhaps"),
-        ("architecture.attn_type", "linear"), ("temporal.time_mode", "conv"),
-        ("temporal.merge_strategy", "learned_with_images"),
-        *(("temporal.alpha", value) for value in ("half", True, {"a": 1})),
-        *(("temporal.video_kernel_size", value) for value in (3.0, "3,1,1", None)),
-        ("dtype", "float64"), ("seed", 0.5), ("description", ["a"]),
-        ("temporal", 3), ("architecture", "kl-f8"),
+        ("architecture.ch_mult", [1, "two"]), ("architecture.tanh_out", "perhaps"),
+        ("temporal.time_mode", "conv"), ("temporal.alpha", {"a": 1}),
+        ("temporal.video_kernel_size", 3.0), ("description", ["a"]), ("temporal", 3),
     ],
 )  # fmt: skip
 def test_a_value_of_a_wrong_type_is_refused_in_one_line(key: str, value: Any) -> None:
@@ -132,27 +120,12 @@ def test_wrong_values_and_disagreements_are_reported_at_once() -> None:
     ]  # fmt: skip
 
 
-# Layers
-
-
-def test_what_no_layer_says_comes_from_the_checkpoint_and_the_defaults() -> None:
-    config = build_config(SEEN)
-    assert config.architecture == SEEN
-    assert config.temporal == Temporal("conv-only", "learned", 0.0, 3)
-    assert (config.seed, config.dtype, config.float32_norms) == (0, None, False)
-
-
-def test_the_later_layer_wins_key_by_key() -> None:
+def test_the_later_layer_wins_key_by_key_over_what_the_checkpoint_shows() -> None:
+    assert build_config(SEEN) == Config(SEEN)
     config = build_config(
-        SEEN,
-        {"temporal.alpha": 0.25, "temporal.time_mode": "all", "seed": 1},
-        {"temporal.alpha": 0.5, "seed": 2},
-        {"temporal.alpha": 0.75},
+        SEEN, {"temporal.alpha": 0.25, "temporal.time_mode": "all", "seed": 1}, {"seed": 2}
     )
-    assert config == Config(SEEN, Temporal(time_mode="all", alpha=0.75), seed=2)
-
-
-# Against the checkpoint
+    assert config == Config(SEEN, Temporal(time_mode="all", alpha=0.25), seed=2)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +147,6 @@ def test_a_disagreement_with_the_checkpoint_is_refused(key: str, value: Any) -> 
     [
         (SEEN, {"ch": 32, "ch_mult": (2, 4)}),
         (SEEN, {"attn_type": "vanilla-xformers"}),
-        (SEEN, {"resolution": 32, "attn_resolutions": (8,)}),
         (
             replace(SEEN, resolution=256, attn_resolutions=(128,)),
             {"resolution": 32, "attn_resolutions": (16,)},
@@ -197,9 +169,6 @@ def test_of_a_decoder_alone_nothing_of_the_encoder_is_a_disagreement() -> None:
     assert config.architecture == replace(shown, **change)
     with pytest.raises(ConfigError, match="z_channels: the configuration says 5"):
         build_config(shown, {**settings, "architecture.z_channels": 5}, decoder_only=True)
-
-
-# Files of ours
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -249,10 +218,8 @@ def test_a_file_that_is_not_a_configuration_is_refused_in_one_line(
 
 
 RESOLVERS = [
-    "${oc.env:INFLATE_SECRET}", "${ oc.env : INFLATE_SECRET }", "${oc.env:INFLATE_SECRET,1}",
-    "before ${oc.env:INFLATE_SECRET} behind", "${oc.${word}:INFLATE_SECRET}",
-    "${${name}:INFLATE_SECRET}", "${oc.decode:'1'}", "${oc.create:{a:1}}",
-    "${seed}${oc.env:INFLATE_SECRET}",
+    "${oc.env:INFLATE_SECRET}", "before ${ oc.env : INFLATE_SECRET } behind",
+    "${${name}:INFLATE_SECRET}", "${oc.create:{a:1}}", "${seed}${oc.env:INFLATE_SECRET}",
 ]  # fmt: skip
 
 
@@ -274,7 +241,7 @@ def test_resolvers_are_refused(
 ) -> None:
     monkeypatch.setenv("INFLATE_SECRET", "s3cret")
     path = tmp_path / "c.yaml"
-    text = {"word": "env", "name": "oc.env", "seed": 1, **content(value)}
+    text = {"name": "oc.env", "seed": 1, **content(value)}
     path.write_text(yaml.safe_dump(text), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         read_config(str(path))

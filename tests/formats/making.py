@@ -55,12 +55,6 @@ AROUND: dict[str, tuple[str, ...]] = {
         "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
         "alphas_cumprod",
     ),
-    "sd2": (
-        f"{_UNET}out.2.weight",
-        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight",
-        "cond_stage_model.model.logit_scale",
-        "betas",
-    ),
     "sdxl": (
         f"{_UNET}label_emb.0.0.weight",
         "conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.weight",

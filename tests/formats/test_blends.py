@@ -57,7 +57,6 @@ def with_numbers(path: Path, residual: list[float], attention: list[float]) -> P
 FIXED = {"merge_strategy": "fixed"}
 KNOWN: dict[str, dict[str, Any]] = {
     "fixed": {**FIXED, "alpha": 0.3, "time_mode": "all"},
-    "fixed, spatial alone": {**FIXED, "alpha": 0.0, "time_mode": "all"},
     "fixed, bfloat16": {**FIXED, "alpha": 0.3, "time_mode": "all", "dtype": torch.bfloat16},
     "learned": {"alpha": 0.3, "time_mode": "all"},
     "learned from 0": {"time_mode": "all"},
@@ -92,7 +91,6 @@ def test_what_the_numbers_show_is_taken(case: str, tmp_path: Path) -> None:
 
 AMBIGUOUS: dict[str, tuple[list[float], list[float]]] = {
     "convolutions": ([0.25], []),
-    "convolutions, several": ([0.0, 0.5, 1.0], []),
     "attention alone": ([], [0.75]),
     "blocks of several shares": ([0.25, 0.5], [0.75, 0.5]),
     "nearly a fixed start": ([0.25], [0.751]),
@@ -109,7 +107,6 @@ def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> 
     for attempt in (
         lambda: convert(ambiguous, tmp_path / "out", layout="sgm", **CPU),
         lambda: inflate.verify(ambiguous, **CPU),
-        lambda: inflate.load_video_decoder(ambiguous),
         lambda: inflate.load_video_autoencoder(ambiguous),
     ):
         with pytest.raises(ConfigError, match="--merge-strategy"):
@@ -117,8 +114,7 @@ def test_what_they_do_not_show_is_asked_for(ambiguous: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [ambiguous]
     for strategy in ("learned", "fixed"):
         loaded = inflate.load_video_decoder(ambiguous, merge_strategy=strategy)
-        whole = inflate.load_video_autoencoder(ambiguous, merge_strategy=strategy)
-        assert loaded.merge_strategy == whole.decoder.merge_strategy == strategy
+        assert loaded.merge_strategy == strategy
     result = convert(ambiguous, tmp_path / "out", merge_strategy="fixed", layout="sgm", **CPU)
     assert result.plan.config.temporal.merge_strategy == "fixed"
     assert metadata_of(tmp_path / "out")["inflate.source.blend"].startswith("fixed: ")
@@ -142,7 +138,6 @@ def test_what_a_file_records_cannot_be_said_otherwise(videos: dict[str, Path]) -
     assert inflate.load_video_decoder(path, merge_strategy="learned").merge_strategy == "learned"
     for attempt in (
         lambda: inflate.load_video_decoder(path, merge_strategy="fixed"),
-        lambda: inflate.load_video_autoencoder(path, merge_strategy="fixed"),
         lambda: inflate.verify(path, merge_strategy="fixed", **CPU),
     ):
         with pytest.raises(ConfigError):

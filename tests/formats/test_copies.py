@@ -31,7 +31,7 @@ from ..checkpoints import (
 )
 from ..conversions import CPU
 from ..models.builders import error, noise
-from .making import LIKE_CLASS, SVD, bare_video_decoder, temporal_model, weights_file
+from .making import LIKE_CLASS, SVD, temporal_model, weights_file
 
 WHOLE = [each for each in TARGETS if each != "temporal"]
 COPIES = [
@@ -132,9 +132,7 @@ def test_a_folder_of_its_own_class_comes_back_the_same(
             assert error(decoder(z, timesteps=3), theirs) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("layout", "dtype"), [("autoencoder", None), ("decoder", "bfloat16"), ("sgm", None)]
-)
+@pytest.mark.parametrize(("layout", "dtype"), [("decoder", "bfloat16"), ("sgm", "float32")])
 def test_temporal_attention_is_copied_too(layout: str, dtype: Any, tmp_path: Path) -> None:
     temporal: dict[str, Any] = {"time_mode": "all"}
     weights = video_autoencoder("plain", temporal=temporal, attn_resolutions=[16])
@@ -142,20 +140,15 @@ def test_temporal_attention_is_copied_too(layout: str, dtype: Any, tmp_path: Pat
     result = convert(source, tmp_path / "out", layout=layout, dtype=dtype, **CPU)
     assert result.parity is not None
     assert result.parity.verdict == "bitwise"
-    stored = getattr(torch, dtype or "float32")
+    stored = getattr(torch, dtype)
     expected = {key: tensor.to(stored) for key, tensor in held(layout, weights).items()}
     assert_same(tensors_of(tmp_path / "out"), expected)
-    if layout == "decoder":
-        bare_video_decoder(
-            load_file(tmp_path / "out"), **{**DDCONFIG, "attn_resolutions": [16]}, **temporal
-        )
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"time_mode": "all"}, {"video_kernel_size": (3, 1, 1)}, {"alpha": 0.5},
-        {"set_": ["temporal.alpha=0.5"]}, {"config": "svd"},
+        {"time_mode": "all"}, {"alpha": 0.5}, {"set_": ["temporal.alpha=0.5"]}, {"config": "svd"},
     ],
 )  # fmt: skip
 def test_a_copy_changes_no_temporal_layer(change: dict[str, Any], tmp_path: Path) -> None:

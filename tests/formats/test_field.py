@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import random
-import sys
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -28,10 +24,8 @@ from tests.io.opening import assert_same
 from ..checkpoints import (
     autoencoder,
     bare_decoder,
-    foreign_class,
     prefixed,
     video_autoencoder,
-    write_safetensors,
 )
 from ..conversions import CPU
 from .making import moving_averages
@@ -78,14 +72,9 @@ def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:
     return {key: written[key] for key in copied}, result.notes
 
 
-# Containers
-
 STATES: dict[str, Any] = {
-    "random_rng_state": random.Random(0).getstate(),
-    "np_rng_state": np.random.RandomState(0).get_state(), "torch_rng_state": torch.get_rng_state(),
-    "global_step": torch.tensor(500), "args": argparse.Namespace(lr=1e-4),
+    "torch_rng_state": torch.get_rng_state(), "global_step": torch.tensor(500),
     "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]},
-    "lists": defaultdict(list, {"a": [1]}), "queue": deque([1, 2]),
 }  # fmt: skip
 """What training tools save with the weights."""
 
@@ -115,10 +104,7 @@ def test_any_nesting_is_searched(container: str, tmp_path: Path) -> None:
     [
         (lambda a, b: {"model": a, "ema": b}, ("model.", "ema.")),
         (lambda a, b: {"state_dict": a, "ema_state_dict": b}, ("", "ema_state_dict.")),
-        (
-            lambda a, b: {"state_dict": {"gen_model": a, "gen_ema": b}},
-            ("state_dict.gen_model.", "gen_ema"),
-        ),
+        (lambda a, b: {"state_dict": {"gen_model": a, "gen_ema": b}}, ("gen_model.", "gen_ema")),
         (lambda a, b: {**prefixed(a, "model."), **prefixed(b, "module.ema.")}, ("model", "ema.")),
     ],
 )
@@ -133,37 +119,15 @@ def test_several_are_choices_by_their_path(
         assert_same(found(path, prefix=prefix, skip_parity=True)[0], weights)
 
 
-def test_items_of_foreign_mappings_are_searched(tmp_path: Path) -> None:
-    weights = autoencoder("plain", **TINY)
-    with foreign_class("tools.AttributeDict") as kind:
-        own = type("AttributeDict", (dict,), {"__module__": kind.__module__})
-        setattr(sys.modules[kind.__module__], "AttributeDict", own)  # noqa: B010
-        path = saved({"state_dict": own(weights), "hyper_parameters": own(lr=1)}, tmp_path)
-    assert_same(found(path, skip_parity=True)[0], weights)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_pickles_of_any_protocol_are_read(protocol: int, tmp_path: Path) -> None:
-    weights = autoencoder("plain", **TINY)
-    more = {
-        "big": 1 << 3000, "bytes": b"x" * 300, "text": "y" * 300, "set": {1}, "f": frozenset((1,)),
-    }  # fmt: skip
-    path = saved({"state_dict": weights, **STATES, **more}, tmp_path, pickle_protocol=protocol)
-    assert_same(found(path, skip_parity=True)[0], weights)
-
-
 def shadow(weights: Weights) -> Any:
     return {"decay": 0.9, "shadow_params": list(weights.values())}
 
 
 REFUSED: dict[str, Callable[[Weights], Any]] = {
     "shadow_params": shadow,
-    "shadow_params inside": lambda w: {"ema": shadow(w)},
     "nothing": lambda _: None,
     "a list": lambda w: [w],
     "a module": lambda _: torch.nn.Linear(2, 2),
-    "a module inside": lambda _: {"model": torch.nn.Linear(2, 2), "epoch": 1},
     "placeholders": lambda w: {"module": {k: torch.ones(0) for k in w}},
     "temporal layers": lambda _: {
         k.removeprefix("decoder."): v
@@ -179,12 +143,10 @@ REFUSED: dict[str, Callable[[Weights], Any]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_not_an_autoencoder_is_refused_as_what_it_is(case: str, tmp_path: Path) -> None:
     content = REFUSED[case](autoencoder("plain", **TINY))
-    for new in (True, False):
-        path = saved(content, tmp_path, _use_new_zipfile_serialization=new)
-        with pytest.raises(FamilyError) as caught:
-            convert(path, **CPU)
-        assert "None" not in str(caught.value)
-        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(FamilyError) as caught:
+        convert(saved(content, tmp_path), **CPU)
+    assert "None" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_folders_of_training_tools_are_refused_with_the_file_to_give(tmp_path: Path) -> None:
@@ -203,14 +165,12 @@ def test_folders_of_training_tools_are_refused_with_the_file_to_give(tmp_path: P
             convert(tmp_path / name, **CPU)
 
 
-# Wrappers
-
 WRAPPERS: dict[str, Callable[[str], str]] = {
     "DDP": lambda k: f"module.{k}", "compile": lambda k: f"_orig_mod.{k}",
     "both": lambda k: f"module._orig_mod.{k}", "Fabric": lambda k: f"_forward_module.{k}",
     "parts": lambda k: k.replace(".", "._orig_mod.", 1),
     "inside": lambda k: k.replace(".conv1.", "._checkpoint_wrapped_module.conv1."),
-    "model": lambda k: f"model.{k}", "net": lambda k: k.replace("coder.", "coder.net.", 1),
+    "model": lambda k: f"model.{k}",
 }  # fmt: skip
 
 
@@ -227,39 +187,12 @@ def test_wrappers_are_stripped(wrapper: str, video: bool, tmp_path: Path) -> Non
         }
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "ema.decoder_net.", ""])
+@pytest.mark.parametrize("prefix", ["module.", "ema.decoder_net.", ""])
 def test_a_bare_decoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) -> None:
     weights = bare_decoder(**TINY)
     path = saved(prefixed(weights, prefix), tmp_path)
-    for options in ({}, {"prefix": prefix}):
-        copied = found(path, skip_parity=True, **options)[0]
-        assert_same(copied, prefixed(weights, "decoder."))
-
-
-def test_the_decoder_of_an_autoencoder_can_be_taken_alone(tmp_path: Path) -> None:
-    weights = autoencoder("plain", **TINY)
-    copied, _ = found(saved(prefixed(weights, "vae."), tmp_path), prefix="vae.decoder")
-    assert_same(copied, {k: v for k, v in weights.items() if k.startswith("decoder.")})
-
-
-# Dialects
-
-NEW, OLD = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn")
-
-
-@pytest.mark.parametrize("names", [NEW, OLD])
-@pytest.mark.parametrize("flat", [True, False])
-def test_blocks_of_ldm_with_attention_of_diffusers(
-    names: tuple[str, ...], flat: bool, tmp_path: Path
-) -> None:
-    weights = autoencoder("plain", **TINY)
-    stored = dict(weights)
-    for part, name in zip(("q", "k", "v", "proj_out"), names, strict=True):
-        for key in [key for key in stored if f".attn_1.{part}." in key]:
-            value = stored.pop(key)
-            value = value[:, :, 0, 0] if flat and value.dim() == 4 else value
-            stored[key.replace(f".{part}.", f".{name}.")] = value
-    assert_same(found(saved(stored, tmp_path))[0], weights)
+    copied = found(path, skip_parity=True, prefix=prefix)[0]
+    assert_same(copied, prefixed(weights, "decoder."))
 
 
 def flux2() -> tuple[Weights, Weights]:
@@ -288,22 +221,11 @@ def test_flux2_keeps_its_statistics(tmp_path: Path) -> None:
     assert any("latents_mean" in note for note in bare.notes)
 
 
-def test_the_small_decoder_of_flux2_is_a_bare_decoder(tmp_path: Path) -> None:
-    weights, stored = flux2()
-    decoder = {k.removeprefix("decoder."): v for k, v in stored.items() if k.startswith("decoder.")}
-    own = {k: v for k, v in weights.items() if k.startswith(("decoder.", "post_quant_conv."))}
-    assert_same(found(saved(decoder, tmp_path))[0], own)
-
-
-# Encoder and decoder of two architectures
-
 DIFFERING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention in the encoder": ({"attn_resolutions": [16]}, {"attn_resolutions": ()}),
-    "no attention in the decoder": ({}, {"attn_type": "none"}),
     "a deeper decoder": ({}, {"num_res_blocks": 2}),
     "a wider decoder": ({}, {"ch": 64}),
-    "a narrower decoder": ({"ch": 64}, {"ch": 32}),
-    "other levels": ({}, {"ch_mult": (1, 3)}),
+    "other levels": ({"ch": 64}, {"ch": 32, "ch_mult": (1, 3)}),
 }
 
 
@@ -328,24 +250,6 @@ def test_encoder_and_decoder_are_read_off_their_own_tensors(
         assert describe(checkpoint).config.architecture.decoder == architecture.decoder
     with pytest.raises(PlanError):
         convert(path, layout="diffusers", video_kernel_size=(3, 1, 1), dry_run=True, **CPU)
-
-
-def test_an_asymmetric_autoencoder_of_diffusers_loses_what_is_for_inpainting(
-    diffusers: Any, tmp_path: Path
-) -> None:
-    model = diffusers.AsymmetricAutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, down_block_out_channels=(32, 64),
-        up_block_types=("UpDecoderBlock2D",) * 2, up_block_out_channels=(32, 64),
-        layers_per_up_block=2, layers_per_down_block=1,
-    )  # fmt: skip
-    model.save_pretrained(tmp_path / "model")
-    result = convert(tmp_path / "model", tmp_path / "out", **CPU)
-    assert result.passed
-    assert any("condition_encoder" in note for note in result.notes)
-    assert all("condition_encoder" in d.source for d in result.plan.dropped)
-
-
-# Narrow floats
 
 
 @pytest.mark.parametrize(
@@ -399,40 +303,23 @@ def test_other_types_matter_only_inside_the_autoencoder(tmp_path: Path) -> None:
         convert(saved({**weights, "decoder.conv_in.bias": odd}, tmp_path), **CPU)
 
 
-# Averages
-
-
-def test_averages_at_the_root_belong_to_weights_under_a_prefix(tmp_path: Path) -> None:
-    plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
-    stored = {**prefixed(plain, "vae."), **moving_averages(averaged)}
-    path = saved({"state_dict": stored}, tmp_path)
-    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
-    assert inspect(path).has_ema
-    flat = moving_averages(prefixed(averaged, "vae."))
-    path = saved({**prefixed(plain, "vae."), **flat}, tmp_path)
-    assert_same(found(path, weights="ema", skip_parity=True)[0], averaged)
-
-
-def test_partial_averages_are_filled_from_the_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flat", [lambda w: w, lambda w: prefixed(w, "vae.")])
+def test_averages_at_the_root_belong_to_weights_under_a_prefix(flat: Any, tmp_path: Path) -> None:
     plain, averaged = (autoencoder("plain", seed=seed, **TINY) for seed in (1, 2))
     trained = {k: v for k, v in averaged.items() if k.startswith("decoder.up.")}
-    path = saved({**plain, **moving_averages(trained)}, tmp_path)
+    path = saved({**prefixed(plain, "vae."), **moving_averages(flat(trained))}, tmp_path)
+    assert inspect(path).has_ema
     copied, notes = found(path, weights="ema", skip_parity=True)
     assert_same(copied, {**plain, **trained})
     assert any(f"{len(trained)} of the autoencoder's {len(plain)}" in note for note in notes)
 
 
-@pytest.mark.parametrize("other", [{}, {"diffusion_modelout0weight": torch.ones(1)}])
-def test_averages_of_other_parts_are_neither_offered_nor_taken(
-    other: Weights, tmp_path: Path
-) -> None:
-    path = saved({**autoencoder("plain", **TINY), **prefixed(other, "model_ema.")}, tmp_path)
+def test_averages_of_other_parts_are_neither_offered_nor_taken(tmp_path: Path) -> None:
+    other = {"model_ema.diffusion_modelout0weight": torch.ones(1)}
+    path = saved({**autoencoder("plain", **TINY), **other}, tmp_path)
     assert not inspect(path).has_ema
     with pytest.raises(FamilyError):
         convert(path, weights="ema", **CPU)
-
-
-# Messages
 
 
 def test_many_problems_of_a_kind_are_counted(tmp_path: Path) -> None:
@@ -453,17 +340,7 @@ def test_foreign_keys_are_left_out_on_request(tmp_path: Path) -> None:
     assert_same(found(path, ignore=("*.total_ops",), skip_parity=True)[0], weights)
 
 
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm"])
-def test_nothing_to_fold_is_a_note(layout: Any, tmp_path: Path) -> None:
+def test_nothing_to_fold_is_a_note(tmp_path: Path) -> None:
     path = saved(autoencoder("plain", **TINY), tmp_path)
-    result = convert(path, tmp_path / "out", layout=layout, post_quant="fold", **CPU)
-    assert result.passed
+    result = convert(path, layout="sgm", post_quant="fold", dry_run=True, **CPU)
     assert any("post_quant_conv" in note for note in result.notes)
-
-
-def test_bytes_after_the_last_tensor_are_counted(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a.safetensors", autoencoder("plain", **TINY))
-    with path.open("ab") as file:
-        file.write(b"\0" * 16)
-    with pytest.raises(CheckpointError, match="16 bytes after the last tensor"):
-        convert(path, **CPU)

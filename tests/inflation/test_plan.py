@@ -38,6 +38,8 @@ SOURCES: dict[str, dict[str, Tensor]] = {
     "kl": autoencoder("kl"), "vq": autoencoder("vq"), "plain": autoencoder("plain"),
     "attention in up": autoencoder(**ATTENTION_IN_UP), "no attention": autoencoder(**NO_ATTENTION),
     "no encoder": {k: v for k, v in autoencoder().items() if not k.startswith(("enc", "quant"))},
+    "no quant conv": {k: v for k, v in autoencoder().items() if not k.startswith("quant_conv.")},
+    "a counting quantiser": {**autoencoder("vq", **SMALLEST), "quantize.counter": torch.ones(8)},
     "bare": bare_decoder(), "prefixed": prefixed(autoencoder(**SMALLEST)),
     "with much around": {**prefixed(autoencoder(**SMALLEST)), **AROUND},
 }  # fmt: skip
@@ -56,9 +58,6 @@ def refused(weights: dict[str, Tensor], folder: Path, *layers: dict[str, Any]) -
 def copies(plan: InflationPlan) -> dict[str, str]:
     """Each copied key, and the name in the file that it comes from."""
     return {t.key: t.origin.source for t in plan.tensors if isinstance(t.origin, Copy)}
-
-
-# Totality
 
 
 @pytest.mark.parametrize(
@@ -105,9 +104,6 @@ def test_what_is_left_behind_has_a_reason(tmp_path: Path) -> None:
     assert {d.nbytes for d in dropped.values()} == {12}
 
 
-# Types
-
-
 def mixed() -> dict[str, Tensor]:
     """Weights of four types; the decoder's first is bfloat16."""
     weights = autoencoder(**SMALLEST)
@@ -130,20 +126,13 @@ def test_the_wider_types_come_first_and_the_rest_as_it_came(tmp_path: Path) -> N
         assert places == sorted(places)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_weights_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_of_other_types_are_refused(tmp_path: Path) -> None:
     weights = autoencoder("vq", **SMALLEST)
     changed = ["decoder.norm_out.bias", "encoder.conv_in.bias", "quantize.embedding.weight"]
     for key in changed:
-        weights[key] = weights[key].to(dtype)
+        weights[key] = weights[key].to(torch.int64)
     problems = refused(weights, tmp_path)
-    stored = str(dtype).removeprefix("torch.")
-    assert [p.partition(";")[0] for p in problems] == [
-        f"{k} is stored as {stored}" for k in changed
-    ]
-
-
-# What does not fit
+    assert [p.partition(";")[0] for p in problems] == [f"{k} is stored as int64" for k in changed]
 
 
 def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: Path) -> None:
@@ -153,7 +142,7 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: 
     del weights["decoder.norm_out.bias"]
     weights["decoder.mid.block_1.conv2.bias"] = torch.ones(65)
     weights["encoder.down.0.block.0.conv1.weight"] = torch.ones(32, 32, 1, 1)
-    weights["quant_conv.weight"] = torch.ones(8, 8)
+    weights["quant_conv.weight"] = torch.ones(8, 8, 3, 3)
     del weights["post_quant_conv.bias"]
     problems = refused(prefixed(weights), tmp_path)
     assert {problem.removeprefix(FIRST_STAGE).partition(" (")[0] for problem in problems} == {
@@ -164,36 +153,13 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: 
         "decoder.norm_out.bias is missing; expected the shape [32]",
         "decoder.mid.block_1.conv2.bias has the shape [65]; expected [64]",
         "encoder.down.0.block.0.conv1.weight has the shape [32, 32, 1, 1]; expected [32, 32, 3, 3]",
-        "quant_conv.weight has the shape [8, 8]; expected [8, 8, 1, 1]",
+        "quant_conv.weight has the shape [8, 8, 3, 3]; expected [8, 8, 1, 1]",
         "post_quant_conv.bias is missing; expected the shape [4]",
     }
     assert sum("did you mean" in problem for problem in problems) == 4
 
 
-@pytest.mark.parametrize(
-    "key", ["quant_conv.weight", "quant_conv.bias", "post_quant_conv.bias", "encoder.conv_in.bias"]
-)
-def test_a_part_that_is_there_must_be_whole(key: str, tmp_path: Path) -> None:
-    weights = autoencoder()
-    shape = list(weights.pop(key).shape)
-    assert f"{key} is missing; expected the shape {shape}" in refused(weights, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "parts", [("encoder.",), ("quant_conv.",), ("encoder.", "quant_conv.", "post_quant_conv.")]
-)
-def test_parts_next_to_the_decoder_may_be_absent(parts: tuple[str, ...], tmp_path: Path) -> None:
-    weights = {k: v for k, v in autoencoder().items() if not k.startswith(parts)}
-    assert set(copies(plan_of(weights, tmp_path))) == set(weights)
-
-
-def test_what_else_a_quantiser_keeps_is_passed_through(tmp_path: Path) -> None:
-    weights = autoencoder("vq", **SMALLEST) | {"quantize.embedding.cluster_size": torch.ones(8)}
-    assert "quantize.embedding.cluster_size" in copies(plan_of(weights, tmp_path))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_inflated_file_is_refused(mode: str, tmp_path: Path) -> None:
-    weights = prefixed(video_autoencoder(temporal={"time_mode": mode}, **SMALLEST))
+def test_an_inflated_file_is_refused(tmp_path: Path) -> None:
+    weights = prefixed(video_autoencoder(**SMALLEST))
     with pytest.raises(FamilyError, match="inflated already"):
         plan_of(weights, tmp_path)
