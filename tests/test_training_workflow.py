@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import runpy
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import inflate
+from inflate.cli.app import main
 from inflate.cli.demo import DEMO_CHECKPOINT
 from inflate.errors import PlanError
 from inflate.formats.targets import LAYOUTS
@@ -27,14 +32,16 @@ from .media import clip
 
 pytestmark = pytest.mark.slow
 
-FINETUNE = Path(__file__).resolve().parents[1] / "examples" / "finetune.py"
+ROOT = Path(__file__).resolve().parents[1]
+FINETUNE = ROOT / "examples" / "finetune.py"
 QUICK = ("--frames", "3", "--side", "16", "--batch", "1", "--device", "cpu")
 
 
 def finetune(*arguments: object) -> str:
     """Run the example, and return its log."""
     words = [sys.executable, str(FINETUNE), *map(str, arguments), *QUICK]
-    ran = subprocess.run(words, capture_output=True, text=True, cwd=FINETUNE.parents[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -164,3 +171,25 @@ def test_a_module_in_parts_is_saved_as_a_whole(
     assert inflate.verify(
         DEMO_CHECKPOINT, folder / "sharded.safetensors", trained=True, **CPU
     ).passed
+
+
+def test_the_page_of_fine_tuning_runs_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(pip install .*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    clip(tmp_path / "CLIP.mp4")
+    for line in block.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "cp":
+            shutil.copy(ROOT / arguments[0], arguments[1])
+        elif program == "python":
+            assert arguments[0] == "examples/finetune.py"
+            finetune(*arguments[1:], "--steps", 1)
+        elif program == "inflate":
+            assert main(arguments) == 0, line
+        else:
+            assert program == "pip"
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.AutoencoderKLTemporalDecoder.from_pretrained("vae")

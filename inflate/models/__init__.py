@@ -1,9 +1,10 @@
 """The layers and networks: plain arguments in, tensors out, no configuration and no files."""
 
-from inflate.models.blocks import AttnBlock, MemoryEfficientAttnBlock, ResnetBlock, make_attn
+from inflate.models.attention import AttnBlock, MemoryEfficientAttnBlock
+from inflate.models.blocks import ResnetBlock
 from inflate.models.image import Decoder, Encoder
 from inflate.models.temporal import AE3DConv, VideoResBlock
-from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock, make_time_attn
+from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock
 from inflate.models.video_decoder import VideoDecoder
 
 __all__ = [
@@ -17,6 +18,4 @@ __all__ = [
     "VideoBlock",
     "VideoDecoder",
     "VideoResBlock",
-    "make_attn",
-    "make_time_attn",
 ]

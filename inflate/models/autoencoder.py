@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 
 from inflate.models.blocks import at_least_float32, conv1x1
 from inflate.models.image import Encoder
-from inflate.models.training import Trainable
-from inflate.models.video_decoder import VideoDecoder
+from inflate.models.video_decoder import Trainable, VideoDecoder
 
 
 class Codebook(nn.Module):
@@ -31,18 +29,15 @@ class Codebook(nn.Module):
         pixels = at_least_float32(z).flatten(2).transpose(1, 2)
         # One image at a time: the distances of a clip to a large codebook would fill the memory.
         chosen = torch.stack([torch.cdist(image, entries).argmin(dim=1) for image in pixels])
-        nearest: Tensor = self.embedding(chosen)
+        nearest = self.embedding(chosen)
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
 
 
 class LatentEncoder(nn.Module):
-    """An image encoder with its quant conv and codebook, ``N C H W -> N e h w``.
+    """An image encoder with its quant conv and codebook, if any, ``N C H W -> N e h w``.
 
-    Args:
-        encoder: the encoder; without one, ``encode`` raises.
-        latent_channels: channels of the latents, ``e``.
-        quant_conv: channels in and out of the convolution after the encoder, or None.
-        codebook_entries: entries of the codebook, or None for a KL autoencoder.
+    ``latent_channels`` is ``e``; ``quant_conv`` are the channels in and out of that convolution.
+    Without an encoder, ``encode`` raises.
     """
 
     def __init__(
@@ -57,21 +52,22 @@ class LatentEncoder(nn.Module):
         self.latent_channels = latent_channels
         self.encoder = encoder
         self.quant_conv = conv1x1(*quant_conv) if quant_conv else None
-        entries = codebook_entries
-        self.quantize = None if entries is None else Codebook(entries, latent_channels)
+        self.quantize: Codebook | None = None
+        if codebook_entries is not None:
+            self.quantize = Codebook(codebook_entries, latent_channels)
 
     def encode(self, images: Tensor, *, sample: bool = False) -> Tensor:
-        """The latents of images: the posterior's mean, or the nearest entries of the codebook.
+        """The latents of images, ``N e h w`` or ``B T e h w``, unscaled.
+
+        They are the nearest entries of the codebook, or the posterior's mean; with ``sample`` they
+        are drawn from the posterior, if the encoder has a variance.
 
         Args:
             images: ``N C H W`` or ``B T C H W`` in [-1, 1].
-            sample: draw from the posterior; a codebook, or an encoder without a variance, has none.
-
-        Returns:
-            Latents ``N e h w`` or ``B T e h w``, unscaled.
+            sample: draw from the posterior.
 
         Raises:
-            ValueError: another shape; or the file that this was loaded from holds no encoder.
+            ValueError: another shape; or there is no encoder.
 
         Source:
             Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the bounds of the
@@ -79,11 +75,10 @@ class LatentEncoder(nn.Module):
         """
         if self.encoder is None:
             raise ValueError(
-                "this autoencoder was loaded from a file without an encoder: convert the whole "
-                "image autoencoder to have encode()"
+                "this file holds no encoder: convert the whole image autoencoder to have encode()"
             )
         channels = self.encoder.conv_in.in_channels
-        h: Tensor = self.encoder(_folded("images", images, channels))
+        h = self.encoder(_folded("images", images, channels))
         if self.quant_conv is not None:
             h = self.quant_conv(h)
         if self.quantize is not None:
@@ -96,29 +91,11 @@ class LatentEncoder(nn.Module):
         return _unfolded(h, images)
 
 
-def _folded(name: str, x: Tensor, channels: int) -> Tensor:
-    """``N C H W`` or ``B T C H W`` to ``N C H W``; ValueError for other shapes."""
-    if x.dim() not in (4, 5) or x.shape[-3] != channels:
-        raise ValueError(
-            f"{name} have the shape {list(x.shape)}; expected (B T) C H W or B T C H W with "
-            f"{channels} channels"
-        )
-    return x if x.dim() == 4 else x.flatten(0, 1)
-
-
-def _unfolded(out: Tensor, x: Tensor) -> Tensor:
-    """``(B T) ...`` in the form of ``x``: folded, or ``B T ...``."""
-    return out if x.dim() == 4 else out.reshape(*x.shape[:2], *out.shape[1:])
-
-
 class VideoAutoencoder(LatentEncoder, Trainable):
     """An image encoder and a video decoder, with the quant convs and the codebook between them.
 
-    Args:
-        decoder: the video decoder.
-        encoder: the image encoder; without one, ``encode`` raises.
-        post_quant_conv: channels in and out of the convolution before the decoder, or None.
-        **between: other arguments of :class:`LatentEncoder`.
+    ``post_quant_conv`` are the channels in and out of the convolution before the decoder, if any;
+    ``**between`` are arguments of :class:`LatentEncoder`.
     """
 
     def __init__(
@@ -140,25 +117,19 @@ class VideoAutoencoder(LatentEncoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int | None = None,
-        directory: str | Path | None = None,
     ) -> Tensor:
-        """The images of latents.
+        """The images of latents, ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
 
         Args:
             latents: ``(B T) e h w`` or ``B T e h w``, unscaled.
             timesteps: frames per video, T; known from the second form.
             skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time, for long clips; see
-                ``decode_stream`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
-            directory: where temporary files go; the system's place for them by default.
-
-        Returns:
-            Images ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
+            chunk: how many frames of each video to hold in memory at a time, for long clips.
 
         Raises:
-            ValueError: another shape, or one that contradicts ``timesteps``; or as
-                :meth:`~inflate.models.video_decoder.VideoDecoder.decode`.
-            OSError: the temporary files cannot be written.
+            ValueError: another shape, or one that contradicts ``timesteps``; or as ``decode`` of
+                :class:`~inflate.models.video_decoder.VideoDecoder`.
+            OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv
         z = _folded("latents", latents, (post or self.decoder.conv_in).in_channels)
@@ -174,7 +145,7 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             z = post(z)
         if chunk is not None and not latents.requires_grad:
             z = z.detach()  # The gradient of post_quant_conv alone must not refuse chunks.
-        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk, directory=directory)
+        out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk)
         return _unfolded(out, latents)
 
     def forward(
@@ -182,3 +153,18 @@ class VideoAutoencoder(LatentEncoder, Trainable):
     ) -> Tensor:
         """:meth:`decode`, through which wrappers such as DistributedDataParallel train."""
         return self.decode(latents, timesteps, skip_video)
+
+
+def _folded(name: str, x: Tensor, channels: int) -> Tensor:
+    """``N C H W`` or ``B T C H W`` to ``N C H W``; ValueError for other shapes."""
+    if x.dim() not in (4, 5) or x.shape[-3] != channels:
+        raise ValueError(
+            f"{name} have the shape {list(x.shape)}; expected (B T) C H W or B T C H W with "
+            f"{channels} channels"
+        )
+    return x if x.dim() == 4 else x.flatten(0, 1)
+
+
+def _unfolded(out: Tensor, x: Tensor) -> Tensor:
+    """``(B T) ...`` in the form of ``x``: folded, or ``B T ...``."""
+    return out if x.dim() == 4 else out.reshape(*x.shape[:2], *out.shape[1:])

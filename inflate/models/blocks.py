@@ -1,46 +1,21 @@
-"""The two-dimensional layers that the encoder, the image decoder and the video decoder share.
+"""The two-dimensional layers that encoder, image decoder and video decoder share.
 
-Legend of the shapes: ``B`` videos, ``T`` frames, ``N`` images (``N = B T`` inside a video decoder,
-video-major), ``C`` channels, ``H W`` height and width.
+Shapes: ``B`` videos, ``T`` frames, ``N`` images (``N = B T`` inside a video decoder, video-major),
+``C`` channels, ``H W`` height and width.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inflate.errors import nearest
-from inflate.models.attention import attend
-from inflate.vocabulary import ATTN_TYPES, DDCONFIG_FIXED, DDCONFIG_KEYS, GROUPS
+from inflate.vocabulary import GROUPS
 
 Step = Callable[..., Tensor]
 """One step of an encoder or decoder: a module, or a function of ``N C H W``."""
-
-
-def check_ignored(module: nn.Module, ignored: Mapping[str, object]) -> None:
-    """Refuse keywords that are neither a module's own nor those of a shared ``ddconfig``.
-
-    Raises:
-        TypeError: a ``ddconfig`` has no such keyword.
-        ValueError: this family supports the keyword at another value only.
-    """
-    kind = type(module)
-    for name, value in ignored.items():
-        if name not in DDCONFIG_KEYS:
-            own = (key for base in kind.__mro__ for key in inspect.getfullargspec(base).kwonlyargs)
-            raise TypeError(
-                f"{kind.__name__}() got an unexpected keyword argument {name!r}"
-                + nearest(name, [*own, *DDCONFIG_KEYS])
-            )
-        if value != DDCONFIG_FIXED.get(name, value):
-            raise ValueError(
-                f"{name} is {value!r}; this family supports {DDCONFIG_FIXED[name]!r} only"
-            )
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -98,111 +73,28 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 class ResnetBlock(nn.Module):
     """Two normalised 3x3 convolutions around a skip, ``N C H W -> N C' H W``.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output; the input's by default. Where they differ the skip
-            is a 1x1 convolution, ``nin_shortcut``.
-        dropout: share of the activations zeroed in training, before the second convolution.
-        temb_channels: always 0, since autoencoders have no time embedding; accepted for calls
-            written for the blocks of diffusion models.
-
-    Raises:
-        ValueError: ``temb_channels`` is not 0.
+    Where the number of channels changes, the skip is a 1x1 convolution, ``nin_shortcut``. Dropout
+    acts before the second convolution.
 
     Source:
         ``ResnetBlock`` of ``ldm/modules/diffusionmodules/model.py``.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        out_channels: int | None = None,
-        dropout: float = 0.0,
-        temb_channels: int = 0,
-    ) -> None:
+    def __init__(self, *, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if temb_channels:
-            raise ValueError(
-                f"temb_channels is {temb_channels}; the blocks of an autoencoder take no time "
-                "embedding: pass 0"
-            )
-        out_channels = in_channels if out_channels is None else out_channels
-        self.in_channels = in_channels
-        self.out_channels = out_channels
         self.norm1 = spatial_norm(in_channels)
         self.conv1 = conv3x3(in_channels, out_channels)
         self.norm2 = spatial_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
-        if in_channels != out_channels:
-            self.nin_shortcut = conv1x1(in_channels, out_channels)
-
-    def forward(self, x: Tensor, temb: None = None) -> Tensor:
-        """``N C H W -> N C' H W``; ``temb`` is always None, as in the original's calls."""
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(self.dropout(silu(self.norm2(h))))
-        skip = x if self.in_channels == self.out_channels else self.nin_shortcut(x)
-        return add_to(h, skip)
-
-
-class AttnBlock(nn.Module):
-    """Self-attention among the pixels of one image, with a skip: ``N C H W -> N C H W``.
-
-    Source:
-        ``AttnBlock`` of ``ldm/modules/diffusionmodules/model.py``.
-    """
-
-    memory_efficient = False
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.norm = spatial_norm(in_channels)
-        self.q = conv1x1(in_channels, in_channels)
-        self.k = conv1x1(in_channels, in_channels)
-        self.v = conv1x1(in_channels, in_channels)
-        self.proj_out = conv1x1(in_channels, in_channels)
-
-    def attention(self, x: Tensor) -> Tensor:
-        """The attended tokens before ``proj_out``: ``N C H W -> N (H W) C``."""
-        h = self.norm(x)
-        q, k, v = (f(h).flatten(2).transpose(1, 2).contiguous() for f in (self.q, self.k, self.v))
-        return attend(q, k, v, memory_efficient=self.memory_efficient)
-
-    def project(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """Fold tokens ``N (H W) C`` to ``N C H W``, project them and add ``x``."""
-        h = tokens.transpose(1, 2).reshape(x.shape)
-        return add_to(self.proj_out(h), x)
+        same = in_channels == out_channels
+        self.nin_shortcut = None if same else conv1x1(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``N C H W -> N C H W``."""
-        return self.project(self.attention(x), x)
-
-
-class MemoryEfficientAttnBlock(AttnBlock):
-    """:class:`AttnBlock` with xformers' kernel: the same keys, the same result."""
-
-    memory_efficient = True
-
-
-def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
-    """The attention block of an ``attn_type``: ``vanilla``, ``vanilla-xformers`` or ``none``.
-
-    Raises:
-        ValueError: another ``attn_type``.
-    """
-    check_attn_type(attn_type)
-    if attn_type == "none":
-        return nn.Identity()
-    block = MemoryEfficientAttnBlock if attn_type == "vanilla-xformers" else AttnBlock
-    return block(in_channels)
-
-
-def check_attn_type(attn_type: str) -> None:
-    """Raise ValueError for an unknown ``attn_type``."""
-    if attn_type not in ATTN_TYPES:
-        raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
+        """``N C H W -> N C' H W``."""
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(self.dropout(silu(self.norm2(h))))
+        return add_to(h, x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class Upsample(nn.Module):
@@ -214,8 +106,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``N C H W -> N C 2H 2W``."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Downsample(nn.Module):
@@ -223,37 +114,40 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, with_conv: bool) -> None:
         super().__init__()
-        self.with_conv = with_conv
-        if with_conv:
-            self.conv = nn.Conv2d(in_channels, in_channels, kernel_size=3, stride=2)
+        self.conv = nn.Conv2d(in_channels, in_channels, 3, stride=2) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``N C H W -> N C H/2 W/2``; the convolution pads one zero pixel right and below."""
-        if not self.with_conv:
+        if self.conv is None:
             return F.avg_pool2d(x, kernel_size=2, stride=2)
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Level(nn.Module):
     """One resolution: residual blocks, attention after each if any, then the change of size.
 
-    Its keys are ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``.
+    Its keys are ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``, which the network
+    sets. ``channels`` is the number of channels of its output.
     """
 
     def __init__(
         self,
-        blocks: Sequence[nn.Module],
-        attns: Sequence[nn.Module],
-        *,
-        upsample: nn.Module | None = None,
-        downsample: nn.Module | None = None,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        make_resblock: Callable[..., nn.Module],
+        make_attn: Callable[[int], nn.Module] | None,
     ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.attn = nn.ModuleList(attns)
-        self.upsample = upsample
-        self.downsample = downsample
+        self.block, self.attn = nn.ModuleList(), nn.ModuleList()
+        self.upsample: nn.Module | None = None
+        self.downsample: nn.Module | None = None
+        self.channels = in_channels
+        for _ in range(blocks):
+            self.block.append(make_resblock(in_channels=self.channels, out_channels=out_channels))
+            self.channels = out_channels
+            if make_attn is not None:
+                self.attn.append(make_attn(out_channels))
 
     def steps(self) -> Iterator[Step]:
         """The modules in the order in which they run."""
@@ -264,22 +158,11 @@ class Level(nn.Module):
         yield from (step for step in (self.upsample, self.downsample) if step is not None)
 
 
-class Levels(nn.ModuleList):
-    """The levels of an encoder or decoder, finest first."""
-
-    def __iter__(self) -> Iterator[Level]:
-        return cast("Iterator[Level]", super().__iter__())
-
-
-class Middle(nn.Module):
-    """The stage at the coarsest resolution: residual block, attention, residual block."""
-
-    def __init__(self, block_1: nn.Module, attn_1: nn.Module, block_2: nn.Module) -> None:
-        super().__init__()
-        self.block_1 = block_1
-        self.attn_1 = attn_1
-        self.block_2 = block_2
-
-    def steps(self) -> Iterator[Step]:
-        """The modules in the order in which they run."""
-        yield from (self.block_1, self.attn_1, self.block_2)
+def make_middle(
+    channels: int, make_resblock: Callable[..., nn.Module], make_attn: Callable[[int], nn.Module]
+) -> nn.ModuleDict:
+    """The stage at the coarsest resolution, in the order in which it runs."""
+    block_1 = make_resblock(in_channels=channels, out_channels=channels)
+    attn_1 = make_attn(channels)
+    block_2 = make_resblock(in_channels=channels, out_channels=channels)
+    return nn.ModuleDict({"block_1": block_1, "attn_1": attn_1, "block_2": block_2})

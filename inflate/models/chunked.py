@@ -1,28 +1,25 @@
 """Decode long clips chunk by chunk, with the result of decoding them whole.
 
-Temporal layers see every frame: their norms take statistics over all of them, and attention attends
-to all of them. So a temporal block runs in passes over all chunks, and each pass leaves its result
-for the next in a temporary file. Between such blocks, chunks stream.
-
-A chunk is ``(B t) C H W``, video-major; chunks come in the order of their frames.
+Norms and attention of temporal blocks see every frame, so such a block runs in passes over all
+chunks, and each pass leaves its result for the next in a temporary file. Between such blocks,
+chunks stream: ``(B t) C H W``, video-major, in the order of their frames.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inflate.models.blend import TemporalBlock
 from inflate.models.blocks import GroupNorm, Step, add_to, at_least_float32
 from inflate.models.image import best_layout
-from inflate.models.temporal import AE3DConv, TimeConv, VideoResBlock, fold_frames, unfold_frames
+from inflate.models.temporal import AE3DConv, VideoResBlock, fold_frames, unfold_frames
 from inflate.models.time_attention import VideoBlock
 
 
@@ -33,7 +30,6 @@ class Clip:
     videos: int
     frames: int
     chunk: int
-    directory: Path | None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """The first frame of each chunk, and the one after its last."""
@@ -46,16 +42,15 @@ class Clip:
 
 
 class FrameFile:
-    """Frames in a temporary file without a name, removed when it is closed or collected.
+    """Frames in a temporary file, ``T B S C``, where ``S`` are the pixels of a frame.
 
-    The layout is ``T B H W C``: the frames of a chunk are contiguous, and so are neighbouring
-    pixels of one frame. Nothing is mapped into memory, where it would count as used.
+    Nothing is mapped into memory, where it would count as used.
     """
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self._file = tempfile.TemporaryFile(dir=clip.directory)  # noqa: SIM115
-        self._end = 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._done = 0
 
     def __enter__(self) -> FrameFile:
         return self
@@ -65,53 +60,37 @@ class FrameFile:
 
     def append(self, x: Tensor) -> None:
         """Add a chunk ``(B t) C H W`` at the end."""
-        self._kind = x.new_empty(0)
-        _, self.channels, self.height, self.width = x.shape
-        by_frame = self.clip.by_video(x).transpose(0, 1).movedim(2, -1)
-        self._end += self._put(self._end, by_frame)
+        self._like = x.new_empty(0)
+        self._channels, *self.size = x.shape[1:]
+        self.write(self._done, 0, x.flatten(2).transpose(1, 2))
+        self._done += x.shape[0] // self.clip.videos
 
-    def read(self, first: int, last: int) -> Tensor:
+    def frames(self, first: int, last: int) -> Tensor:
         """The frames from ``first`` to before ``last``, ``(B t) C H W``."""
-        shape = (last - first, self.clip.videos, self.height, self.width, self.channels)
-        by_frame = self._get(self._offset(first, 0, 0), shape)
-        x = by_frame.transpose(0, 1).flatten(0, 1).movedim(-1, 1).to(self._kind.device)
+        tokens = self.read(first, last, 0, self.size[0] * self.size[1])
+        x = tokens.reshape(-1, *self.size, self._channels).movedim(-1, 1)
         return best_layout(x) if x.device.type == "cpu" else x.contiguous()
 
-    def read_pixels(self, first: int, last: int) -> Tensor:
-        """All frames of some pixels, ``(B T) S C``."""
-        clip = self.clip
-        shape = (clip.videos, clip.frames, last - first, self.channels)
-        x = self._kind.new_empty(shape, device="cpu")
-        for video in range(clip.videos):
-            for frame in range(clip.frames):
-                x[video, frame] = self._get(self._offset(frame, video, first), x.shape[2:])
-        return x.flatten(0, 1).to(self._kind.device)
-
-    def write_pixels(self, first: int, x: Tensor) -> None:
-        """Replace pixels, from ``first`` on, by ``(B T) S C``."""
-        videos = self.clip.by_video(x)
-        for video in range(self.clip.videos):
-            for frame in range(self.clip.frames):
-                self._put(self._offset(frame, video, first), videos[video, frame])
-
-    def _offset(self, frame: int, video: int, pixel: int) -> int:
-        image = frame * self.clip.videos + video
-        numbers = (image * self.height * self.width + pixel) * self.channels
-        return numbers * self._kind.element_size()
-
-    def _put(self, offset: int, x: Tensor) -> int:
-        buffer = bytearray(x.numel() * x.element_size())
-        torch.frombuffer(buffer, dtype=x.dtype).view(x.shape).copy_(x)
-        self._file.seek(offset)
-        return self._file.write(buffer)
-
-    def _get(self, offset: int, shape: Iterable[int]) -> Tensor:
+    def read(self, first: int, last: int, pixel: int, end: int) -> Tensor:
+        """Pixels from ``pixel`` to before ``end`` of frames, ``(B t) S C``."""
         # torch's memory is aligned as its kernels expect; that of a bytearray is not.
-        x = torch.empty(tuple(shape), dtype=self._kind.dtype)
-        self._file.seek(offset)
-        buffer: Any = x.view(-1).view(torch.uint8).numpy()
-        assert self._file.readinto(buffer) == x.nbytes
-        return x
+        shape = (self.clip.videos * (last - first), end - pixel, self._channels)
+        x = self._like.new_empty(shape, device="cpu")
+        self._transfer(self._file.readinto, first, pixel, x)
+        return x.to(self._like.device)
+
+    def write(self, first: int, pixel: int, x: Tensor) -> None:
+        """Write pixels ``(B t) S C``, from ``pixel`` on, of the frames from ``first`` on."""
+        self._transfer(self._file.write, first, pixel, x.cpu().contiguous())
+
+    def _transfer(self, call: Callable[[Any], int], first: int, pixel: int, x: Tensor) -> None:
+        row = self._channels * x.element_size()
+        places = itertools.product(range(self.clip.videos), range(x.shape[0] // self.clip.videos))
+        for (video, frame), image in zip(places, x, strict=True):
+            at = (first + frame) * self.clip.videos + video
+            self._file.seek((at * self.size[0] * self.size[1] + pixel) * row)
+            buffer = image.view(-1).view(torch.uint8).numpy()
+            assert call(buffer) == len(buffer)
 
 
 class Moments:
@@ -122,21 +101,19 @@ class Moments:
         variances", 1979.
     """
 
-    def __init__(self, clip: Clip, norm: nn.Module) -> None:
-        assert isinstance(norm, GroupNorm)
-        self._norm = norm
-        self._each = norm.num_channels // norm.num_groups
-        self._videos = clip.videos
-        self._count = 0
+    def __init__(self, clip: Clip, norm: Any) -> None:
+        self._norm: GroupNorm = norm
+        self._clip, self._count = clip, 0
         # On the CPU, since not every device has float64.
         self._mean = torch.zeros(clip.videos, norm.num_groups, dtype=torch.float64)
         self._squares = torch.zeros_like(self._mean)
 
     def add(self, x: Tensor) -> None:
         """Add a chunk ``(B t) C H W`` to the statistics."""
-        groups = x.reshape(self._videos, -1, self._norm.num_groups, self._each, *x.shape[2:])
-        variance, mean = torch.var_mean(at_least_float32(groups), dim=(1, 3, 4, 5), correction=0)
-        variance, mean = variance.cpu().double(), mean.cpu().double()
+        frames = self._clip.by_video(at_least_float32(x))
+        groups = frames.reshape(*frames.shape[:2], self._norm.num_groups, -1, *x.shape[2:])
+        moments = torch.var_mean(groups, dim=(1, 3, 4, 5), correction=0)
+        variance, mean = (moment.cpu().double() for moment in moments)
         count = groups.numel() // mean.numel()
         total = self._count + count
         difference = mean - self._mean
@@ -146,113 +123,90 @@ class Moments:
 
     def normalize(self, x: Tensor) -> Tensor:
         """Normalise ``(B t) C H W`` by the statistics of all frames, perhaps in place."""
-        norm = self._norm
+        norm, each = self._norm, x.shape[1] // self._norm.num_groups
         inverse = (self._squares / self._count + norm.eps).rsqrt()
-        mean, inverse = (m.repeat_interleave(self._each, 1) for m in (self._mean, inverse))
-        scale = norm.weight.cpu().double() * inverse
+        mean, inverse = (m.repeat_interleave(each, 1) for m in (self._mean, inverse))
+        scale = norm.weight.cpu().double() * inverse  # B C
         shift = norm.bias.cpu().double() - mean * scale
-        wide = at_least_float32(x)
-        frames = x.shape[0] // self._videos
-        scale, shift = (
-            m.to(wide).repeat_interleave(frames, 0)[:, :, None, None] for m in (scale, shift)
-        )
-        return wide.mul_(scale).add_(shift).to(x.dtype)
+        wide = self._clip.by_video(at_least_float32(x))
+        scale, shift = (m.to(wide)[:, None, :, None, None] for m in (scale, shift))
+        return wide.mul_(scale).add_(shift).flatten(0, 1).to(x.dtype)
 
 
 @torch.no_grad()
 def decode_stream(
     steps: Iterable[Step], z: Tensor, clip: Clip, skip_video: bool
 ) -> Iterator[Tensor]:
-    """The images of latents, chunk by chunk, each ``(B t) C H W``.
-
-    Args:
-        steps: the steps of a decoder in their order.
-        z: latents ``(B T) z h w``.
-        clip: how they are cut.
-        skip_video: run the image layers alone.
-    """
+    """The images of latents ``(B T) z h w``, chunk by chunk, each ``(B t) C H W``."""
     videos = clip.by_video(z)
     stream: Iterator[Tensor] = (
         best_layout(videos[:, first:last].flatten(0, 1)) for first, last in clip.spans()
     )
+    passes: dict[type, Callable[..., Iterator[Tensor]]]
+    passes = {VideoResBlock: _residual, VideoBlock: _attention, AE3DConv: _convolution}
     for step in steps:
-        silent = skip_video or (isinstance(step, TemporalBlock) and step.is_silent())
-        if isinstance(step, VideoResBlock) and not silent:
-            stream = _residual(step, stream, clip)
-        elif isinstance(step, VideoBlock) and not silent:
-            stream = _attention(step, stream, clip)
-        elif isinstance(step, AE3DConv) and not silent:
-            stream = _convolution(step, stream, clip)
-        elif isinstance(step, TemporalBlock | AE3DConv):
+        run = passes.get(type(step))
+        if run is None:
+            stream = map(step, stream)
+        elif skip_video:
             stream = map(partial(step, skip_video=True), stream)
         else:
-            stream = map(step, stream)
+            stream = run(step, stream, clip)
     for x in stream:
         yield x.contiguous()
 
 
 def _residual(block: VideoResBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """A temporal residual block, in three passes: each of its two norms needs all frames."""
-    stack = block.time_stack
-    before, between = Moments(clip, stack.in_layers[0]), Moments(clip, stack.out_layers[0])
+    """Three passes: each of the two norms needs all frames."""
+    norm_1, *silu_1, conv_1 = block.time_stack.in_layers
+    norm_2, *silu_2, conv_2 = block.time_stack.out_layers
+    before, between = Moments(clip, norm_1), Moments(clip, norm_2)
     with FrameFile(clip) as spatial, FrameFile(clip) as hidden:
         for x in stream:
             x = block(x, skip_video=True)
             before.add(x)
             spatial.append(x)
-        for first, last in clip.spans():
-            h = _time_layers(stack.in_layers, before, spatial, first, last)
+        for span in clip.spans():
+            h = _convolved(spatial, *span, conv_1, before.normalize, *silu_1)
             between.add(h)
             hidden.append(h)
-        for first, last in clip.spans():
-            x = spatial.read(first, last)
-            h = _time_layers(stack.out_layers, between, hidden, first, last)
-            yield block.blend(x, add_to(h, x), overwrite=True)
-
-
-def _time_layers(
-    layers: nn.Sequential, moments: Moments, source: FrameFile, first: int, last: int
-) -> Tensor:
-    """A norm over all frames, then the other layers, the last a convolution, for one chunk."""
-
-    def prepare(x: Tensor) -> Tensor:
-        h: Tensor = layers[1:-1](moments.normalize(x))
-        return h
-
-    return _convolved(layers[-1], prepare, source, first, last)
+        for span in clip.spans():
+            h = _convolved(hidden, *span, conv_2, between.normalize, *silu_2)
+            x = spatial.frames(*span)
+            yield block.blend(x, add_to(h, x))
 
 
 def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """The output convolution."""
     with FrameFile(clip) as spatial:
         for x in stream:
             spatial.append(conv(x, skip_video=True))
-        for first, last in clip.spans():
-            yield _convolved(conv.time_mix_conv, lambda x: x, spatial, first, last)
+        for span in clip.spans():
+            yield _convolved(spatial, *span, conv.time_mix_conv)
 
 
 def _convolved(
-    conv: nn.Module, prepare: Callable[[Tensor], Tensor], source: FrameFile, first: int, last: int
+    source: FrameFile, first: int, last: int, conv: Any, *pointwise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """A convolution over time for one chunk and the neighbouring frames its kernel reaches."""
-    assert isinstance(conv, TimeConv)
     radius = conv.kernel_size[0] // 2
     low, high = max(0, first - radius), min(source.clip.frames, last + radius)
-    x = unfold_frames(prepare(source.read(low, high)), high - low)
-    return fold_frames(conv(x)[:, :, first - low : last - low])
+    x = source.frames(low, high)
+    for layer in pointwise:
+        x = layer(x)
+    return fold_frames(conv(unfold_frames(x, high - low))[:, :, first - low : last - low])
 
 
 def _attention(block: VideoBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """A temporal attention block, a few pixels at a time, since pixels do not mix."""
+    """A few pixels at a time, since pixels do not mix."""
     with FrameFile(clip) as inputs, FrameFile(clip) as tokens:
         for x in stream:
             inputs.append(x)
             tokens.append(block.attention(x).transpose(1, 2).reshape(x.shape))
-        pixels = tokens.height * tokens.width
+        pixels = inputs.size[0] * inputs.size[1]
         few = max(1, pixels * clip.chunk // clip.frames)  # As many tokens as a chunk has.
-        for first in range(0, pixels, few):
-            mixed = block.mix(tokens.read_pixels(first, min(first + few, pixels)), clip.frames)
-            tokens.write_pixels(first, mixed)
+        for start in range(0, pixels, few):
+            end = min(start + few, pixels)
+            mixed = block.mix(tokens.read(0, clip.frames, start, end), clip.frames)
+            tokens.write(0, start, mixed)
         for first, last in clip.spans():
-            mixed = tokens.read(first, last).flatten(2).transpose(1, 2)
-            yield block.project(mixed, inputs.read(first, last))
+            yield block.project(tokens.read(first, last, 0, pixels), inputs.frames(first, last))

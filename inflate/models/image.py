@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from inflate.errors import nearest
+from inflate.models.attention import make_attn
 from inflate.models.blocks import (
     Downsample,
     Level,
-    Levels,
-    Middle,
     ResnetBlock,
     Step,
     Upsample,
-    check_ignored,
     conv3x3,
-    make_attn,
+    make_middle,
     silu,
     spatial_norm,
 )
-from inflate.models.training import Checkpointed
+from inflate.vocabulary import DDCONFIG_FIXED, DDCONFIG_KEYS
 
 
 def best_layout(x: Tensor) -> Tensor:
     """``x`` in the memory layout in which convolutions of its device and type run fastest.
 
-    On a CPU in float32 that is channels last: convolutions reorder nothing, a convolution over time
-    alone is a matrix product, and frames are folded without a copy. With gradients the layout is
-    kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the backward pass if its input
-    needs no gradient, as in a decoder with frozen layers.
+    On a CPU in float32 that is channels last, in which frames are folded without a copy. With
+    gradients the layout is kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the
+    backward pass if its input needs no gradient, as in a decoder with frozen layers.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
         return x.contiguous(memory_format=torch.channels_last)
     return x
 
 
-class Decoder(Checkpointed):
+class Network(nn.Module):
+    """An encoder or decoder; ``ignored`` are keys of a shared ``ddconfig`` that it does not use."""
+
+    gradient_checkpointing = False
+
+    def __init__(self, ignored: Mapping[str, object]) -> None:
+        super().__init__()
+        for name, value in ignored.items():
+            if name not in DDCONFIG_KEYS:
+                raise TypeError(
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}"
+                    + nearest(name, DDCONFIG_KEYS)
+                )
+            if value != DDCONFIG_FIXED.get(name, value):
+                raise ValueError(
+                    f"{name} is {value!r}; this family supports {DDCONFIG_FIXED[name]!r} only"
+                )
+
+    def run_step(self, step: Step, h: Tensor, **arguments: Any) -> Tensor:
+        """A step's output; with checkpointing, only its input is kept for the backward pass.
+
+        Source:
+            Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+        """
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(step, h, use_reentrant=False, **arguments)
+        return step(h, **arguments)
+
+
+class Decoder(Network):
     """The image decoder of the family, ``N z_channels h w -> N out_ch H W``.
 
     Levels are indexed from the finest (0) and run from the coarsest down.
@@ -51,14 +80,12 @@ class Decoder(Checkpointed):
         attn_resolutions: resolutions whose levels have attention after each block.
         dropout: share of the activations zeroed in training.
         resamp_with_conv: whether a convolution follows each doubling.
-        in_channels: channels of the encoder's input; unused here.
         resolution: height of the finest level; it only decides where attention is.
         z_channels: channels of the latent.
         give_pre_end: return the last features, before ``norm_out``.
         tanh_out: end in a tanh.
         attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
-        **ignored: other keys of the shared ``ddconfig``
-            (:data:`inflate.vocabulary.DDCONFIG_KEYS`).
+        **ignored: other keys of the shared ``ddconfig``.
 
     Raises:
         TypeError: an unknown keyword.
@@ -78,7 +105,6 @@ class Decoder(Checkpointed):
         attn_resolutions: Sequence[int],
         dropout: float = 0.0,
         resamp_with_conv: bool = True,
-        in_channels: int = 3,
         resolution: int,
         z_channels: int,
         give_pre_end: bool = False,
@@ -86,37 +112,28 @@ class Decoder(Checkpointed):
         attn_type: str = "vanilla",
         **ignored: Any,
     ) -> None:
-        super().__init__()
-        check_ignored(self, ignored)
+        super().__init__(ignored)
         self.z_channels = z_channels
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out
-        make_attn_ = self._make_attn()
-        make_resblock = self._make_resblock()
-        make_conv = self._make_conv()
-
+        resblock = partial(self._make_resblock(), dropout=dropout)
+        attn = partial(self._make_attn(), attn_type=attn_type)
         channels = ch * ch_mult[-1]
         self.conv_in = conv3x3(z_channels, channels)
-        self.mid = Middle(
-            make_resblock(in_channels=channels, out_channels=channels, dropout=dropout),
-            make_attn_(channels, attn_type=attn_type),
-            make_resblock(in_channels=channels, out_channels=channels, dropout=dropout),
-        )
+        self.mid = make_middle(channels, resblock, attn)
         levels: list[Level] = []
         for i, mult in reversed(list(enumerate(ch_mult))):
-            blocks, attns = [], []
-            for _ in range(num_res_blocks + 1):
-                blocks.append(
-                    make_resblock(in_channels=channels, out_channels=ch * mult, dropout=dropout)
-                )
-                channels = ch * mult
-                if resolution // 2**i in attn_resolutions:
-                    attns.append(make_attn_(channels, attn_type=attn_type))
-            up = Upsample(channels, resamp_with_conv) if i > 0 else None
-            levels.insert(0, Level(blocks, attns, upsample=up))
-        self.up = Levels(levels)
+            attends = resolution // 2**i in attn_resolutions
+            blocks = num_res_blocks + 1
+            level = Level(channels, ch * mult, blocks, resblock, attn if attends else None)
+            channels = level.channels
+            if i > 0:
+                level.upsample = Upsample(channels, resamp_with_conv)
+            levels.insert(0, level)
+        self.up = nn.ModuleList(levels)
         self.norm_out = spatial_norm(channels)
-        self.conv_out = make_conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
+        conv = self._make_conv()
+        self.conv_out = conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
 
     def _make_attn(self) -> Callable[..., nn.Module]:
         return make_attn
@@ -128,15 +145,15 @@ class Decoder(Checkpointed):
         return nn.Conv2d
 
     def get_last_layer(self) -> Tensor:
-        """The weight of the output convolution, by which GAN losses are scaled."""
-        weight: Tensor = self.conv_out.weight  # type: ignore[assignment]
-        return weight
+        """The weight of the output's convolution, for losses that balance on its gradient."""
+        assert isinstance(self.conv_out, nn.Conv2d)
+        return self.conv_out.weight
 
     def steps(self) -> Iterator[Step]:
         """The steps in the order in which they run, each on the output of the one before."""
         yield self.conv_in
-        yield from self.mid.steps()
-        for level in reversed(list(self.up)):
+        yield from self.mid.values()
+        for level in cast("Iterator[Level]", reversed(self.up)):
             yield from level.steps()
         if not self.give_pre_end:
             yield lambda h: silu(self.norm_out(h))
@@ -157,17 +174,11 @@ class Decoder(Checkpointed):
         return self._run(z, self.run_step)
 
 
-class Encoder(Checkpointed):
+class Encoder(Network):
     """The encoder of the family, ``N in_channels H W -> N (2 z_channels) h w``.
 
-    Args:
-        double_z: return mean and log-variance (``2 z_channels``); False for vector-quantised ones.
-
-    The other arguments are those of :class:`Decoder`, with ``num_res_blocks`` blocks per level.
-
-    Raises:
-        TypeError: an unknown keyword.
-        ValueError: an argument out of its range.
+    Without ``double_z`` it returns no log-variance but ``z_channels``. The other arguments and
+    errors are those of :class:`Decoder`, with ``num_res_blocks`` blocks per level.
 
     Source:
         ``Encoder`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -189,38 +200,29 @@ class Encoder(Checkpointed):
         attn_type: str = "vanilla",
         **ignored: Any,
     ) -> None:
-        super().__init__()
-        check_ignored(self, ignored)
-        self.conv_in = conv3x3(in_channels, ch)
-        levels: list[Level] = []
+        super().__init__(ignored)
+        resblock = partial(ResnetBlock, dropout=dropout)
+        attn = partial(make_attn, attn_type=attn_type)
         channels = ch
+        self.conv_in = conv3x3(in_channels, channels)
+        self.down = nn.ModuleList()
         for i, mult in enumerate(ch_mult):
-            blocks, attns = [], []
-            for _ in range(num_res_blocks):
-                blocks.append(
-                    ResnetBlock(in_channels=channels, out_channels=ch * mult, dropout=dropout)
-                )
-                channels = ch * mult
-                if resolution // 2**i in attn_resolutions:
-                    attns.append(make_attn(channels, attn_type))
-            last = i == len(ch_mult) - 1
-            down = None if last else Downsample(channels, resamp_with_conv)
-            levels.append(Level(blocks, attns, downsample=down))
-        self.down = Levels(levels)
-        self.mid = Middle(
-            ResnetBlock(in_channels=channels, dropout=dropout),
-            make_attn(channels, attn_type),
-            ResnetBlock(in_channels=channels, dropout=dropout),
-        )
+            attends = resolution // 2**i in attn_resolutions
+            level = Level(channels, ch * mult, num_res_blocks, resblock, attn if attends else None)
+            channels = level.channels
+            if i < len(ch_mult) - 1:
+                level.downsample = Downsample(channels, resamp_with_conv)
+            self.down.append(level)
+        self.mid = make_middle(channels, resblock, attn)
         self.norm_out = spatial_norm(channels)
         self.conv_out = conv3x3(channels, 2 * z_channels if double_z else z_channels)
 
     def steps(self) -> Iterator[Step]:
         """The steps in the order in which they run, each on the output of the one before."""
         yield self.conv_in
-        for level in self.down:
+        for level in cast("Iterator[Level]", iter(self.down)):
             yield from level.steps()
-        yield from self.mid.steps()
+        yield from self.mid.values()
         yield lambda h: silu(self.norm_out(h))
         yield self.conv_out
 

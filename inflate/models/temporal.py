@@ -1,4 +1,4 @@
-"""The temporal layers that convolve: residual block and output convolution.
+"""The temporal layers that convolve, and how a temporal block blends its two branches.
 
 Frames are folded into the batch, video-major: ``(B T) C H W`` at every module boundary, frame
 ``t`` of video ``b`` at index ``b T + t``.
@@ -10,24 +10,87 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inflate.mix_factor import RESIDUAL_WEIGHS
-from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import GroupNorm, ResnetBlock, add_to, silu
+from inflate.mix_factor import RESIDUAL_WEIGHS, Weighs, alpha_of, mix_factor_of
+from inflate.models.blocks import GroupNorm, ResnetBlock, add_to
 from inflate.vocabulary import GROUPS, kernel_of
+
+
+def frames_of(x: Tensor, timesteps: int | None, default: int | None = None) -> int:
+    """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
+
+    Raises:
+        ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
+    """
+    timesteps = default if timesteps is None else timesteps
+    if timesteps is None:
+        raise ValueError("timesteps is not given; pass the number of frames of each video")
+    if timesteps < 1 or x.shape[0] % timesteps:
+        raise ValueError(
+            f"timesteps is {timesteps}, and the batch holds {x.shape[0]} frames; expected a "
+            "positive number that divides it, since a batch is whole videos, (B T) C H W"
+        )
+    return timesteps
+
+
+def unfold_frames(x: Tensor, frames: int) -> Tensor:
+    """``(B T) C H W -> B C T H W``, without a copy."""
+    return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+class TemporalBlock(nn.Module):
+    """A block that blends a spatial and a temporal branch.
+
+    Subclasses set :attr:`mix_weighs`, the branch that their ``mix_factor`` weighs.
+    """
+
+    mix_weighs: ClassVar[Weighs]
+    mix_factor: Tensor
+
+    def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None = None) -> None:
+        """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
+        self.timesteps = timesteps
+        value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
+        self.merge_strategy = merge_strategy
+        if merge_strategy == "learned":
+            self.mix_factor = nn.Parameter(value)
+        else:
+            self.register_buffer("mix_factor", value)
+
+    def temporal_share(self) -> Tensor:
+        """The share of the temporal branch in the blend, from 0 to 1."""
+        alpha = alpha_of(self.mix_factor, self.merge_strategy, self.mix_weighs)
+        return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
+
+    def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
+        """The weighted sum of two branches of one shape, in the memory layout of ``spatial``.
+
+        It overwrites ``spatial`` unless a gradient needs it. Computed as ``a + w (b - a)``: of
+        bit-identical branches it is bit-identical, where ``w b + (1 - w) a`` would round.
+        Convolutions choose their algorithm, and so their rounding, by the layout.
+        """
+        share = self.temporal_share().to(spatial.dtype)
+        if any(t.requires_grad for t in (spatial, temporal, share)):
+            return torch.lerp(spatial, temporal, share)
+        return spatial.lerp_(temporal, share)
 
 
 class TimeConv(nn.Conv3d):
     """A convolution over ``T H W`` that keeps channels, frames, height and width.
 
-    A single frame has only zeros before and after it, so it needs the kernel's middle slice alone.
-    It is also the one case that oneDNN gets wrong (bfloat16, fewer than four channels, kernel of
-    three frames or more: it reads past its input, torch 2.13 on AMX).
+    A single frame needs the kernel's middle slice alone. It is also the one case that oneDNN gets
+    wrong (bfloat16, fewer than four channels, kernel of three frames or more: it reads past its
+    input, torch 2.13 on AMX).
     """
 
     def __init__(self, channels: int, video_kernel_size: int | Sequence[int]) -> None:
@@ -77,24 +140,6 @@ class TimeConv(nn.Conv3d):
         return out.view(videos, frames, height, width, channels).permute(0, 4, 1, 2, 3)
 
 
-def unfold_frames(x: Tensor, frames: int) -> Tensor:
-    """``(B T) C H W -> B C T H W``, without a copy."""
-    return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
-
-
-def fold_frames(x: Tensor) -> Tensor:
-    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-class SiLU(nn.SiLU):
-    """SiLU after a norm, in place unless a gradient needs its input."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same shape."""
-        return silu(input)
-
-
 class TimeStack(nn.Module):
     """A residual block of two Conv3d, ``B C T H W -> B C T H W``; the second starts at zero.
 
@@ -107,15 +152,12 @@ class TimeStack(nn.Module):
         self, channels: int, dropout: float, video_kernel_size: int | Sequence[int]
     ) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), TimeConv(channels, video_kernel_size)
-        )
-        last = TimeConv(channels, video_kernel_size)
+        first, last = (TimeConv(channels, video_kernel_size) for _ in range(2))
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
-        self.out_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels, eps=1e-5), SiLU(), nn.Dropout(dropout), last
-        )
+        norms = [GroupNorm(GROUPS, channels, eps=1e-5) for _ in range(2)]
+        self.in_layers = nn.Sequential(norms[0], nn.SiLU(inplace=True), first)
+        self.out_layers = nn.Sequential(norms[1], nn.SiLU(inplace=True), nn.Dropout(dropout), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """``B C T H W -> B C T H W``."""
@@ -125,69 +167,43 @@ class TimeStack(nn.Module):
 class VideoResBlock(ResnetBlock, TemporalBlock):
     """The image residual block, then a temporal one on its output, blended.
 
-    Args:
-        out_channels: channels of the output.
-        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
-        alpha: likewise.
-        merge_strategy: likewise.
-        timesteps: likewise.
-        **spatial: arguments of :class:`~inflate.models.blocks.ResnetBlock`.
-
-    Raises:
-        ValueError: an argument out of its range.
+    The arguments are those of :class:`ResnetBlock` and :class:`~inflate.models.VideoDecoder`.
     """
 
     mix_weighs = RESIDUAL_WEIGHS
 
     def __init__(
         self,
-        out_channels: int,
         *,
+        in_channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
         video_kernel_size: int | Sequence[int] = 3,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
         timesteps: int | None = None,
-        **spatial: Any,
     ) -> None:
-        super().__init__(out_channels=out_channels, **spatial)
-        self.time_stack = TimeStack(out_channels, self.dropout.p, video_kernel_size)
+        super().__init__(in_channels=in_channels, out_channels=out_channels, dropout=dropout)
+        self.time_stack = TimeStack(out_channels, dropout, video_kernel_size)
         self.init_blend(alpha, merge_strategy, timesteps)
 
-    def forward(
-        self,
-        x: Tensor,
-        temb: None = None,
-        skip_video: bool = False,
-        timesteps: int | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
         """
-        spatial = super().forward(x, temb)
+        spatial = super().forward(x)
         if skip_video:
             return spatial
-        frames = frames_of(x, timesteps, self.timesteps)
-        if self.is_silent():
-            return spatial
-        temporal = fold_frames(self.time_stack(unfold_frames(spatial, frames)))
-        return self.blend(spatial, temporal, overwrite=True)
+        stacked = unfold_frames(spatial, frames_of(x, timesteps, self.timesteps))
+        return self.blend(spatial, fold_frames(self.time_stack(stacked)))
 
 
 class AE3DConv(nn.Conv2d):
     """The image's output convolution, then a convolution over time; no blend and no skip.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        video_kernel_size: as in :class:`~inflate.models.VideoDecoder`.
-        *args: arguments of ``torch.nn.Conv2d``, such as its kernel size.
-        timesteps: frames per video, the default of ``forward``.
-        **kwargs: arguments of ``torch.nn.Conv2d``.
-
-    Raises:
-        ValueError: the kernel is not one or three odd numbers.
+    ``**spatial`` are arguments of ``torch.nn.Conv2d``, such as its kernel size.
     """
 
     def __init__(
@@ -195,18 +211,17 @@ class AE3DConv(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         video_kernel_size: int | Sequence[int] = 3,
-        *args: Any,
         timesteps: int | None = None,
-        **kwargs: Any,
+        **spatial: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, *args, **kwargs)
-        self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
+        super().__init__(in_channels, out_channels, **spatial)
         self.timesteps = timesteps
+        self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
 
     def forward(
         self, input: Tensor, timesteps: int | None = None, skip_video: bool = False
     ) -> Tensor:
-        """``(B T) C H W -> (B T) C' H W``.
+        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image's convolution alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -214,5 +229,5 @@ class AE3DConv(nn.Conv2d):
         x = super().forward(input)
         if skip_video:
             return x
-        frames = frames_of(input, timesteps, self.timesteps)
-        return fold_frames(self.time_mix_conv(unfold_frames(x, frames)))
+        stacked = unfold_frames(x, frames_of(input, timesteps, self.timesteps))
+        return fold_frames(self.time_mix_conv(stacked))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inflate.mix_factor import ATTENTION_WEIGHS
-from inflate.models.attention import attend
-from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import AttnBlock, LayerNorm, MemoryEfficientAttnBlock, check_attn_type
+from inflate.models.attention import AttnBlock, attend
+from inflate.models.blocks import LayerNorm
+from inflate.models.temporal import TemporalBlock, frames_of
 
 
 def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
@@ -33,7 +33,11 @@ def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
 
 
 class GatedLinear(nn.Module):
-    """A linear map split in halves ``a, g`` and gated: ``a * gelu(g)``, ``... C -> ... D``."""
+    """A linear map split in halves ``a, g`` and gated: ``a * gelu(g)``, ``... C -> ... D``.
+
+    Source:
+        Shazeer, "GLU Variants Improve Transformer", 2020 (GEGLU).
+    """
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -42,16 +46,11 @@ class GatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``... C -> ... D``."""
         a, gate = self.proj(x).chunk(2, dim=-1)
-        out: Tensor = a * F.gelu(gate)
-        return out
+        return a * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
-    """Widen four times with a gate, and back: ``... C -> ... C``.
-
-    Source:
-        Shazeer, "GLU Variants Improve Transformer", 2020 (GEGLU).
-    """
+    """Widen four times with a gate, and back: ``... C -> ... C``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -60,8 +59,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``... C -> ... C``."""
-        out: Tensor = self.net(x)
-        return out
+        return self.net(x)
 
 
 class TimeAttention(nn.Module):
@@ -78,8 +76,7 @@ class TimeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``N T C -> N T C``."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
-        out: Tensor = self.to_out(attend(q, k, v, memory_efficient=self.memory_efficient))
-        return out
+        return self.to_out(attend(q, k, v, memory_efficient=self.memory_efficient))
 
 
 class TimeMixBlock(nn.Module):
@@ -115,14 +112,7 @@ class TimeMixBlock(nn.Module):
 class VideoBlock(AttnBlock, TemporalBlock):
     """The image attention, blended with attention over time before the common projection.
 
-    Args:
-        in_channels: channels of input and output, an even number.
-        alpha: as in :class:`~inflate.models.VideoDecoder`.
-        merge_strategy: likewise.
-        timesteps: likewise.
-
-    Raises:
-        ValueError: an argument out of its range.
+    The arguments are those of :class:`AttnBlock` and :class:`~inflate.models.VideoDecoder`.
     """
 
     mix_weighs = ATTENTION_WEIGHS
@@ -152,8 +142,6 @@ class VideoBlock(AttnBlock, TemporalBlock):
         if skip_video:
             return super().forward(x)
         frames = frames_of(x, timesteps, self.timesteps)
-        if self.is_silent():
-            return super().forward(x)
         return self.project(self.mix(self.attention(x), frames), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
@@ -161,37 +149,14 @@ class VideoBlock(AttnBlock, TemporalBlock):
 
         ``S`` may be any of the pixels, since pixels do not mix.
         """
-        embedding = frame_embedding(frames, self.in_channels, spatial.device).to(spatial.dtype)
+        embedding = frame_embedding(frames, spatial.shape[-1], spatial.device).to(spatial.dtype)
         embedding = self.video_time_embed(embedding)  # T C
         placed = spatial.reshape(-1, frames, *spatial.shape[1:]) + embedding[:, None]
         temporal = self.time_mix_block(placed.flatten(0, 1), frames)
-        return self.blend(spatial, temporal, overwrite=True)
+        return self.blend(spatial, temporal)
 
 
-class MemoryEfficientVideoBlock(VideoBlock, MemoryEfficientAttnBlock):
-    """:class:`VideoBlock` with xformers' kernels: the same keys, the same result."""
+class MemoryEfficientVideoBlock(VideoBlock):
+    """:class:`VideoBlock` with xformers' kernels: the same keys."""
 
-
-def make_time_attn(
-    in_channels: int,
-    attn_type: str = "vanilla",
-    attn_kwargs: None = None,
-    alpha: float = 0.0,
-    merge_strategy: str = "learned",
-    timesteps: int | None = None,
-) -> nn.Module:
-    """The temporal attention block of an ``attn_type``; ``none`` is an identity without keys.
-
-    ``attn_kwargs`` is always None, as in the original's calls; the rest is as in
-    :class:`VideoBlock`.
-
-    Raises:
-        ValueError: an argument out of its range.
-    """
-    check_attn_type(attn_type)
-    if attn_kwargs is not None:
-        raise ValueError(f"attn_kwargs is {attn_kwargs!r}; expected None for temporal attention")
-    if attn_type == "none":
-        return nn.Identity()
-    block = MemoryEfficientVideoBlock if attn_type == "vanilla-xformers" else VideoBlock
-    return block(in_channels, alpha, merge_strategy, timesteps)
+    memory_efficient = True

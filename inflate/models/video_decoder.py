@@ -4,24 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from inflate.mix_factor import check_merge_strategy
-from inflate.models.blend import TemporalBlock, frames_of
-from inflate.models.blocks import Step, make_attn
+from inflate.models.attention import make_attn
+from inflate.models.blocks import GroupNorm, LayerNorm, Step
 from inflate.models.chunked import Clip, decode_stream
-from inflate.models.image import Decoder
-from inflate.models.temporal import AE3DConv, VideoResBlock
-from inflate.models.time_attention import make_time_attn
-from inflate.models.training import Trainable
-from inflate.vocabulary import TIME_MODES, kernel_of
+from inflate.models.image import Decoder, Network
+from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock, frames_of
+from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock
+from inflate.vocabulary import TEMPORAL_PARTS, TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
 """The modules that take ``timesteps`` and ``skip_video``."""
+
+
+class Trainable(nn.Module):
+    """The parameters of a video decoder or autoencoder, split into temporal and spatial ones."""
+
+    def temporal_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the temporal layers, learned blend factors included."""
+        return (p for name, p in self.named_parameters() if _is_temporal(name))
+
+    def spatial_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the image layers: those of the image checkpoint."""
+        return (p for name, p in self.named_parameters() if not _is_temporal(name))
+
+    def freeze_spatial(self) -> None:
+        """Train the temporal layers alone: the image layers get no gradients and keep none."""
+        for parameter in self.spatial_parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def parameter_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The parameters that require a gradient, in groups for an optimiser of ``torch.optim``.
+
+        The second group, blend factors and norms, has no weight decay. Decay pulls a weight to
+        zero, which for a blend factor is not "no temporal branch" but a share of one half, and for
+        the gain of a norm is a layer without output.
+        """
+        norms = [m for m in self.modules() if isinstance(m, GroupNorm | LayerNorm)]
+        of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                kept = id(parameter) in of_norms or name.endswith("mix_factor")
+                (others if kept else decayed).append(parameter)
+        return [
+            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+            {"params": others, "lr": lr, "weight_decay": 0.0},
+        ]
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute each block in the backward pass: the same gradients, less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, Network):
+                module.gradient_checkpointing = enabled
+
+
+def _is_temporal(name: str) -> bool:
+    return any(part in TEMPORAL_PARTS for part in name.split("."))
 
 
 class VideoDecoder(Decoder, Trainable):
@@ -41,7 +87,7 @@ class VideoDecoder(Decoder, Trainable):
             share before its sigmoid.
         merge_strategy: ``learned`` (a parameter, through a sigmoid) or ``fixed`` (a buffer).
         time_mode: which parts are temporal, see the table.
-        timesteps: frames per video, the default of ``forward``.
+        timesteps: frames of each video where ``forward`` is not given them.
         **kwargs: arguments of :class:`~inflate.models.image.Decoder`.
 
     Raises:
@@ -52,7 +98,7 @@ class VideoDecoder(Decoder, Trainable):
         ``VideoDecoder`` of ``sgm/modules/autoencoding/temporal_ae.py``.
     """
 
-    available_time_modes: ClassVar[list[str]] = list(TIME_MODES)
+    available_time_modes: ClassVar[tuple[str, ...]] = TIME_MODES
     file_metadata: dict[str, str]
     """The header of the file of ours that this was loaded from; saving records its origin."""
 
@@ -66,15 +112,11 @@ class VideoDecoder(Decoder, Trainable):
         timesteps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if time_mode not in self.available_time_modes:
-            raise ValueError(
-                f"time_mode is {time_mode!r}; expected one of "
-                + ", ".join(self.available_time_modes)
-            )
-        kernel_of(video_kernel_size)  # Checked even where no layer uses them.
+        if time_mode not in TIME_MODES:
+            raise ValueError(f"time_mode is {time_mode!r}; expected one of {', '.join(TIME_MODES)}")
+        # The factories need these before nn.Module is set up, so they are plain attributes.
+        self.video_kernel_size = kernel_of(video_kernel_size)
         check_merge_strategy(merge_strategy)
-        # The factories below need these before nn.Module is set up, so they are plain attributes.
-        self.video_kernel_size = video_kernel_size
         self.alpha = alpha
         self.merge_strategy = merge_strategy
         self.time_mode = time_mode
@@ -87,8 +129,8 @@ class VideoDecoder(Decoder, Trainable):
 
     def _make_attn(self) -> Callable[..., nn.Module]:
         if self.time_mode == "conv-only":
-            return make_attn
-        return partial(make_time_attn, **self._blend())
+            return super()._make_attn()
+        return partial(make_attn, kinds=(VideoBlock, MemoryEfficientVideoBlock), **self._blend())
 
     def _make_resblock(self) -> Callable[..., nn.Module]:
         if self.time_mode == "attn-only":
@@ -98,7 +140,8 @@ class VideoDecoder(Decoder, Trainable):
     def _make_conv(self) -> Callable[..., nn.Module]:
         if self.time_mode == "attn-only":
             return super()._make_conv()
-        return partial(AE3DConv, video_kernel_size=self.video_kernel_size, timesteps=self.timesteps)
+        kernel = self.video_kernel_size
+        return partial(AE3DConv, video_kernel_size=kernel, timesteps=self.timesteps)
 
     def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
         """The weight of the output's time convolution.
@@ -112,10 +155,7 @@ class VideoDecoder(Decoder, Trainable):
     def forward(self, z: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) z_channels h w -> (B T) out_ch H W``.
 
-        Args:
-            z: latents of B videos of T frames, video-major.
-            timesteps: T; the decoder's own ``timesteps`` by default.
-            skip_video: run the image layers alone.
+        ``timesteps`` is T, by default the decoder's; ``skip_video`` runs the image layers alone.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -136,24 +176,18 @@ class VideoDecoder(Decoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int | None = None,
-        directory: str | Path | None = None,
     ) -> Tensor:
-        """The result of ``forward``, also for clips that are too long for it.
-
-        Without ``chunk``, or with one of at least T, it is ``forward``. Otherwise the images come
-        from :meth:`decode_stream`, which takes the same arguments.
+        """The result of ``forward``, with ``chunk`` less than T by :meth:`decode_stream`.
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
-                not positive; or ``z`` requires a gradient, which does not flow through chunks.
+            ValueError: as :meth:`decode_stream`.
             OSError: the temporary files cannot be written.
         """
         frames = self._frames(z, timesteps, skip_video)
         if chunk is None or chunk >= frames:
-            return self(z, timesteps=frames, skip_video=skip_video)  # type: ignore[no-any-return]
-        chunks = self.decode_stream(z, frames, skip_video, chunk=chunk, directory=directory)
+            return self(z, timesteps=frames, skip_video=skip_video)
         out, done = z.new_empty(0), 0
-        for images in chunks:
+        for images in self.decode_stream(z, frames, skip_video, chunk=chunk):
             by_video = images.reshape(z.shape[0] // frames, -1, *images.shape[1:])
             if not done:
                 out = images.new_empty(by_video.shape[0], frames, *images.shape[1:])
@@ -168,29 +202,20 @@ class VideoDecoder(Decoder, Trainable):
         skip_video: bool = False,
         *,
         chunk: int,
-        directory: str | Path | None = None,
     ) -> Iterator[Tensor]:
-        """The images of a long clip, ``chunk`` frames at a time, each ``(B t) out_ch H W``.
+        """The images of a long clip, ``(B t) out_ch H W``, ``chunk`` frames per video at a time.
 
-        The result is that of ``forward`` up to rounding: norms take their statistics over all
-        frames, convolutions see the frames next to a chunk, attention sees all frames of a pixel.
-        Sums are taken in another order, which moves float32 images by some 1e-5 of their range. No
-        gradient flows.
+        The result is that of ``forward`` but for the order of sums, which moves float32 images by
+        some 1e-5 of their range. No gradient flows.
 
         Memory holds ``chunk`` frames, the neighbours that a kernel reaches, and for attention all
         frames of at least one pixel. Disk holds at most three outputs of a residual block per
-        frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32.
-
-        Args:
-            z: latents of B videos of T frames, video-major, ``(B T) z h w``.
-            timesteps: T; the decoder's own ``timesteps`` by default.
-            skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time.
-            directory: where temporary files go; the system's place for them by default. They have
-                no names, and are removed when the iterator is finished or collected.
+        frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32. The temporary files have no
+        names, and are removed when the iterator is finished or collected.
 
         Raises:
-            ValueError: as :meth:`decode`.
+            ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
+                not positive; or ``z`` requires a gradient, which does not flow through chunks.
             OSError: the temporary files cannot be written.
         """
         frames = self._frames(z, timesteps, skip_video)
@@ -201,9 +226,7 @@ class VideoDecoder(Decoder, Trainable):
                 f"z requires a gradient, and none flows through chunks of {chunk} of {frames} "
                 "frames: pass z.detach(), or leave chunk out"
             )
-        place = None if directory is None else Path(directory)
-        clip = Clip(z.shape[0] // frames, frames, chunk, place)
-        return decode_stream(self.steps(), z, clip, skip_video)
+        return decode_stream(self.steps(), z, Clip(z.shape[0] // frames, frames, chunk), skip_video)
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
         """T; all frames are one video where they do not mix."""

@@ -14,8 +14,7 @@ from inflate.formats.layouts import DECODER
 from inflate.inflation.initializers import usual_start
 from inflate.loading import make_tensor
 from inflate.models import VideoDecoder
-from inflate.models.blend import TemporalBlock
-from inflate.models.temporal import AE3DConv, VideoResBlock
+from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock
 from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.parity.metrics import ProbeRun, is_finite, measure
 from inflate.parity.pair import Decode, DecoderPair, Modules
@@ -136,8 +135,11 @@ def _faults(modules: Modules) -> Iterator[_Fault | str]:
     decoder = modules.candidate.video
     branch = _zeroed_layer(decoder)
     dirac = "conv_out.time_mix_conv" if isinstance(decoder.conv_out, AE3DConv) else None
-    if (key := branch or dirac) is None:
+    norms = [module for module in decoder.modules() if isinstance(module, nn.GroupNorm)]
+    if (key := dirac or branch) is None:
         yield "no temporal bias was changed: no temporal branch reaches the output"
+    elif dirac is None and all(norm.num_channels == norm.num_groups for norm in norms):
+        yield "no temporal bias was changed: with one channel per group, norms undo it"
     else:
         yield _moved("temporal-bias", decoder, f"{key}.bias", (0,))
     if modules.reference is modules.candidate:

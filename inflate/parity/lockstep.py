@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from inflate.formats.layouts import is_inflated
-from inflate.models.blend import TemporalBlock
-from inflate.models.blocks import AttnBlock, ResnetBlock
+from inflate.models.attention import AttnBlock
+from inflate.models.blocks import ResnetBlock
+from inflate.models.temporal import TemporalBlock
 from inflate.parity.metrics import is_finite, measure, worst_of, worst_verdict
 from inflate.parity.pair import Decode, Modules
 from inflate.parity.result import Errors, LayerResult, Tolerance

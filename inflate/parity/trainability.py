@@ -19,7 +19,7 @@ from inflate.inflation.plan import MIX_FACTOR, blocked
 from inflate.loading import load_video
 from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder
-from inflate.models.blend import TemporalBlock
+from inflate.models.temporal import TemporalBlock
 from inflate.parity.memory import memory_errors
 from inflate.parity.result import Learns, TensorLearning, TrainabilityResult
 

@@ -35,8 +35,9 @@ from inflate.io.staging import saying_why, stage
 from inflate.io.torch_writer import open_writer
 from inflate.loading import as_array, dtype_name
 from inflate.models import VideoDecoder
+from inflate.models.attention import AttnBlock
 from inflate.models.autoencoder import VideoAutoencoder
-from inflate.models.blocks import MemoryEfficientAttnBlock, ResnetBlock
+from inflate.models.blocks import ResnetBlock
 from inflate.options import ConvertOptions, check_location
 from inflate.progress import silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
@@ -162,7 +163,7 @@ def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _settings(decoder: VideoDecoder) -> Settings:
     """The settings of a decoder that its tensors do not show."""
-    efficient = any(isinstance(m, MemoryEfficientAttnBlock) for m in decoder.modules())
+    attns = [module for module in decoder.modules() if isinstance(module, AttnBlock)]
     block = decoder.mid.block_1
     assert isinstance(block, ResnetBlock)
     settings: Settings = {
@@ -172,7 +173,7 @@ def _settings(decoder: VideoDecoder) -> Settings:
         "architecture.give_pre_end": decoder.give_pre_end,
         "architecture.dropout": block.dropout.p,
     }
-    if efficient:
+    if any(attn.memory_efficient for attn in attns):
         settings["architecture.attn_type"] = "vanilla-xformers"
     return settings
 

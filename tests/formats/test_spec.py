@@ -16,7 +16,7 @@ from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.formats.spec import TensorSpec, decoder_spec, image_shapes
 from inflate.models import Decoder, Encoder, VideoDecoder
-from inflate.models.blend import TemporalBlock
+from inflate.models.temporal import TemporalBlock
 from inflate.vocabulary import ATTN_TYPES, MERGE_STRATEGIES, TIME_MODES
 from tests.io.opening import architecture_of, architecture_of_preset
 

@@ -27,10 +27,6 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 TOLERANCE = 2e-5
 """How far, absolutely, an element may be from the original's on CPU."""
 
-TIME_MODES = ("all", "conv-only", "attn-only")
-ATTN_TYPES = ("vanilla", "vanilla-xformers", "none")
-MERGE_STRATEGIES = ("learned", "fixed")
-
 SMALL: dict[str, Any] = {
     "double_z": True,
     "z_channels": 4,
@@ -55,16 +51,12 @@ TINY: dict[str, Any] = {**SMALL, "ch_mult": [1], "num_res_blocks": 0, "attn_reso
 """The least of the family: one level of one block."""
 
 KL_F8: dict[str, Any] = {
-    "double_z": True,
-    "z_channels": 4,
+    **SMALL,
     "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
     "ch": 128,
     "ch_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
     "attn_resolutions": [],
-    "dropout": 0.0,
 }
 KL_F16: dict[str, Any] = {
     **KL_F8,

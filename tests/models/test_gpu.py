@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from inflate.models import AttnBlock
+from inflate.models.attention import AttnBlock
+from inflate.vocabulary import TIME_MODES
 
 from .builders import (
-    TIME_MODES,
     error,
     latents,
     noise,
@@ -33,8 +33,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-
-every_mode = pytest.mark.parametrize("time_mode", TIME_MODES)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +58,7 @@ def test_numbers_are_the_originals(name: str) -> None:
 
 # What xformers warns of when it is imported does not concern these tests.
 @pytest.mark.filterwarnings("ignore")
-@every_mode
+@pytest.mark.parametrize("time_mode", TIME_MODES)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 0.01), (torch.bfloat16, 0.08)]
 )

@@ -52,17 +52,11 @@ def test_numbers_are_the_originals(name: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [
-        "conv_in.weight",
-        "mid.block_1.mix_factor",
-        "mid.block_2.time_stack.out_layers.3.bias",
-        "mid.attn_1.mix_factor",
-        "mid.attn_1.time_mix_block.attn1.to_v.weight",
-        "mid.attn_1.video_time_embed.0.weight",
-        "up.1.attn.1.time_mix_block.ff.net.0.proj.weight",
-        "conv_out.time_mix_conv.weight",
-    ],
-)
+    ["conv_in.weight", "mid.block_1.mix_factor", "mid.block_2.time_stack.out_layers.3.bias",
+     "mid.attn_1.mix_factor", "mid.attn_1.time_mix_block.attn1.to_v.weight",
+     "mid.attn_1.video_time_embed.0.weight", "up.1.attn.1.time_mix_block.ff.net.0.proj.weight",
+     "conv_out.time_mix_conv.weight"],
+)  # fmt: skip
 def test_a_changed_weight_is_noticed(key: str) -> None:
     case = CASES["all-learned-k3"]
     module = reference_module(case)

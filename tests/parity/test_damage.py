@@ -230,6 +230,8 @@ ALL = {"temporal-bias", "spatial-weight", "branch-not-zeroed", "dirac-off-centre
         ({"time_mode": "all", "video_kernel_size": 1}, {"dirac-off-centre"}),
         ({"time_mode": "attn-only"}, {"dirac-off-centre"}),
         ({"time_mode": "all", "merge_strategy": "fixed", "alpha": 0.0}, {"branch-not-zeroed"}),
+        ({"time_mode": "all", "ch_mult": [1]}, set()),
+        ({"time_mode": "attn-only", "ch_mult": [1]}, {"temporal-bias", "dirac-off-centre"}),
         (
             {"time_mode": "attn-only", "alpha": -20.0},
             {"branch-not-zeroed", "dirac-off-centre", "temporal-bias"},

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from ..checkpoints import autoencoder, write_safetensors
-from ..conversions import rewritten
 from .ground import Ground
 from .serving import Server
 
@@ -51,14 +49,7 @@ def single(tmp_path: Path, weights: dict[str, Any]) -> Path:
     return write_safetensors(tmp_path / "source" / "img.safetensors", weights)
 
 
-@pytest.fixture(scope="session")
-def trio(
-    tiny: Path, tiny_video: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, Path]:
-    """An image checkpoint, a video checkpoint made from it, and a damaged copy of the latter."""
-
-    def damage(tensors: dict[str, Tensor]) -> None:
-        tensors["decoder.conv_out.bias"] += 1.0
-
-    bad = rewritten(tiny_video, tmp_path_factory.mktemp("bad") / "bad.safetensors", damage)
-    return tiny, tiny_video, bad
+@pytest.fixture
+def pair(tiny: Path, tiny_video: Path) -> tuple[Path, Path]:
+    """An image checkpoint, and a video checkpoint made from it."""
+    return tiny, tiny_video

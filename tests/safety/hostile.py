@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 STATE = "collections.OrderedDict"
 REBUILD = "torch._utils._rebuild_tensor_v2"
@@ -24,30 +25,23 @@ def named(dotted: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    """An integer of any size."""
-    if -(1 << 31) <= value < 1 << 31:
-        return b"J" + struct.pack("<i", value)
     digits = pickle.encode_long(value)
     return b"\x8a" + bytes([len(digits)]) + digits
 
 
 def text(value: str) -> bytes:
-    """A text."""
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
 def tuple_of(*items: bytes) -> bytes:
-    """A tuple of what these programs make."""
     return b"(" + b"".join(items) + b"t"
 
 
 def list_of(*items: bytes) -> bytes:
-    """A list, likewise."""
     return b"](" + b"".join(items) + b"e"
 
 
 def dict_of(pairs: Mapping[str, bytes] | Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A dict, likewise."""
     if isinstance(pairs, Mapping):
         pairs = [(text(key), value) for key, value in pairs.items()]
     return b"}(" + b"".join(key + value for key, value in pairs) + b"u"
@@ -55,9 +49,8 @@ def dict_of(pairs: Mapping[str, bytes] | Iterable[tuple[bytes, bytes]]) -> bytes
 
 def call(function: str | bytes, *arguments: bytes) -> bytes:
     """REDUCE: a call of a name, or of what another program makes."""
-    return (
-        (named(function) if isinstance(function, str) else function) + tuple_of(*arguments) + b"R"
-    )
+    called = named(function) if isinstance(function, str) else function
+    return called + tuple_of(*arguments) + b"R"
 
 
 def new(dotted: str, *arguments: bytes) -> bytes:
@@ -74,29 +67,21 @@ def storage(
 
 
 def tensor_arguments(
-    shape: Iterable[int] = (4,),
-    strides: Iterable[int] = (1,),
-    offset: int = 0,
-    over: bytes | None = None,
-    hooks: bytes | None = None,
-) -> list[bytes]:
-    """The arguments that rebuild a tensor."""
+    shape: Iterable[int] = (4,), strides: Iterable[int] = (1,), offset: int = 0,
+    over: bytes | None = None, hooks: bytes | None = None,
+) -> list[bytes]:  # fmt: skip
     return [
         storage() if over is None else over, number(offset), tuple_of(*map(number, shape)),
         tuple_of(*map(number, strides)), b"\x89", call(STATE) if hooks is None else hooks,
     ]  # fmt: skip
 
 
-def tensor(
-    shape: Iterable[int] = (4,), strides: Iterable[int] = (1,), offset: int = 0,
-    over: bytes | None = None,
-) -> bytes:  # fmt: skip
-    """A tensor that is a view of a storage."""
-    return call(REBUILD, *tensor_arguments(shape, strides, offset, over))
+def tensor(*arguments: Any, **named_arguments: Any) -> bytes:
+    """A tensor that is a view of a storage; the arguments are those of ``tensor_arguments``."""
+    return call(REBUILD, *tensor_arguments(*arguments, **named_arguments))
 
 
 def program(content: bytes) -> bytes:
-    """A whole pickle."""
     return b"\x80\x02" + content + b"."
 
 
@@ -107,7 +92,6 @@ def records(content: bytes) -> dict[str, bytes]:
 
 
 def write_zip(path: Path, content: bytes) -> Path:
-    """A torch zip file with this content."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, value in records(content).items():
             archive.writestr(zipfile.ZipInfo(name), value)
@@ -131,7 +115,10 @@ WRITERS = {"zip": write_zip, "before 1.6": write_legacy}
 
 @dataclass(frozen=True)
 class Entry:
-    """A record of an archive, and what its headers claim where that is false."""
+    """A record of an archive, and what its headers claim where that is false.
+
+    An ``absent`` one is only in the directory.
+    """
 
     name: str
     data: bytes
@@ -144,7 +131,6 @@ class Entry:
     local_name: str | None = None
     magic: bytes = b"PK\x03\x04"
     absent: bool = False
-    """Whether it is only in the directory."""
 
 
 def write_raw_zip(

@@ -6,7 +6,7 @@ import io
 import json
 import signal
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from inflate.cli.app import main
@@ -50,23 +50,16 @@ def command(arguments: Sequence[object]) -> tuple[int, str, str]:
 
 def is_one_message(err: str) -> bool:
     """Whether this is one error that a terminal can show, after notes or a line of usage."""
-    lines = err.splitlines()
-    return (
-        sum(line.lower().startswith("error: ") for line in lines) == 1
-        and "Traceback" not in err
-        and err.endswith("\n")
-        and err.replace("\n", "").isprintable()
-    )
+    errors = [line for line in err.splitlines() if line.lower().startswith("error: ")]
+    plain = err.endswith("\n") and err.replace("\n", "").isprintable()
+    return len(errors) == 1 and plain and "Traceback" not in err
 
 
 def is_refusal(arguments: Sequence[object], out: str, err: str) -> bool:
     """Whether these outputs are one message, with ``--json`` also as a document on stdout."""
     if out and "--json" in arguments:
-        try:
-            found = json.loads(out)["schema"] == "inflate/error/1"
-        except (ValueError, LookupError, TypeError):
-            found = False
-        return found and is_one_message(err)
+        with suppress(ValueError, LookupError, TypeError):
+            return is_one_message(err) and bool(json.loads(out)["schema"] == "inflate/error/1")
     return not out and is_one_message(err)
 
 

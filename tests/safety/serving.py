@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ class Server:
 
         Each has ``arguments`` of the command line, or ``open``, paths to open one after another,
         or ``python``, a program with ``arguments``; and perhaps ``kill_after`` seconds, ``umask``,
-        ``memory`` in bytes, ``die`` (where to die), ``wait`` seconds before it begins.
+        ``memory`` in bytes, ``die`` (see ``_die_at``), ``wait`` seconds before it begins.
         """
         started = []
         for job in jobs:
@@ -88,16 +89,15 @@ class Server:
     def open(self, paths: Sequence[Path], memory: int = 512 * MIB) -> list[dict[str, Any]]:
         """Open files in one child, and read all of their tensors.
 
-        Returns:
-            For each file ``error`` (None where it opened), ``peak`` (bytes of memory that it took
-            beyond what came before), ``seconds`` and its ``tensors``; fewer if the child died.
+        The result is, per file, ``error`` (None where it opened), ``peak`` (bytes of memory beyond
+        what came before) and ``tensors``; fewer if the child died.
         """
         # Sound files first: they load what a child loads at its first use.
         both = [*map(str, self._sound), *map(str, paths)]
         (answer,) = self.run({"open": both, "memory": memory})
         found = [json.loads(line) for line in answer.out.splitlines()]
         if answer.code:
-            found.append({"error": f"died: {answer.code} {answer.err}", "peak": 0, "seconds": 0.0})
+            found.append({"error": f"died: {answer.code} {answer.err}", "peak": 0})
         return found[len(self._sound) :]
 
 
@@ -128,7 +128,7 @@ def _open(paths: Sequence[str]) -> None:
         message, tensors = None, {}
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
-        before, started = _status("VmHWM"), time.monotonic()
+        before = _status("VmHWM")
         try:
             with open_checkpoint(Path(path)) as checkpoint:
                 for key in checkpoint.tensors:
@@ -136,24 +136,23 @@ def _open(paths: Sequence[str]) -> None:
                     tensors[key] = [str(value) for value in values]
         except InflateError as error:
             message = str(error)
-        seconds, peak = time.monotonic() - started, _status("VmHWM") - before
-        line = {"error": message, "peak": peak, "seconds": seconds, "tensors": tensors}
+        line = {"error": message, "peak": _status("VmHWM") - before, "tensors": tensors}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 
-def _die_at(function: str, when: str, count: int) -> None:
-    """Be killed before or after the ``count``-th call of a function of ``os``."""
+def _die_at(function: str, when: str, count: int, number: int = signal.SIGKILL) -> None:
+    """Get a signal before or after the ``count``-th call of a function of ``os``."""
     real = getattr(os, function)
     calls = iter(range(1 << 30))
 
     def deadly(*arguments: Any, **more: Any) -> Any:
         last = next(calls) == count
         if last and when == "before":
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), number)
         result = real(*arguments, **more)
-        if last:
-            os.kill(os.getpid(), 9)
+        if last and when == "after":
+            os.kill(os.getpid(), number)
         return result
 
     setattr(os, function, deadly)

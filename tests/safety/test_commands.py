@@ -12,20 +12,20 @@ import torch
 import yaml
 
 from ..conversions import snapshot
-from . import ground as grounds
 from .drawing import (
     CONFIGS,
     FORMATS,
     KINDS,
     MANIFESTS,
     MARK,
+    READS,
     REPORTS,
     Case,
     checkpoint_case,
     draw,
     skeletons,
 )
-from .ground import Ground
+from .ground import VALUE_OF_SECRET, Ground
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(150, marks=pytest.mark.slow)])
@@ -57,90 +57,60 @@ def yaml_case(*arguments: str, document: object) -> Case:
     return Case((*arguments, "--dry-run"), {"case.yaml": yaml.safe_dump(document).encode()})
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+def test_every_case_is_valid_before_its_edits(ground: Ground) -> None:
+    cases = [
         *(yaml_case("convert", "img.ckpt", "--config", "case.yaml", document=c) for c in CONFIGS),
         *(yaml_case("batch", "-q", "case.yaml", document=document) for document in MANIFESTS),
         *(Case(("report", name)) for name in REPORTS),
-        Case(("verify", "img.safetensors", "conv.safetensors")),
-    ],
-)
-def test_every_case_is_valid_before_its_edits(ground: Ground, case: Case) -> None:
-    found = ground.run(case)
-    assert (found.code, found.problems) == (0, ()), found.err
+        *(checkpoint_case(source, {}, ground.stock, READS[0]) for source in FORMATS),
+    ]
+    for case in cases:
+        found = ground.run(case)
+        assert (found.code, found.problems) == (0, ()), (case.arguments, found.err)
+    for source in FORMATS:
+        for name, content in skeletons(source, ground.stock).items():
+            assert content.count(MARK) == 1
+            assert (
+                checkpoint_case(source, {}, ground.stock, ()).files[f"case.{name}"]
+                == (ground.stock[name])
+            )
 
 
-@pytest.mark.parametrize("source", FORMATS)
-def test_every_checkpoint_is_valid_before_its_edits(ground: Ground, source: str) -> None:
-    case = checkpoint_case(source, {}, ground.stock, ("convert", "--dry-run"))
-    for name, content in skeletons(source, ground.stock).items():
-        assert content.count(MARK) == 1
-        assert case.files[f"case.{name}"] == ground.stock[name]
-    found = ground.run(case)
-    assert (found.code, found.problems) == (0, ()), found.err
+# The harness
 
 
-Result = tuple[int, str, str]
-
-
-def wrote(path: str, content: bytes = b"x", code: int = 0) -> Callable[[], Result]:
+def harm(path: str, content: bytes = b"x", code: int = 0) -> Callable[[], tuple[int, str, str]]:
     """A command that writes a file."""
 
-    def command() -> Result:
+    def command() -> tuple[int, str, str]:
         Path(path).write_bytes(content)
         return code, "", "error: x\n" if code else ""
 
     return command
 
 
-def raised() -> Result:
+def raising() -> tuple[int, str, str]:
     raise KeyError("x")
 
 
-def switched() -> Result:
-    torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
-    return 0, "", ""
-
-
-def drew() -> Result:
+def drawing() -> tuple[int, str, str]:
     torch.rand(1)
     return 0, "", ""
 
 
-def removed() -> Result:
-    Path("hard.safetensors").unlink()
-    return 0, "", ""
+HARM: tuple[Callable[[], tuple[int, str, str]], ...] = (
+    raising, drawing, lambda: (70, "", "Traceback (most recent call last):\n"),
+    lambda: (2, "", ""), lambda: (2, "", "error: a\nerror: b\n"), lambda: (0, "\x1b[2J\n", ""),
+    lambda: (0, '{"x": NaN}\n', ""), lambda: (0, json.dumps({"x": VALUE_OF_SECRET}), ""),
+    harm("img.safetensors"), harm(".new.safetensors.1f2e3d4c.staged"), harm("new.md", code=2),
+    harm("new.safetensors", b"\xff\0\0\0\0\0\0\0{"),
+)  # fmt: skip
 
 
-HARM: dict[str, Callable[[], Result]] = {
-    "an exception": raised, "a bug": lambda: (70, "", "Traceback (most recent call last):\n"),
-    "no parity of a conversion": lambda: (1, "x\n", ""), "no message": lambda: (2, "", ""),
-    "two messages": lambda: (2, "", "error: a\nerror: b\n"),
-    "a result and a message": lambda: (2, "x\n", "error: a\n"),
-    "an escape sequence": lambda: (0, "\x1b[2J\n", ""),
-    "a direction mark in a message": lambda: (2, "", "error: \u202e\n"),
-    "two documents": lambda: (0, "{}\n{}\n", ""),
-    "a number that JSON does not have": lambda: (0, '{"x": NaN}\n', ""),
-    "a secret": lambda: (0, json.dumps({"x": grounds.VALUE_OF_SECRET}), ""),
-    "a secret in a file": wrote("new.safetensors", grounds.VALUE_OF_SECRET.encode()),
-    "a source that is changed": wrote("img.safetensors"), "a source that is gone": removed,
-    "a staged file": wrote(".new.safetensors.1f2e3d4c.staged"),
-    "half an output": wrote("new.safetensors", b"\xff\0\0\0\0\0\0\0{"),
-    "half a report": wrote("new.xml", b"<testsuites>"),
-    "an output of a command that failed": wrote("new.md", code=2), "a switch of torch": switched,
-    "a draw from torch's generator": drew,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("harm", HARM)
-def test_harm_is_noticed_and_undone(ground: Ground, harm: str) -> None:
-    benchmark = torch.backends.cudnn.benchmark
+def test_harm_is_noticed_and_undone(ground: Ground) -> None:
     before = snapshot(ground.root)
-    try:
-        case = Case(("convert", "--json", "img.safetensors"))
-        assert ground.run(case, lambda _: HARM[harm]()).problems
-    finally:
-        torch.backends.cudnn.benchmark = benchmark
-    assert snapshot(ground.root) == before
+    for number, command in enumerate(HARM):
+        found = ground.run(Case(("convert", "--json", "x")), lambda _, command=command: command())
+        assert found.problems, number
+        assert snapshot(ground.root) == before
     assert ground.run(Case(("presets", "--json"))).problems == ()

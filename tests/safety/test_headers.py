@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..checkpoints import autoencoder, write_safetensors
-from .refusals import command, is_one_message, read, refused
+from .refusals import read, refused
 from .serving import MIB, Server
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -83,24 +83,19 @@ LIES: list[bytes] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(LIES)))
-def test_a_false_header_is_refused(number: int, trio: tuple[Path, ...], tmp_path: Path) -> None:
+def test_a_false_header_is_refused(pair: tuple[Path, ...], tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    path.write_bytes(LIES[number])
-    assert read(path) is None, LIES[number][:200]
-    words = (("convert", path), ("convert", path, "--dry-run", "--json"),
-               ("verify", trio[0], path), ("inspect", path))[number % 4]  # fmt: skip
-    assert str(path) in refused(tmp_path, *words)
+    for number, content in enumerate(LIES):
+        path.write_bytes(content)
+        assert read(path) is None, content[:200]
+        words = (("convert", path), ("convert", path, "--dry-run", "--json"),
+                 ("verify", pair[0], path), ("inspect", path))[number % 4]  # fmt: skip
+        assert str(path) in refused(tmp_path, *words)
 
 
 def test_a_sound_header_is_read(tmp_path: Path) -> None:
-    for content in (
-        raw(TEXT),
-        second(8, 16, 16),
-        second(8, 8, 8, shape=0),
-        raw('{"__metadata__":{},' + TEXT[1:]),
-        raw(TEXT + " " * 50),
-    ):
+    for content in (raw(TEXT), second(8, 16, 16), second(8, 8, 8, shape=0),
+                    raw('{"__metadata__":{},' + TEXT[1:]), raw(TEXT + " " * 50)):  # fmt: skip
         (tmp_path / "a").write_bytes(content)
         assert (read(tmp_path / "a") or {})["a"] == [0.0, 0.0]
 
@@ -119,7 +114,6 @@ def test_no_header_takes_more_memory_than_it_has_bytes(tmp_path: Path, server: S
     for path, answer in zip(paths, server.open(paths, 1024 * MIB), strict=True):
         assert (answer["error"] or "opened").startswith(str(path)), answer
         assert answer["peak"] < 16 * MIB + 50 * min(path.stat().st_size, 100_000_000) // 10
-        assert answer["seconds"] < 20.0
 
 
 # Indices of shards, and folders of diffusers
@@ -144,20 +138,19 @@ INDICES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [*range(len(INDICES)), "shard"])
-def test_a_false_index_is_refused(number: int | str, tmp_path: Path) -> None:
+def test_a_false_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors.index.json"
     for name in ("one", "two"):
         (tmp_path / f"{name}.safetensors").write_bytes(entries(8, **{name: F32}))
     path.write_bytes(dumped({"weight_map": {"one": "one.safetensors"}}))
     assert read(path) is not None
-    if isinstance(number, int):
-        path.write_bytes(dumped(INDICES[number]))
+    for content in INDICES:
+        path.write_bytes(dumped(content))
         assert str(path) in refused(tmp_path, "convert", path)
         assert read(path) is None
-    else:
-        (tmp_path / "one.safetensors").write_bytes(one(shape=[3]))
-        refused(tmp_path, "convert", path)
+    path.write_bytes(dumped({"weight_map": {"one": "one.safetensors"}}))
+    (tmp_path / "one.safetensors").write_bytes(one(shape=[3]))
+    refused(tmp_path, "convert", path)
 
 
 KL = {"_class_name": "AutoencoderKL"}
@@ -175,16 +168,12 @@ OURS = [
 ]  # fmt: skip
 
 
-def test_a_false_configuration_of_diffusers_is_refused(tmp_path: Path) -> None:
+def test_a_false_configuration_is_refused(tmp_path: Path) -> None:
     weights = autoencoder(ch_mult=[1])
     write_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", weights)
     for content in CONFIGS:
         (tmp_path / "config.json").write_bytes(dumped(content))
         refused(tmp_path, "convert", tmp_path, "--dry-run")
-
-
-def test_a_false_header_of_ours_is_refused(tmp_path: Path) -> None:
-    weights = autoencoder(ch_mult=[1])
     for content in OURS:
         path = write_safetensors(tmp_path / "a.safetensors", weights, {"inflate.config": content})
         refused(tmp_path, "convert", path, "--dry-run")
@@ -194,21 +183,13 @@ def test_a_false_header_of_ours_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "a.safetensors.index.json"])
-def test_pipes_devices_and_loops_are_refused(name: str, tmp_path: Path) -> None:
+def test_pipes_devices_loops_and_names_too_long_are_refused(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     assert read(tmp_path / name) is None
     for target in ("loop", "/dev/zero", "nowhere"):
         link = tmp_path / f"{target[-4:]}.{name}"
         link.symlink_to(link.name if target == "loop" else target)
         assert read(link) is None
-        code, out, err = command(["convert", link])
-        assert (code, out) == (2, "")
-        assert is_one_message(err)
-        assert str(link) in err
-
-
-@pytest.mark.parametrize(
-    "name", ["x" * 300, "x" * 200 + "x/" * 5000, "x" * 290 + ".safetensors.index.json"]
-)
-def test_a_path_too_long_is_refused(name: str, tmp_path: Path) -> None:
-    refused(tmp_path, "convert", tmp_path / name)
+        assert str(link) in refused(tmp_path, "convert", link)
+    for long in ("x" * 290, "x" * 200 + "x/" * 5000):
+        refused(tmp_path, "convert", tmp_path / (long + name))

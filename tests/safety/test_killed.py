@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ..checkpoints import autoencoder, write_safetensors
-from ..conversions import metadata_of, sha256, snapshot
+from ..conversions import sha256, snapshot
 from .serving import EXPORT, Server
 
 KILLED = -9
@@ -76,62 +76,49 @@ def test_a_conversion_killed_at_any_moment(
     assert names(output.parent) == [output.name]
 
 
-STEPS = [(function, when, count)
-         for function, count in (("fsync", 0), ("link", 0), ("unlink", 0), ("fsync", 1),
-                                 ("replace", 0))
-         for when in ("before", "after")]  # fmt: skip
-FEW = [("fsync", "before", 0), ("link", "after", 0), ("replace", "before", 0)]
-
-
-@either
-@pytest.mark.parametrize(
-    "step",
-    [step if step in FEW else pytest.param(step, marks=pytest.mark.slow) for step in STEPS],
-    ids=lambda step: f"{step[1]} {step[0]} {step[2]}",
-)
-def test_a_conversion_killed_at_each_step_of_publishing(
-    step: tuple[str, str, int], overwrite: bool, output: Path, single: Path, server: Server
-) -> None:
-    command = ("convert", single, "-o", output, *QUICK, *["--overwrite"] * overwrite)
-    if overwrite:
-        output.write_bytes(OLD)
-    answer = server.command(*command, die=step)
-    if answer.code == 0:  # The other way of publishing does not take this step.
-        assert step[0] in ("link" if overwrite else "replace", "unlink")
-    else:
-        assert answer.code == KILLED
-    if output.exists() and not (overwrite and output.read_bytes() == OLD):
-        assert metadata_of(output)["inflate.parity.verdict"] == "unverified"
-        assert load_file(output)
-    published = output.exists() and not overwrite
-    again = server.command(*command)
-    # The next run removes what this one left, even where it can do nothing else.
-    assert again.code == (2 if published else 0), again.err
-    assert names(output.parent) == [output.name]
-    assert load_file(output)
+FILE = {"fsync": 2, "link": 1, "unlink": 1, "replace": 1}
+FOLDER = {"mkdir": 1, "fsync": 4, "rename": 3, "rmdir": 1, "unlink": 2}
+"""The functions that make a file or a folder, and how often each is called at most."""
 
 
 @pytest.mark.slow
 @either
-def test_an_export_killed_at_any_step(
-    overwrite: bool, output: Path, single: Path, server: Server
-) -> None:
-    command = ("convert", single, "-o", output, *EXPORT, "--overwrite")
+@pytest.mark.parametrize(
+    ("options", "steps"), [(QUICK, FILE), (EXPORT, FOLDER)], ids=["file", "folder"]
+)
+def test_a_conversion_killed_at_each_step_of_publishing(
+    options: tuple[str, ...], steps: dict[str, int], overwrite: bool, output: Path, single: Path,
+    server: Server,
+) -> None:  # fmt: skip
+    command = ("convert", single, "-o", output, *options, *["--overwrite"] * overwrite)
     assert server.command(*command).code == 0
-    whole = snapshot(output)
+    whole = snapshot(output.parent)
     killed = 0
-    # The functions that make a folder, and how often each is called at most.
-    for function, calls in {"mkdir": 1, "fsync": 4, "rename": 3, "rmdir": 1, "unlink": 2}.items():
+    for function, calls in steps.items():
         for count in range(2 * calls):
             if not overwrite and output.exists():
-                shutil.rmtree(output)
-            when = ("before", "after")[count % 2]
-            answer = server.command(*command, die=(function, when, count // 2))
+                shutil.rmtree(output) if output.is_dir() else output.unlink()
+            answer = server.command(
+                *command, die=(function, ("before", "after")[count % 2], count // 2)
+            )
             assert answer.code in (KILLED, 0), answer.err
             killed += answer.code == KILLED
             if output.exists():
-                assert snapshot(output) == whole
-    assert killed >= 10
+                found = snapshot(output.parent)
+                assert {name: found.get(name) for name in whole} == whole
+    assert killed >= len(steps)
+    # The next run removes what earlier ones left, even where it can do nothing else.
+    assert server.command(*command).code == (2 if output.exists() and not overwrite else 0)
+    assert snapshot(output.parent) == whole
+
+
+def test_a_conversion_killed_before_it_is_published(
+    output: Path, single: Path, server: Server
+) -> None:
+    command = ("convert", single, "-o", output, *QUICK)
+    assert server.command(*command, die=("fsync", "before", 0)).code == KILLED
+    assert not output.exists()
+    assert len(names(output.parent)) == 1
     assert server.command(*command).code == 0
-    assert snapshot(output) == whole
     assert names(output.parent) == [output.name]
+    assert load_file(output)

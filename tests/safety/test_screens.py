@@ -49,11 +49,7 @@ def test_commands_escape_names_and_headers(source: Path, tmp_path: Path) -> None
     out = ("-o", tmp_path / "out")
     safe("batch", source, "--dry-run", *out, codes=(0, 2))
     safe("batch", tmp_path / f"gone{EVIL}", *out, codes=(2,))
-
-
-@pytest.mark.slow
-def test_batches_escape_names_and_headers(source: Path, tmp_path: Path) -> None:
-    safe("batch", source, *CPU_FLAGS, "-o", tmp_path / "out", codes=(0, 2))
+    safe("batch", source, *CPU_FLAGS, *out, codes=(0, 2))
 
 
 def test_verify_and_reports_escape_names_and_headers(source: Path, tmp_path: Path) -> None:
