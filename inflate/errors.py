@@ -98,6 +98,7 @@ _ALIASES = {
     "gpu": "cuda", "nvidia": "cuda", "metal": "mps",
     "conv": "conv-only", "attn": "attn-only", "attention": "attn-only", "both": "all",
     "xformers": "vanilla-xformers", "comfy": "comfyui", "markdown": "md", "junit": "xml",
+    "--preset": "--config",
 }  # fmt: skip
 """Words that people type for another word of ours."""
 

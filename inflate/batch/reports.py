@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from inflate.batch.files import make_folder
 from inflate.batch.survey import Outcome
 from inflate.errors import printable
 from inflate.io.remote import shown
+from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
@@ -61,7 +61,9 @@ def batch_document(
         "executor": executor,
         "ledger": ledger,
         "seconds": round(seconds, 3),
-        "jobs": [_job(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes],
+        "jobs": [
+            job_document(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes
+        ],
     }
 
 
@@ -167,7 +169,7 @@ def to_html(document: Document) -> str:
 
 
 SUMMARIES: Mapping[str, Callable[[Document], str]] = {
-    "batch.json": lambda document: json.dumps(document, indent=2, allow_nan=False) + "\n",
+    "batch.json": as_json,
     "junit.xml": to_junit,
     "summary.md": to_markdown,
     "index.html": to_html,
@@ -223,7 +225,8 @@ def _error(job: Mapping[str, Any]) -> str:
     return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
 
 
-def _job(outcome: Outcome, report: str | None) -> dict[str, Any]:
+def job_document(outcome: Outcome, report: str | None = None) -> dict[str, Any]:
+    """A job as an entry of ``inflate/batch/2``; ``report`` is the page of its report."""
     job, row, document = outcome.job, outcome.row, outcome.row.document
     conversion, parity = document.get("conversion") or {}, parity_of(outcome)
     facts = dict.fromkeys(("verdict", "compared_with", "max_abs_error", "device"))

@@ -7,8 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from io import StringIO
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -19,10 +18,11 @@ from inflate.cli.convert import convert
 from inflate.cli.demo import demo
 from inflate.cli.help import EXAMPLES, Command, Commands, typer_of
 from inflate.cli.inspect import inspect
+from inflate.cli.options import option
 from inflate.cli.presets import presets
 from inflate.cli.report import report
 from inflate.cli.verify import verify
-from inflate.errors import InflateError, OutputError
+from inflate.errors import InflateError, OutputError, nearest
 from inflate.signals import end_on_signals
 
 ClickException: Any = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
@@ -34,11 +34,7 @@ BUG = 70
 
 
 class _App(Commands):
-    """The one place where exceptions become messages and exit codes.
-
-    0: done, and parity held. 1: it ran, and parity did not hold. 2: it could not run. 70: a bug,
-    with its traceback. 128 + N: ended by signal N, such as 130 by Ctrl-C.
-    """
+    """Exceptions for which click has other exit codes than ours."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -54,37 +50,32 @@ class _App(Commands):
             raise typer.Exit(130) from error
 
 
-app = typer_of(_App, no_args_is_help=True)
+app = typer_of(_App)
 for command in (convert, verify, batch, report, inspect, demo):
     app.command(cls=Command, epilog=EXAMPLES[command.__name__])(command)
 app.add_typer(presets, name="presets", epilog=EXAMPLES["presets"])
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        say(f"inflate {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "-V",
-            "--version",
-            callback=_print_version,
-            is_eager=True,
-            help="Show the version and exit.",
-            rich_help_panel="Basics",
-        ),
-    ] = False,
+    ctx: typer.Context,
+    version: bool = option("-V", "--version", default=False, help="Show the version and exit."),
 ) -> None:
     """Turn pretrained image autoencoders into video decoders with the same output."""
+    if version:
+        say(f"inflate {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help(), err=True)
+        raise typer.Exit(CANNOT_RUN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    0: done, and parity held. 1: it ran, and parity did not hold. 2: it could not run. 70: a bug,
+    with its traceback. 128 + N: ended by signal N, such as 130 by Ctrl-C.
+    """
     with guarded_streams():
         end_on_signals()
         # Loading libraries makes many objects that stay: collecting garbage as often as Python
@@ -94,23 +85,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = _run(words)
             if code != CANNOT_RUN:
-                sys.stdout.flush()
-        except InflateError as error:  # The result could not be written.
-            say(f"error: {error}", err=True)
-            _print_as_json(words, type(error).__name__, str(error), error.path)
-            return CANNOT_RUN
-        return code
+                sys.stdout.flush()  # Raises OutputError where the result could not be written.
+            return code
+        except InflateError as error:
+            kind, message, path = type(error).__name__, str(error), error.path
+        except ClickException as error:
+            kind, message, path = "UsageError", _usage_text(error), None
+        say(f"error: {message}", err=True)
+        if "--json" in words:
+            from inflate.report.documents import error_document
+
+            with suppress(OutputError):  # The error may be that stdout cannot be written.
+                print_json(error_document(kind, message, path))
+        return CANNOT_RUN
 
 
-def _print_as_json(
-    arguments: Sequence[str], kind: str, message: str, path: str | None = None
-) -> None:
-    """Print an error on stdout as a document where the arguments ask for JSON."""
-    if "--json" in arguments:
-        from inflate.report.documents import error_document
-
-        with suppress(OutputError):  # The error may be that stdout cannot be written.
-            print_json(error_document(kind, message, path))
+def _usage_text(error: Any) -> str:
+    message: str = error.format_message().rstrip(".")
+    ctx = error.ctx
+    if ctx is not None and hasattr(
+        error, "possibilities"
+    ):  # An unknown option; click suggests one, and we know more.
+        known = [name for param in ctx.command.get_params(ctx) for name in param.opts]
+        name = error.option_name[:80]
+        message = f"{name!r} is not an option{nearest(name, known)}"
+    if ctx is None:
+        return message
+    return f"{message}{' See' if message.endswith('?') else '; see'} '{ctx.command_path} --help'"
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -118,15 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), prog_name="inflate", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
-    except InflateError:
-        raise
-    except ClickException as error:
-        page = StringIO()
-        error.show(page)  # Quotes arguments, which may be names of files.
-        say(page.getvalue().rstrip("\n"), err=True)
-        _print_as_json(arguments, "UsageError", error.format_message())
-        return int(error.exit_code)
-    except KeyboardInterrupt:
+    except (InflateError, ClickException, KeyboardInterrupt):
         raise
     except BaseException:  # noqa: BLE001 - a bug must not exit with 1, which is failed parity.
         traceback.print_exc()

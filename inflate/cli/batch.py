@@ -4,109 +4,85 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Any, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import Json, Quiet, argument, number, option, takes, whole_number
+from inflate.cli.options import JSON, QUIET, argument, number, option, takes
 from inflate.cli.report import adding_done
-from inflate.options import ConvertOptions
-
-if TYPE_CHECKING:
-    from inflate.batch.batch import Batch
+from inflate.options import JOB_OPTIONS, ConvertOptions
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
-@takes(ConvertOptions, ("job", "matrix"))
+@takes(ConvertOptions, JOB_OPTIONS)
 def batch(
-    manifest: Annotated[
-        list[str],
-        argument("MANIFEST|GLOB...", "Manifest (.yaml), or checkpoints and patterns of names."),
-    ],
-    output: Annotated[
-        Optional[str],
-        option(
-            "-o", "--output", metavar="OUT", help="Folder or name such as out/{stem}.safetensors."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, option("--dry-run", help="Print the jobs, sizes and memory; run nothing.")
-    ] = False,
-    jobs: Annotated[
-        Optional[int],
-        option(
-            "-j",
-            "--jobs",
-            parser=partial(whole_number, minimum=1),
-            metavar="N",
-            help="Worker processes. [default: 1; on Ray all that fit]",
-        ),
-    ] = None,
-    retry_failed: Annotated[
-        bool, option("--retry-failed", help="Run unchanged jobs that failed before again.")
-    ] = False,
-    fail_fast: Annotated[
-        bool, option("--fail-fast", help="Start no further job after a failure.")
-    ] = False,
-    executor: Annotated[
-        str,
-        option(
-            "--executor",
-            group="Advanced",
-            words=("local", "ray"),
-            help="Where jobs run; ray needs an extra.",
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        Optional[str],
-        option(
-            "--ray-address",
-            group="Advanced",
-            metavar="ADDRESS",
-            help="Ray cluster. [default: RAY_ADDRESS, or a new one]",
-        ),
-    ] = None,
-    memory: Annotated[
-        Optional[float],
-        option(
-            "--memory",
-            group="Advanced",
-            parser=partial(number, minimum=0),
-            metavar="GB",
-            help="Memory for parallel jobs. [default: most of the free]",
-        ),
-    ] = None,
-    ledger: Annotated[
-        Optional[Path],
-        option(
-            "--ledger",
-            group="Output",
-            metavar="FILE",
-            help="Record of finished jobs. [default: next to the outputs]",
-        ),
-    ] = None,
-    report_dir: Annotated[
-        Optional[Path],
-        option(
-            "--report-dir",
-            group="Output",
-            metavar="DIR",
-            help="Write a report per job, and summaries, to this folder.",
-        ),
-    ] = None,
-    github_summary: Annotated[
-        bool,
-        option(
-            "--github-summary", group="Output", help="Add the summary to that of the GitHub step."
-        ),
-    ] = False,
+    manifest: list[str] = argument(
+        "MANIFEST|GLOB...", "Manifest (.yaml), or checkpoints and patterns of names."
+    ),
+    output: Optional[str] = option(
+        "-o", "--output", metavar="OUT", help="Folder or name such as out/{stem}.safetensors."
+    ),
+    dry_run: bool = option(
+        "--dry-run", default=False, help="Print the jobs, sizes and memory; run nothing."
+    ),
+    jobs: Optional[int] = option(
+        "-j",
+        "--jobs",
+        parser=partial(number, kind=int, minimum=1),
+        metavar="N",
+        help="Worker processes. [default: 1; on Ray all that fit]",
+    ),
+    retry_failed: bool = option(
+        "--retry-failed", default=False, help="Run unchanged jobs that failed before again."
+    ),
+    fail_fast: bool = option(
+        "--fail-fast", default=False, help="Start no further job after a failure."
+    ),
+    executor: str = option(
+        "--executor",
+        default="local",
+        group="Advanced",
+        words=("local", "ray"),
+        help="Where jobs run; ray needs an extra.",
+    ),
+    ray_address: Optional[str] = option(
+        "--ray-address",
+        group="Advanced",
+        metavar="ADDRESS",
+        help="Ray cluster. [default: RAY_ADDRESS, or a new one]",
+    ),
+    memory: Optional[float] = option(
+        "--memory",
+        group="Advanced",
+        parser=partial(number, minimum=0),
+        metavar="GB",
+        help="Memory for parallel jobs. [default: most of the free]",
+    ),
+    ledger: Optional[Path] = option(
+        "--ledger",
+        group="Output",
+        metavar="FILE",
+        help="Record of finished jobs. [default: next to the outputs]",
+    ),
+    report_dir: Optional[Path] = option(
+        "--report-dir",
+        group="Output",
+        metavar="DIR",
+        help="Write a report per job, and summaries, to this folder.",
+    ),
+    github_summary: bool = option(
+        "--github-summary",
+        default=False,
+        group="Output",
+        help="Add the summary to that of the GitHub step.",
+    ),
     *,
     options: dict[str, Any],
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
 ) -> None:
     """Convert and verify many checkpoints.
 
@@ -117,7 +93,8 @@ def batch(
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder
-    from inflate.cli.batch_view import print_summary, watching
+    from inflate.batch.jobs import estimate
+    from inflate.cli.batch_view import dry_run_document, print_dry_run, print_summary, watching
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
 
@@ -128,14 +105,19 @@ def batch(
         for text in found.notes:
             note(text)
     if dry_run:
-        _print_dry_run(found, as_json=as_json, quiet=quiet)
-        return
+        document = dry_run_document(found, [estimate(job) for job in found.jobs])
+        if as_json:
+            print_json(document)
+        elif quiet:
+            say(f"{len(found.jobs)} jobs")
+        else:
+            print_dry_run(document)
+        raise typer.Exit(2 if any(job["obstacles"] for job in document["jobs"]) else 0)
     if report_dir is not None:
         require_pages()
         make_folder(report_dir)
-    bound = (
-        None if memory is None else int(min(memory, 1e9) * 1e9)
-    )  # Beyond, no float holds it in bytes.
+    # Of more than an exabyte, a float does not hold every byte.
+    most = None if memory is None else int(min(memory, 1e9) * 1e9)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
         outcomes, seconds = run(
             found,
@@ -143,7 +125,7 @@ def batch(
             jobs=jobs,
             executor=executor,
             ray_address=ray_address,
-            memory=bound,
+            memory=most,
             retry_failed=retry_failed,
             fail_fast=fail_fast,
         )
@@ -165,18 +147,3 @@ def batch(
             print_summary(document)
     if document["exit_code"]:
         raise typer.Exit(document["exit_code"])
-
-
-def _print_dry_run(found: Batch, *, as_json: bool, quiet: bool) -> None:
-    from inflate.batch.jobs import estimate
-    from inflate.cli.batch_view import dry_run_document, print_dry_run
-
-    weights = [estimate(job) for job in found.jobs]
-    if as_json:
-        print_json(dry_run_document(found, weights))
-    elif not quiet:
-        print_dry_run(found, weights)
-    else:
-        say(f"{len(found.jobs)} jobs")
-    if any(weight is not None and weight.obstacles for weight in weights):
-        raise typer.Exit(2)

@@ -7,21 +7,19 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.progress import TaskID
-from rich.table import Table
 from rich.text import Text
 
 from inflate.batch.batch import Batch
 from inflate.batch.jobs import Estimate, Job
-from inflate.batch.reports import failure_text, failures_first, headline, parity_of
+from inflate.batch.reports import failure_text, failures_first, headline, job_document
 from inflate.batch.run import Watch
 from inflate.batch.survey import Outcome
-from inflate.cli.console import note, print_text, safe_console, say
+from inflate.cli.console import note, print_table, print_text, say_line
 from inflate.cli.progress import bars, bars_are_drawn
-from inflate.cli.render import print_table
 from inflate.errors import OutputError, printable
 from inflate.io.remote import shown
 from inflate.report.summary import verdict_text
-from inflate.report.text import bytes_text, error_text, one_line
+from inflate.report.text import bytes_text
 from inflate.workflow.sources import name_of
 
 _COLOURS = {"held": "green", "unequal": "red", "failed": "red", "not-run": "yellow"}
@@ -59,7 +57,7 @@ class _Lines:
     def ended(self, outcome: Outcome) -> None:
         if self._wanted:
             with suppress(OutputError):  # The last flush raises it again, after the other jobs.
-                say(_line(outcome).replace("\n", " "))
+                say_line(_line(job_document(outcome)))
 
 
 class _Bars:
@@ -82,8 +80,7 @@ class _Bars:
         self.bars.update(task, completed=done, total=total or None, phase=phase)
 
     def lost(self, job: Job, why: str) -> None:
-        if job.output in self._tasks:
-            self.bars.update(self._tasks[job.output], completed=0, phase="starts again")
+        self.moved(job, "starts again", 0, 0)
 
     def ended(self, outcome: Outcome) -> None:
         task = self._tasks.pop(outcome.job.output, None)
@@ -95,61 +92,16 @@ class _Bars:
 
 
 def print_summary(document: Mapping[str, Any]) -> None:
-    """The counts; on a terminal, a table of the jobs first (in a pipe they had a line each)."""
-    console = safe_console()
-    jobs = failures_first(document)
+    """The counts; on a terminal, the lines of the jobs first (in a pipe they were printed)."""
     if bars_are_drawn():
-        for job in jobs:
-            if failure_text(job):
-                print_text(console, Text(f"{job['source']}: {failure_text(job)}", "red"))
-        table = Table("status", "verdict", "largest error", "seconds", "source", "output", box=None)
-        for job in jobs:
-            checked = job["verdict"] not in (None, "unverified")
-            table.add_row(
-                Text(job["status"] + (" (known)" if job["reused"] else ""),
-                     style=_COLOURS[job["status"]]),
-                verdict_text(job),
-                error_text(job["max_abs_error"]) if checked else "",
-                "" if job["seconds"] is None else f"{job['seconds']:.1f}",
-                Text(job["source"]),
-                Text(job["output"]),
-            )  # fmt: skip
-        console.print(table)
+        for job in failures_first(document):
+            print_text(Text(_line(job), _COLOURS[job["status"]]))
     style = "red" if document["exit_code"] else "green"
-    text = Text(f"{headline(document)} in {document['seconds']:.1f} s", style=style)
-    console.print(text, soft_wrap=True)
-
-
-def print_dry_run(found: Batch, weights: Sequence[Estimate | None]) -> None:
-    """The jobs with their sizes and the memory that each takes."""
-    console = safe_console()
-    table = Table("source", "size", "output", "size", "memory", box=None, pad_edge=False)
-    for column in (table.columns[1], table.columns[3], table.columns[4]):
-        column.justify = "right"
-    for job, weight in zip(found.jobs, weights, strict=True):
-        sizes = ["?", "?", "?"]
-        if weight is not None:
-            made = "none" if weight.output is None else bytes_text(weight.output)
-            sizes = [bytes_text(weight.source), made, bytes_text(weight.memory)]
-        table.add_row(
-            Text(shown(job.source)), sizes[0], Text(shown(job.output)), sizes[1], sizes[2]
-        )
-    print_table(console, table)
-    for job, weight in zip(found.jobs, weights, strict=True):
-        for obstacle in weight.obstacles if weight else ():
-            print_text(console, Text(one_line(f"{job.source}: {obstacle}"), "red"))
-    known = [weight for weight in weights if weight is not None]
-    largest = max((weight.memory for weight in known), default=0)
-    written = bytes_text(sum(weight.output or 0 for weight in known))
-    print_text(
-        console,
-        f"{len(found.jobs)} jobs, {written} to write, at most {bytes_text(largest)} of memory per "
-        f"job; ledger {found.ledger}",
-    )
+    print_text(Text(f"{headline(document)} in {document['seconds']:.1f} s", style))
 
 
 def dry_run_document(found: Batch, weights: Sequence[Estimate | None]) -> dict[str, Any]:
-    """The same as ``inflate/batch-plan/1``; bytes are null where they are not known."""
+    """The plan of a batch as ``inflate/batch-plan/1``; bytes are null where they are not known."""
     return {
         "schema": "inflate/batch-plan/1",
         "ledger": str(found.ledger),
@@ -169,15 +121,36 @@ def dry_run_document(found: Batch, weights: Sequence[Estimate | None]) -> dict[s
     }  # fmt: skip
 
 
-def _line(outcome: Outcome) -> str:
-    job, parity = outcome.job, parity_of(outcome)
-    facts = []
-    if outcome.row.state in ("held", "unequal"):
-        facts.append(verdict_text(parity) if parity else "unverified")
-    if outcome.reused:
+def print_dry_run(document: Mapping[str, Any]) -> None:
+    """The jobs of a plan with their sizes and the memory that each takes."""
+    jobs = document["jobs"]
+
+    def size(job: Mapping[str, Any], what: str) -> str:
+        return "?" if job[what] is None else bytes_text(job[what])
+
+    rows = [
+        (job["source"], size(job, "source_bytes"), job["output"], size(job, "output_bytes"),
+         size(job, "memory_bytes"))
+        for job in jobs
+    ]  # fmt: skip
+    print_table(("source", "size", "output", "size", "memory"), rows, ("size", "memory"))
+    for job in jobs:
+        for obstacle in job["obstacles"]:
+            print_text(Text(f"{job['source']}: {obstacle}", "red"))
+    written = bytes_text(sum(job["output_bytes"] or 0 for job in jobs))
+    most = bytes_text(max((job["memory_bytes"] or 0 for job in jobs), default=0))
+    say_line(
+        f"{len(jobs)} jobs, {written} to write, at most {most} of memory per job; ledger "
+        f"{document['ledger']}"
+    )
+
+
+def _line(job: Mapping[str, Any]) -> str:
+    facts = [verdict_text(job)] if job["verdict"] else []
+    if job["reused"]:
         facts.append("known")
-    elif "seconds" in outcome.row.document:
-        facts.append(f"{outcome.row.document['seconds']:.1f} s")
-    line = f"{outcome.row.state:<8}{', '.join(facts):<26}{shown(job.source)} -> {shown(job.output)}"
-    error = outcome.row.document.get("error")
-    return f"{line}: {error}" if error else line
+    elif job["seconds"] is not None:
+        facts.append(f"{job['seconds']:.1f} s")
+    line = f"{job['status']:<8}{', '.join(facts):<26}{job['source']} -> {job['output']}"
+    why = failure_text(job)
+    return f"{line}: {why}" if why else line

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -23,50 +18,20 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-class _PrintableFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+_SHORT = 20
+"""Characters of cells that are never folded."""
 
 
-def log_notes() -> None:
-    """Print what this package logs; other libraries print their own."""
-    logger = logging.getLogger("inflate")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_PrintableFormatter("note: %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print a document on stdout."""
+    from inflate.report.documents import as_json
 
-
-def print_json(document: dict[str, Any]) -> None:
-    """Print a document on stdout; it holds no NaN, which JSON does not have."""
-    text = json.dumps(document, indent=2, allow_nan=False)
-    typer.echo(text.replace("\x7f", "\\u007f"))  # The one control character that json leaves.
+    typer.echo(as_json(document), nl=False)
 
 
 def say(text: object = "", *, err: bool = False) -> None:
-    """Print a line, with control characters escaped; on a terminal, messages wrap at words."""
-    safe = printable(str(text))
-    if err and sys.stderr.isatty():
-        safe = "\n".join(map(_wrapped, safe.split("\n")))
-    typer.echo(safe, err=err)
-
-
-def _wrapped(line: str) -> str:
-    indent = len(line) - len(line.lstrip())
-    breaks = [0, *_breaks(line, shutil.get_terminal_size().columns, indent), len(line)]
-    return f"\n{' ' * indent}".join(line[a:b].rstrip() for a, b in pairwise(breaks))
-
-
-def _breaks(line: str, width: int, indent: int) -> list[int]:
-    """Where a line is broken to fit a width: before words, never within one."""
-    start, breaks = 0, list[int]()
-    for word in re.finditer(r"\S+", line):
-        room = width - (indent if breaks else 0)
-        if word.end() - start > room and line[start : word.start()].strip():
-            start = word.start()
-            breaks.append(start)
-    return breaks
+    """Print lines, with control characters escaped."""
+    typer.echo(printable(str(text)), err=err)
 
 
 def say_line(text: object) -> None:
@@ -96,25 +61,38 @@ def safe_console(*, stderr: bool = False) -> Console:
     return SafeConsole(highlight=False, stderr=stderr, color_system=None if plain else "auto")
 
 
-def print_text(console: Console, text: Text | str, indent: int = 0) -> None:
-    """Print a text: one line in a pipe; on a terminal wrapped at words, the rest indented."""
+def print_text(text: Text) -> None:
+    """Print a text with its styles, in one line."""
+    text.plain = one_line(text.plain)
+    safe_console().print(text, soft_wrap=True)
+
+
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[Text | str]], right: Collection[str] = ()
+) -> None:
+    """Print rows in columns that fit the terminal, and are not cut or folded in a pipe.
+
+    ``right`` names the columns that are aligned to the right.
+    """
+    from rich.table import Table
     from rich.text import Text
 
-    line = Text(text) if isinstance(text, str) else text
+    console, table = safe_console(), Table(box=None)
+    for name, column in zip(head, zip(*rows, strict=True), strict=True):
+        short = max(map(len, column)) <= _SHORT
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=short)
+    for row in rows:
+        cells = (Text(cell) if isinstance(cell, str) else cell for cell in row)
+        table.add_row(*cells)
     if not console.is_terminal:
-        console.print(line, soft_wrap=True)
-        return
-    for number, part in enumerate(line.divide(_breaks(line.plain, console.width, indent))):
-        part.rstrip()
-        console.print(Text(" " * indent * (number > 0)) + part, soft_wrap=True)
+        console.width = max(console.width, 250)
+    console.print(table)
 
 
 class _GuardedStream:
     """A stream whose reader may close it without an effect on the work or the exit code.
 
-    Args:
-        stream: None where Python found it closed.
-        results: whether a failed write is an error.
+    It is None where Python found it closed. Where it has ``results``, a failed write is an error.
     """
 
     def __init__(self, stream: TextIO | None, *, results: bool) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say_line
-from inflate.cli.options import GithubSummary, Json, Quiet, Reports, SourceLocation, option, takes
+from inflate.cli.options import GITHUB_SUMMARY, JSON, QUIET, REPORTS, SOURCE, option, takes
 from inflate.cli.progress import progress_bar
 from inflate.cli.report import adding_done, check_wanted, write_wanted
 from inflate.errors import ConfigError
 from inflate.options import ConvertOptions
-
-if TYPE_CHECKING:
-    from inflate.workflow import ConversionResult
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
@@ -22,22 +19,17 @@ if TYPE_CHECKING:
 
 @takes(ConvertOptions)
 def convert(
-    source: SourceLocation,
-    output: Annotated[
-        Optional[str],
-        option(
-            "-o", "--output", metavar="OUT", help="Path or URL. [default: STEM.video.safetensors]"
-        ),
-    ] = None,
+    source: str = SOURCE,
+    output: Optional[str] = option(
+        "-o", "--output", metavar="OUT", help="Path or URL. [default: STEM.video.safetensors]"
+    ),
     *,
     options: ConvertOptions,
-    report_to: Reports = None,
-    github_summary: GithubSummary = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Annotated[
-        bool, option("--verbose", help="With --dry-run: list every tensor.")
-    ] = False,
+    report_to: Optional[list[str]] = REPORTS,
+    github_summary: bool = GITHUB_SUMMARY,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    verbose: bool = option("--verbose", default=False, help="With --dry-run: list every tensor."),
 ) -> None:
     """Make a checked video checkpoint of an image autoencoder.
 
@@ -66,7 +58,12 @@ def convert(
         if result.parity is not None:
             write_wanted(result.parity, report_to or (), github_summary=github_summary)
         if as_json:
-            _print_document(result, dry_run=options.dry_run)
+            from inflate.report.documents import conversion_document, plan_document
+
+            document = conversion_document(result)
+            if options.dry_run:
+                document["dry_run"] = plan_document(result.plan)
+            print_json(document)
         elif quiet:
             if options.dry_run or result.output is not None:
                 say_line(result.destination if options.dry_run else result.output)
@@ -82,12 +79,3 @@ def convert(
                 note(text)
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _print_document(result: ConversionResult, *, dry_run: bool) -> None:
-    from inflate.report.documents import conversion_document, plan_document
-
-    document = conversion_document(result)
-    if dry_run:
-        document["dry_run"] = plan_document(result.plan)
-    print_json(document)

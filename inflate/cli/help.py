@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, get_args
 
 import typer
@@ -45,20 +44,6 @@ inflate demo out --device cpu""",
 }
 
 
-_SHORT = {"--show-completion": "Print the completion script of the current shell."}
-"""Summaries in place of those of Typer that are too long."""
-
-
-def _rows(params: Iterable[Any], ctx: Any) -> list[tuple[str, str]]:
-    rows = []
-    for param in params:
-        if param.param_type_name == "argument":
-            rows.append((param.metavar, param.help))
-        elif (record := param.get_help_record(ctx)) is not None:
-            rows.append((record[0], _SHORT.get(record[0], record[1]).replace("  [", " [")))
-    return rows
-
-
 class _Help:
     """What commands and groups of commands share."""
 
@@ -68,16 +53,15 @@ class _Help:
         return [*pieces, "[OPTIONS]", *(["COMMAND"] if isinstance(self, TyperGroup) else [])]
 
     def format_options(self: Any, ctx: Any, formatter: Any) -> None:
-        params = self.get_params(ctx)
-        sections = {"Arguments": [p for p in params if p.param_type_name == "argument"]}
-        if isinstance(self, TyperGroup):
-            sections["Commands"] = []
-        options = [p for p in params if p.param_type_name == "option"]
-        for group in get_args(Group):
-            sections[group] = [o for o in options if panel_of(o) == group]
-        rows = {title: _rows(found, ctx) for title, found in sections.items()}
-        if isinstance(self, TyperGroup):
-            rows["Commands"] = [(name, summary_of(c)) for name, c in self.commands.items()]
+        commands = getattr(self, "commands", {})
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Commands": []}
+        rows |= {group: [] for group in get_args(Group)}
+        rows["Commands"] = [(name, summary_of(command)) for name, command in commands.items()]
+        for param in self.get_params(ctx):
+            if param.param_type_name == "argument":
+                rows["Arguments"].append((param.metavar, param.help))
+            elif (record := param.get_help_record(ctx)) is not None:
+                rows[panel_of(param)].append((record[0], record[1].replace("  [", " [")))
         # Summaries start in the same column in every section, and fit one line on a wide terminal.
         most = max(24, formatter.width - SUMMARY - 4)
         firsts = [len(first) for found in rows.values() for first, _ in found]
@@ -114,12 +98,12 @@ def summary_of(command: Any) -> str:
     return str(command.help).strip().splitlines()[0]
 
 
-def typer_of(cls: type[TyperGroup], **more: Any) -> typer.Typer:
-    """A Typer whose pages are plain text, without rich."""
+def typer_of(cls: type[TyperGroup]) -> typer.Typer:
+    """A Typer whose pages are plain text, without rich, and which also runs without a command."""
     return typer.Typer(
         cls=cls,
+        invoke_without_command=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
-        **more,
     )

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
 import typer
 
 from inflate.cli.console import print_json, say_line
-from inflate.cli.options import Json, Quiet, SourceLocation, option, shared
+from inflate.cli.options import JSON, QUIET, SOURCE, option, takes
 from inflate.cli.progress import progress_bar
 from inflate.options import ConvertOptions
 
-Prefix = shared(ConvertOptions, "prefix")
-FromWeights = shared(ConvertOptions, "weights")
-Ignore = shared(ConvertOptions, "ignore")
 
-
+@takes(ConvertOptions, ("prefix", "weights", "ignore"))
 def inspect(
-    source: SourceLocation,
-    prefix: Prefix = None,  # type: ignore[valid-type]
-    weights: FromWeights = "plain",  # type: ignore[valid-type]
-    ignore: Ignore = None,  # type: ignore[valid-type]
-    check: Annotated[
-        bool,
-        option("--check", group="Checks", help="Exit with 1 if convert would refuse the file."),
-    ] = False,
-    fingerprint: Annotated[
-        bool,
-        option("--fingerprint", group="Checks", help="Read the tensors; print their fingerprint."),
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    source: str = SOURCE,
+    *,
+    options: dict[str, Any],
+    check: bool = option(
+        "--check",
+        default=False,
+        group="Checks",
+        help="Exit with 1 if convert would refuse the file.",
+    ),
+    fingerprint: bool = option(
+        "--fingerprint",
+        default=False,
+        group="Checks",
+        help="Read the tensors; print their fingerprint.",
+    ),
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
 ) -> None:
     """Show what a checkpoint contains and if it can be converted.
 
@@ -40,12 +40,7 @@ def inspect(
         from inflate import workflow
 
         found = workflow.inspect(
-            source,
-            prefix=prefix,
-            weights=weights,
-            ignore=ignore,
-            fingerprint=fingerprint or None,
-            progress=progress,
+            source, fingerprint=fingerprint or None, progress=progress, **options
         )
     if as_json:
         from inflate.report.documents import inspection_document

@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from inspect import Parameter
-from typing import Annotated, Any, Optional, get_type_hints
+from typing import Any, Optional, get_type_hints
 
 import typer
 
 from inflate.errors import nearest
-from inflate.options import ConvertOptions, Flag, Group, Scope, VerifyOptions, choices, flags
+from inflate.options import ConvertOptions, Flag, Group, VerifyOptions, choices, flags
 from inflate.vocabulary import LARGEST_KERNEL, kernel_of
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
 
 
-def number(text: object, *, minimum: float | None = None) -> float:
+def number(text: object, *, kind: type[float] = float, minimum: float | None = None) -> float:
     """A finite number of at least ``minimum``; unlike Typer's own, the error quotes the value."""
     try:
-        value = float(str(text))
+        value = kind(str(text))
     except ValueError:
         value = math.nan
-    return _in_range(text, value, "a number", minimum)
-
-
-def whole_number(text: object, *, minimum: float | None = None) -> int:
-    """A whole number of at least ``minimum``."""
-    try:
-        value = int(str(text))
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{_cut(text)} is not a whole number; expected one such as 7"
-        ) from error
-    _in_range(text, value, "a whole number", minimum)
-    return value
-
-
-def _in_range(text: object, value: float, what: str, minimum: float | None) -> float:
-    smallest = "" if minimum is None else f", {minimum:g} or more"
     # Not math.isfinite, which turns whole numbers of any length into floats.
     if value != value or abs(value) == math.inf or (minimum is not None and value < minimum):
-        raise typer.BadParameter(f"{_cut(text)} is out of range; expected {what}{smallest}")
+        what = "a whole number" if kind is int else "a number"
+        least = "" if minimum is None else f" of {minimum:g} or more"
+        raise typer.BadParameter(f"{_cut(text)}, expected {what}{least}")
     return value
 
 
@@ -75,7 +59,12 @@ def _cut(text: object) -> str:
 
 
 def option(
-    *names: str, help: str, group: Group = "Basics", words: Sequence[str] = (), **more: Any
+    *names: str,
+    help: str,
+    default: Any = None,
+    group: Group = "Basics",
+    words: Sequence[str] = (),
+    **more: Any,
 ) -> Any:
     """A Typer option in a group of the help; ``words`` are the values that it accepts, if few."""
 
@@ -88,83 +77,66 @@ def option(
             "metavar": "|".join(words),
             "autocompletion": complete,
         }
-    return typer.Option(*names, help=help, rich_help_panel=group, **more)
+    return typer.Option(default, *names, help=help, rich_help_panel=group, **more)
 
 
-def argument(metavar: str, help: str) -> Any:
-    """A Typer argument."""
-    return typer.Argument(metavar=metavar, help=help, show_default=False)
+def argument(metavar: str, help: str, default: Any = ...) -> Any:
+    """A Typer argument, required without a default."""
+    return typer.Argument(default, metavar=metavar, help=help, show_default=False)
 
 
-def shared(options: type[ConvertOptions] | type[VerifyOptions], name: str) -> Any:
-    """The annotation of one of the declared options, for a command that takes few of them."""
-    hint = get_type_hints(options)[name]
-    return Annotated[_typer_type(name, hint), _typer_option(name, flags(options)[name], hint)]
-
-
-Json = Annotated[bool, option("--json", help="Print a JSON document instead of text.")]
-Quiet = Annotated[bool, option("-q", "--quiet", help="Print only the result.")]
-Reports = Annotated[
-    Optional[list[str]],
-    option(
-        "--report",
-        metavar="FILE",
-        group="Output",
-        help="Write a .html, .json, .md or .xml report; repeatable.",
-    ),
-]
-GithubSummary = Annotated[
-    bool,
-    option("--github-summary", group="Output", help="Add the report to the GitHub step's summary."),
-]
 SOURCES = "checkpoint: file, index, diffusers folder or URL."
-SourceLocation = Annotated[str, argument("SOURCE", f"Image {SOURCES}")]
+SOURCE = argument("SOURCE", f"Image {SOURCES}")
+JSON = option("--json", default=False, help="Print a JSON document instead of text.")
+QUIET = option("-q", "--quiet", default=False, help="Print only the result.")
+REPORTS = option(
+    "--report",
+    metavar="FILE",
+    group="Output",
+    help="Write a .html, .json, .md or .xml report; repeatable.",
+)
+GITHUB_SUMMARY = option(
+    "--github-summary",
+    default=False,
+    group="Output",
+    help="Add the report to the GitHub step's summary.",
+)
 
 
 def takes(
-    options: type[ConvertOptions] | type[VerifyOptions], scopes: Sequence[Scope] | None = None
+    options: type[ConvertOptions] | type[VerifyOptions], names: Sequence[str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each option; it gets their values as its argument ``options``.
 
-    Args:
-        options: where the options are declared.
-        scopes: take only the options of these scopes, and pass on only those that were given, as a
-            mapping; by default all of them, as an instance of ``options``.
+    With ``names`` it takes only these options, and gets those that were given as a mapping; by
+    default it takes all of them, and gets an instance of ``options``.
     """
-    declared = {
-        field.name: field
-        for field in dataclasses.fields(options)
-        if scopes is None or flags(options)[field.name].scope in scopes
-    }
     types = get_type_hints(options)
+
+    def parameter(name: str) -> Parameter:
+        default = None if names else getattr(options(), name)
+        hint = types[name] if names is None else Optional[types[name]]
+        if choices(hint):  # Their parser checks the words.
+            hint = Optional[str]
+        elif name in ("set", "ignore"):
+            hint = Optional[list[str]]
+        elif name == "video_kernel_size":
+            hint = Optional[int]
+        flag = _option_of(name, flags(options)[name], types[name], default)
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=flag, annotation=hint)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in declared}
-            if scopes is None:
+            given = {name: values.pop(name) for name in names or types}
+            if names is None:
                 command(**values, options=options(**given))
             else:
                 command(**values, options={k: v for k, v in given.items() if v is not None})
 
-        parameters = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            if parameter.name != "options":
-                parameters.append(parameter)
-                continue
-            for name, field in declared.items():
-                hint = types[name] if scopes is None else Optional[types[name]]
-                parameters.append(
-                    Parameter(
-                        name,
-                        Parameter.POSITIONAL_OR_KEYWORD,
-                        default=field.default if scopes is None else None,
-                        annotation=Annotated[
-                            _typer_type(name, hint),
-                            _typer_option(name, flags(options)[name], types[name]),
-                        ],
-                    )
-                )
+        parameters: list[Parameter] = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += map(parameter, names or types) if own.name == "options" else [own]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -172,25 +144,18 @@ def takes(
     return decorate
 
 
-def _typer_type(name: str, hint: Any) -> Any:
-    if choices(hint):  # Their parser checks the words.
-        return Optional[str]
-    listed = {"set": Optional[list[str]], "ignore": Optional[list[str]]}
-    return {**listed, "video_kernel_size": Optional[int]}.get(name, hint)
-
-
-def _typer_option(name: str, flag: Flag, hint: Any) -> Any:
+def _option_of(name: str, flag: Flag, hint: Any, default: Any) -> Any:
     # Without a name of its own, a switch would get a --no- too, and "set" the name of its type.
-    own = (
-        (f"--{name.replace('_', '-')}",) if hint in (bool, Optional[bool]) or name == "set" else ()
-    )
+    named = hint in (bool, Optional[bool]) or name == "set"
+    own = (f"--{name.replace('_', '-')}",) if named else ()
+    more: dict[str, Any] = {"help": flag.help, "group": flag.group, "default": default}
     if words := choices(hint):
-        return option(*own, help=flag.help, group=flag.group, words=words)
+        return option(*own, words=words, **more)
     parser: Callable[[object], object] | None = None
     if name == "video_kernel_size":
         parser = kernel
     elif hint in (float, Optional[float]):
         parser = partial(number, minimum=flag.minimum)
     elif hint in (int, Optional[int]):
-        parser = partial(whole_number, minimum=flag.minimum)
-    return option(*own, help=flag.help, group=flag.group, parser=parser, metavar=flag.metavar)
+        parser = partial(number, kind=int, minimum=flag.minimum)
+    return option(*own, parser=parser, metavar=flag.metavar, **more)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import typer
 
 from inflate.cli.console import print_json, say
 from inflate.cli.help import Command, Commands, typer_of
-from inflate.cli.options import Json, argument
+from inflate.cli.options import JSON, argument
 from inflate.config.presets import Preset, load_presets
+from inflate.config.schema import flatten
 from inflate.errors import ConfigError, nearest
 
-presets = typer_of(Commands, invoke_without_command=True)
-Name = Annotated[str, argument("NAME", "Name of a preset.")]
+presets = typer_of(Commands)
+NAME = argument("NAME", "Name of a preset.")
 
 
 @presets.callback()
-def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
+def list_presets(ctx: typer.Context, as_json: bool = JSON) -> None:
     """List, show or export the built-in architectures.
 
     Without a command, lists the presets that --config accepts.
@@ -36,14 +35,14 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @presets.command(cls=Command)
-def show(name: Name) -> None:
-    """Show the settings of a preset, one a line."""
-    for key, value in _settings(_preset(name).content):
+def show(name: str = NAME) -> None:
+    """Show the settings of a preset, one per line."""
+    for key, value in flatten(_preset(name).content).items():
         say(f"{key:<34}{value}")
 
 
 @presets.command(cls=Command)
-def export(name: Name) -> None:
+def export(name: str = NAME) -> None:
     """Print a preset as YAML, to edit and pass to --config."""
     typer.echo(_preset(name).path.read_text(encoding="utf-8"), nl=False)
 
@@ -56,11 +55,3 @@ def _preset(name: str) -> Preset:
             f"{', '.join(found)}"
         )
     return found[name]
-
-
-def _settings(content: dict[str, Any], place: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        inner = isinstance(value, dict)
-        rows += _settings(value, f"{place}{key}.") if inner else [(f"{place}{key}", value)]
-    return rows

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from inflate.cli.console import log_notes, safe_console, say
+from inflate.cli.console import safe_console
 from inflate.progress import Progress, silent
 from inflate.report.text import bytes_text
 
@@ -20,18 +20,12 @@ _IN_BYTES = ("downloading", "uploading")
 
 
 def bars_are_drawn() -> bool:
-    """Whether stderr is a terminal that takes escape codes, which NO_COLOR declines."""
-    environ = os.environ
-    return sys.stderr.isatty() and environ.get("TERM") != "dumb" and not environ.get("NO_COLOR")
+    """Whether stderr is a terminal that takes escape codes."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def bars(description: str, field: str) -> Bars:
-    """Bars that vanish at the end.
-
-    Args:
-        description: how ``task.description`` is formatted.
-        field: a field of the task, after the bar.
-    """
+    """Bars that vanish at the end; ``field`` of a task is shown after its bar."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -47,28 +41,12 @@ def bars(description: str, field: str) -> Bars:
 
 @contextmanager
 def progress_bar(quiet: bool, first: str = LOADING) -> Iterator[Progress]:
-    """A bar for the current step on a terminal, or its name without escape codes.
+    """A bar for the current step on a terminal; in a pipe, or if quiet, nothing.
 
-    In a pipe, or if quiet, nothing is drawn.
-
-    Args:
-        quiet: draw nothing.
-        first: the step to show until one is reported.
+    ``first`` is the step to show until one is reported.
     """
-    log_notes()
-    if quiet or not sys.stderr.isatty():
+    if quiet or not bars_are_drawn():
         yield silent
-        return
-    if not bars_are_drawn():
-        names = {first}
-        say(first, err=True)
-
-        def name_step(name: str, _done: int, _total: int) -> None:
-            if name not in names:
-                names.add(name)
-                say(name, err=True)
-
-        yield name_step
         return
     sys.stderr.write(first)  # At once; loading rich takes a while. The bar overwrites it.
     sys.stderr.flush()

@@ -2,91 +2,78 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, get_args
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from inflate.cli.console import print_text, safe_console
-from inflate.cli.render_parity import print_parity
+from inflate.cli.console import print_table, print_text, say_line
+from inflate.cli.render_parity import print_document
 from inflate.config.presets import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.io.remote import shown
+from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
-from inflate.report.text import bytes_text, one_line, shape_text
+from inflate.report.text import bytes_text, shape_text
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
 
 if TYPE_CHECKING:
     from inflate.workflow import ConversionResult, Inspection
 
-_INDENT = 14
-
 
 def print_conversion(result: ConversionResult, source: str) -> None:
     """What a conversion wrote, from what, and how it was checked."""
-    console = safe_console()
-    _print_summary(console, result.plan)
+    _print_counts(result.plan)
     if result.parity is not None:
-        print_parity(result.parity)
+        print_document(parity_document(result.parity))
     elif result.output is not None:
-        console.print("parity: unverified (--skip-parity)", style="yellow")
+        print_text(Text("parity: unverified (--skip-parity)", "yellow"))
     if result.output is not None:
-        line = f"{shown(source)} -> {shown(str(result.output))} in {result.seconds['total']:.1f} s"
-        print_text(console, one_line(line))
+        seconds = result.seconds["total"]
+        say_line(f"{shown(source)} -> {shown(str(result.output))} in {seconds:.1f} s")
     elif result.parity is not None:
-        console.print("nothing was written, since parity did not hold", style="red")
+        print_text(Text("nothing was written, since parity did not hold", "red"))
 
 
 def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: bool) -> None:
     """The counts of a plan, then every tensor if ``verbose``."""
-    console = safe_console()
-    _print_summary(console, plan)
-    print_text(console, one_line(f"{shown(source)} -> {destination} (dry run)"))
+    _print_counts(plan)
+    say_line(f"{shown(source)} -> {destination} (dry run)")
     if not verbose:
-        print_text(console, f"{len(plan.tensors)} tensors; --verbose lists them")
+        say_line(f"{len(plan.tensors)} tensors; --verbose lists them")
         return
-    table = Table("tensor", "shape", "type", "origin", box=None, pad_edge=False)
+    rows = []
     for tensor in plan.tensors:
         origin = tensor.origin
         where = f"copy of {origin.source}" if isinstance(origin, Copy) else str(origin.rule)
-        table.add_row(Text(tensor.info.name), shape_text(tensor.shape), tensor.dtype, Text(where))
-    print_table(console, table)
+        rows.append((tensor.info.name, shape_text(tensor.shape), tensor.dtype, where))
+    print_table(("tensor", "shape", "type", "origin"), rows)
 
 
 def print_inspection(found: Inspection) -> None:
     """What a file holds, its parts, and what convert would do with it."""
-    console = safe_console()
-    _print_facts(console, _inspected(found))
-    table = _parts_table()
+    _print_facts(_inspected(found))
     groups = [(group.name, group) for group in found.parts]
     groups += [(f"dropped: {group.name}", group) for group in found.dropped]
-    for name, group in groups:
-        table.add_row(
-            Text(name), str(group.tensors), f"{group.parameters:,}", bytes_text(group.nbytes)
-        )
-    console.print(table)
-    _print_facts(console, _layouts(found))
+    _print_parts((name, g.tensors, g.parameters, g.nbytes) for name, g in groups)
+    # Where all layouts fail for the reason why convert refuses the file, that is printed once.
+    if not found.obstacles or len({*found.layouts.values(), found.obstacles}) > 1:
+        _print_facts(_layouts(found))
     if not found.obstacles:
         dropped = sum(group.tensors for group in found.dropped)
         line = (
-            f"convert would copy {found.copied} decoder tensors, keep {found.passed_through} "
-            f"others, drop {dropped}, and write {found.would_write}"
+            f"convert would copy {found.copied} decoder tensors, pass {found.passed_through} "
+            f"others through, drop {dropped}, and write {found.would_write}"
         )
-        print_text(console, Text(one_line(line), "green"))
+        print_text(Text(line, "green"))
     for obstacle in found.obstacles:
-        print_text(console, Text(one_line(f"obstacle: {obstacle}"), "yellow"))
+        print_text(Text(f"obstacle: {obstacle}", "yellow"))
 
 
 def _layouts(found: Inspection) -> Iterator[tuple[str, str]]:
-    """Whether each layout can be written, and why not; nothing if all fail for one reason."""
-    if len({*found.layouts.values(), found.obstacles}) == 1 and found.obstacles:
-        return
     for layout, problems in found.layouts.items():
         if problems:
             yield layout, f"no: {'; '.join(problems)}"
@@ -94,15 +81,18 @@ def _layouts(found: Inspection) -> Iterator[tuple[str, str]]:
             yield layout, f"yes, --layout {layout}, for {LAYOUTS[layout].readers}"
 
 
-def print_table(console: Console, table: Table) -> None:
-    """Print a table whose columns fit the terminal, and are not cut or folded in a pipe."""
-    width = console.width if console.is_terminal else max(console.width, 250)
-    console.print(table, width=width)
-
-
-def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+def _print_facts(facts: Iterable[tuple[str, str]]) -> None:
     for name, fact in facts:
-        print_text(console, one_line(f"{name:<{_INDENT}}{fact}"), _INDENT)
+        say_line(f"{name:<14}{fact}")
+
+
+def _print_parts(parts: Iterable[tuple[str, int, int | None, int]]) -> None:
+    head = ("part", "tensors", "parameters", "bytes")
+    rows = [
+        (name, str(tensors), "" if number is None else f"{number:,}", bytes_text(nbytes))
+        for name, tensors, number, nbytes in parts
+    ]
+    print_table(head, rows, head[1:])
 
 
 def _inspected(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -130,26 +120,33 @@ def _inspected(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "averages", "has moving averages of the weights: --weights ema"
     if found.foreign:
         yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
-    header = found.metadata
-    if SOURCE_NAME_KEY in header:
-        yield "source.name", header[SOURCE_NAME_KEY]
-    if VERDICT_KEY in header:
-        verdict = verdict_text(
-            {"verdict": header[VERDICT_KEY], "compared_with": header.get(COMPARED_WITH_KEY)}
-        )
-        name = header.get(SOURCE_NAME_KEY, "its source")
-        if SOURCE_BLEND_KEY in header:
-            verdict += f", as a copy of {name}; not compared with an image decoder"
-        elif header[VERDICT_KEY] in get_args(Verdict):
-            verdict += f", compared with {name} on {header.get(DEVICE_KEY, 'an unknown device')}"
-        if found.changed:
-            verdict += "; the tensors changed after the check, so it does not apply to them"
-        yield "verdict", verdict
+    yield from _recorded(found)
     if found.fingerprint is not None:
         yield "fingerprint", found.fingerprint
 
 
-def _print_summary(console: Console, plan: InflationPlan) -> None:
+def _recorded(found: Inspection) -> Iterator[tuple[str, str]]:
+    """The source and the verdict of a file's header."""
+    header = found.metadata
+    if SOURCE_NAME_KEY in header:
+        yield "source.name", header[SOURCE_NAME_KEY]
+    if VERDICT_KEY not in header:
+        return
+    verdict = verdict_text(
+        {"verdict": header[VERDICT_KEY], "compared_with": header.get(COMPARED_WITH_KEY)}
+    )
+    name = header.get(SOURCE_NAME_KEY, "its source")
+    if SOURCE_BLEND_KEY in header:
+        verdict += f", as a copy of {name}; not compared with an image decoder"
+    elif header[VERDICT_KEY] in get_args(Verdict):
+        verdict += f", compared with {name} on {header.get(DEVICE_KEY, 'an unknown device')}"
+    if found.changed:
+        verdict += "; the tensors changed after the check, so it does not apply to them"
+    yield "verdict", verdict
+
+
+def _print_counts(plan: InflationPlan) -> None:
+    """The architecture of a plan, and how many tensors have which origin."""
     architecture, temporal = plan.config.architecture, plan.config.temporal
     blend = f"{temporal.merge_strategy}, alpha {temporal.alpha:g}"
     facts = {
@@ -157,40 +154,28 @@ def _print_summary(console: Console, plan: InflationPlan) -> None:
         "preset": ", ".join(matching_presets(architecture)) or "none matches",
         "temporal": f"{temporal.time_mode}, {blend}{_kernel_text(temporal)}",
     }
-    _print_facts(console, facts.items())
-    table = _parts_table()
+    _print_facts(facts.items())
     fates: dict[str, list[PlannedTensor]] = {
         "copied": [], "temporal, copied": [], "initialised": [], "passed through": []
     }  # fmt: skip
     for tensor in plan.tensors:
         fates[_fate(tensor)].append(tensor)
-    for fate, tensors in fates.items():
-        if tensors or fate == "copied":
-            parameters, nbytes = (
-                sum(t.parameters for t in tensors),
-                sum(t.info.nbytes for t in tensors),
-            )
-            table.add_row(fate, str(len(tensors)), f"{parameters:,}", bytes_text(nbytes))
-    for reason, count in Counter(dropped.reason for dropped in plan.dropped).items():
-        nbytes = sum(d.nbytes for d in plan.dropped if d.reason == reason)
-        table.add_row(f"dropped: {reason}", str(count), "", bytes_text(nbytes))
-    total = sum(t.parameters for t in plan.tensors)
-    table.add_row("written", str(len(plan.tensors)), f"{total:,}", bytes_text(plan.nbytes))
-    console.print(table)
+    fates["written"] = list(plan.tensors)
+    parts: list[tuple[str, int, int | None, int]] = [
+        (fate, len(found), sum(t.parameters for t in found), sum(t.info.nbytes for t in found))
+        for fate, found in fates.items()
+        if found or fate == "copied"
+    ]
+    for reason in dict.fromkeys(dropped.reason for dropped in plan.dropped):
+        sizes = [dropped.nbytes for dropped in plan.dropped if dropped.reason == reason]
+        parts.insert(-1, (f"dropped: {reason}", len(sizes), None, sum(sizes)))
+    _print_parts(parts)
 
 
 def _fate(tensor: PlannedTensor) -> str:
     if tensor.part == "temporal":
         return "temporal, copied" if isinstance(tensor.origin, Copy) else "initialised"
     return "copied" if tensor.part == "spatial" else "passed through"
-
-
-def _parts_table() -> Table:
-    table = Table("part", "tensors", "parameters", "bytes", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    return table
 
 
 def _architecture_text(architecture: Architecture) -> str:

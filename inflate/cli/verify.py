@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say_line
-from inflate.cli.options import (
-    SOURCES,
-    GithubSummary,
-    Json,
-    Quiet,
-    Reports,
-    argument,
-    takes,
-)
+from inflate.cli.options import GITHUB_SUMMARY, JSON, QUIET, REPORTS, SOURCES, argument, takes
 from inflate.cli.progress import progress_bar
 from inflate.cli.report import adding_done, check_wanted, write_wanted
 from inflate.options import VerifyOptions
@@ -26,16 +18,16 @@ from inflate.options import VerifyOptions
 
 @takes(VerifyOptions)
 def verify(
-    reference: Annotated[str, argument("REFERENCE", f"Image {SOURCES}")],
-    candidate: Annotated[
-        Optional[str], argument("CANDIDATE", "Video checkpoint. [default: REFERENCE is one]")
-    ] = None,
+    reference: str = argument("REFERENCE", f"Image {SOURCES}"),
+    candidate: Optional[str] = argument(
+        "CANDIDATE", "Video checkpoint. [default: REFERENCE is one]", None
+    ),
     *,
     options: VerifyOptions,
-    report_to: Reports = None,
-    github_summary: GithubSummary = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    report_to: Optional[list[str]] = REPORTS,
+    github_summary: bool = GITHUB_SUMMARY,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
 ) -> None:
     """Compare a video checkpoint with its image checkpoint.
 

@@ -79,8 +79,8 @@ def read_config(name_or_path: str) -> Settings:
     path = Path(name_or_path)
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
         raise ConfigError(
-            f"--config is {name_or_path!r}: neither a preset{nearest(name_or_path, presets)} "
-            f"nor a file{like(path)}; 'inflate presets' lists the presets"
+            f"--config {name_or_path!r} does not name a preset or a file"
+            f"{nearest(name_or_path, presets) or like(path)}; 'inflate presets' lists the presets"
         )
     from inflate.config.yaml_files import read_file  # It imports OmegaConf, which takes long.
 
@@ -160,8 +160,8 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
     if not (wanted.is_symmetric and seen.is_symmetric):
         sides.append((" of the decoder", wanted.decoder, seen.decoder, _OF_SIDES))
     found = [
-        f"{words}{of}: the configuration says {getattr(want, name)}, the checkpoint has "
-        f"{getattr(have, name)}"
+        f"{words}{of}: the configuration says {_or_none(getattr(want, name))}, the checkpoint has "
+        f"{_or_none(getattr(have, name))}"
         for of, want, have, visible in sides
         for name, words in visible.items()
         if getattr(want, name) != getattr(have, name) and not (decoder_only and name in _AROUND)
@@ -172,6 +172,10 @@ def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bo
             f"attn_type: the configuration says {wanted.attn_type!r}, the checkpoint has {has}"
         )
     return found
+
+
+def _or_none(value: object) -> object:
+    return "none" if value is None else value
 
 
 def _by_leaf() -> dict[str, str]:

@@ -125,62 +125,83 @@ def unmet(
     *,
     attention_is_identity: bool,
     copying: bool,
-) -> Iterator[str]:
+) -> list[str]:
     """Every demand of a layout that an autoencoder does not meet, and what to do.
 
     Temporal attention that is an identity may be left out. When ``copying`` a video checkpoint, no
     option changes its temporal layers.
     """
+    found = list(_unmet(target, shapes, config, attention_is_identity, copying))
+    # An option that leaves another demand unmet is not advised.
+    helps = all(option for _, option in found)
+    return [f"{why}: {option}" if helps else why for why, option in found]
+
+
+def _unmet(
+    target: Target,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Config,
+    attention_is_identity: bool,
+    copying: bool,
+) -> Iterator[tuple[str, str]]:
+    """What is not met, and the option that changes it, if any does."""
     layout, a = LAYOUTS[target], config.architecture
     present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in shapes)]
-    for part in present if "encoder." in layout.parts else ():
-        if part.endswith("quant_conv.") and part not in layout.parts:
-            yield f"it has no place for {part[:-1]}: fold it in with --post-quant fold"
-        if part == "quantize." and part not in layout.parts:
-            yield "it has no place for a codebook (quantize.*): choose 'autoencoder' or 'decoder'"
+    extra = [part for part in present if part not in layout.parts and "encoder." in layout.parts]
+    if quant := [part[:-1] for part in extra if part.endswith("quant_conv.")]:
+        yield f"it has no place for {' and '.join(quant)}", "choose --post-quant fold"
+    if "quantize." in extra:
+        yield "it has no place for a codebook (quantize.*), as 'autoencoder' and 'decoder' have", ""
     if layout.svd:
         yield from _unlike_svd(config, attention_is_identity=attention_is_identity, copying=copying)
     for name, value in layout.hardwired.items():
         if getattr(a, name) != value:
-            yield f"{layout.readers} assumes {name} {value}, and this one has {getattr(a, name)}"
+            yield (
+                f"{layout.readers} assumes {name} {value}, and this one has {getattr(a, name)}",
+                "",
+            )
     if not layout.hardwired:
         return
     if "encoder." not in present:
-        yield "it needs the encoder, and the source has none"
+        yield "it needs the encoder, and the source has none", ""
     elif not a.is_symmetric:
-        yield "its encoder and decoder are of one architecture, and these differ"
+        yield "its encoder and decoder are of one architecture, and these differ", ""
     if a.attn_type == "none":
-        yield "it has attention in the middle, and this architecture none"
+        yield "it has attention in the middle, and this architecture none", ""
     if a.attention_levels:
         levels = ", ".join(map(str, a.attention_levels))
-        yield f"it has no attention inside the levels, and this architecture has: {levels}"
+        yield f"it has no attention inside the levels, and this architecture has: {levels}", ""
     if layout.naming == "diffusers":
         if a.ch_mult[0] != 1:
-            yield (
-                f"its encoder begins with the channels of its first level, {a.level_channels[0]}, "
-                f"and this one with {a.ch}"
-            )
+            first = a.level_channels[0]
+            why = f"its encoder begins with the channels of its first level, {first}"
+            yield f"{why}, and this one with {a.ch}", ""
         if a.double_z and a.embed_dim not in (None, a.z_channels):
-            yield f"its quant_conv keeps {a.z_channels} channels; this one has {a.embed_dim}"
+            yield f"its quant_conv keeps {a.z_channels} channels; this one has {a.embed_dim}", ""
 
 
-def _unlike_svd(config: Config, *, attention_is_identity: bool, copying: bool) -> Iterator[str]:
+def _unlike_svd(
+    config: Config, *, attention_is_identity: bool, copying: bool
+) -> Iterator[tuple[str, str]]:
     """Where temporal layers are not those of SVD's decoder, which some readers assume."""
     temporal = config.temporal
+    # Those of a video checkpoint stay as they are.
     way_out = " (--layout autoencoder, decoder and temporal hold temporal layers as trained)"
+    copied = way_out if copying else ""
 
     def choose(options: str) -> str:
-        return way_out if copying else f": choose {options}"
+        return "" if copying else f"choose {options}"
 
     if temporal.time_mode == "attn-only":
-        yield "it needs temporal residual blocks" + choose("--time-mode conv-only")
+        why = "it needs temporal residual blocks"
+        yield why + copied, choose("--time-mode conv-only")
     elif temporal.kernel != (3, 1, 1):
         kernel = ",".join(map(str, temporal.kernel))
-        yield f"its kernel is 3,1,1, not {kernel}" + choose("--video-kernel-size 3,1,1")
+        why = f"it needs kernel 3,1,1, and this one has {kernel}"
+        yield why + copied, choose("--video-kernel-size 3,1,1")
     if temporal.time_mode == "all" and not attention_is_identity:
-        yield "it has no temporal attention, and this one's is no longer an identity" + way_out
+        why = "it has no temporal attention, and this one's is no longer an identity"
+        yield why + way_out, ""
     if temporal.merge_strategy != "learned":
-        yield (
-            f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}"
-            + choose("--merge-strategy learned, or an alpha between 0 and 1")
-        )
+        why = f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}"
+        yield why + copied, choose("--merge-strategy learned, or an alpha between 0 and 1")

@@ -39,8 +39,8 @@ def fit(
     """
     layout, shapes = LAYOUTS[target], {tensor.key: tensor.shape for tensor in plan.tensors}
     identity = attention_is_identity
-    demands = unmet(target, shapes, plan.config, attention_is_identity=identity, copying=copying)
-    if problems := list(demands):
+    problems = unmet(target, shapes, plan.config, attention_is_identity=identity, copying=copying)
+    if problems:
         raise PlanError(f"layout {target!r} cannot hold this:", problems)
     architecture, temporal = plan.config.architecture, plan.config.temporal
     if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes):

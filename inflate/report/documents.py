@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,14 +27,9 @@ ERROR_SCHEMA = "inflate/error/1"
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """A document as JSON, one row of a list per line; it holds no NaN, which JSON lacks."""
-    dump = partial(json.dumps, allow_nan=False)
-    entries = [
-        f"{dump(key)}: " + ("[\n " + ",\n ".join(map(dump, value)) + "\n]"
-                           if isinstance(value, list) and value else dump(value))
-        for key, value in document.items()
-    ]  # fmt: skip
-    return "{\n" + ",\n".join(entries) + "\n}\n"
+    """A document as JSON; it holds no NaN, which JSON lacks."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    return text.replace("\x7f", "\\u007f") + "\n"  # The one control character that json leaves.
 
 
 def _plain(value: Any) -> Any:
@@ -135,30 +129,17 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
             "alpha": blend and blend.alpha,
             "blend": blend and blend.reason,
         }
-    same = (
-        "kind",
-        "trained",
-        "layout",
-        "names",
-        "prefix",
-        "inflated",
-        "presets",
-        "parts",
-        "dropped",
-        "foreign",
-        "obstacles",
-        "fingerprint",
-        "changed",
-    )
+    apart = {"files", "has_ema", "blend", "would_write"}
     return {
         "schema": INSPECTION_SCHEMA,
+        **{e.name: _plain(getattr(found, e.name)) for e in fields(found) if e.name not in apart},
         "path": str(found.path),
         "format": found.files.format,
         "files": [str(path) for path in found.files.all],
         "ema": found.has_ema,
-        "architecture": _plain(found.architecture),
+        "trained": found.trained,
+        "inflated": found.inflated,
         "temporal": temporal,
-        **{name: _plain(getattr(found, name)) for name in same},
         "dtypes": dict(found.dtypes),
         "layouts": {
             layout: {"readers": LAYOUTS[layout].readers, "obstacles": list(problems)}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
-from itertools import takewhile
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,6 +31,16 @@ _TITLES = {
     "within-tolerance with the folded decoder": "Within tolerance of the folded decoder",
     "fail": "Not equal",
 }
+_PARTS = (
+    "tone", "reason", "causes", "advice", "learning_counts", "learning_groups", "missed_damages",
+    "quality_probes",
+)  # fmt: skip
+"""The functions of a document whose results templates show."""
+_TEXTS = (
+    "better_decoder", "counted", "limit_share", "mean_texts", "measure_text", "multiple_text",
+    "tolerance_text",
+)  # fmt: skip
+"""The functions that templates call."""
 
 
 def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
@@ -44,26 +54,18 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
     overflow, probes = document["overflow"], document["probes"]
     # In the order of the probe that has most parts: first, middle, last.
     most_first = sorted(probes, key=lambda probe: -len(probe["parts"]))
+    verdict = summary.verdict_text(document)
     return render_page(
         "report.html.j2",
         document=document,
-        title=f"Overflow in {overflow['dtype']}"
-        if overflow
-        else _TITLES[summary.verdict_text(document)],
-        tone=summary.tone(document),
-        reason=summary.reason(document, _sentence),
-        causes=summary.causes(document),
-        advice=summary.advice(document, _sentence),
+        title=f"Overflow in {overflow['dtype']}" if overflow else _TITLES[verdict],
         strips=strips,
         plot=error_plot(document),
         plan=_plan_parts(document["plan"]),
         part_names=list({part["name"]: None for probe in most_first for part in probe["parts"]}),
         probes=[(probe, {part["name"]: part for part in probe["parts"]}) for probe in probes],
-        quality=summary.quality_probes(document),
-        learning=_learning(document),
-        learning_counts=summary.learning_counts(document),
         failed_layers=summary.failing(document["layers"]),
-        missed=summary.missed_damages(document),
+        **{name: getattr(summary, name)(document) for name in _PARTS},
     )
 
 
@@ -96,19 +98,12 @@ def _environment() -> Environment:
         sqnr=text.sqnr_text,
         size=text.bytes_text,
         shape=text.shape_text,
-        place=summary.place_text,
+        place=text.place_text,
     )
-    environment.globals.update(
-        better_decoder=summary.better_decoder,
-        common_folder=_common_folder,
-        counted=text.counted,
-        limit_share=summary.limit_share,
-        mean_texts=summary.mean_texts,
-        measure_text=summary.measure_text,
-        multiple_text=summary.multiple_text,
-        time_plot=time_plot,
-        tolerance_text=summary.tolerance_text,
-    )
+    environment.globals |= {name: getattr(text, name) for name in _TEXTS} | {
+        "common_folder": _common_folder,
+        "time_plot": time_plot,
+    }
     return environment
 
 
@@ -117,43 +112,19 @@ def _breakable(value: str) -> Markup:
     return Markup(re.sub(r"(?<=\w)([._/])(?=\w)", r"\1<wbr>", str(escape(printable(value)))))  # noqa: S704 - escaped
 
 
-def _sentence(sentence: str) -> Markup:
-    def name(value: str) -> str:
-        return f"<code>{_breakable(value)}</code>"
-
-    return Markup(text.with_names(sentence, name, _breakable))  # noqa: S704 - both parts are escaped
-
-
 def _common_folder(paths: Iterable[str]) -> str:
     """The folder, or start of a URL, in which all of some files lie, with its last slash."""
-    folders = [path.split("/")[:-1] for path in paths]
-    if not folders:
-        return ""
-    shared = takewhile(lambda steps: len(set(steps)) == 1, zip(*folders, strict=False))
-    return "".join(f"{steps[0]}/" for steps in shared)
+    folder, slash, _ = commonprefix(list(paths)).rpartition("/")  # noqa: RUF071 - cut at a slash
+    return folder + slash
 
 
 def _plan_parts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The tensors of a plan by the part of the autoencoder, with sums."""
     parts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        part = parts.setdefault(
-            part_of(row["name"]), {"rows": [], "counts": Counter(), "nbytes": 0}
-        )
+        empty = {"rows": [], "counts": Counter(), "nbytes": 0}
+        part = parts.setdefault(part_of(row["name"]), empty)
         part["rows"].append(row)
         part["counts"][row["origin"]] += 1
         part["nbytes"] += row["nbytes"]
     return parts
-
-
-def _learning(document: Document) -> list[dict[str, Any]]:
-    """The temporal tensors by when they learn, why, and what to change; never first."""
-    groups: dict[tuple[str, str, str | None], list[str]] = {}
-    for tensor in (document["trainability"] or {"tensors": []})["tensors"]:
-        key = (tensor["learns"], tensor["reason"], tensor["change"])
-        groups.setdefault(key, []).append(tensor["name"])
-    order = ("never", "next-step", "now")
-    return [
-        {"learns": learns, "reason": why, "change": change, "names": groups[learns, why, change]}
-        for learns, why, change in sorted(groups, key=lambda key: order.index(key[0]))
-    ]

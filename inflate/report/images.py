@@ -7,8 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,42 +22,23 @@ MOST = 12
 """Frames per probe."""
 _RANDOM = "clip"
 """The probe of random latents among the pictured ones; the others are the user's own."""
-_MAGENTA = torch.tensor([255, 0, 255], dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A frame's images as captions and data URIs, and their ``(width, height)`` in pixels."""
+def strips(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """The frames of each probe in time, the user's own probes first; one amplification per probe.
 
-    number: int
-    images: tuple[tuple[str, str], ...]
-    size: tuple[int, int]
-    largest: float | None
-    """The largest difference; None where it is not finite."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """The frames of a probe that are shown, and how many are left out."""
-
-    probe: str
-    frames: tuple[Frame, ...]
-    left_out: int
-
-
-def strips(pictures: Sequence[Picture]) -> list[Strip]:
-    """The pictures of each probe in time, the user's own first; one amplification per probe."""
+    ``largest`` of a frame is None where its difference is not finite.
+    """
     by_probe: dict[str, list[Picture]] = {}
-    for picture in pictures:
+    for picture in sorted(pictures, key=lambda picture: (picture.probe == _RANDOM, picture.frame)):
         by_probe.setdefault(picture.probe, []).append(picture)
     made = []
-    for probe in sorted(by_probe, key=lambda name: name == _RANDOM):
-        frames = sorted(by_probe[probe], key=lambda picture: picture.frame)
-        last, count = len(frames) - 1, min(len(frames), MOST)
-        chosen = [frames[round(i * last / max(count - 1, 1))] for i in range(count)]
-        gain = _gain(chosen)
-        shown = tuple(_frame(picture, gain) for picture in chosen)
-        made.append(Strip(probe, shown, len(frames) - count))
+    for probe, frames in by_probe.items():
+        count = min(len(frames), MOST)
+        chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
+        gain = _gain(max(_largest(picture) for picture in chosen))
+        shown = [_frame(picture, gain) for picture in chosen]
+        made.append({"probe": probe, "frames": shown, "left_out": len(frames) - count})
     return made
 
 
@@ -70,7 +50,7 @@ def png(pixels: Tensor) -> bytes:
     rows = (pixels.int() - above.int()).remainder(256).to(torch.uint8).reshape(height, -1)
     rows = torch.cat([torch.full((height, 1), 2, dtype=torch.uint8), rows], dim=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    packed = zlib.compress(bytes(rows.flatten().tolist()), 9)
+    packed = zlib.compress(rows.numpy().tobytes(), 9)
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -78,27 +58,29 @@ def png(pixels: Tensor) -> bytes:
     )
 
 
-def _frame(picture: Picture, gain: float) -> Frame:
-    reference, candidate = _plain(picture.reference), _plain(picture.candidate)
+def _frame(picture: Picture, gain: float) -> dict[str, Any]:
+    reference, candidate = picture.reference.double(), picture.candidate.double()
     difference = candidate - reference
-    images = [] if picture.source is None else [("source", _plain(picture.source))]
+    images = [] if picture.source is None else [("source", picture.source)]
     images += [("image decoder", reference), ("video decoder", candidate)]
     # Grey means equal: lighter is more, darker less than the image decoder's.
     images.append((f"difference times {gain:g}" if gain else "no difference", difference * gain))
-    drawn = tuple((caption, _uri(image)) for caption, image in images)
-    small = _small(reference)
-    largest = difference.abs().max().item() if bool(difference.isfinite().all()) else None
-    return Frame(picture.frame, drawn, (small.shape[2], small.shape[1]), largest)
+    return {
+        "number": picture.frame,
+        "images": [(caption, _uri(image)) for caption, image in images],
+        "size": _small(reference).shape[:0:-1],
+        "largest": difference.abs().max().item() if difference.isfinite().all() else None,
+    }
 
 
-def _plain(image: Tensor) -> Tensor:
-    return image.detach().cpu().double()  # In which the smallest difference can be amplified.
+def _largest(picture: Picture) -> float:
+    """The largest finite difference, in float64: the smallest one can be amplified too."""
+    difference = (picture.candidate.double() - picture.reference.double()).abs()
+    return difference.nan_to_num(0.0, 0.0, 0.0).max().item()
 
 
-def _gain(pictures: Sequence[Picture]) -> float:
-    """A round factor that spreads the largest finite difference over most of the range."""
-    differences = [(_plain(p.candidate) - _plain(p.reference)).abs() for p in pictures]
-    largest = max(d.nan_to_num(0.0, 0.0, 0.0).max().item() for d in differences)
+def _gain(largest: float) -> float:
+    """A round factor that spreads a difference over most of the range."""
     if largest == 0.0:
         return 0.0
     decade = 10.0 ** math.floor(math.log10(1.0 / largest))
@@ -106,18 +88,14 @@ def _gain(pictures: Sequence[Picture]) -> float:
 
 
 def _uri(image: Tensor) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(_pixels(image))).decode("ascii")
-
-
-def _pixels(image: Tensor) -> Tensor:
-    """An image ``C H W`` in -1..1 as pixels ``H W 3``: of other channels than 3, grey or three."""
-    image = _small(image)
+    """An image ``C H W`` in -1..1; of other channels than 3, grey or the first three."""
+    image = _small(image.cpu().double())
     image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
     broken = ~image.isfinite().all(dim=0)
     levels = ((torch.nan_to_num(image).clamp(-1.0, 1.0) + 1.0) * 127.5).round()
     pixels = levels.to(torch.uint8).permute(1, 2, 0).contiguous()
-    pixels[broken] = _MAGENTA
-    return pixels
+    pixels[broken] = torch.tensor([255, 0, 255], dtype=torch.uint8)  # Magenta.
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
 
 
 def _small(image: Tensor) -> Tensor:

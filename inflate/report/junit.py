@@ -1,23 +1,21 @@
-"""A parity document as JUnit's XML: one case per probe, layers as properties."""
+"""A parity document as JUnit's XML: one case per probe, facts and layers as properties."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Any
+from collections.abc import Iterator
 
 from inflate.errors import printable
+from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
     Document,
     advice,
-    failing,
-    mean_texts,
     missed_damages,
-    place_text,
     quality_probes,
     reason,
-    tolerance_text,
+    verdict_text,
 )
-from inflate.report.text import counted, error_text, shape_text, sqnr_text
+from inflate.report.text import error_text, mean_texts, tolerance_text
 
 Failure = tuple[str, list[str]]
 """A message, and the lines behind it."""
@@ -27,11 +25,13 @@ def as_junit(document: Document) -> str:
     """A document as JUnit's XML; times are left out, since none is known."""
     weights, missed = document["weights"], missed_damages(document)
     different = weights["different"]
+    cases: list[tuple[str, Failure | None]] = []
+    for row in probe_rows(document):
+        details = [f"{name}: {cell}" for name, cell in zip(PROBE_COLUMNS, row, strict=True) if cell]
+        failed = "fail" in row
+        cases.append((f"probe {row[0]}", ("out of tolerance", details) if failed else None))
     message = f"{different} of {weights['compared']} tensors differ from their source"
-    cases: list[tuple[str, Failure | None]] = [
-        *((f"probe {p['name']}", _probe_failure(p, document)) for p in document["probes"]),
-        ("copied tensors", (message, weights["names"]) if different else None),
-    ]
+    cases.append(("copied tensors", (message, weights["names"]) if different else None))
     if document["self_test"] is not None:
         cases.append(("self-test", (f"not detected: {', '.join(missed)}", []) if missed else None))
     if document["verdict"] == "fail" and not any(failure for _, failure in cases):
@@ -42,8 +42,8 @@ def as_junit(document: Document) -> str:
     suites = ET.Element("testsuites", {"name": "inflate", **counts})
     suite = ET.SubElement(suites, "testsuite", {"name": "parity", "skipped": "0", **counts})
     properties = ET.SubElement(suite, "properties")
-    for name, value in _properties(document).items():
-        ET.SubElement(properties, "property", name=dotless(name), value=printable(value))
+    for name, value in _properties(document):
+        ET.SubElement(properties, "property", name=dotless(name), value=printable(str(value)))
     for name, failure in cases:
         case = ET.SubElement(suite, "testcase", classname="inflate parity", name=dotless(name))
         if failure is not None:
@@ -61,54 +61,18 @@ def dotless(name: str) -> str:
     return printable(name).replace(".", "/")
 
 
-def _properties(document: Document) -> dict[str, str]:
-    parts = {
-        name: document[name] or {} for name in ("fold", "environment", "reference", "candidate")
-    }
-    values = {
-        **{key: document[key] for key in ("verdict", "compared_with", "first_divergence")},
-        "max_abs_error": error_text(document["max_abs_error"]),
-        "tolerance": tolerance_text(document),
-        **{f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()},
-    }
-    layers = {
-        f"layer.{layer['name']}": f"{layer['verdict']}: {error_text(layer['errors']['max_abs'])}"
-        for layer in document["layers"]
-    }
-    quality = {
-        f"quality.{probe['probe']}.{measure['name']}.{side}": text
-        for probe in quality_probes(document)
-        for measure in probe["measures"]
-        for side, text in zip(("reference", "candidate"), mean_texts(measure), strict=True)
-    }
-    plain = {True: "true", False: "false", None: ""}
-    return (
-        {
-            name: str(value) if isinstance(value, (str, float)) else plain[value]
-            for name, value in values.items()
-        }
-        | layers
-        | quality
-    )
-
-
-def _probe_failure(probe: dict[str, Any], document: Document) -> Failure | None:
-    if probe["verdict"] != "fail":
-        return None
-    bad = [
-        f"{part['name']}: {error_text(part['max_abs_error'])}" for part in failing(probe["parts"])
-    ]
-    details = [
-        f"latents {shape_text(probe['shape'])}, {counted(probe['frames'], 'frame')} per video",
-        f"tolerance {tolerance_text(document)}",
-        *([_numbers(probe["errors"])] if probe["errors"] else []),
-        *([f"worst at {place_text(probe['worst'])}"] if probe["worst"] else []),
-        *([f"parts that fail: {', '.join(bad)}"] if bad else []),
-    ]
-    return f"largest error {error_text(probe['max_abs_error'])}", details
-
-
-def _numbers(errors: dict[str, Any]) -> str:
-    mean, p99, needed = (error_text(errors[key]) for key in ("mean_abs", "p99_abs", "needed"))
-    passing = needed if errors["finite"] else "none"
-    return f"mean {mean}, p99 {p99}, SQNR {sqnr_text(errors)}, passing atol and rtol {passing}"
+def _properties(document: Document) -> Iterator[tuple[str, object]]:
+    yield "verdict", verdict_text(document)
+    yield "largest error", error_text(document["max_abs_error"])
+    yield "tolerance", tolerance_text(document)
+    for side in ("reference", "candidate"):
+        yield side, document[side]["path"]
+    yield from document["environment"].items()
+    yield from ((fact.name, fact.text) for fact in facts(document))
+    for layer in document["layers"]:
+        error = error_text(layer["errors"]["max_abs"])
+        yield f"layer.{layer['name']}", f"{layer['verdict']}: {error}"
+    for probe in quality_probes(document):
+        for measure in probe["measures"]:
+            for side, text in zip(("reference", "candidate"), mean_texts(measure), strict=True):
+                yield f"quality.{probe['probe']}.{measure['name']}.{side}", text

@@ -1,68 +1,29 @@
 """The plots of a page, as positions; templates draw them as SVG.
 
 The axis of the layers' errors is the error divided by its limit, on a logarithmic scale, so that a
-layer within tolerance lies under the line at 1. Equal outputs and errors that are not finite have a
-lane each, below and above the axis.
+layer within tolerance lies under the line at 1. Errors that are not finite and equal outputs have a
+lane each, above and below the axis.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from inflate.report.summary import Document, limit_share, measure_text, quality_text
-from inflate.report.text import error_text, sqnr_text
+from inflate.report.summary import Document
+from inflate.report.text import error_text, limit_share, measure_text, quality_text
 
-LEFT, RIGHT, TOP, BOTTOM = 76.0, 14.0, 20.0, 34.0
-LANE, STEP, LEAST, DECADES = 30.0, 10.0, 700.0, 180.0
-
-
-@dataclass(frozen=True)
-class LayerMark:
-    """A layer: where its error lies, and its tooltip."""
-
-    x: float
-    y: float
-    verdict: str
-    title: str
+LEFT, RIGHT, TOP = 76.0, 14.0, 20.0
+LANE, STEP, LEAST, HEIGHT = 30.0, 10.0, 700.0, 180.0
 
 
-@dataclass(frozen=True)
-class LevelLine:
-    """A horizontal line, and its label."""
+def error_plot(document: Document) -> dict[str, Any] | None:
+    """The plot of a document's layers, or None where it has none.
 
-    y: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Band:
-    """The layers of one part of the decoder; its name is empty where it would not fit."""
-
-    x: float
-    width: float
-    name: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """All that is drawn; ``first`` is the mark of the first layer out of tolerance."""
-
-    width: float
-    bottom: float
-    marks: tuple[LayerMark, ...]
-    ticks: tuple[LevelLine, ...]
-    lanes: tuple[LevelLine, ...]
-    limit: LevelLine
-    bands: tuple[Band, ...]
-    first: LayerMark | None
-
-
-def error_plot(document: Document) -> Plot | None:
-    """The plot of a document's layers, or None where it has none."""
+    ``first`` is the mark of the first layer out of tolerance.
+    """
     layers = document["layers"]
     if not layers:
         return None
@@ -70,116 +31,83 @@ def error_plot(document: Document) -> Plot | None:
     exponents = [math.log10(share) for share in shares if share]
     low = min(-2, math.floor(min(exponents, default=0)))
     high = max(1, math.ceil(max(exponents, default=0)))
-    top = TOP + (LANE if None in shares else 0.0)
-    floor = top + DECADES
-    bottom = floor + (LANE if 0.0 in shares else 0.0)
+    floor = TOP + LANE + HEIGHT
+    step = max(LEAST / len(layers), STEP)
 
     def height(exponent: float) -> float:
-        return round(floor - (exponent - low) / (high - low) * DECADES, 2)
+        return round(floor - (exponent - low) / (high - low) * HEIGHT, 2)
 
     def height_of(share: float | None) -> float:
         if share is None:
             return TOP + LANE / 2
         return height(math.log10(share)) if share else floor + LANE / 2
 
-    width = LEFT + max(LEAST, STEP * len(layers)) + RIGHT
-    step = (width - LEFT - RIGHT) / len(layers)
     marks = [
-        LayerMark(
-            round(LEFT + (index + 0.5) * step, 2),
-            height_of(share),
-            layer["verdict"],
-            _title(layer, share),
-        )
+        {
+            "x": round(LEFT + (index + 0.5) * step, 2),
+            "y": height_of(share),
+            "verdict": layer["verdict"],
+            "title": f"{layer['name']}: {error_text(share)} of its limit",
+        }
         for index, (layer, share) in enumerate(zip(layers, shares, strict=True))
     ]
     names = [layer["name"] for layer in layers]
     first = document["first_divergence"]
-    lanes = {None: "not finite", 0.0: "0, equal"}
-    return Plot(
-        width=round(width, 2),
-        bottom=bottom,
-        marks=tuple(marks),
-        ticks=tuple(
-            LevelLine(height(decade), "1" if decade == 0 else f"1e{decade:+03d}")
-            for decade in range(low, high + 1, 1 if high - low <= 8 else 2 * (high - low) // 16)
-        ),
-        lanes=tuple(LevelLine(height_of(s), text) for s, text in lanes.items() if s in shares),
-        limit=LevelLine(height(0), "limit: above it, a layer is out of tolerance"),
-        bands=tuple(_bands(names, step)),
-        first=marks[names.index(first)] if first in names else None,
-    )
+    return {
+        "width": round(LEFT + step * len(layers) + RIGHT, 2),
+        "bottom": floor + LANE,
+        "marks": marks,
+        "ticks": [
+            (height(decade), "1" if decade == 0 else f"1e{decade:+03d}")
+            for decade in range(low, high + 1, max(1, (high - low) // 8))
+        ],
+        "lanes": [(height_of(None), "not finite"), (height_of(0.0), "0, equal")],
+        "limit": height(0),
+        "bands": _bands(names, step),
+        "first": marks[names.index(first)] if first in names else None,
+    }
 
 
-@dataclass(frozen=True)
-class TimeMark:
-    """A frame of a decoder: where its number lies, and its tooltip."""
+def time_plot(measure: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plot of a measure of quality over time, or None where all numbers are null.
 
-    x: float
-    y: float
-    title: str
-
-
-@dataclass(frozen=True)
-class TimePlot:
-    """A measure of both decoders over time; null numbers are left out."""
-
-    width: float
-    bottom: float
-    ticks: tuple[LevelLine, ...]
-    frames: tuple[tuple[float, int], ...]
-    """Positions and numbers of frames, so few that they fit."""
-    lines: Mapping[str, tuple[TimeMark, ...]]
-    """By ``reference`` and ``candidate``."""
-
-
-def time_plot(measure: Mapping[str, Any]) -> TimePlot | None:
-    """The plot of a measure of quality, or None where all numbers are null."""
+    ``frames`` has the positions and numbers of so many frames as fit.
+    """
     sides = {"reference": "image decoder", "candidate": "video decoder"}
     numbers = {side: measure[side]["frames"] for side in sides}
     known = [value for values in numbers.values() for value in values if value is not None]
     if not known:
         return None
-    levels = _levels(min(known), max(known))
-    count = len(numbers["reference"])
-    width, bottom = LEFT + LEAST + RIGHT, TOP + DECADES
+    middle: float = (min(known) + max(known)) / 2
+    # Not so close to each other that the labels would read the same.
+    half = max((max(known) - min(known)) / 2, abs(middle) / 1000) or 1.0
+    bottom, count = TOP + HEIGHT, len(numbers["reference"])
 
     def x_of(frame: int) -> float:
         return round(LEFT + (frame + 0.5) * LEAST / count, 2)
 
     def y_of(value: float) -> float:
-        return round(bottom - (value - levels[0]) / (levels[-1] - levels[0]) * DECADES, 2)
+        return round(bottom - ((value - middle) / half + 1) / 2 * HEIGHT, 2)
 
     def title(frame: int) -> str:
-        lines = [f"frame {frame}, {measure_text(measure)}"]
-        lines += [f"{name} {quality_text(numbers[side][frame])}"
-                  for side, name in sides.items()]  # fmt: skip
-        return "\n".join(lines)
+        lines = [f"{name} {quality_text(numbers[side][frame])}" for side, name in sides.items()]
+        return "\n".join([f"frame {frame}, {measure_text(measure)}", *lines])
 
-    return TimePlot(
-        width=width,
-        bottom=bottom,
-        ticks=tuple(LevelLine(y_of(level), f"{level:.6g}") for level in levels),
-        frames=tuple((x_of(frame), frame) for frame in range(0, count, -(-count // 16))),
-        lines={
-            side: tuple(
-                TimeMark(x_of(frame), y_of(value), title(frame))
+    levels = [middle + half * share for share in (-1, -0.5, 0, 0.5, 1)]
+    return {
+        "width": LEFT + LEAST + RIGHT,
+        "bottom": bottom,
+        "ticks": [(y_of(level), f"{level:.5g}") for level in levels],
+        "frames": [(x_of(frame), frame) for frame in range(0, count, -(-count // 16))],
+        "lines": {
+            side: [
+                {"x": x_of(frame), "y": y_of(value), "title": title(frame)}
                 for frame, value in enumerate(values)
                 if value is not None
-            )
+            ]
             for side, values in numbers.items()
         },
-    )
-
-
-def _levels(low: float, high: float) -> list[float]:
-    """Round numbers, evenly spaced, from one below ``low`` to one above ``high``."""
-    # Not so close to each other that they would read the same.
-    wanted = max((high - low) / 4, abs(low) / 1000, abs(high) / 1000) or 1.0
-    power = 10.0 ** math.floor(math.log10(wanted))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
+    }
 
 
 def part_of(name: str) -> str:
@@ -190,19 +118,11 @@ def part_of(name: str) -> str:
     return ".".join(steps[: 3 if len(steps) > 3 and steps[2].isdecimal() else 2])
 
 
-def _title(layer: Document, share: float | None) -> str:
-    errors = layer["errors"]
-    lines = [f"{layer['name']} ({layer['kind']})", layer["verdict"]]
-    lines.append(f"max {error_text(errors['max_abs'])}")
-    if share:
-        lines += [f"{share:.3g} of its limit", f"SQNR {sqnr_text(errors)}"]
-    return "\n".join(lines)
-
-
-def _bands(names: list[str], step: float) -> list[Band]:
+def _bands(names: list[str], step: float) -> list[tuple[float, float, str]]:
+    """Position, width and name of each part of the decoder; no name where it would not fit."""
     bands, x = [], LEFT
     for part, members in groupby(names, key=part_of):
         width, name = step * len(list(members)), part.removeprefix("decoder.")
-        bands.append(Band(round(x, 2), round(width, 2), name if width > 7 * len(name) else ""))
+        bands.append((round(x, 2), round(width, 2), name if width > 7 * len(name) else ""))
         x += width
     return bands

@@ -60,9 +60,13 @@ def read_document(path: str | Path) -> Document:
             does not keep to it; or the extra ``report`` is missing.
     """
     path = Path(path)
+
+    def unreadable(what: str) -> InflateError:
+        return InflateError(f"{path} {what}", path=path)
+
     try:
         if path.stat().st_size > _LARGEST:
-            raise _unreadable(path, f"has more than {_LARGEST:,} bytes; no parity report has")
+            raise unreadable(f"has more than {_LARGEST:,} bytes; no parity report has")
         # An integer of hundreds of digits becomes infinite, which JSON cannot hold.
         document = json.loads(
             path.read_bytes().decode("utf-8"),
@@ -70,21 +74,16 @@ def read_document(path: str | Path) -> Document:
         )
         json.dumps(document, allow_nan=False)
     except OSError as error:
-        raise _unreadable(path, f"cannot be read{like(path)}: {error.strerror}") from error
+        raise unreadable(f"cannot be read{like(path)}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        expected = "expected what --report FILE.json writes"
-        raise _unreadable(path, f"is not valid JSON: {error}; {expected}") from error
+        raise unreadable(
+            f"is not valid JSON: {error}; expected what --report FILE.json writes"
+        ) from error
     found = document.get("schema") if isinstance(document, dict) else None
     if found != PARITY_SCHEMA:
-        raise _unreadable(
-            path,
-            f"has the schema {found!r}; expected {PARITY_SCHEMA!r}, as --report FILE.json and "
-            "verify --json write it; a report of another version needs that version of inflate",
+        raise unreadable(
+            f"has the schema {found!r}; expected {PARITY_SCHEMA!r}, as --report FILE.json writes it"
         )
     if problem := problem_of(document):
-        raise _unreadable(path, f"does not keep to {PARITY_SCHEMA}: {problem}")
+        raise unreadable(f"does not keep to {PARITY_SCHEMA}: {problem}")
     return dict(document)
-
-
-def _unreadable(path: Path, what: str) -> InflateError:
-    return InflateError(f"{path} {what}", path=path)

@@ -1,42 +1,24 @@
-"""Values and sentences as text for people, shared by every renderer."""
+"""Values of documents as text for people, shared by every renderer."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from inflate.display import bytes_text as bytes_text
 from inflate.display import counted as counted
 from inflate.display import error_text as error_text
 from inflate.errors import printable
 
-_NAME = re.compile("\ue000(.*?)\ue001", re.DOTALL)
-
-
-def named(name: object) -> str:
-    """The name of a file, layer or tensor, marked so that renderers can set it apart.
-
-    A name cannot imitate the marks: ``printable`` escapes private characters.
-    """
-    return f"\ue000{printable(str(name))}\ue001"
-
-
-def plain(sentence: str) -> str:
-    """A sentence without the marks around its names."""
-    return _NAME.sub(r"\1", sentence)
-
-
-def with_names(sentence: str, name: Callable[[str], str], rest: Callable[[str], str]) -> str:
-    """A sentence whose names are rendered by ``name`` and all else by ``rest``."""
-    parts = enumerate(_NAME.split(sentence))
-    return "".join(name(part) if index % 2 else rest(part) for index, part in parts)
-
-
-def sqnr_text(errors: dict[str, float | bool | None]) -> str:
-    """A signal-to-noise ratio in dB; equal outputs have none, nor has what is not finite."""
-    if errors["sqnr_db"] is not None:
-        return f"{errors['sqnr_db']:.0f} dB"
-    return "equal" if errors["finite"] else "not finite"
+_MEASURES = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "flicker": "flicker (grey levels)",
+    "warped_flicker": "warped flicker (grey levels)",
+}
 
 
 def one_line(text: str) -> str:
@@ -44,6 +26,85 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def shape_text(shape: Iterable[int]) -> str:
     """A shape, its sizes separated by spaces."""
     return " ".join(map(str, shape))
+
+
+def place_text(worst: Mapping[str, int] | None) -> str:
+    """Where the largest error is, counted from 0; empty where all is equal."""
+    return ", ".join(f"{axis} {place}" for axis, place in (worst or {}).items())
+
+
+def sqnr_text(errors: Mapping[str, float | bool | None]) -> str:
+    """A signal-to-noise ratio in dB; equal outputs have none, nor has what is not finite."""
+    if errors["sqnr_db"] is not None:
+        return f"{errors['sqnr_db']:.0f} dB"
+    return "equal" if errors["finite"] else "not finite"
+
+
+def tolerance_text(document: Mapping[str, Any]) -> str:
+    """The tolerance, as it was applied."""
+    return "atol {atol:g}, rtol {rtol:g}".format(**document["tolerance"])
+
+
+def multiple_text(document: Mapping[str, Any]) -> str | None:
+    """The largest error as a multiple of the noise floor, in words; None where either is 0."""
+    multiple = (document["floor"] or {}).get("multiple")
+    if not multiple:
+        return None
+    number = f"{multiple:.3g}" if multiple < 1000 else f"{multiple:,.0f}"
+    return f"{number} times the noise floor"
+
+
+def limit_share(item: Mapping[str, Any], document: Mapping[str, Any]) -> float | None:
+    """The largest error of a probe or layer over its limit: above 1 exactly where it fails.
+
+    ``needed`` over the tolerance, which is exact where ``atol`` equals ``rtol``. Where they differ,
+    the bound that lies on the verdict's side of 1. None where it is not finite or not known.
+    """
+    needed: float | None = (item["errors"] or {}).get("needed")
+    if not needed:
+        return needed
+    low, high = sorted((document["tolerance"]["atol"], document["tolerance"]["rtol"]))
+    if item["verdict"] == "fail":
+        return min(max(needed / high, 1.0 + 1e-9), sys.float_info.max) if high else None
+    return min(needed / low, 1.0) if low else 1.0
+
+
+def measure_text(measure: Mapping[str, Any]) -> str:
+    """The name of a measure of quality, and its unit."""
+    return _MEASURES[measure["name"]]
+
+
+def quality_text(value: float | None) -> str:
+    """A value of a measure of quality; only equal images have no PSNR."""
+    return "infinite" if value is None else f"{value:.4g}"
+
+
+def mean_texts(measure: Mapping[str, Any]) -> tuple[str, str]:
+    """The means of the image decoder and of the video decoder."""
+    image, video = (quality_text(measure[side]["mean"]) for side in ("reference", "candidate"))
+    return image, video
+
+
+def better_decoder(measure: Mapping[str, Any]) -> str:
+    """The decoder whose mean is better; ``equal`` where both are the same as printed."""
+    texts = mean_texts(measure)
+    if texts[0] == texts[1]:
+        return "equal"
+    image, video = (
+        math.inf if measure[side]["mean"] is None else measure[side]["mean"]
+        for side in ("reference", "candidate")
+    )
+    return (
+        "image decoder"
+        if (image > video) == (measure["name"] in ("psnr", "ssim"))
+        else ("video decoder")
+    )

@@ -90,10 +90,8 @@ def check_reports(paths: Iterable[str | Path]) -> None:
             raise _refused(path, f"has an unknown ending; expected {known}")
         if os.path.isdir(path):
             raise _refused(path, "is a folder; expected the name of a file")
-        if not os.path.isdir(path.parent):
-            raise _refused(path, f"needs the folder {path.parent}; make it first")
         if not os.access(path.parent, os.W_OK):
-            raise _refused(path, f"cannot be written: {path.parent} is read-only")
+            raise _refused(path, f"needs the folder {path.parent}; make it, and allow writing")
         if _ending(path) == "html":
             require_pages()
     check_written(paths, ())
@@ -109,8 +107,8 @@ def github_summary() -> Path:
     path = os.environ.get(SUMMARY)
     if not path:
         raise ConfigError(
-            f"--github-summary needs ${SUMMARY}, which is not set: it is for steps of GitHub "
-            "workflows; elsewhere, use --report or --report-dir"
+            f"--github-summary needs ${SUMMARY}, which GitHub sets in the steps of workflows; "
+            "elsewhere, use --report or --report-dir"
         )
     check_written([Path(path)], ())
     return Path(path)

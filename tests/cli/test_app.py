@@ -29,7 +29,6 @@ from inflate.options import (
     ConvertOptions,
     Group,
     VerifyOptions,
-    choices,
 )
 
 from .conftest import CPU, Run
@@ -71,7 +70,8 @@ def test_pages_list_every_option_in_a_group_with_a_summary(
             assert title == panel_of(param) in get_args(Group)
         else:
             title, summary = found[param.metavar]
-        assert 0 < len(summary) <= SUMMARY, (param.name, summary)
+        assert summary
+        assert len(summary) <= SUMMARY or param.name == "show_completion"  # Typer's own.
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -100,7 +100,8 @@ USAGE_ERRORS = [
     (("convert", "x", "--seed", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1'"),
-    (("convert", "x", "--aplha", "1"), "--alpha"),
+    (("convert", "x", "--aplha", "1"), "did you mean '--alpha'"),
+    (("convert", "x", "--preset", "flux"), "did you mean '--config'"),
     (("verify", "x", "y", "z"), "z"),
     (("verify", "x", "--atol", "-1"), "'-1'"),
     (("verify", "x", "--atol", "inf", "--json"), "'inf'"),
@@ -114,7 +115,8 @@ def test_a_usage_error_ends_with_2(run: Run, arguments: tuple[str, ...], named: 
     ran = run(*arguments)
     assert (ran.code, ran.out != "") == (2, "--json" in arguments)
     assert named in ran.err
-    assert "Traceback" not in ran.err
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
     assert ("did you mean" in ran.err) == ("did you mean" in named)
 
 
@@ -145,19 +147,18 @@ def test_no_color(run: Run, tiny: Path, tiny_video: Path, monkeypatch: pytest.Mo
         assert ESCAPE not in ran.out + ran.err, words
 
 
-@pytest.mark.parametrize(("quiet", "no_color"), [(False, ""), (False, "1"), (True, "")])
+@pytest.mark.parametrize("quiet", [False, True])
 def test_a_terminal_shows_the_steps(
-    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool, no_color: str
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     ran = run("convert", source, "--json", *(["-q"] if quiet else []), *CPU)
     assert ran.code == 0
     json.loads(ran.out)
     for step in ("reading", "writing", "checking parity"):
         assert (step in ran.err) == (not quiet)
-    assert (ESCAPE in ran.err) == (not quiet and not no_color)
+    assert (ESCAPE in ran.err) == (not quiet)
 
 
 def test_the_first_step_is_shown_before_torch_is_loaded() -> None:
@@ -169,9 +170,10 @@ def test_the_first_step_is_shown_before_torch_is_loaded() -> None:
         "    assert 'torch' not in sys.modules\n"
         "    sys.exit(7)\n"
     )
-    env = {**ONE_THREAD, "NO_COLOR": "1"}
+    env = {**ONE_THREAD, "TERM": "xterm"}
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (7, "loading torch…\n")
+    assert ran.returncode == 7
+    assert ran.stderr.startswith("loading torch…")
 
 
 # As a process
@@ -261,20 +263,8 @@ def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
     assert changed.settings != Job("img.ckpt", "out.safetensors").settings
 
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        (options, name)
-        for options in DECLARED.values()
-        for name, hint in get_type_hints(options).items()
-        if choices(hint)
-    ],
-)
-def test_a_choice_that_is_not_known_is_refused_with_its_value(
-    options: type[ConvertOptions], name: str
-) -> None:
+def test_an_unknown_choice_is_refused_in_python() -> None:
     with pytest.raises(ConfigError) as caught:
-        dataclasses.replace(options(), **{name: "xyzzy"})  # type: ignore[arg-type]
+        ConvertOptions(time_mode="al")  # type: ignore[arg-type]
     (problem,) = caught.value.problems
-    assert "'xyzzy'" in problem
-    assert all(word in problem for word in choices(get_type_hints(options)[name]))
+    assert "'al' (did you mean 'all'?)" in problem

@@ -93,6 +93,28 @@ def test_every_obstacle_is_listed(run: Run, tmp_path: Path) -> None:
     assert all(f"obstacle: {line}" in full for line in obstacles)
 
 
+def test_an_option_is_advised_only_where_it_makes_a_layout_possible(
+    run: Run, plain: Path, tmp_path: Path
+) -> None:
+    """Inspect names every reason, and no option where another reason stays."""
+    layouts = run("inspect", plain, "--json").document["layouts"]
+    reasons = layouts["comfyui"]["obstacles"]
+    assert len(reasons) > 2
+    assert any("kernel 3,1,1" in why and "3,3,3" in why for why in reasons)
+    assert not any("--" in why for why in reasons)
+    (folding,) = layouts["sgm"]["obstacles"]
+    assert folding.endswith("--post-quant fold")
+    words = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact", "--dry-run")
+    assert run("convert", plain, "-o", tmp_path / "out", *words).code == 0
+
+
+def test_what_a_configuration_lacks_is_not_called_none_of_python(run: Run, plain: Path) -> None:
+    ran = run("convert", plain, "--config", "flux", "--dry-run")
+    assert ran.code == 2
+    assert "says none" in ran.err
+    assert "None" not in ran.err
+
+
 MODES = ("all", "conv-only", "attn-only")
 FILES = ["demo.ckpt", *(f"demo.{mode}.safetensors" for mode in MODES)]
 
@@ -117,6 +139,10 @@ def test_the_real_checkpoint_is_bitwise_in_every_mode(run: Run, tmp_path: Path) 
         target = folder / f"demo.{mode}.safetensors"
         assert f"$ inflate convert {folder / 'demo.ckpt'} --time-mode {mode} -o {target}" in ran.out
         assert f"$ inflate verify {folder / 'demo.ckpt'} {target}" in ran.out
+    result, following = ran.out.splitlines()[-2:]
+    assert result.startswith("3 of 3 ")
+    assert str(folder) in result
+    assert run(*following.removeprefix("next: inflate ").split()).code == 0
 
 
 @pytest.mark.usefixtures("tiny")
@@ -130,6 +156,10 @@ def test_quiet_prints_a_verdict_per_mode_and_may_be_repeated(
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == "".join(f"{mode} bitwise\n" for mode in MODES)
     assert sorted(snapshot(tmp_path / "inflate-demo")) == sorted(FILES)
+    again = run("demo", *CPU)
+    assert again.code == 0
+    assert again.err.startswith("note: ")
+    assert all(name in again.err for name in FILES)
 
 
 def test_a_folder_that_is_a_file(run: Run, tiny: Path, tmp_path: Path) -> None:

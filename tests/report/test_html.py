@@ -17,7 +17,7 @@ from inflate.batch.reports import to_html
 from inflate.report.html import as_page
 from inflate.report.summary import reason
 
-from .building import BARE, HOSTILE, REPORTS, document_of, shown_verdict
+from .building import HOSTILE, REPORTS, document_of, shown_verdict
 
 VOID = {"meta", "img", "input", "br", "wbr"}
 
@@ -137,13 +137,9 @@ def test_quality_has_means_and_a_plot_over_time_for_each_measure() -> None:
     assert [line["class"] for line in lines] == ["candidate", "reference"] * 4
     assert [len((line["points"] or "").split()) for line in lines] == [3, 3, 3, 3, 2, 2, 3, 3]
     assert "#quality" in [link["href"] for link in page.all("a")]
-    assert "quality" not in Page(PAGES["bare"]()).ids()
-
-
-def test_what_is_absent_is_absent() -> None:
-    page = Page(as_page(document_of("bare"), BARE.pictures))
-    assert set(page.ids()) == {"main", "verdict", "probes", "images", "files"}
-    assert page.all("img") == []
+    bare = Page(PAGES["bare"]())
+    assert set(bare.ids()) == {"main", "verdict", "probes", "images", "files"}
+    assert bare.all("img") == []
 
 
 @pytest.mark.parametrize("name", ["equal", "folded", "close", "close to folded", "failed"])
