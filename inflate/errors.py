@@ -17,21 +17,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DeviceError",
-    "FamilyError",
-    "InflateError",
-    "OutputError",
-    "PlanError",
-]
-
 
 class InflateError(Exception):
     """Base of every error that a user can cause and fix; its message is one line.
 
-    ``path`` is the file that it is about, where the place that raised it gives one.
+    ``path`` is the file that it is about, if it is about one.
     """
 
     def __init__(self, message: str = "", *, path: object = None) -> None:
@@ -116,28 +106,17 @@ _ALIASES = {
 def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = None) -> str:
     """`` (did you mean 'x'?)`` for the known word that is most like ``word``, or nothing.
 
-    ``forms`` maps known words to the form in which a message quotes them, where that differs.
+    ``forms`` maps known words to how a message quotes them, where that differs.
     """
     words = list(known)
     alias = _ALIASES.get(word.lower())
     close = [alias] if alias in words else difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not close:
-        return ""
-    return f" (did you mean {(forms or {}).get(close[0], close[0])!r}?)"
+    return "".join(f" (did you mean {(forms or {}).get(one, one)!r}?)" for one in close)
 
 
 @contextmanager
 def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise a failed import as ``kind``, with the command that installs an extra.
-
-    Args:
-        extra: the extra that brings the library.
-        what: the option or location that needs it.
-        kind: the error to raise.
-
-    Raises:
-        InflateError: as ``kind``, if an import failed.
-    """
+    """Raise a failed import as ``kind``: ``what`` needs an extra, and how to install that."""
     try:
         yield
     except ImportError as error:

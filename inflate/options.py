@@ -1,12 +1,9 @@
-"""The options of ``convert`` and ``verify``, declared once.
-
-Each field is a flag of the command and an argument in Python. Options of ``convert`` that a job may
-have are also keys of the manifest and part of the job's entry in the ledger.
-"""
+"""The options of ``convert`` and ``verify``: flags, arguments, and keys of manifest and ledger."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,65 +31,101 @@ Scope = Literal["run", "job", "matrix"]
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option appears outside of Python.
-
-    Args:
-        help: one sentence for ``--help``, 60 characters at most.
-        group: the heading in ``--help``.
-        metavar: placeholder of the value; None leaves it to the type.
-        setting: the key of the configuration that the option sets, if it is one.
-        scope: ``run`` for options of a single run; ``job`` for keys of a job in a manifest;
-            ``matrix`` for those that may vary within a matrix as well.
-        minimum: the smallest number allowed; None allows every finite number.
-    """
+    """How an option appears outside of Python."""
 
     help: str
+    """One sentence for ``--help``, 60 characters at most."""
     group: Group
     metavar: str | None = None
     setting: str | None = None
+    """The key of the configuration that the option sets, if it is one."""
     scope: Scope = "run"
+    """Whether a job of a manifest may have the option, and its matrix vary it."""
     minimum: float | None = None
 
 
-def _option(default: Any, help: str, group: Group, **more: Any) -> Any:
+def _option(help: str, group: Group, default: Any = None, **more: Any) -> Any:
     return field(default=default, metadata={"flag": Flag(help, group, **more)})
+
+
+def _varying(help: str, group: Group, default: Any = None, **more: Any) -> Any:
+    """An option that may vary within a matrix."""
+    return _option(help, group, default, scope="matrix", **more)
+
+
+def _temporal(help: str, setting: str, metavar: str | None = None) -> Any:
+    return _varying(help, "Temporal layers", metavar=metavar, setting=setting)
+
+
+def _switch(help: str, group: Group, scope: Scope = "run") -> Any:
+    return _option(help, group, False, scope=scope)
 
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 """The names of devices."""
 
-_DEVICE = _option(
-    "auto",
-    "Where parity is computed; auto prefers CUDA.",
-    "Checks",
-    metavar="auto|cpu|cuda|cuda:N|mps",
-    scope="matrix",
+_DEVICES = "auto|cpu|cuda|cuda:N|mps"
+_DEVICE = _varying(
+    "Where parity is computed; auto prefers CUDA.", "Checks", "auto", metavar=_DEVICES
 )
-_PREFIX = _option(
-    None,
-    "Key prefix of the autoencoder to read, such as 'vae.'.",
-    "Advanced",
-    metavar="PREFIX",
-    scope="matrix",
+_PREFIX = _varying(
+    "Key prefix of the autoencoder to read, such as 'vae.'.", "Advanced", metavar="PREFIX"
 )
-_WEIGHTS = _option("plain", "Weights, or their moving averages.", "Advanced", scope="matrix")
+_WEIGHTS = _varying("Weights, or their moving averages.", "Advanced", "plain")
+_IGNORE = _option(
+    "Leave out tensors by name, such as '*.total_ops'.", "Advanced", metavar="PATTERN", scope="job"
+)
 
 
-def _temporal(help: str, setting: str, metavar: str | None = None) -> Any:
-    group: Group = "Temporal layers"
-    return _option(None, help, group, metavar=metavar, setting=setting, scope="matrix")
+class _Checked:
+    """Options that have values of their declared types and ranges.
+
+    Raises:
+        ConfigError: options have other values; all of them at once.
+        DeviceError: the device has an unknown name.
+    """
+
+    device: str
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as arguments of ``convert`` or ``verify``: ``set`` is called ``set_``."""
+        return {"set_" if name == "set" else name: value for name, value in vars(self).items()}
+
+    def __post_init__(self) -> None:
+        problems, hints = [], get_type_hints(type(self))
+        for option in dataclasses.fields(self):  # type: ignore[arg-type]  # Of its subclasses.
+            name, hint, minimum = option.name, hints[option.name], option.metadata["flag"].minimum
+            kinds, value = _kinds(hint), getattr(self, name)
+            if isinstance(value, str) and Path in kinds:
+                value = Path(value)
+            elif isinstance(value, Path) and str in kinds:
+                value = str(value)
+            elif isinstance(value, Iterable) and not isinstance(value, str):
+                value = tuple(value)
+            object.__setattr__(self, name, value)
+            if not any(_is_of(value, kind) for kind in kinds):
+                words = choices(hint)
+                close = nearest(str(value), words) if isinstance(value, str) else ""
+                expected = " or ".join(_NAMES[kind] for kind in kinds if kind in _NAMES)
+                expected = f"one of {', '.join(words)}" if words else expected
+                problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
+            elif None not in (minimum, value) and not minimum <= value < math.inf:
+                problems.append(f"{name} is {value}; expected a finite number, {minimum} or more")
+        if problems:
+            raise ConfigError("invalid options:", problems)
+        if not DEVICE.fullmatch(self.device):
+            close = nearest(self.device, ("auto", "cpu", "cuda", "mps"))
+            raise DeviceError(
+                f"--device is {self.device!r}{close}; expected auto, cpu, cuda, cuda:N or mps"
+            )
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(_Checked):
     """Everything that decides a conversion apart from its source and its output."""
 
-    config: Optional[str] = _option(
-        None,
-        "Preset or YAML file. [default: read from the checkpoint]",
-        "Basics",
-        metavar="NAME|YAML",
-        scope="matrix",
+    config: Optional[str] = _varying(
+        "Preset or YAML file. [default: read from the checkpoint]", "Basics", metavar="NAME|YAML"
     )
     time_mode: Optional[TimeMode] = _temporal(
         "Parts that become temporal. [default: conv-only]", "temporal.time_mode"
@@ -110,7 +143,6 @@ class ConvertOptions:
         "Kind of attention blocks. [default: the checkpoint's]", "architecture.attn_type"
     )
     set: Optional[tuple[str, ...]] = _option(
-        None,
         "Set any key of the configuration; repeatable.",
         "Advanced",
         metavar="KEY=VALUE",
@@ -119,124 +151,78 @@ class ConvertOptions:
     seed: Optional[int] = _temporal(
         "Seed of the temporal initialization. [default: 0]", "seed", "N"
     )
-    dtype: Optional[StoredType] = _option(
-        None,
-        "Type to store. [default: the source's]",
-        "Output",
-        setting="dtype",
-        scope="matrix",
+    dtype: Optional[StoredType] = _varying(
+        "Type to store. [default: the source's]", "Output", setting="dtype"
     )
-    float32_norms: Optional[bool] = _option(
-        None,
-        "Keep temporal norms in float32, whatever --dtype.",
-        "Output",
-        setting="float32_norms",
-        scope="matrix",
+    float32_norms: Optional[bool] = _varying(
+        "Keep temporal norms in float32, whatever --dtype.", "Output", setting="float32_norms"
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
-    ignore: Optional[tuple[str, ...]] = _option(
-        None,
-        "Leave out tensors by name, such as '*.total_ops'.",
-        "Advanced",
-        metavar="PATTERN",
-        scope="job",
-    )
-    layout: Optional[Target] = _option(
-        None,
-        "Layout to write; also of a video SOURCE.",
-        "Output",
-        scope="matrix",
-    )
+    ignore: Optional[tuple[str, ...]] = _IGNORE
+    layout: Optional[Target] = _varying("Layout to write; also of a video SOURCE.", "Output")
     into: Optional[str] = _option(
-        None,
-        "Whole model to copy with its first stage replaced.",
-        "Output",
-        metavar="FILE",
+        "Whole model to copy with its first stage replaced.", "Output", metavar="FILE"
     )
     base: Optional[str] = _option(
-        None,
-        "Image checkpoint of a SOURCE of temporal layers alone.",
-        "Output",
-        metavar="FILE",
+        "Image checkpoint of a SOURCE of temporal layers alone.", "Output", metavar="FILE"
     )
-    post_quant: PostQuant = _option(
-        "keep", "Keep the quant convs, or fold them in.", "Output", scope="matrix"
-    )
-    allow_inexact: bool = _option(
-        False, "Fold although it changes the images.", "Output", scope="job"
-    )
+    post_quant: PostQuant = _varying("Keep the quant convs, or fold them in.", "Output", "keep")
+    allow_inexact: bool = _switch("Fold although it changes the images.", "Output", "job")
     device: str = _DEVICE
-    skip_parity: bool = _option(
-        False, "Publish without the check; the file records it.", "Checks", scope="job"
-    )
-    dry_run: bool = _option(False, "Print the plan; write nothing.", "Basics")
-    overwrite: bool = _option(False, "Replace an existing output.", "Output", scope="job")
-    source_sha256: bool = _option(
-        False, "Also record the SHA-256 of the source's files.", "Advanced", scope="job"
+    skip_parity: bool = _switch("Publish without the check; the file records it.", "Checks", "job")
+    dry_run: bool = _switch("Print the plan; write nothing.", "Basics")
+    overwrite: bool = _switch("Replace an existing output.", "Output", "job")
+    source_sha256: bool = _switch(
+        "Also record the SHA-256 of the source's files.", "Advanced", "job"
     )
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(_Checked):
     """Everything that decides a verification apart from the two files."""
 
     atol: Optional[float] = _option(
-        None, "Absolute tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
+        "Absolute tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
     )
     rtol: Optional[float] = _option(
-        None, "Relative tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
+        "Relative tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
     )
     device: str = _DEVICE
-    dtype: ComputeType = _option("float32", "Type to compute in.", "Checks")
-    seed: int = _option(0, "Seed of the probes.", "Checks", metavar="N")
+    dtype: ComputeType = _option("Type to compute in.", "Checks", "float32")
+    seed: int = _option("Seed of the probes.", "Checks", 0, metavar="N")
     merge_strategy: Optional[MergeStrategy] = _option(
-        None, "Blend of a CANDIDATE whose file does not record it.", "Advanced"
+        "Blend of a CANDIDATE whose file does not record it.", "Advanced"
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
-    ignore: Optional[tuple[str, ...]] = _option(
-        None, "Leave out tensors by name, such as '*.total_ops'.", "Advanced", metavar="PATTERN"
-    )
-    trained: bool = _option(
-        False, "Check a trained checkpoint against its image decoder.", "Checks"
-    )
-    trainability: bool = _option(False, "Measure which temporal tensors learn.", "Checks")
+    ignore: Optional[tuple[str, ...]] = _IGNORE
+    trained: bool = _switch("Check a trained checkpoint against its image decoder.", "Checks")
+    trainability: bool = _switch("Measure which temporal tensors learn.", "Checks")
     images: Optional[Path] = _option(
-        None, "Also decode the images of a folder, as one video.", "Checks", metavar="DIR"
+        "Also decode the images of a folder, as one video.", "Checks", metavar="DIR"
     )
     video: Optional[Path] = _option(
-        None, "Also decode the first frames of a video.", "Checks", metavar="FILE"
+        "Also decode the first frames of a video.", "Checks", metavar="FILE"
     )
     latents: Optional[Path] = _option(
-        None, "Also decode latents, T C h w or B T C h w, unscaled.", "Checks", metavar="FILE"
+        "Also decode latents, T C h w or B T C h w, unscaled.", "Checks", metavar="FILE"
     )
-    scaled_latents: bool = _option(
-        False, "--latents are scaled, as diffusion models use them.", "Checks"
-    )
+    scaled_latents: bool = _switch("--latents are scaled, as diffusion models use them.", "Checks")
     max_side: Optional[int] = _option(
-        None,
         "Longest side in pixels. [default: 128 on a CPU, else 512]",
         "Advanced",
         metavar="N",
         minimum=1,
     )
     max_frames: Optional[int] = _option(
-        None,
-        "Most images and frames. [default: 4 on a CPU, else 16]",
-        "Advanced",
-        metavar="N",
-        minimum=1,
+        "Most images and frames. [default: 4 on a CPU, else 16]", "Advanced", metavar="N", minimum=1
     )
     save_outputs: Optional[Path] = _option(
-        None, "New folder for the latents and outputs of each probe.", "Output", metavar="DIR"
+        "New folder for the latents and outputs of each probe.", "Output", metavar="DIR"
     )
-    bisect: bool = _option(
-        False, "Disable one temporal module at a time to find the fault.", "Checks"
-    )
-    self_test: bool = _option(
-        False, "Fault injection: every corruption must be detected.", "Checks"
-    )
+    bisect: bool = _switch("Disable one temporal module at a time to find the fault.", "Checks")
+    self_test: bool = _switch("Fault injection: every corruption must be detected.", "Checks")
 
 
 _O = TypeVar("_O", ConvertOptions, VerifyOptions)
@@ -247,62 +233,36 @@ def flags(options: type[ConvertOptions] | type[VerifyOptions]) -> Mapping[str, F
     return {option.name: option.metadata["flag"] for option in dataclasses.fields(options)}
 
 
-JOB_OPTIONS = tuple(name for name, flag in flags(ConvertOptions).items() if flag.scope != "run")
+_FLAGS = flags(ConvertOptions)
+JOB_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope != "run")
 """The options of ``convert`` that a job of a batch may have."""
 
-MATRIX_OPTIONS = tuple(
-    name for name, flag in flags(ConvertOptions).items() if flag.scope == "matrix"
-)
+MATRIX_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope == "matrix")
 """Those that may vary within a matrix."""
 
-SETTINGS: Mapping[str, str] = {
-    name: flag.setting for name, flag in flags(ConvertOptions).items() if flag.setting
-}
+SETTINGS = {name: flag.setting for name, flag in _FLAGS.items() if flag.setting}
 """The options that set a key of the configuration, and that key."""
 
 
 def choices(hint: Any) -> tuple[str, ...]:
     """The words that an option of this type accepts; none where it is not a choice."""
-    kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
-    return tuple(w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind))
+    return tuple(w for kind in _kinds(hint) if get_origin(kind) is Literal for w in get_args(kind))
 
 
-def checked(options: _O) -> _O:
-    """Options with values of the declared types; sequences become tuples, and texts become paths.
-
-    Raises:
-        ConfigError: options have other values; all of them at once.
-    """
-    problems, values = [], {}
-    for name, hint in get_type_hints(type(options)).items():
-        value = getattr(options, name)
-        kinds = get_args(hint) if get_origin(hint) is Union else (hint,)
-        if isinstance(value, str) and Path in kinds:
-            value = Path(value)
-        elif isinstance(value, Path) and str in kinds:
-            value = str(value)
-        elif isinstance(value, Iterable) and not isinstance(value, str):
-            value = tuple(value)
-        values[name] = value
-        if not any(_is_of(value, kind) for kind in kinds):
-            words = choices(hint)
-            close = nearest(str(value), words) if isinstance(value, str) else ""
-            expected = f"one of {', '.join(words)}" if words else _expected(kinds)
-            problems.append(f"{name} is {quoted(value)}{close}; expected {expected}")
-    if problems:
-        raise ConfigError("invalid options:", problems)
-    if not DEVICE.fullmatch(options.device):
-        close = nearest(options.device, ("auto", "cpu", "cuda", "mps"))
-        raise DeviceError(
-            f"--device is {options.device!r}{close}; expected auto, cpu, cuda, cuda:N or mps"
-        )
-    return dataclasses.replace(options, **values)
+def options_of(kind: type[_O], arguments: Mapping[str, Any]) -> _O:
+    """The options among the arguments of a function; the inverse of ``arguments``."""
+    given = {"set": arguments.get("set_"), **arguments, "device": str(arguments["device"])}
+    return kind(**{option.name: given[option.name] for option in dataclasses.fields(kind)})
 
 
 def check_location(name: str, value: object) -> None:
     """Raise ConfigError where an argument is neither a path nor a URL."""
     if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name} is {quoted(value)}; expected a path or URL")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Union else (hint,)
 
 
 def _is_of(value: object, kind: Any) -> bool:
@@ -315,10 +275,6 @@ def _is_of(value: object, kind: Any) -> bool:
     if isinstance(value, int) and abs(value) > _LARGEST:
         return False
     return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _expected(kinds: Iterable[Any]) -> str:
-    return " or ".join(_NAMES[kind] for kind in kinds if kind is not type(None))
 
 
 _LARGEST = 10**4000

@@ -24,31 +24,19 @@ DDCONFIG: dict[str, Any] = {
 """Two levels, a change of channels between them, attention in the middle alone."""
 
 ATTENTION_IN_UP: dict[str, Any] = {"attn_resolutions": [16]}
-"""What puts attention at the coarser level too."""
-
 NO_ATTENTION: dict[str, Any] = {"attn_type": "none"}
-
 FIRST_STAGE = "first_stage_model."
-"""What stands before the autoencoder's names in the file of a whole diffusion model."""
-
 CODES = 8
 """Entries of the codebook of the ``vq`` autoencoders."""
 
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
-"""The class that keys the callbacks of real Lightning files."""
-
 KINDS = ("kl", "vq", "plain")
 """With quant convs, with quant convs and a codebook, with neither."""
 
 
 @made_once
 def autoencoder_shapes(kind: str = "kl", **changes: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a whole image autoencoder.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        **changes: to :data:`DDCONFIG`; also ``embed_dim`` (``z_channels`` by default).
-    """
+    """Names and shapes of a whole image autoencoder; ``changes`` may include ``embed_dim``."""
     config = {**DDCONFIG, "double_z": kind != "vq", **changes}
     z = config["z_channels"]
     e = config.pop("embed_dim", z)
@@ -69,7 +57,7 @@ def autoencoder_shapes(kind: str = "kl", **changes: Any) -> dict[str, tuple[int,
 def autoencoder(
     kind: str = "kl", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> dict[str, Tensor]:
-    """The weights of an image autoencoder, all of them random; see :func:`autoencoder_shapes`."""
+    """The weights of an image autoencoder, all of them random."""
     return _drawn(autoencoder_shapes(kind, **changes), seed, dtype)
 
 
@@ -90,15 +78,7 @@ def video_autoencoder(
     temporal: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> dict[str, Tensor]:
-    """The weights of a trained video autoencoder in sgm's names: temporal layers random too.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        seed: of the weights.
-        dtype: of the weights.
-        temporal: what ``VideoDecoder`` takes besides a ``Decoder``'s arguments.
-        **changes: to :data:`DDCONFIG`.
-    """
+    """The weights of a trained video autoencoder in sgm's names: temporal layers random too."""
     config = {k: v for k, v in {**DDCONFIG, **changes}.items() if k != "embed_dim"}
     with torch.device("meta"):
         decoder = VideoDecoder(**config, **(temporal or {}))

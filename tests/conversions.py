@@ -53,9 +53,7 @@ def _content(path: Path) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISREG(mode):
         return sha256(path)
-    if stat.S_ISLNK(mode):
-        return f"link to {os.readlink(path)}"
-    return "folder" if stat.S_ISDIR(mode) else f"of kind {stat.S_IFMT(mode):o}"
+    return os.readlink(path) if stat.S_ISLNK(mode) else f"of kind {stat.S_IFMT(mode):o}"
 
 
 def sha256(path: Path) -> str:
@@ -125,13 +123,7 @@ def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
 
 
 def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Tensor:
-    """What the image autoencoder of these weights makes of latents, without the package's loading.
-
-    Args:
-        weights: of the whole autoencoder, ``decoder.*`` and perhaps ``post_quant_conv.*``.
-        z: latents, ``N e h w``.
-        **changes: to the configuration of :mod:`tests.checkpoints`.
-    """
+    """The images of latents ``N e h w``, decoded without the package's loading."""
     decoder = Decoder(**{**DDCONFIG, **changes}).eval()
     own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
     decoder.load_state_dict(own, strict=True)

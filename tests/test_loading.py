@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ from inflate import errors
 from inflate.config.schema import Architecture, Config, Temporal
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
-from inflate.loading import (
-    load_video_autoencoder,
-    load_video_decoder,
-)
+from inflate.loading import load_video_autoencoder, load_video_decoder
 from inflate.models import Encoder, VideoDecoder
 from tests.io.opening import assert_same
 
@@ -47,23 +44,11 @@ def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
 
 
-def config(**changes: Any) -> Config:
-    """The configuration of the tiny video autoencoders."""
-    architecture = Architecture(
-        ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4, resolution=32
-    )
-    fields = {"architecture": architecture, "temporal": Temporal(), **changes}
-    return Config(**fields)
-
-
-def written(folder: Path, header: Any, weights: dict[str, Tensor] | None = None) -> Path:
+def written(folder: Path, header: Any, temporal: dict[str, Any] | None = None) -> Path:
     """A video checkpoint whose header holds this configuration."""
     text = header if isinstance(header, str) else json.dumps(header)
-    weights = video_autoencoder() if weights is None else weights
+    weights = video_autoencoder(temporal=temporal)
     return write_safetensors(folder / "a.safetensors", weights, {"inflate.config": text})
-
-
-# The bare decoder
 
 
 @pytest.mark.parametrize(
@@ -90,33 +75,23 @@ def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_the_stored_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_module_has_the_stored_type_and_its_device(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = video_autoencoder(dtype=dtype, **SMALLEST)
-    decoder = load_video_decoder(write_safetensors(tmp_path / "a", weights))
-    assert_same(decoder.state_dict(), part(weights, "decoder."))
-
-
-def test_a_module_is_made_on_its_device(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a", video_autoencoder(**SMALLEST))
-    for module in (
-        load_video_decoder(path, device="meta"),
-        load_video_autoencoder(path, device=torch.device("meta")),
-    ):
+    path = write_safetensors(tmp_path / "a", weights)
+    assert_same(load_video_decoder(path).state_dict(), part(weights, "decoder."))
+    meta = torch.device("meta")
+    for module in (load_video_decoder(path, device="meta"), load_video_autoencoder(path, meta)):
         assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
 
 
-# The header
-
-
 def test_the_header_records_what_tensors_cannot_show(tmp_path: Path) -> None:
-    recorded = config(
-        architecture=replace(config().architecture, tanh_out=True, dropout=0.25),
-        temporal=Temporal("all", "fixed", 0.25, KERNEL),
-        seed=7,
-    )
+    architecture = Architecture(
+        ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4, resolution=32,
+        tanh_out=True, dropout=0.25,
+    )  # fmt: skip
+    recorded = Config(architecture, Temporal("all", "fixed", 0.25, KERNEL), seed=7)
     temporal = {"time_mode": "all", "merge_strategy": "fixed", "video_kernel_size": KERNEL}
-    weights = video_autoencoder(temporal=temporal)
-    path = written(tmp_path, asdict(recorded), weights)
+    path = written(tmp_path, asdict(recorded), temporal)
     with open_checkpoint(path) as checkpoint:
         assert describe(checkpoint).config == recorded
     decoder = load_video_decoder(path)
@@ -130,9 +105,7 @@ def test_the_header_records_what_tensors_cannot_show(tmp_path: Path) -> None:
     [
         ("{'seed': 1}", errors.CheckpointError),
         ("[1, 2]", errors.CheckpointError),
-        ("null", errors.CheckpointError),
         ({"architecture": {"z_channels": 16}}, errors.ConfigError),
-        ({"temporal": {"alhpa": 0.5}}, errors.ConfigError),
         ({"temporal": 3}, errors.ConfigError),
         ({"seed": "${oc.env:HOME}"}, errors.ConfigError),
         ({"temporal": {"time_mode": "all", "merge_strategy": "learned"}}, errors.PlanError),
@@ -144,10 +117,6 @@ def test_a_header_that_is_damaged_or_contradicts_the_tensors_is_refused(
     with pytest.raises(error) as caught:
         load_video_decoder(written(tmp_path, header))
     assert type(caught.value) is error
-    assert len(getattr(caught.value, "problems", "1")) >= 1
-
-
-# Files that do not fit
 
 
 @pytest.mark.parametrize("load", [load_video_decoder, load_video_autoencoder])
@@ -184,9 +153,6 @@ def test_a_video_checkpoint_is_taken_strictly(
         load_video_decoder(path)
 
 
-# The whole autoencoder
-
-
 IMAGES = noise(4, 3, 8, 6, seed=1).clamp(-1, 1)
 
 
@@ -203,19 +169,15 @@ def encoded_by_hand(weights: dict[str, Tensor], kind: str, e: int) -> Tensor:
     if kind != "vq":
         return h[:, :e]
     entries = weights["quantize.embedding.weight"]
-    pixels = h.permute(0, 2, 3, 1)
-    nearest = (pixels[..., None, :] - entries).square().sum(-1).argmin(-1)
+    nearest = torch.cdist(h.permute(0, 2, 3, 1).flatten(0, 2), entries).argmin(-1)
     assert nearest.unique().numel() > 1
-    return entries[nearest].permute(0, 3, 1, 2)
+    return entries[nearest].view(4, 4, 3, -1).permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize(("kind", "embed_dim"), [("kl", 3), ("vq", 4), ("plain", 4)])
-def test_encode_and_decode_are_what_their_parts_compute(
-    kind: str, embed_dim: int, tmp_path: Path
-) -> None:
-    e = 4 if kind == "plain" else embed_dim
+@pytest.mark.parametrize(("kind", "e"), [("kl", 3), ("vq", 4), ("plain", 4)])
+def test_encode_and_decode_are_what_their_parts_compute(kind: str, e: int, tmp_path: Path) -> None:
     temporal = {"time_mode": "all"}
-    weights = video_autoencoder(kind, embed_dim=embed_dim, temporal=temporal)
+    weights = video_autoencoder(kind, embed_dim=e, temporal=temporal)
     whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
     assert_same(whole.state_dict(), weights)
     decoder = VideoDecoder(**DDCONFIG, **temporal).eval()
@@ -225,13 +187,8 @@ def test_encode_and_decode_are_what_their_parts_compute(
         assert latents.shape == (4, e, 4, 3)
         torch.testing.assert_close(latents, encoded_by_hand(weights, kind, e))
         z = latents if kind == "plain" else conv(weights, "post_quant_conv", latents)
-        for frames in (1, 2, 4):
-            torch.testing.assert_close(
-                whole.decode(latents, timesteps=frames), decoder(z, timesteps=frames)
-            )
-        torch.testing.assert_close(
-            whole.decode(latents, skip_video=True), decoder(z, skip_video=True)
-        )
+        for how in ({"timesteps": 2}, {"timesteps": 4}, {"skip_video": True}):
+            torch.testing.assert_close(whole.decode(latents, **how), decoder(z, **how))
 
 
 def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
@@ -240,7 +197,7 @@ def test_without_an_encoder_there_is_no_encode(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="encoder"):
         whole.encode(IMAGES)
     with torch.no_grad():
-        assert whole.decode(LATENTS, timesteps=2).shape == (4, 3, 8, 6)
+        assert whole.decode(LATENTS, timesteps=2).shape == IMAGES.shape
 
 
 def test_another_quantiser_is_refused_and_its_decoder_loads(tmp_path: Path) -> None:

@@ -37,10 +37,9 @@ def test_a_kernel_is_one_odd_number_or_three(size: Any, kernel: tuple[int, int, 
 
 
 @pytest.mark.parametrize("size", [*BAD_KERNELS, LARGEST_KERNEL + 2])
-def test_another_kernel_is_refused_with_its_value(size: Any) -> None:
-    with pytest.raises(ValueError, match="video_kernel_size") as caught:
+def test_another_kernel_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match="video_kernel_size"):
         kernel_of(size)
-    assert repr(size) in str(caught.value)
 
 
 def test_torch_is_imported_only_when_it_is_used() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,6 @@ from .models.builders import noise
 every_mode = pytest.mark.parametrize("mode", ["all", "conv-only", "attn-only"])
 
 
-# What is written, and under which name
-
-
 @every_mode
 def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None:
     output = tmp_path / "video.safetensors"
@@ -49,8 +45,6 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert result.parity.reference == (str(image), print_of(image))
     assert result.parity.candidate == (str(output), print_of(output))
     assert set(result.seconds) == {"plan", "write", "parity", "publish", "total"}
-    assert all(value >= 0 for value in result.seconds.values())
-
     source, target = autoencoder(), load_file(output)
     assert set(target) == {tensor.key for tensor in result.plan.tensors}
     assert source.keys() <= target.keys()
@@ -60,21 +54,12 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert made == target.keys() - source.keys() != set()
 
 
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [
-        ("img.ckpt", "img.video.safetensors"),
-        ("a.vae.pt", "a.vae.video.safetensors"),
-        ("plain", "plain.video.safetensors"),
-    ],
-)
-def test_the_default_name_stands_next_to_the_source(
-    tmp_path: Path, name: str, default: str
-) -> None:
+@pytest.mark.parametrize(("name", "stem"), [("a.vae.pt", "a.vae"), ("plain", "plain")])
+def test_the_default_output_is_next_to_the_source(tmp_path: Path, name: str, stem: str) -> None:
     write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
     result = inflate.convert(tmp_path / name, skip_parity=True)
-    assert result.output == tmp_path / default
-    assert sorted(snapshot(tmp_path)) == sorted([name, default])
+    assert result.output == tmp_path / f"{stem}.video.safetensors"
+    assert set(snapshot(tmp_path)) == {name, result.output.name}
 
 
 def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
@@ -108,88 +93,53 @@ def test_skipped_parity_is_published_and_recorded(image: Path, tmp_path: Path) -
     assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("kl", "all"), ("vq", "conv-only"), ("plain", "attn-only")]
-)
-def test_the_file_alone_rebuilds_decoder_and_autoencoder(
-    tmp_path: Path, kind: str, mode: str
-) -> None:
+@pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
+def test_the_file_alone_decodes_as_the_image_decoder_does(tmp_path: Path, kind: str) -> None:
     weights = autoencoder(kind)
     source = write_torch(tmp_path / "image.pt", weights)
-    inflate.convert(source, time_mode=mode, merge_strategy="fixed", alpha=0.25, **CPU)
+    inflate.convert(source, time_mode="all", merge_strategy="fixed", alpha=0.25, **CPU)
     source.unlink()
-    path = (tmp_path / "image.video.safetensors").rename(tmp_path / "elsewhere")
-
-    decoder = inflate.load_video_decoder(path, device="cpu")
-    assert isinstance(decoder, inflate.VideoDecoder)
-    assert (decoder.time_mode, decoder.merge_strategy, decoder.alpha) == (mode, "fixed", 0.25)
-    assert not decoder.training
-    z = noise(6, 4, 4, 4)
-    bare = {k: v for k, v in weights.items() if k.startswith("decoder.")}
+    whole = inflate.load_video_autoencoder(tmp_path / "image.video.safetensors")
+    decoder = whole.decoder
+    assert (decoder.time_mode, decoder.merge_strategy, decoder.alpha) == ("all", "fixed", 0.25)
     with torch.inference_mode():
-        assert torch.equal(decoder(z, timesteps=3), image_decode(bare, z))
-
-        whole = inflate.load_video_autoencoder(path, device="cpu")
-        pictures = noise(6, 3, 16, 16)
-        latents = whole.encode(pictures)
-        assert latents.shape == (6, 4, 8, 8)
-        if kind == "vq":
-            codebook = weights["quantize.embedding.weight"]
-            pixels = latents.permute(0, 2, 3, 1).reshape(-1, 4)
-            assert (pixels[:, None] == codebook).all(-1).any(-1).all(), "each is an entry"
+        latents = whole.encode(noise(6, 3, 16, 16))
         assert torch.equal(whole.decode(latents, timesteps=3), image_decode(weights, latents))
-
-
-# Equal work gives equal bytes
 
 
 def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "one.safetensors", tmp_path / "folder" / "two.safetensors"]
     paths[1].parent.mkdir()
-    hashes = {inflate.convert(image, p, time_mode="all", seed=1, **CPU).fingerprint for p in paths}
-    torch.manual_seed(99)  # Nothing depends on the global generator.
-    last = inflate.convert(
-        image, paths[0], time_mode="all", seed=1, overwrite=True, skip_parity=False, **CPU
-    )
-    assert hashes == {last.fingerprint}
+    for path in paths:
+        inflate.convert(image, path, time_mode="all", seed=1, **CPU)
+        torch.manual_seed(99)  # Nothing depends on the global generator.
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path) -> None:
-    weights, results = [], []
+    weights = []
     for seed in (0, 1):
         path = tmp_path / f"{seed}.safetensors"
-        results.append(inflate.convert(image, path, time_mode="all", seed=seed, **CPU))
+        result = inflate.convert(image, path, time_mode="all", seed=seed, **CPU)
         weights.append(load_file(path))
-    assert results[0].fingerprint != results[1].fingerprint
     changed = {key for key in weights[0] if not torch.equal(weights[0][key], weights[1][key])}
     drawn = {
         t.key
-        for t in results[0].plan.tensors
+        for t in result.plan.tensors
         if isinstance(t.origin, Make) and t.origin.rule.name == "uniform"
     }
     assert changed == drawn != set()
 
 
-# Nothing is published before parity holds
-
-
-@pytest.fixture
-def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start in which the branches are not identities, as a bug would make it."""
-    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
-
-
-@pytest.mark.usefixtures("no_identity")
 @every_mode
-def test_what_fails_gets_no_name(image: Path, tmp_path: Path, mode: str) -> None:
-    for overwrite in (False, True):
-        if overwrite:
-            (tmp_path / "video").write_text("of before")
-        before = snapshot(tmp_path)
-        result = inflate.convert(
-            image, tmp_path / "video", time_mode=mode, overwrite=overwrite, **CPU
-        )
+def test_what_fails_gets_no_name(
+    image: Path, tmp_path: Path, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)  # The branches are not identities.
+    (tmp_path / "before").write_text("of before")
+    before = snapshot(tmp_path)
+    for name in ("new", "before"):
+        result = inflate.convert(image, tmp_path / name, time_mode=mode, overwrite=True, **CPU)
         assert (result.passed, result.output) == (False, None)
         assert result.parity is not None
         assert result.parity.verdict == "fail"
@@ -224,16 +174,6 @@ def watched(
     return seen
 
 
-def test_the_file_is_hidden_until_parity_holds(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = watched(monkeypatch, tmp_path)
-    inflate.convert(image, tmp_path / "video.safetensors", **CPU)
-    ((staged,),) = seen
-    assert staged.startswith(".video.safetensors.")
-    assert list(snapshot(tmp_path)) == ["video.safetensors"]
-
-
 def test_a_name_taken_meanwhile_is_not_taken_over(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,11 +195,9 @@ def test_whatever_happens_nothing_is_left(
     seen = watched(monkeypatch, tmp_path, stop)
     with pytest.raises(error):
         inflate.convert(image, tmp_path / "video.safetensors", **CPU)
-    assert len(seen[0]) == 1
+    ((staged,),) = seen
+    assert staged.startswith(".video.safetensors.")
     assert snapshot(tmp_path) == {}
-
-
-# Existing files
 
 
 def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path) -> None:
@@ -277,31 +215,22 @@ def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
     result = inflate.convert(image, tmp_path / "video.safetensors", dry_run=True, **CPU)
     assert (result.output, result.fingerprint, result.parity) == (None, None, None)
     assert result.passed
-    assert set(result.seconds) == {"plan"}
     assert snapshot(tmp_path) == {}
     made = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert made.plan == result.plan
-    stored = sum(t.nbytes for t in load_file(tmp_path / "video.safetensors").values())
-    assert result.plan.nbytes == stored
 
 
-# The type to store in
-
-
-@pytest.mark.parametrize(("mode", "dtype"), [("all", "float16"), ("conv-only", "bfloat16")])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
-    image: Path, tmp_path: Path, mode: str, dtype: str
+    image: Path, tmp_path: Path, dtype: Any
 ) -> None:
     output = tmp_path / "video.safetensors"
-    result = inflate.convert(image, output, time_mode=mode, alpha=0.3, dtype=dtype, **CPU)
+    result = inflate.convert(image, output, alpha=0.3, dtype=dtype, **CPU)
     stored = load_file(output)
     assert {str(t.dtype) for t in stored.values()} == {f"torch.{dtype}"}
     report = result.parity
     assert report is not None
     assert report.verdict == "bitwise"
-    assert report.environment.dtype == "float32"
-    assert report.weights.different == ()
-
     # What the cast alone changes, worked out by hand.
     source = autoencoder()
     cast = {k: v.to(getattr(torch, dtype)).float() for k, v in source.items()}
@@ -311,57 +240,34 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
         worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
     assert worst > 1e-4
     assert report.cast == CastResult("float32", dtype, pytest.approx(worst))
-    # verify has the same probes and more, so it may find a larger change, but no smaller one.
-    again = inflate.verify(image, output, **CPU).cast
-    assert again is not None
-    assert (again.source_dtype, again.stored_dtype) == ("float32", dtype)
-    assert again.max_abs_error is not None
-    assert again.max_abs_error >= worst
 
 
 def test_the_stored_type_is_the_sources_by_default(tmp_path: Path) -> None:
-    dtype = torch.bfloat16
-    source = write_safetensors(tmp_path / "half.safetensors", autoencoder(dtype=dtype))
-    result = inflate.convert(source, time_mode="all", alpha=0.3, **CPU)
+    weights = autoencoder(dtype=torch.bfloat16)
+    result = inflate.convert(write_safetensors(tmp_path / "half.safetensors", weights), **CPU)
     stored = load_file(tmp_path / "half.video.safetensors")
-    assert {t.dtype for t in stored.values()} == {dtype}
+    assert {t.dtype for t in stored.values()} == {torch.bfloat16}
     assert result.parity is not None
-    assert result.parity.verdict == "bitwise"
-    assert result.parity.cast is None
-
-
-# Settings, notes and progress
+    assert (result.parity.verdict, result.parity.cast) == ("bitwise", None)
 
 
 def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("seed: 1\ntemporal: {alpha: 0.5, time_mode: all, merge_strategy: fixed}\n")
-    chosen = inflate.convert(
-        image,
-        config=str(config),
-        set_=["alpha=0.75", "temporal.time_mode=attn-only"],
-        alpha=1.0,
-        dry_run=True,
-    ).plan.config
-    assert chosen.seed == 1
-    assert chosen.temporal.alpha == 1.0
-    assert chosen.temporal.time_mode == "attn-only"
-    assert chosen.temporal.merge_strategy == "fixed"
+    config.write_text("temporal: {alpha: 0.5, time_mode: all, merge_strategy: fixed}\n")
+    settings = ["alpha=0.75", "temporal.time_mode=attn-only"]
+    plan = inflate.convert(image, config=config, set_=settings, alpha=1.0, dry_run=True).plan
+    temporal = plan.config.temporal
+    assert (temporal.alpha, temporal.time_mode) == (1.0, "attn-only")
+    assert temporal.merge_strategy == "fixed"
 
 
 def test_progress_counts_up_phase_by_phase(image: Path, tmp_path: Path) -> None:
-    steps_seen: list[tuple[str, int, int]] = []
-    result = inflate.convert(
-        image, tmp_path / "v", progress=lambda *step: steps_seen.append(step), **CPU
-    )
-    steps_seen = [step for step in steps_seen if not step[0].startswith("loading")]
-    assert list(dict.fromkeys(phase for phase, _, _ in steps_seen)) == [
-        "writing",
-        "checking parity",
+    seen: list[tuple[str, int, int]] = []
+    result = inflate.convert(image, tmp_path / "v", progress=lambda *s: seen.append(s), **CPU)
+    totals = {
+        "writing": len(result.plan.tensors),
+        "checking parity": len(probes_for(torch.device("cpu"))),
+    }
+    assert [step for step in seen if not step[0].startswith("loading")] == [
+        (phase, done, steps) for phase, steps in totals.items() for done in range(steps + 1)
     ]
-    probes = len(probes_for(torch.device("cpu")))
-    for phase, steps in (("writing", len(result.plan.tensors)), ("checking parity", probes)):
-        assert [step for step in steps_seen if step[0] == phase] == [
-            (phase, done, steps) for done in range(steps + 1)
-        ]
-    assert all(a != b for a, b in pairwise(steps_seen))

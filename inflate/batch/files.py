@@ -20,7 +20,7 @@ from inflate.formats.views import autoencoder_view
 from inflate.io.files import read_files
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import is_remote, local_path, version
-from inflate.options import ConvertOptions, checked
+from inflate.options import ConvertOptions
 from inflate.progress import silent
 from inflate.workflow.planning import find_source
 from inflate.workflow.sources import local_source
@@ -98,7 +98,7 @@ def key_of_source(location: str, options: Mapping[str, Any]) -> str:
         InflateError: it cannot be fetched, or holds no autoencoder.
     """
     with open_checkpoint(local_source(location, silent)) as checkpoint:
-        source = find_source(checkpoint, checked(ConvertOptions(**options)))
+        source = find_source(checkpoint, ConvertOptions(**options))
         return source_key(fingerprint_of(source.checkpoint), source.config)
 
 

@@ -22,7 +22,7 @@ from inflate.errors import ConfigError, InflateError, printable
 from inflate.io.files import like, read_files
 from inflate.io.protected import place_of
 from inflate.io.remote import is_remote, local_path, matches
-from inflate.options import SETTINGS, ConvertOptions, checked
+from inflate.options import SETTINGS, ConvertOptions
 from inflate.workflow.planning import settings_of
 
 RUNTIME = 250_000_000
@@ -75,7 +75,7 @@ def estimate(job: Job) -> Estimate | None:
     """
     if is_remote(job.source):
         return None
-    from inflate.workflow.conversion import convert_with
+    from inflate.workflow.conversion import convert
 
     options = ConvertOptions(**job.options)
     # Folding computes with the weights, and changes the size by one small tensor.
@@ -83,7 +83,7 @@ def estimate(job: Job) -> Estimate | None:
     files = filter(os.path.isfile, set(read_files(local_path(job.source))))
     size = sum(path.stat().st_size for path in files)
     try:
-        plan = convert_with(job.source, job.output, dry).plan
+        plan = convert(job.source, job.output, **dry.arguments()).plan
     except InflateError as error:
         obstacles = getattr(error, "problems", ()) or (str(error),)
         return Estimate(size, None, _ACTIVATIONS, tuple(obstacles))
@@ -142,7 +142,7 @@ def effective_settings(options: Mapping[str, Any]) -> Settings:
 def option_problems(options: Mapping[str, Any]) -> list[str]:
     """Every problem of options that shows without their source."""
     try:
-        settings = _settings(checked(ConvertOptions(**options)))
+        settings = _settings(ConvertOptions(**options))
         # Which architecture fits shows in the source alone.
         free = {k: v for k, v in settings.items() if k not in _ARCHITECTURE}
         build_config(Architecture(ch=128, ch_mult=(1,), num_res_blocks=1, z_channels=4), free)

@@ -68,7 +68,7 @@ def run_task(
     ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
     CUDA device of this worker, for tasks that leave the choice open.
     """
-    from inflate.workflow import convert_with
+    from inflate.workflow import convert
 
     started = time.perf_counter()
     sent = 0.0
@@ -97,8 +97,12 @@ def run_task(
         mark = mark_of_source(task.source)
         if not is_remote(task.output):
             make_folder(Path(task.output).parent)
-        result = convert_with(
-            task.source, task.output, options, progress=progress, before_publish=before_publish
+        result = convert(
+            task.source,
+            task.output,
+            **options.arguments(),
+            progress=progress,
+            before_publish=before_publish,
         )
         record = _record(result, started, mark_of_output(task.output) if result.passed else None)
         state = "held" if result.passed else "unequal"

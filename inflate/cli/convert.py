@@ -45,7 +45,9 @@ def convert(
     with progress_bar(quiet, "reading") as progress:
         from inflate import workflow
 
-        result = workflow.convert_with(source, output, options, reports=reports, progress=progress)
+        result = workflow.convert(
+            source, output, **options.arguments(), reports=reports, progress=progress
+        )
     if options.dry_run:
         done = "nothing was written"
     elif result.output is None:

@@ -40,10 +40,10 @@ def verify(
     with progress_bar(quiet) as progress:
         from inflate import workflow
 
-        report = workflow.verify_with(
+        report = workflow.verify(
             reference,
             candidate,
-            options,
+            **options.arguments(),
             pictures=any(path.lower().endswith(".html") for path in report_to or ()),
             reports=reports,
             progress=progress,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inflate.config.yaml_files import load_yaml, plain, with_settings
-from inflate.errors import nearest, quoted
+from inflate.errors import InflateError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
 _KEYS = ("defaults", "jobs", "ledger")
@@ -151,6 +151,10 @@ def _read_matrix(place: str, content: object, problems: list[str]) -> dict[str, 
 
 def _typed(given: Mapping[str, Any], place: str, problems: list[str]) -> dict[str, Any]:
     """Values of options as the types of the options; none where one of them is wrong."""
-    options, wrong = with_settings(ConvertOptions(), dict(given))
+    try:
+        options, wrong = with_settings(ConvertOptions(), dict(given))
+    except InflateError as error:  # The options as a whole are checked when they are made.
+        problems.append(f"{place.rstrip('.: ')}: {error}")
+        return {}
     problems += [place + problem for problem in wrong]
     return {} if wrong else {key: getattr(options, key) for key in given}

@@ -11,6 +11,12 @@ from inflate.errors import CheckpointError
 CONFIG_KEY = "inflate.config"
 """The configuration, as JSON."""
 
+SEED_KEY = "inflate.seed"
+LAYOUT_KEY = "inflate.layout"
+POST_QUANT_KEY = "inflate.post_quant"
+PROVENANCE_KEY = "inflate.provenance"
+"""How many tensors of each group were copied, and made by which rule, as JSON."""
+
 SOURCE_NAME_KEY = "inflate.source.name"
 SOURCE_HASH_KEY = "inflate.source.sha256"
 """The SHA-256 of the source's files, where it was requested."""

@@ -1,4 +1,4 @@
-"""Check a conversion before it is published; needs torch."""
+"""The parity check of a conversion before it is published; needs torch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ from inflate.parity.pair import against_source, against_video
 from inflate.parity.result import ParityReport, Tolerance
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
-from inflate.workflow.joining import with_base
 from inflate.workflow.planning import Job
-from inflate.workflow.production import Fingerprints
+from inflate.workflow.views import with_base
 
 
 def check(
-    device: str,
     job: Job,
     staged: Staged,
-    fingerprints: Fingerprints,
+    device: str,
+    *,
+    fingerprints: tuple[str, str],
+    destination: str,
     progress: Progress,
 ) -> ParityReport:
     """Read the staged file back and compare it with its source, in float32.
 
-    Args:
-        device: where to compute, by name.
-        job: the source and what was made from it.
-        staged: the result, not published yet.
-        fingerprints: those of the source and of the result.
-        progress: called with the phase, the steps done and their number.
+    ``fingerprints`` are those of the source and of the staged file.
 
     Raises:
         DeviceError: there is no such device, or it runs out of memory.
@@ -42,10 +38,8 @@ def check(
     tolerance = TOLERANCES["float32"]
     reference = job.source
     with open_checkpoint(staged.path) as opened:
-        checkpoint = opened
-        if job.target == "temporal":
-            checkpoint = with_base(checkpoint, reference)
-        candidate = describe(checkpoint)
+        temporal_alone = job.target == "temporal"
+        candidate = describe(with_base(opened, reference) if temporal_alone else opened)
         if job.target == "diffusers":
             pair = against_export(reference, candidate, staged.path, where)
         elif reference.inflated:
@@ -54,8 +48,8 @@ def check(
             pair = against_source(reference, candidate, torch.float32, where)
         return run_check(
             pair,
-            reference=(str(reference.checkpoint.path), fingerprints.source),
-            candidate=(str(staged.destination), fingerprints.output),
+            reference=(str(reference.checkpoint.path), fingerprints[0]),
+            candidate=(destination, fingerprints[1]),
             dtype=torch.float32,
             device=where,
             tolerance=Tolerance(tolerance, tolerance),

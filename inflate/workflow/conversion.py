@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inflate.config.loading import config_files
-from inflate.config.schema import Config
-from inflate.display import Displayed, bytes_text
 from inflate.errors import OutputError
 from inflate.formats.targets import container_of
-from inflate.inflation.plan import InflationPlan
 from inflate.io.protected import check_written
-from inflate.io.reader import open_checkpoint
+from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import check_destination as check_remote
 from inflate.io.remote import is_remote, publish, scratch_folder, shown
-from inflate.io.staging import check_destination, outputs_of
-from inflate.options import ConvertOptions, check_location, checked
-from inflate.parity.result import ParityReport
+from inflate.io.staging import check_destination, outputs_of, saying_why
+from inflate.options import ConvertOptions, check_location, options_of
 from inflate.progress import Progress, silent
 from inflate.vocabulary import (
     AttnType,
@@ -33,64 +28,13 @@ from inflate.vocabulary import (
     TimeMode,
     Weights,
 )
-from inflate.workflow.joining import WholeModel, onto_base
-from inflate.workflow.planning import (
-    find_base,
-    find_joined,
-    find_source,
-    prepare,
-    settings_of,
-    target_of,
-)
-from inflate.workflow.production import Check, Made, produce
+from inflate.workflow.planning import find_joined, find_source, prepare, settings_of, target_of
+from inflate.workflow.production import BeforePublish, ConversionResult, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
+from inflate.workflow.views import WholeModel
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, repr=False)
-class ConversionResult(Displayed):
-    """What a conversion did.
-
-    ``output`` is None where nothing was published: after a dry run, or where parity failed;
-    ``destination`` is where it would be. ``parity`` is None where it was not checked. The
-    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
-    ``source_config`` is the configuration of the source before it was planned.
-    """
-
-    plan: InflationPlan
-    layout: Target
-    parity: ParityReport | None
-    output: Path | str | None
-    seconds: Mapping[str, float]
-    notes: tuple[str, ...] = ()
-    destination: str = ""
-    fingerprint: str | None = None
-    source_fingerprint: str | None = None
-    source_sha256: str | None = None
-    source_config: Config | None = None
-
-    def _facts(self) -> dict[str, object]:
-        location = self.destination if self.output is None else self.output
-        return {
-            "parity": "unverified" if self.parity is None else self.parity.verdict,
-            "output": Path(location).name + ("" if self.output else " (not written)"),
-            "size": bytes_text(self.plan.nbytes),
-            "layout": self.layout,
-            "tensors": len(self.plan.tensors),
-            "initialised": len(self.plan.initialised),
-            **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
-        }
-
-    @property
-    def passed(self) -> bool:
-        """Whether parity held, or was not asked for."""
-        return self.parity is None or self.parity.passed
-
-
-BeforePublish = Callable[[ConversionResult, Path], None]
-"""Called with a result that is about to be published, and the hidden path where it lies whole."""
 
 
 def convert(
@@ -124,199 +68,111 @@ def convert(
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
-    """Make a video checkpoint of an image autoencoder's, and publish it once parity holds.
+    """Make a video checkpoint of an image autoencoder, and publish it once parity holds.
 
     Args:
         source: the image checkpoint: a file, an index of shards, a folder of diffusers, or a URL;
-            with ``layout`` also a video checkpoint, which is copied as it is.
-        output: where to; next to the source, ``STEM.video.safetensors``, by default.
-        config: a preset's name or a YAML file; what it leaves open is read off the checkpoint.
-        time_mode: which parts become temporal: ``all``, ``conv-only`` or ``attn-only``.
-        merge_strategy: ``learned`` or ``fixed``.
+            with ``layout`` also a video checkpoint, whose tensors are copied.
+        output: a path or URL; by default ``STEM.video.safetensors`` next to the source.
+        config: a preset's name or a YAML file; by default everything is read off the checkpoint.
+        time_mode: which parts become temporal.
+        merge_strategy: how spatial and temporal branch blend.
         alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
-        video_kernel_size: kernel of the time convolutions, one odd number or three.
-        attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
+        video_kernel_size: kernel of the temporal convolutions, one odd number or three.
+        attn_type: the kind of attention blocks.
+        set_: further settings, ``key=value``; the arguments above win over them.
         seed: of the random part of the temporal start.
         dtype: the type to store in; the source's by default.
         float32_norms: keep the norms of the temporal branches in float32 whatever ``dtype``.
-        set_: further settings, ``key=value``; the arguments above win over them.
         prefix: which autoencoder to take where the source holds several.
-        weights: ``plain``, or ``ema`` for the moving averages next to them.
+        weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
-        layout: ``autoencoder`` (the default), ``decoder``, ``sgm``, ``diffusers``, ``comfyui``,
-            ``cogvideo`` or ``temporal``.
-        into: the file of a whole model, which the result is a copy of, with its first stage
-            replaced; the layout is then ``sgm``.
+        layout: names and files to write; ``autoencoder`` by default.
+        into: a whole model to copy with its first stage replaced; the layout is then ``sgm``.
         base: the image checkpoint of a source that holds temporal layers alone.
         post_quant: ``keep`` the quant convs, or ``fold`` them into decoder and encoder.
         allow_inexact: fold although it changes the images.
         device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        skip_parity: publish without a check, and say so in the file.
+        skip_parity: publish without a check; the file records it.
         dry_run: make the plan and stop.
         overwrite: replace an existing output.
         source_sha256: also record the SHA-256 of the source's files, all of which is then read.
-        reports: files that the caller will write later; refused now where that would lose a file
-            of the source, or the output.
-        progress: called with the step and how far it is.
+        reports: files that the caller writes later; refused where one is the output or is read.
+        progress: called with the phase, the steps done and their number.
         before_publish: called with a result that passed, before the file gets its name; a record
             made then shows after a crash whose file it is. If it raises, nothing is published.
 
     Raises:
-        InflateError: whatever the caller can mend: input, configuration, device or destination.
+        InflateError: input, configuration, device or destination are wrong.
     """
-    options = ConvertOptions(
-        config=config,  # type: ignore[arg-type]  # A path becomes a text.
-        time_mode=time_mode,
-        merge_strategy=merge_strategy,
-        alpha=alpha,
-        video_kernel_size=video_kernel_size,
-        attn_type=attn_type,
-        set=set_,  # type: ignore[arg-type]  # Any iterable; it becomes a tuple.
-        seed=seed,
-        dtype=dtype,
-        float32_norms=float32_norms,
-        prefix=prefix,
-        weights=weights,
-        ignore=ignore,
-        layout=layout,
-        into=into,  # type: ignore[arg-type]
-        base=base,  # type: ignore[arg-type]
-        post_quant=post_quant,
-        allow_inexact=allow_inexact,
-        device=str(device),
-        skip_parity=skip_parity,
-        dry_run=dry_run,
-        overwrite=overwrite,
-        source_sha256=source_sha256,
-    )
-    return convert_with(
-        source, output, options, reports=reports, progress=progress, before_publish=before_publish
-    )
-
-
-def convert_with(
-    source: str | Path,
-    output: str | Path | None,
-    options: ConvertOptions,
-    *,
-    reports: Iterable[str | Path] = (),
-    progress: Progress = silent,
-    before_publish: BeforePublish | None = None,
-) -> ConversionResult:
-    """:func:`convert` with its options in one value.
-
-    Raises:
-        InflateError: as :func:`convert`.
-    """
+    options = options_of(ConvertOptions, locals())
     started = time.perf_counter()
-    options = checked(options)
     check_location("source", source)
     target = target_of(options)
+    is_folder, dry_run, overwrite = target == "diffusers", options.dry_run, options.overwrite
     if output is not None:
         check_location("output", output)
         container = container_of(target, output)
         if options.into is not None and container != "safetensors":
             raise OutputError(f"{output}: with --into, the name ends in .safetensors")
-    dry_run, skip_parity, overwrite = options.dry_run, options.skip_parity, options.overwrite
     settings = settings_of(options)
-    if not (skip_parity or dry_run):
-        _check_needs(options, target)
-    if is_remote(str(output)) and not dry_run:
-        # Before a download: what cannot be written is better known first.
-        named = [source, options.into, options.base]
-        check_written([str(output)], [each for each in named if each is not None])
-        check_remote(str(output), overwrite=overwrite, folder=target == "diffusers")
-    path = local_source(source, progress)
+    if not (options.skip_parity or dry_run):
+        _check_device(options, target)
+    remote = is_remote(str(output))
+    if remote and not dry_run:  # Before anything is downloaded.
+        check_remote(str(output), overwrite=overwrite, folder=is_folder)
     with ExitStack() as stack:
-        checkpoint = stack.enter_context(open_checkpoint(path))
-        read = [*files_of(source, checkpoint.files), *config_files(options.config)]
-        opened = {}
-        for location in filter(None, (options.base, options.into)):
+        read: list[str | Path] = [*config_files(options.config)]
+
+        def opened(location: str | Path) -> Checkpoint:
             local = local_source(location, progress)
-            opened[location] = stack.enter_context(open_checkpoint(local))
-            read += files_of(location, opened[location].files)
-        whole = None if options.into is None else WholeModel(opened[options.into])
+            checkpoint = stack.enter_context(open_checkpoint(local))
+            read.extend(files_of(location, checkpoint.files))
+            return checkpoint
+
+        checkpoint = opened(source)
+        whole = None if options.into is None else WholeModel(opened(options.into))
         if options.base is None:
             original = find_source(checkpoint, options, settings)
         else:
-            base = find_base(opened[options.base], options)
-            base.checkpoint.download(progress)
-            checkpoint, notes = onto_base(checkpoint, base, name_of(options.base))
-            original = find_joined(checkpoint, options, settings, notes)
-        destination = output
-        if destination is None:
+            original = find_joined(checkpoint, opened(options.base), options, settings, progress)
+        if output is None:
             inflated = original.inflated and options.base is None and whole is None
-            destination = default_output(options.into or source, target, inflated=inflated)
+            output = default_output(options.into or source, target, inflated=inflated)
         if not dry_run:
-            check_written(
-                [*outputs_of(destination, folder=target == "diffusers"), *reports],
-                read,
-            )
-            if not is_remote(str(destination)):
-                _check_local(Path(destination), overwrite=overwrite, folder=target == "diffusers")
+            check_written([*outputs_of(output, folder=is_folder), *reports], read)
+            if not remote:
+                output = Path(output)
+                with saying_why(output):  # A name may be too long, or a folder not readable.
+                    check_destination(output, overwrite=overwrite, folder=is_folder)
         job = prepare(original, options, whole)
-        planned = time.perf_counter()
-        seconds = {"plan": planned - started}
-        told = shown(str(destination))
+        seconds = {"plan": time.perf_counter() - started}
+        result = ConversionResult(
+            job.plan, target, None, None, seconds, job.notes, shown(str(output))
+        )
         if dry_run:
-            return ConversionResult(job.plan, target, None, None, seconds, job.notes, told)
-        original.checkpoint.download(progress)
-        if whole is not None:
-            whole.checkpoint.download(progress)
-
-        def result_of(made: Made) -> ConversionResult:
-            parity, published = made.parity, None
-            if made.published:
-                published = destination if is_remote(str(destination)) else Path(destination)
-                parity = parity and replace(parity, candidate=(told, made.fingerprints.output))
-            spent = {
-                **seconds,
-                "write": made.written - planned,
-                "parity": made.checked - made.written,
-                "publish": time.perf_counter() - made.checked,
-                "total": time.perf_counter() - started,
-            }
-            return ConversionResult(
-                job.plan,
-                target,
-                parity,
-                published,
-                spent,
-                job.notes,
-                told,
-                made.fingerprints.output,
-                made.fingerprints.source,
-                made.source_sha256,
-                original.config,
-            )
-
-        def announce(made: Made, staged: Path) -> None:
-            if before_publish is not None:
-                before_publish(result_of(made), staged)
-
-        with _local_destination(destination) as local:
-            made = produce(
-                job,
-                name_of(source),
-                local,
-                load_check=None if skip_parity else partial(_load_check, options.device),
-                source_sha256=options.source_sha256,
-                overwrite=overwrite,
-                progress=progress,
-                announce=announce,
-            )
-            if made.published and is_remote(str(destination)):
-                publish(local, str(destination), overwrite=overwrite, progress=progress)
-        return result_of(made)
+            return result
+        local = Path(output)
+        if remote:
+            local = stack.enter_context(scratch_folder()) / local.name
+        result = produce(
+            job,
+            result,
+            output,
+            local,
+            options,
+            source_name=name_of(source),
+            progress=progress,
+            before_publish=before_publish,
+        )
+        if remote and result.output is not None:
+            publish(local, str(output), overwrite=overwrite, progress=progress)
+        total = time.perf_counter() - started
+        rest = {"publish": total - sum(result.seconds.values()), "total": total}
+        return replace(result, seconds={**result.seconds, **rest})
 
 
-def _load_check(device: str) -> Check:
-    from inflate.workflow.checking import check
-
-    return partial(check, device)
-
-
-def _check_needs(options: ConvertOptions, target: Target) -> None:
+def _check_device(options: ConvertOptions, target: Target) -> None:
     """Find out before any work whether the check can run; torch is loaded only if it may not."""
     if options.device not in ("auto", "cpu"):
         from inflate.parity.device import resolve_device
@@ -326,23 +182,3 @@ def _check_needs(options: ConvertOptions, target: Target) -> None:
         from inflate.parity.diffusers import require_diffusers
 
         require_diffusers()
-
-
-def _check_local(destination: Path, *, overwrite: bool, folder: bool) -> None:
-    try:
-        check_destination(destination, overwrite=overwrite, folder=folder)
-    except OSError as error:  # A name that is too long, or a folder that may not be looked into.
-        raise OutputError(f"{destination} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _local_destination(destination: str | Path) -> Iterator[Path]:
-    """Where the result is made: in its place, or in a temporary folder before it is sent off."""
-    if not is_remote(str(destination)):
-        yield Path(destination)
-        return
-    with scratch_folder() as folder:
-        try:
-            yield folder / Path(str(destination).rstrip("/")).name
-        except KeyboardInterrupt as stop:  # What it says of the temporary folder does not help.
-            raise KeyboardInterrupt from stop

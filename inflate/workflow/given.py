@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from inflate.config.presets import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.formats.source import Source
+from inflate.io.staging import write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
@@ -22,26 +22,11 @@ from inflate.parity.memory import memory_errors
 from inflate.parity.probes import Probe
 from inflate.progress import Progress
 
-SIDE, FRAMES = 512, 16
-"""Largest side in pixels, and largest number of frames, on an accelerator."""
-
-CPU_SIDE, CPU_FRAMES = 128, 4
-"""The same on a CPU, which takes some seconds for them."""
-
 
 def check_given(options: VerifyOptions) -> None:
-    """Check the options for real frames and latents before any file is read.
-
-    Raises:
-        ConfigError: an option has no effect, or a number is too small.
-        OutputError: the folder for outputs is not empty.
-    """
-    for name in ("max_side", "max_frames"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more")
+    """Check the options for real frames and latents before any file is read."""
     if options.scaled_latents and options.latents is None:
-        raise ConfigError("--scaled-latents says how --latents are stored; give both")
+        raise ConfigError("--scaled-latents describes --latents; give both")
     folder = options.save_outputs
     try:
         if folder is not None and folder.exists() and any(folder.iterdir()):
@@ -51,11 +36,7 @@ def check_given(options: VerifyOptions) -> None:
 
 
 def given_files(options: VerifyOptions) -> list[Path]:
-    """The images, the video and the latents that ``verify`` reads.
-
-    Raises:
-        ConfigError: the folder of images holds none.
-    """
+    """The images, the video and the latents that ``verify`` reads."""
     images = [] if options.images is None else image_files(options.images)
     given = (options.video, options.latents)
     return [*images, *(path for path in given if path is not None)]
@@ -68,27 +49,16 @@ def given_probes(
     device: torch.device,
     progress: Progress,
 ) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
-    """Make probes of the given images, video and latents.
+    """Probes of the given images, video and latents, and notes on what was read.
 
-    Args:
-        options: of verify.
-        sources: the checkpoints; the first with an encoder encodes images.
-        channels: of the latents.
-        device: where images are encoded, in float32.
-        progress: called for every image.
-
-    Returns:
-        The probes, and notes on what was read.
-
-    Raises:
-        InflateError: something cannot be read, or there is no encoder.
+    The first source with an encoder encodes images; ``channels`` are those of the latents.
     """
     probes, notes = [], []
-    cpu = device.type == "cpu"
+    side, frames = (128, 4) if device.type == "cpu" else (512, 16)
     size = {
         "multiple": sources[0].config.architecture.downsampling,
-        "side": options.max_side or (CPU_SIDE if cpu else SIDE),
-        "most": options.max_frames or (CPU_FRAMES if cpu else FRAMES),
+        "side": options.max_side or side,
+        "most": options.max_frames or frames,
     }
     for name, path, read in (
         ("images", options.images, image_pixels),
@@ -113,28 +83,19 @@ def given_probes(
 def keep_outputs(
     folder: Path, probe: Probe, z: Tensor, reference: Tensor, candidate: Tensor
 ) -> None:
-    """Write a probe's latents and both outputs to a new file ``NAME.safetensors``.
-
-    Raises:
-        OutputError: the file exists, or the folder cannot be written.
-    """
+    """Write a probe's latents and both outputs to a new file ``NAME.safetensors``."""
     tensors = {"latents": z, "reference": reference, "candidate": candidate}
     if probe.sources is not None:
         tensors["source"] = probe.sources
     name = re.sub(r"[^\w.-]+", "-", probe.name)
     path = folder / f"{name}.safetensors"
-    hidden = folder / f".{name}.part"
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise OutputError(f"{path} exists; choose another folder for --save-outputs")
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        # Not by save_file, whose files only their owner can read.
-        hidden.write_bytes(save(contiguous, {"frames": str(probe.frames)}))
-        hidden.rename(path)
+        write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
     except OSError as error:
-        with suppress(OSError):
-            hidden.unlink()
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 

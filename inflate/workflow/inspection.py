@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
@@ -18,7 +17,7 @@ from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import changed_since, recorded_prefix, recorded_settings
+from inflate.formats.recorded import LAYOUT_KEY, changed_since, recorded_prefix, recorded_settings
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
@@ -26,14 +25,11 @@ from inflate.io.files import CheckpointFiles
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import is_remote
-from inflate.options import ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
-from inflate.workflow.header import LAYOUT_KEY
 from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
-
-Kind = Literal["image autoencoder", "image decoder", "video autoencoder", "video decoder"]
 
 _CHEAP = 32 << 20
 """Bytes of an autoencoder whose fingerprint is computed without a request."""
@@ -54,17 +50,16 @@ class Inspection(Displayed):
     """What a file holds, and what ``convert`` would do with it.
 
     ``kind`` is None where the file holds no autoencoder of this family, ``layout`` unless a video
-    autoencoder is in one that ``convert`` writes. ``parts`` are the parts of the autoencoder,
-    ``dropped`` what would be left behind, by reason. ``obstacles`` are the reasons why ``convert``
-    refuses the file, empty if it does not; ``layouts`` has them for each ``--layout``.
-    ``blend`` is how a video decoder blends; its strategy is None where nothing shows it.
-    ``fingerprint`` is None where it was not computed; ``changed`` says whether the tensors changed
-    since the file's header was written, and is None where that is not known.
+    autoencoder is in one that ``convert`` writes. ``dropped`` is what would be left out, by reason.
+    ``obstacles`` are the reasons why ``convert`` refuses the file; ``layouts`` has them for each
+    ``--layout``. ``blend.strategy`` is None where nothing shows how a video decoder blends.
+    ``fingerprint`` is None where it was not computed; ``changed``, whether the tensors changed
+    since the file's header was written, where that is not known.
     """
 
     path: Path
     files: CheckpointFiles
-    kind: Kind | None
+    kind: str | None
     names: str | None
     prefix: str | None
     layout: Target | None
@@ -85,10 +80,9 @@ class Inspection(Displayed):
     changed: bool | None = None
 
     def _facts(self) -> dict[str, object]:
+        converts = f"converts to {self.would_write.name}"
         if self.obstacles:
             converts = f"cannot be converted: {self.obstacles[0]}"
-        else:
-            converts = f"converts to {self.would_write.name}"
         return {
             "kind": self.kind or "not an autoencoder of this family",
             "path": self.path.name,
@@ -137,8 +131,8 @@ def inspect(
         weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
         merge_strategy: how a video decoder blends, where its file does not say.
-        fingerprint: whether to read the tensors for their fingerprint; by default only where they
-            are local and small.
+        fingerprint: read the tensors for their fingerprint; by default where they are local and
+            small.
         progress: called during a download.
 
     Raises:
@@ -146,11 +140,10 @@ def inspect(
         ConfigError: an argument has an unknown value.
     """
     check_location("source", source)
-    options = checked(
-        ConvertOptions(prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy)
+    options = ConvertOptions(
+        prefix=prefix, weights=weights, ignore=ignore, merge_strategy=merge_strategy
     )
-    path = local_source(source, progress)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(local_source(source, progress)) as checkpoint:
         if fingerprint is None and is_remote(str(source)):
             fingerprint = False
         return _inspect(source, checkpoint, options, fingerprint)
@@ -159,23 +152,33 @@ def inspect(
 def _inspect(
     source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
-    path, index, metadata = checkpoint.path, checkpoint.tensors, checkpoint.metadata
-    located, architecture, temporal, blend = _seen(checkpoint, options)
-    obstacles: list[str] = []
-    with _listing(obstacles):
-        prepare(find_source(checkpoint, options), options)
-    layouts, found = _layouts(checkpoint, options)
-    if found is not None:
+    metadata = checkpoint.metadata
+    found, common = _find(checkpoint, options)
+
+    def obstacles_to(target: Target | None) -> list[str]:
+        try:
+            if found is not None:
+                prepare(found, replace(options, layout=target, dry_run=True))
+        except InflateError as error:
+            return _problems(error)
+        return common
+
+    obstacles = tuple(obstacles_to(None))
+    if found is None:
+        located, architecture, temporal, blend = _shown(checkpoint, options)
+    else:
         located, architecture, blend = found.located, found.config.architecture, found.blend
         temporal = found.config.temporal if found.inflated else None
     own: str | None = None
     if located is not None and fingerprint is not False:
         view = found.checkpoint if found else autoencoder_view(checkpoint, located)
         if fingerprint or sum(info.nbytes for info in view.tensors.values()) <= _CHEAP:
-            with _listing(obstacles):
+            try:
                 own = fingerprint_of(view)
+            except InflateError as error:
+                obstacles += tuple(_problems(error))
     return Inspection(
-        path=path,
+        path=checkpoint.path,
         files=checkpoint.files,
         kind=_kind(located) if located else None,
         names=located.dialect if located else None,
@@ -186,23 +189,34 @@ def _inspect(
         temporal=temporal,
         blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
-        dtypes=Counter(info.dtype for info in index.values()),
-        parts=tuple(_parts(located)) if located else (_group("tensors", index.values()),),
-        dropped=tuple(_dropped(located)) if located else (),
+        dtypes=Counter(info.dtype for info in checkpoint.tensors.values()),
+        parts=_parts(located) if located else (_group("tensors", checkpoint.tensors.values()),),
+        dropped=_dropped(located) if located else (),
         foreign=checkpoint.foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
-        obstacles=tuple(obstacles),
-        layouts=layouts,
+        obstacles=obstacles,
+        layouts={target: tuple(obstacles_to(target)) for target in LAYOUTS},
         fingerprint=own,
         changed=None if own is None else changed_since(metadata, own),
     )
 
 
-def _seen(
+def _find(checkpoint: Checkpoint, options: ConvertOptions) -> tuple[Source | None, list[str]]:
+    try:
+        return find_source(checkpoint, replace(options, layout="autoencoder")), []
+    except InflateError as error:
+        return None, _problems(error)
+
+
+def _problems(error: InflateError) -> list[str]:
+    return [*getattr(error, "problems", ())] or [str(error)]
+
+
+def _shown(
     checkpoint: Checkpoint, options: ConvertOptions
 ) -> tuple[Located | None, Architecture | None, Temporal | None, Blend | None]:
-    """What a file shows that may not be converted, as far as it shows anything."""
+    """What can be read of a file that cannot be converted."""
     path = checkpoint.path
     located = architecture = temporal = blend = None
     with suppress(InflateError):
@@ -215,61 +229,32 @@ def _seen(
         if located.inflated:
             temporal = infer_temporal(shapes)
             recorded = recorded_settings(checkpoint.metadata, path)
-            given = options.merge_strategy
-            blend = find_blend(located, recorded, checkpoint.read, path, given)
+            blend = find_blend(located, recorded, checkpoint.read, path, options.merge_strategy)
     return located, architecture, temporal, blend
 
 
-def _layouts(
-    checkpoint: Checkpoint, options: ConvertOptions
-) -> tuple[dict[Target, tuple[str, ...]], Source | None]:
-    """What keeps a file from being converted to each layout; its source, if there is one."""
-    found: Source | None = None
-    common: list[str] = []
-    with _listing(common):
-        found = find_source(checkpoint, replace(options, layout="autoencoder"))
-    layouts = {}
-    for target in LAYOUTS:
-        problems = list(common)
-        if found is not None:
-            with _listing(problems):
-                prepare(found, replace(options, layout=target, dry_run=True))
-        layouts[target] = tuple(problems)
-    return layouts, found
+def _kind(located: Located) -> str:
+    extent = "autoencoder" if located.part("encoder.") else "decoder"
+    return f"{'video' if located.inflated else 'image'} {extent}"
 
 
-@contextmanager
-def _listing(obstacles: list[str]) -> Iterator[None]:
-    """Add what is wrong to a list."""
-    try:
-        yield
-    except InflateError as error:
-        obstacles += getattr(error, "problems", ()) or [str(error)]
-
-
-def _kind(located: Located) -> Kind:
-    whole = bool(located.part("encoder."))
-    if located.inflated:
-        return "video autoencoder" if whole else "video decoder"
-    return "image autoencoder" if whole else "image decoder"
-
-
-def _parts(located: Located) -> list[Group]:
-    temporal = [key for key in located.part(DECODER) if is_inflated([key])]
-    spatial = [key for key in located.part(DECODER) if not is_inflated([key])]
-    keys = {"decoder": spatial, "decoder, temporal": temporal}
-    keys.update({part.rstrip("."): located.part(part) for part in PASSED_THROUGH})
-    return [
+def _parts(located: Located) -> tuple[Group, ...]:
+    decoder = located.part(DECODER)
+    keys = {
+        "decoder": [key for key in decoder if not is_inflated([key])],
+        "decoder, temporal": [key for key in decoder if is_inflated([key])],
+        **{part.rstrip("."): located.part(part) for part in PASSED_THROUGH},
+    }
+    return tuple(
         _group(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
-    ]
+    )
 
 
-def _dropped(located: Located) -> list[Group]:
-    reasons = dict.fromkeys(left.reason for left in located.dropped)
-    return [
-        _group(reason, [left.info for left in located.dropped if left.reason == reason])
-        for reason in reasons
-    ]
+def _dropped(located: Located) -> tuple[Group, ...]:
+    reasons: dict[str, list[TensorInfo]] = {}
+    for left in located.dropped:
+        reasons.setdefault(left.reason, []).append(left.info)
+    return tuple(_group(reason, infos) for reason, infos in reasons.items())
 
 
 def _group(name: str, tensors: Iterable[TensorInfo]) -> Group:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,24 +10,26 @@ from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError
 from inflate.formats.source import Source, describe, given_blend
+from inflate.formats.spec import decoder_spec
 from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import with_learned_blend
+from inflate.inflation.initializers import IDENTITY_LAYERS
 from inflate.inflation.plan import InflationPlan, dead_weight, make_plan
 from inflate.inflation.targets import Fitted, fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
 from inflate.parity.result import FoldResult
+from inflate.progress import Progress
 from inflate.vocabulary import Target
-from inflate.workflow.folding import folded, folds_encoder, measured
-from inflate.workflow.identity import temporal_attention_is_identity
-from inflate.workflow.joining import WholeModel
+from inflate.workflow.sources import name_of
+from inflate.workflow.views import WholeModel, folded, measured, noted, onto_base
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made of what: the source as it is seen, and its plan in the target's layout.
+    """The source as its file holds it, the source as it is converted (folded, say), and the plan.
 
-    ``original`` is the source as its file holds it, ``source`` as it is converted: folded, say.
+    ``whole`` is the model whose first stage is replaced, if the result is a copy of one.
     """
 
     original: Source
@@ -38,7 +39,6 @@ class Job:
     folded: bool
     fold: FoldResult | None
     whole: WholeModel | None = None
-    """The model whose first stage is replaced, if the result is a copy of one."""
 
     @property
     def plan(self) -> InflationPlan:
@@ -48,26 +48,16 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user of the result."""
-        return (
-            *self.source.located.notes,
-            *self.source.blend_notes,
-            *dead_weight(self.plan),
-            *self.fitted.notes,
-            *self._taken_over(),
-        )
-
-    def _taken_over(self) -> Iterator[str]:
+        notes = [*self.source.located.notes, *self.source.blend_notes]
+        notes += [*dead_weight(self.plan), *self.fitted.notes]
         if self.whole is not None:
-            kept, path = len(self.whole.kept), self.whole.checkpoint.path
-            yield f"{kept} other tensors are taken over from {path.name} as they are"
+            kept, name = len(self.whole.kept), self.whole.checkpoint.path.name
+            notes.append(f"{kept} other tensors of {name} are copied unchanged")
+        return tuple(notes)
 
 
 def settings_of(options: ConvertOptions) -> Settings:
-    """The settings that options choose: one option over ``set`` over ``config``.
-
-    Raises:
-        ConfigError: the configuration or an assignment cannot be read.
-    """
+    """The settings that options choose: one option over ``set`` over ``config``."""
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     return {
         **(read_config(options.config) if options.config is not None else {}),
@@ -79,53 +69,37 @@ def settings_of(options: ConvertOptions) -> Settings:
 def find_source(
     checkpoint: Checkpoint, options: ConvertOptions, settings: Settings | None = None
 ) -> Source:
-    """The autoencoder that a conversion starts from; ``settings`` are those of the options.
-
-    Raises:
-        InflateError: there is none, or the settings do not fit it.
-    """
-    which: dict[str, Any] = {
-        "prefix": options.prefix,
-        "ema": options.weights == "ema",
-        "image": not _copies(options),
-        "ignore": options.ignore or (),
-    }
+    """The autoencoder that a conversion starts from; ``settings`` are those of the options."""
+    which: dict[str, Any] = {**_selection(options), "image": not _copies(options)}
     source = describe(checkpoint, settings_of(options) if settings is None else settings, **which)
-    if _is_copied(source, options):
+    if source.inflated and _copies(options):
         blend = given_blend(source.config.temporal.merge_strategy)
-        _check_unchanged(source, describe(checkpoint, blend, **which))
+        own = describe(checkpoint, blend, **which).config.temporal
+        if source.config.temporal != own:
+            raise ConfigError(
+                f"{checkpoint.path} is inflated already, with {own}; its temporal layers cannot be "
+                "changed by copying. Convert the image checkpoint instead"
+            )
     return source
 
 
-def find_base(checkpoint: Checkpoint, options: ConvertOptions) -> Source:
-    """The image autoencoder that temporal layers are put onto.
-
-    Raises:
-        InflateError: there is none.
-    """
-    ema, ignore = options.weights == "ema", options.ignore or ()
-    return describe(checkpoint, prefix=options.prefix, ema=ema, image=True, ignore=ignore)
-
-
 def find_joined(
-    checkpoint: Checkpoint, options: ConvertOptions, settings: Settings, notes: tuple[str, ...]
+    temporal: Checkpoint,
+    image: Checkpoint,
+    options: ConvertOptions,
+    settings: Settings,
+    progress: Progress,
 ) -> Source:
-    """The video autoencoder of temporal layers on their base; each side keeps its types.
-
-    Raises:
-        InflateError: they do not fit each other, or the settings.
-    """
+    """The video autoencoder of temporal layers on their base; each side keeps its types."""
+    base = describe(image, image=True, **_selection(options))
+    base.checkpoint.download(progress)
+    joined, notes = onto_base(temporal, base, name_of(options.base or ""))
     own = replace(options, prefix=None, weights="plain", ignore=None)  # They concern the base.
-    source = find_source(checkpoint, own, {"dtype": None, **settings})
-    return replace(source, located=replace(source.located, notes=(*source.located.notes, *notes)))
+    return noted(find_source(joined, own, {"dtype": None, **settings}), *notes)
 
 
 def target_of(options: ConvertOptions) -> Target:
-    """The layout to write.
-
-    Raises:
-        ConfigError: a whole model has its first stage in another.
-    """
+    """The layout to write; the first stage of a whole model is in ``sgm``."""
     if options.into is None:
         return options.layout or "autoencoder"
     if options.layout not in (None, "sgm"):
@@ -135,61 +109,45 @@ def target_of(options: ConvertOptions) -> Target:
     return "sgm"
 
 
-def prepare(
-    original: Source, options: ConvertOptions, whole_model: WholeModel | None = None
-) -> Job:
+def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None = None) -> Job:
     """Plan what becomes of a source: an image autoencoder is inflated, a video one copied.
-
-    Args:
-        original: the autoencoder of the source.
-        options: those of the conversion.
-        whole_model: the model whose first stage is replaced.
 
     Raises:
         FamilyError: the source is a video autoencoder, and no layout is chosen.
         PlanError: the source does not fit its architecture, or the layout cannot hold it.
     """
     target = target_of(options)
-    copying = _is_copied(original, options)
-    asked = options.post_quant == "fold"
-    quant = original.located.part("post_quant_conv.") or original.located.part("quant_conv.")
-    whole = original
-    if quant and (asked or LAYOUTS[target].folds):
-        whole = folded(original, target, encoder=folds_encoder(target))
-    if asked and whole.checkpoint is original.checkpoint:
-        note = "nothing is folded: the source has no post_quant_conv"
-        located = replace(original.located, notes=(*original.located.notes, note))
-        whole = replace(original, located=located)
-    seen = _blended_for(whole, target, copying=copying)
-    path = original.checkpoint.path
+    layout, located, path = LAYOUTS[target], original.located, original.checkpoint.path
+    copying = original.inflated and _copies(options)
+    source, wanted = original, options.post_quant == "fold"
+    has_quant = located.part("post_quant_conv.") or located.part("quant_conv.")
+    if has_quant and (wanted or layout.folds):
+        # A reader of a whole autoencoder in LDM's names has no place for quant_conv.
+        encoder = "encoder." in layout.parts and layout.naming == "ldm"
+        source = folded(original, target, encoder=encoder)
+    is_folded = source.checkpoint is not original.checkpoint
+    if wanted and not is_folded:
+        source = noted(original, "nothing is folded: the source has no post_quant_conv")
+    seen = _blended_for(source, target, copying=copying)
     plan = make_plan(seen.located, seen.config, path, copying=copying)
-    identity = not copying or temporal_attention_is_identity(seen)
+    identity = not copying or _temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
-    if whole_model is not None:
-        whole_model.check(fitted.plan)
-    is_folded = whole.checkpoint is not original.checkpoint
+    if whole is not None:
+        whole.check(fitted.plan)
     # Measured last, since that loads torch: misfits are reported at once.
-    fold = measured(original, whole, options) if is_folded else None
-    return Job(original, seen, target, fitted, is_folded, fold, whole_model)
+    fold = measured(original, source, options) if is_folded else None
+    return Job(original, seen, target, fitted, is_folded, fold, whole)
 
 
-def _is_copied(source: Source, options: ConvertOptions) -> bool:
-    """Whether the source is a video checkpoint, to be copied as it is."""
-    return source.inflated and _copies(options)
+def _selection(options: ConvertOptions) -> dict[str, Any]:
+    """Which autoencoder of a file options choose, as arguments of ``describe``."""
+    ema, ignore = options.weights == "ema", options.ignore or ()
+    return {"prefix": options.prefix, "ema": ema, "ignore": ignore}
 
 
 def _copies(options: ConvertOptions) -> bool:
-    """Whether options accept a video checkpoint as the source."""
+    """Whether options accept a video checkpoint as the source, which is then copied."""
     return any(each is not None for each in (options.layout, options.into, options.base))
-
-
-def _check_unchanged(asked: Source, own: Source) -> None:
-    """See that a copy keeps the temporal layers of a video checkpoint."""
-    if asked.config.temporal != own.config.temporal:
-        raise ConfigError(
-            f"{own.checkpoint.path} is inflated already, with {own.config.temporal}; its temporal "
-            "layers cannot be changed by copying. Convert the image checkpoint instead"
-        )
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
@@ -206,3 +164,14 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     if copying:
         seen = seen.seen_as(with_learned_blend(seen.checkpoint))
     return replace(seen, config=config)
+
+
+def _temporal_attention_is_identity(source: Source) -> bool:
+    """Whether every tensor whose zeros make temporal attention an identity is still zero."""
+    config = source.config
+    return not any(
+        source.checkpoint.read(tensor.key).any()
+        for tensor in decoder_spec(config.architecture, config.temporal)
+        if tensor.part in ("time_mix_block", "video_time_embed")
+        and tensor.layer in IDENTITY_LAYERS[tensor.part]
+    )

@@ -2,140 +2,186 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors import safe_open
 
+from inflate._version import __version__
+from inflate.config.schema import Config
+from inflate.display import Displayed, bytes_text
+from inflate.errors import printable
 from inflate.formats.fingerprint import fingerprint, fingerprint_of
 from inflate.formats.recorded import (
+    CONFIG_KEY,
     FINGERPRINT_KEY,
+    LAYOUT_KEY,
+    POST_QUANT_KEY,
+    PROVENANCE_KEY,
+    SEED_KEY,
+    SOURCE_BLEND_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
+    SOURCE_NAME_KEY,
+    origin_of,
 )
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import Digests, carry_out, copy_as_is
+from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
 from inflate.io.files import hash_files
 from inflate.io.ranges import partial_of
-from inflate.io.staging import Staged, saying_why, stage
+from inflate.io.staging import saying_why, stage
 from inflate.io.torch_writer import open_writer
+from inflate.options import ConvertOptions
 from inflate.parity.result import ParityReport, compared_with
 from inflate.progress import Progress
-from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY
-from inflate.workflow.header import header_of
+from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Target
 from inflate.workflow.planning import Job
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """The fingerprints of a source and of the output made from it."""
+@dataclass(frozen=True, repr=False)
+class ConversionResult(Displayed):
+    """What a conversion did.
 
-    source: str
-    output: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """The outcome of a job.
-
-    ``written`` and ``checked`` are times of ``time.perf_counter``.
+    ``output`` is None where nothing was published: after a dry run, or where parity failed;
+    ``destination`` is where it would be. ``parity`` is None where it was not checked. The
+    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
+    ``source_config`` is the configuration of the source before it was planned.
     """
 
+    plan: InflationPlan
+    layout: Target
     parity: ParityReport | None
-    fingerprints: Fingerprints
-    source_sha256: str | None
-    written: float
-    checked: float
+    output: Path | str | None
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    destination: str = ""
+    fingerprint: str | None = None
+    source_fingerprint: str | None = None
+    source_sha256: str | None = None
+    source_config: Config | None = None
+
+    def _facts(self) -> dict[str, object]:
+        location = self.destination if self.output is None else self.output
+        return {
+            "parity": "unverified" if self.parity is None else self.parity.verdict,
+            "output": Path(location).name + ("" if self.output else " (not written)"),
+            "size": bytes_text(self.plan.nbytes),
+            "layout": self.layout,
+            "tensors": len(self.plan.tensors),
+            "initialised": len(self.plan.initialised),
+            **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
+        }
 
     @property
-    def published(self) -> bool:
-        """Whether the output has its name: it has not if parity failed."""
+    def passed(self) -> bool:
+        """Whether parity held, or was not checked."""
         return self.parity is None or self.parity.passed
 
 
-Check = Callable[[Job, Staged, Fingerprints, Progress], ParityReport]
-"""Compares a staged result with its source; see ``checking``."""
+BeforePublish = Callable[[ConversionResult, Path], None]
+"""Called with a result that is about to be published, and the hidden path of the whole file."""
 
 
 def produce(
     job: Job,
-    source_name: str,
-    destination: Path,
+    planned: ConversionResult,
+    output: Path | str,
+    local: Path,
+    options: ConvertOptions,
     *,
-    load_check: Callable[[], Check] | None,
-    source_sha256: bool,
-    overwrite: bool,
+    source_name: str,
     progress: Progress,
-    announce: Callable[[Made, Path], None],
-) -> Made:
-    """Write under a hidden name, check, announce, and publish.
+    before_publish: BeforePublish | None,
+) -> ConversionResult:
+    """Write ``local`` under a hidden name, check it, and publish it where parity holds.
 
-    ``load_check`` returns the check; None publishes without one. It loads torch, and is called on
-    a thread during the writing. ``source_sha256`` also records the SHA-256 of the source's files.
+    ``planned`` is the result of a dry run; ``output`` is where the caller publishes ``local``.
 
     Raises:
         InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
             written.
     """
-    config = job.fitted.folder_config
-    blend = job.source.blend
-    copied = job.original.checkpoint.metadata if blend is not None else None
-    header = header_of(
-        job.plan, source_name, job.target, folded=job.folded, blend=blend, copied=copied
-    )
-    container = container_of(job.target, destination)
-    infos, nbytes = [tensor.info for tensor in job.plan.tensors], job.plan.nbytes
-    read, whole = job.source.checkpoint.files.read, job.whole
+    began = time.perf_counter()
+    source, original, whole = job.source.checkpoint, job.original.checkpoint, job.whole
+    original.download(progress)
+    header = header_of(job, source_name)
+    container = container_of(job.target, local)
+    infos, read = [tensor.info for tensor in job.plan.tensors], source.files.read
     if whole is not None:
+        whole.checkpoint.download(progress)
         header = {**whole.metadata, **header}
         infos += [whole.checkpoint.tensors[name] for name in whole.kept]
-        nbytes = sum(info.nbytes for info in infos)
         read = read.joined(whole.checkpoint.files.read)
-    files = job.source.checkpoint.files
+    folder_config = job.fitted.folder_config
     with (
-        stage(destination, read, overwrite=overwrite, folder_config=config) as staged,
+        stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
         # The Hub and other stores publish the hash of a file, which costs nothing.
-        hashed = source_sha256 or all(partial_of(path) is not None for path in files.all)
-        file_hash = pool.submit(hash_files, files) if hashed else None
-        loading = None if load_check is None else pool.submit(load_check)
-        with saying_why(destination, nbytes):
+        hashed = options.source_sha256 or all(partial_of(p) is not None for p in source.files.all)
+        file_hash = pool.submit(hash_files, source.files) if hashed else None
+        # Torch is loaded while the file is written.
+        loading = None if options.skip_parity else pool.submit(_load_check)
+        with saying_why(local, sum(info.nbytes for info in infos)):
             writer = open_writer(container, staged.file, infos, header)
-            digests = carry_out(job.plan, job.source.checkpoint, writer, progress)
+            digests = carry_out(job.plan, source, writer, progress)
             if whole is not None:
                 copy_as_is(whole.checkpoint, whole.kept, writer)
         synced = pool.submit(writer.sync)
-        prints = _fingerprints(job, digests)
+        source_print, own_print = _fingerprints(job, digests)
         written = time.perf_counter()
         parity = None
         if loading is not None:
             if not loading.done():
                 progress("loading torch…", 0, 0)
-            parity = loading.result()(job, staged, prints, progress)
-        checked = time.perf_counter()
-        sha256 = None if file_hash is None else file_hash.result() or None
-        made = Made(parity, prints, sha256, written, checked)
-        if not made.published:
-            return made
-        with saying_why(destination):
-            known = _known(job, made)
-            writer.set_metadata({**header, **known})
+            parity = loading.result()(
+                job,
+                staged,
+                options.device,
+                fingerprints=(source_print, own_print),
+                destination=planned.destination,
+                progress=progress,
+            )
+        seconds = {"write": written - began, "parity": time.perf_counter() - written}
+        result = replace(
+            planned,
+            parity=parity,
+            seconds={**planned.seconds, **seconds},
+            fingerprint=own_print,
+            source_fingerprint=source_print,
+            source_sha256=None if file_hash is None else file_hash.result() or None,
+            source_config=job.original.config,
+        )
+        if not result.passed:
+            return result
+        result = replace(result, output=output)
+        with saying_why(local):
+            writer.set_metadata({**header, **_known(job, result)})
             synced.result()
         if container == "safetensors":
             # The library reads what is published: its header at least, and at once.
             with safe_open(staged.file.name, framework="numpy"):
                 pass
-        announce(made, staged.path)
+        if before_publish is not None:
+            before_publish(result, staged.path)
         staged.publish()
-    return made
+    return result
 
 
-def _fingerprints(job: Job, digests: Digests) -> Fingerprints:
-    """Both fingerprints; most tensors were hashed while they were written."""
+def _load_check() -> Callable[..., ParityReport]:
+    from inflate.workflow.checking import check
+
+    return check
+
+
+def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
+    """Those of source and output; most tensors were hashed while they were written."""
     seen, stored = job.source.checkpoint, job.original.checkpoint
     known = {
         key: digest
@@ -143,17 +189,61 @@ def _fingerprints(job: Job, digests: Digests) -> Fingerprints:
         if seen.tensors[key] == stored.tensors.get(key)  # Else it was computed.
     }
     output = {tensor.key: tensor.info for tensor in job.plan.tensors}
-    return Fingerprints(fingerprint_of(stored, known), fingerprint(output, digests.written))
+    return fingerprint_of(stored, known), fingerprint(output, digests.written)
 
 
-def _known(job: Job, made: Made) -> dict[str, str]:
+def _known(job: Job, result: ConversionResult) -> dict[str, str]:
     """The entries of the header that are known after the writing, and after the check if any."""
-    prints, parity = made.fingerprints, made.parity
-    known = {FINGERPRINT_KEY: prints.output, SOURCE_FINGERPRINT_KEY: prints.source}
-    if made.source_sha256 is not None:
-        known[SOURCE_HASH_KEY] = made.source_sha256
-    if parity is not None:
-        known[VERDICT_KEY] = parity.verdict
+    known = {
+        FINGERPRINT_KEY: result.fingerprint,
+        SOURCE_FINGERPRINT_KEY: result.source_fingerprint,
+        SOURCE_HASH_KEY: result.source_sha256,
+    }
+    if result.parity is not None:
+        known[VERDICT_KEY] = result.parity.verdict
         known[COMPARED_WITH_KEY] = compared_with(job.fold)
-        known[DEVICE_KEY] = parity.environment.device
-    return known
+        known[DEVICE_KEY] = result.parity.environment.device
+    return {key: text for key, text in known.items() if text is not None}
+
+
+def header_of(job: Job, source_name: str) -> dict[str, str]:
+    """The header of a file that is not verified yet; no dates and no paths: equal work is equal."""
+    config, blend = job.plan.config, job.source.blend
+    copied = job.original.checkpoint.metadata if blend is not None else {}
+    folded = job.folded or copied.get(POST_QUANT_KEY) == "fold"
+    header = {
+        "format": "pt",
+        "inflate.version": __version__,
+        SOURCE_NAME_KEY: printable(source_name),
+        CONFIG_KEY: json.dumps(asdict(config), sort_keys=True),
+        SEED_KEY: str(config.seed),
+        LAYOUT_KEY: job.target,
+        POST_QUANT_KEY: "fold" if folded else "keep",
+        PROVENANCE_KEY: json.dumps(_provenance(job.plan)),
+        VERDICT_KEY: "unverified",
+        DEVICE_KEY: "none",
+    }
+    if blend is not None:
+        header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
+    return header | origin_of(copied)
+
+
+def _provenance(plan: InflationPlan) -> list[dict[str, object]]:
+    """How many tensors of each group and part were copied, or made by which rule."""
+    groups = Counter((_group(t.info.name), t.part, _origin(t)) for t in plan.tensors)
+    return [
+        {"tensors": group, "part": part, "origin": origin, "count": count}
+        for (group, part, origin), count in groups.items()
+    ]
+
+
+def _group(name: str) -> str:
+    """The first two parts of a name, which identify one stage of a decoder."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) + ".*" if len(parts) > 2 else name
+
+
+def _origin(tensor: PlannedTensor) -> str:
+    if isinstance(tensor.origin, Copy):
+        return f"copied from {_group(tensor.origin.source)}"
+    return f"made: {tensor.origin.rule.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,16 @@ from inflate.formats.recorded import (
     FINGERPRINT_KEY,
     ORIGIN_FINGERPRINT_KEY,
     ORIGIN_NAME_KEY,
+    PROVENANCE_KEY,
+    SEED_KEY,
+    SOURCE_BLEND_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
-    recorded_settings,
 )
-from inflate.formats.source import Source, describe
+from inflate.formats.source import describe
 from inflate.formats.targets import container_of
-from inflate.inflation.initializers import make_array
-from inflate.inflation.plan import Copy, PlannedTensor
-from inflate.io.arrays import Array, bytes_of, cast
+from inflate.inflation.apply import carry_out
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.protected import ReadFiles
@@ -39,10 +38,11 @@ from inflate.models import VideoDecoder
 from inflate.models.attention import AttnBlock
 from inflate.models.autoencoder import VideoAutoencoder
 from inflate.models.blocks import ResnetBlock
-from inflate.options import ConvertOptions, check_location, checked
+from inflate.options import ConvertOptions, check_location
+from inflate.progress import silent
 from inflate.vocabulary import TRAINED, VERDICT_KEY, StoredType, Target
-from inflate.workflow.header import POST_QUANT_KEY, PROVENANCE_KEY, SEED_KEY, header_of
 from inflate.workflow.planning import prepare
+from inflate.workflow.production import header_of
 from inflate.workflow.sources import name_of
 
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
@@ -86,12 +86,12 @@ def save_video_autoencoder(
 
     Raises:
         ConfigError: the module is of another class, or an argument has an unknown value.
-        PlanError: tensors are on the meta device or sharded, do not fit the architecture, or do not
-            fit the layout.
+        PlanError: tensors are on the meta device, sharded or not finite, or do not fit the
+            architecture or the layout.
         CheckpointError: ``source`` cannot be read.
         OutputError: the file exists, or cannot be written.
     """
-    options = checked(ConvertOptions(layout=layout, dtype=dtype, device="cpu"))
+    options = ConvertOptions(layout=layout, dtype=dtype, device="cpu")
     check_location("path", path)
     container = container_of(layout, path)
     whole = _unwrapped(module)
@@ -106,41 +106,33 @@ def save_video_autoencoder(
     tensors = _named(module.state_dict() if state_dict is None else state_dict)
     if whole is decoder:
         tensors = {DECODER + name: tensor for name, tensor in tensors.items()}
-    settings = {**recorded_settings(recorded, destination), **_settings(decoder), "dtype": dtype}
-    video = _as_source(tensors, settings, destination)
+    checkpoint = _checkpoint(tensors, recorded, destination)
+    video = describe(checkpoint, {**_settings(decoder), "dtype": dtype})
+    if not video.inflated:
+        raise PlanError("the state dict holds no temporal layers")
     job = prepare(video, options)
-    folded = job.folded or recorded.get(POST_QUANT_KEY) == "fold"
-    header = header_of(job.plan, "", layout, folded=folded, blend=None) | {VERDICT_KEY: TRAINED}
+    header = header_of(job, "") | {VERDICT_KEY: TRAINED, FINGERPRINT_KEY: "0" * 64}
+    del header[SOURCE_BLEND_KEY]
     for key in _CARRIED:
         header.pop(key, None)
         if recorded.get(key):
             header[key] = recorded[key]
+    folder_config = job.fitted.folder_config
     with (
-        stage(
-            destination, read, overwrite=overwrite, folder_config=job.fitted.folder_config
-        ) as staged,
+        stage(destination, read, overwrite=overwrite, folder_config=folder_config) as staged,
         saying_why(destination, job.plan.nbytes),
     ):
-        header[FINGERPRINT_KEY] = "0" * 64
         infos = {planned.key: planned.info for planned in job.plan.tensors}
         writer = open_writer(container, staged.file, infos.values(), header)
-        digests = {}
-        for planned in job.plan.tensors:
-            content = bytes_of(_numbers(planned, job.source).reshape(-1))
-            writer.write(content, writer.position(planned.info.name))
-            digests[planned.key] = hashlib.sha256(content).hexdigest()
-        header[FINGERPRINT_KEY] = fingerprint(infos, digests)
+        written = carry_out(job.plan, job.source.checkpoint, writer, silent).written
+        header[FINGERPRINT_KEY] = fingerprint(infos, written)
         writer.set_metadata(header)
         staged.publish()
     return destination
 
 
 def _unwrapped(module: nn.Module) -> Any:
-    """The autoencoder or decoder within any wrappers.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The autoencoder or decoder within any wrappers."""
     inner: nn.Module | None = module
     while inner is not None and not isinstance(inner, VideoAutoencoder | VideoDecoder):
         inner = next((inner._modules[w] for w in _WRAPPERS if w in inner._modules), None)
@@ -152,11 +144,7 @@ def _unwrapped(module: nn.Module) -> Any:
 
 
 def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict under the names of the module without wrappers.
-
-    Raises:
-        PlanError: some are not here as a whole, or of a type that no file holds.
-    """
+    """The tensors of a state dict under the names of the module without wrappers."""
     problems = []
     for name, tensor in state_dict.items():
         if tensor.is_meta:
@@ -190,27 +178,14 @@ def _settings(decoder: VideoDecoder) -> Settings:
     return settings
 
 
-def _as_source(tensors: Mapping[str, Tensor], settings: Settings, path: Path) -> Source:
-    """The video autoencoder of tensors in memory.
-
-    Raises:
-        PlanError: they fit no architecture.
-        ConfigError: the settings contradict them.
-    """
+def _checkpoint(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> Checkpoint:
+    """Tensors in memory as an opened file."""
     infos = {
         name: TensorInfo(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.nbytes)
         for name, tensor in tensors.items()
     }
     places = {name: partial(as_array, tensor) for name, tensor in tensors.items()}
-    files = CheckpointFiles(path, "safetensors", ())
-    return describe(Checkpoint(path, files, infos, {}, (), places), settings)
-
-
-def _numbers(planned: PlannedTensor, source: Source) -> Array:
-    """The numbers of a tensor of the file, in its type."""
-    if isinstance(planned.origin, Copy):
-        return cast(source.read(planned.origin.key), planned.dtype)
-    return cast(make_array(planned.origin.rule, planned.shape, planned.key, 0), planned.dtype)
+    return Checkpoint(path, CheckpointFiles(path, "safetensors", ()), infos, metadata, (), places)
 
 
 def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:

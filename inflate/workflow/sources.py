@@ -1,4 +1,4 @@
-"""Where the jobs read from: a local path, or a verified copy of what lies elsewhere."""
+"""Locations of sources: their local paths, their files, and the names made from them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,26 @@ from inflate.vocabulary import Target
 
 
 def check_working_directory() -> None:
-    """Raise ConfigError if the working directory was deleted.
-
-    Paths cannot be made absolute there, and MKL, which torch loads, ends the process.
-    """
+    """Refuse to work in a deleted directory, where MKL, which torch loads, ends the process."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        raise ConfigError(
-            "the working directory was deleted; change to a folder that exists"
-        ) from error
+        raise ConfigError("the working directory was deleted; change to another") from error
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:
-    """The local path of a source, fetched first where it lies elsewhere.
-
-    Raises:
-        InflateError: it cannot be fetched.
-    """
-    text = str(location)
-    if isinstance(location, str) and is_remote(text):
-        return fetch(text, progress)
-    return local_path(text) if isinstance(location, str) else location
+    """The local path of a source; a remote one is fetched first."""
+    if isinstance(location, Path):
+        return location
+    return fetch(location, progress) if is_remote(location) else local_path(location)
 
 
 def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
-    """Every file that a source consists of: those that are read, and the URLs of remote ones."""
-    text = str(location).rstrip("/")
-    if not (isinstance(location, str) and is_remote(text)):
+    """Every file of a source: those that are read, and the URLs of remote ones."""
+    if isinstance(location, Path) or not is_remote(location):
         return [files.path, *files.read.marks]
     # The copies in the cache have the names that the files have in their folder.
+    text = location.rstrip("/")
     folders = (text.rpartition("/")[0], text, f"{text}/vae")
     urls = [f"{folder}/{path.name}" for folder in folders for path in files.read.marks]
     return [text, *urls, *files.read.marks]
@@ -63,10 +53,10 @@ def stem_of(location: str | Path) -> str:
 
 
 def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:
-    """Where a conversion goes by default: next to its source, or here where that lies elsewhere.
+    """The default output: next to a local source, in the working directory for a remote one.
 
     ``STEM.video.safetensors``; for a copy of a video checkpoint, and for temporal layers alone,
-    ``STEM.LAYOUT.safetensors``; the name that the reader of the layout has, if any; a folder of
+    ``STEM.LAYOUT.safetensors``; or the name that the reader of the layout expects. A folder of
     diffusers has no ending.
     """
     folder = Path() if is_remote(str(source)) else Path(source).parent

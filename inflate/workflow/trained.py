@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from inflate.errors import ConfigError
-from inflate.formats.recorded import CONFIG_KEY
+from inflate.formats.recorded import CONFIG_KEY, SEED_KEY
 from inflate.formats.source import Source
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import start_rule
@@ -21,29 +21,23 @@ from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
 from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
+from inflate.parity.weights import not_finite
 from inflate.vocabulary import TRAINED, VERDICT_KEY
-from inflate.workflow.header import SEED_KEY
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
 
 def check_trained(options: VerifyOptions, candidate: object) -> None:
-    """Raise ConfigError for ``--trained`` without a source, or with options it does not take."""
+    """Raise ConfigError for ``--trained`` without a source, or with options that it excludes."""
     problems = [
-        f"--{name.replace('_', '-')} looks at the temporal layers as a start, which they left"
+        f"--{name.replace('_', '-')} is for temporal layers at their start, which these have left"
         for name in _INSIDE_TEMPORAL
         if getattr(options, name)
     ]
     if candidate is None:
         problems.append("it needs the image checkpoint, too: inflate verify IMAGE TRAINED")
     if problems:
-        raise ConfigError("--trained cannot run like this:", problems)
-
-
-def spatial_path(pair: DecoderPair) -> DecoderPair:
-    """The comparison of the candidate's ``skip_video`` path with the reference."""
-    assert pair.skip_video is not None
-    return replace(pair, candidate=pair.skip_video, modules=None)
+        raise ConfigError("--trained cannot run with these arguments:", problems)
 
 
 def with_training(
@@ -55,20 +49,9 @@ def with_training(
     dtype: torch.dtype,
     seed: int,
 ) -> ParityReport:
-    """A report on the spatial path, completed by the temporal layers; it may fail by them.
-
-    Args:
-        report: that of :func:`spatial_path`.
-        pair: the comparison with the temporal layers.
-        video: the candidate.
-        probes: on which outputs are compared.
-        device: where to compute.
-        dtype: the type to compute in.
-        seed: of the probes' latents.
-    """
+    """A report on the spatial path, completed by the temporal layers; it may fail by them."""
     problems = []
-    bad = [key for key in video.located.tensors if not _is_finite(read_tensor(video, key))]
-    if bad:
+    if bad := not_finite(video):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         problems.append(f"tensors hold NaN or infinity: {shown}")
     largest = squares = power = 0.0
@@ -84,8 +67,8 @@ def with_training(
             difference = found - image
             # A NaN must not be lost in a maximum.
             largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
-            squares += float(difference.square().sum())
-            power += float(image.square().sum())
+            squares += _square(difference)
+            power += _square(image)
         quality, left_out = measure_quality(real)
     if not math.isfinite(largest):
         problems.append("the outputs hold NaN or infinity")
@@ -104,21 +87,15 @@ def with_training(
 
 
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
-    """A note for a candidate that seems to be trained, and was checked as a start."""
+    """A note for a candidate that failed and that may be trained: only temporal layers changed."""
     temporal = report.weights.temporal
-    fixed = video.config.temporal.merge_strategy == "fixed"  # Training does not move its blends.
-    still = sum(fixed and key.endswith(".mix_factor") for key in video.located.tensors)
-    if report.passed or report.weights.different:
-        return ()
-    if video.checkpoint.metadata.get(VERDICT_KEY) == TRAINED:
-        why = "its header says so"
-    elif temporal is not None and len(temporal.changed) >= temporal.compared - still:
-        why = "all its temporal tensors changed, and no other"
-    else:
+    trained = video.checkpoint.metadata.get(VERDICT_KEY) == TRAINED
+    changed = trained or (temporal is not None and temporal.changed)
+    if report.passed or report.weights.different or not changed:
         return ()
     return (
-        f"the candidate was trained: {why}. Then its outputs need not equal the image decoder's; "
-        "check it with inflate verify IMAGE TRAINED --trained",
+        "only temporal layers of the candidate changed. If it was trained, its outputs need not "
+        "equal the image decoder's: check it with inflate verify IMAGE TRAINED --trained",
     )
 
 
@@ -156,7 +133,3 @@ def _square(tensor: torch.Tensor) -> float:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from inflate.formats.layouts import is_inflated
 from inflate.formats.recorded import (
     ORIGIN_FINGERPRINT_KEY,
     ORIGIN_NAME_KEY,
+    POST_QUANT_KEY,
     SOURCE_FINGERPRINT_KEY,
     SOURCE_NAME_KEY,
     changed_since,
@@ -28,7 +28,7 @@ from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
-from inflate.options import VerifyOptions, check_location, checked
+from inflate.options import VerifyOptions, check_location, options_of
 from inflate.parity.device import fell_back, resolve_device
 from inflate.parity.floor import measure_fold
 from inflate.parity.metrics import TOLERANCES
@@ -40,16 +40,10 @@ from inflate.parity.verify import run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
 from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
-from inflate.workflow.folding import folded
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
-from inflate.workflow.header import POST_QUANT_KEY
 from inflate.workflow.sources import files_of, local_source
-from inflate.workflow.trained import check_trained, hint, spatial_path, with_training
-
-_COMPUTED = ("tanh_out", "attn_type")
-_FACTORS = ("scaling_factor", "shift_factor")
-"""Settings of an architecture that no tensor shows: what outputs depend on, and what they do not,
-unless latents are scaled."""
+from inflate.workflow.trained import check_trained, hint, with_training
+from inflate.workflow.views import folded
 
 
 def verify(
@@ -88,190 +82,125 @@ def verify(
         candidate: the video checkpoint.
         atol: largest absolute error; by default that of the type computed in.
         rtol: largest error relative to the reference, likewise.
-        device: where to compute.
+        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: the type to compute in.
-        seed: seed of the probes' latents.
-        merge_strategy: how the candidate blends, where its file does not say.
+        seed: of the probes' latents.
+        merge_strategy: how the candidate blends, where its file does not record it.
         prefix: which autoencoder of the reference to take where it holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
         trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
             equal the reference; report how far its temporal layers and its outputs moved.
         ignore: patterns of names in the reference to leave out.
-        trainability: measure when each temporal tensor of the candidate learns; the verdict does
-            not depend on it.
+        trainability: also measure when each temporal tensor of the candidate learns.
         images: a folder of images, decoded as the frames of one video.
         video: a video, of which the first frames are decoded.
         latents: stored latents, ``T C h w`` or ``B T C h w``.
         scaled_latents: whether they are scaled, as diffusion models have them.
-        max_side: pixels of the longer side of images and frames at most; by default 128 on a CPU,
-            else 512.
-        max_frames: how many images and frames are taken at most; by default 4 on a CPU, else 16.
+        max_side: longest side of images in pixels; by default 128 on a CPU, else 512.
+        max_frames: most images and frames; by default 4 on a CPU, else 16.
         save_outputs: a new or empty folder for latents and outputs of every probe.
         bisect: disable the temporal modules one at a time to find the faulty one.
         self_test: inject known faults in memory, each of which must be detected.
         pictures: keep frames of both decoders for the report's page.
-        reports: files that the caller will write later; refused now where that would lose a file
-            that is read.
+        reports: files that the caller writes later; refused where one of them is read.
         progress: called with the phase, the steps done and their number.
 
     Raises:
-        InflateError: whatever the caller can fix.
+        InflateError: input, configuration, device or destination are wrong.
     """
-    options = VerifyOptions(
-        atol=atol,
-        rtol=rtol,
-        device=str(device),
-        dtype=dtype,
-        seed=seed,
-        merge_strategy=merge_strategy,
-        prefix=prefix,
-        weights=weights,
-        trained=trained,
-        ignore=ignore,
-        trainability=trainability,
-        images=images,  # type: ignore[arg-type]
-        video=video,  # type: ignore[arg-type]
-        latents=latents,  # type: ignore[arg-type]
-        scaled_latents=scaled_latents,
-        max_side=max_side,
-        max_frames=max_frames,
-        save_outputs=save_outputs,  # type: ignore[arg-type]
-        bisect=bisect,
-        self_test=self_test,
-    )
-    return verify_with(
-        reference, candidate, options, pictures=pictures, reports=reports, progress=progress
-    )
-
-
-def verify_with(
-    reference: str | Path,
-    candidate: str | Path | None,
-    options: VerifyOptions,
-    *,
-    pictures: bool = False,
-    reports: Iterable[str | Path] = (),
-    progress: Progress = silent,
-) -> ParityReport:
-    """:func:`verify` with its options in one value.
-
-    Raises:
-        InflateError: as :func:`verify`.
-    """
-    options = checked(options)
+    options = options_of(VerifyOptions, locals())
     check_location("reference", reference)
     if candidate is not None:
         check_location("candidate", candidate)
-    for name in ("atol", "rtol"):
-        value = getattr(options, name)
-        if value is not None and not 0.0 <= value < math.inf:
-            raise ConfigError(f"--{name} is {value}; expected a finite number, 0 or more")
     check_given(options)
     if options.trained:
         check_trained(options, candidate)
-    where = resolve_device(options.device)
-    compute = getattr(torch, options.dtype)
     default = TOLERANCES[options.dtype]
-    tolerance = Tolerance(
-        default if options.atol is None else options.atol,
-        default if options.rtol is None else options.rtol,
-    )
+    atol, rtol = (default if each is None else each for each in (options.atol, options.rtol))
+    where, compute = resolve_device(options.device), getattr(torch, options.dtype)
     locations = [reference] if candidate is None else [candidate, reference]
     paths = [local_source(location, progress) for location in locations]
-    video_path = paths[0]
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         checkpoints = [stack.enter_context(open_checkpoint(path)) for path in paths]
-        opened = checkpoints[0]
         read: list[str | Path] = [*given_files(options)]
         for location, checkpoint in zip(locations, checkpoints, strict=True):
             read += files_of(location, checkpoint.files)
-        kept = [] if options.save_outputs is None else [options.save_outputs]
-        check_written([*kept, *reports], read)
+        check_written([*filter(None, [options.save_outputs]), *reports], read)
+        metadata = checkpoints[0].metadata
         own_prefix = options.prefix if candidate is None else None
-        video = describe(opened, given_blend(options.merge_strategy), prefix=own_prefix)
-        video.checkpoint.download(progress)
-        if not video.inflated:
-            if candidate is not None and is_inflated(checkpoints[1].tensors):
-                raise FamilyError(
-                    f"the arguments are the wrong way round: {reference} is a video checkpoint, "
-                    f"{candidate} an image checkpoint; expected inflate verify {candidate} "
-                    f"{reference}"
-                )
+        source = describe(checkpoints[0], given_blend(options.merge_strategy), prefix=own_prefix)
+        if not source.inflated:
+            swapped = len(checkpoints) > 1 and is_inflated(checkpoints[1].tensors)
+            order = f"{candidate} {reference}" if swapped else "IMAGE VIDEO"
             raise FamilyError(
-                f"{video_path} is an image autoencoder: its decoder has no temporal layers; "
-                "expected a video checkpoint"
-                + (" as the candidate" if candidate else ", or two files: REFERENCE CANDIDATE")
+                f"{paths[0]} is an image autoencoder: its decoder has no temporal layers; expected "
+                f"inflate verify {order}, or one video checkpoint alone"
             )
-        video_print = pool.submit(fingerprint_of, video.checkpoint)
-        fold = None
-        sources = [video]
-        notes: tuple[str, ...] = ()
+        source.checkpoint.download(progress)
+        video_print = reference_print = pool.submit(fingerprint_of, source.checkpoint)
+        fold, sources = None, [source]
         if candidate is None:
-            pair = against_itself(video, compute, where)
-            reference_print = video_print
+            pair = against_itself(source, compute, where)
         else:
-            image_file = checkpoints[1]
-            ema = options.weights == "ema"
             image = describe(
-                image_file,
-                _stored_type(video),
+                checkpoints[1],
+                _stored_type(source),
                 prefix=options.prefix,
-                ema=ema,
+                ema=options.weights == "ema",
                 image=True,
                 ignore=options.ignore or (),
             )
             if image.inflated:
                 raise FamilyError(
                     f"{reference} is a video checkpoint; expected the image checkpoint first: "
-                    "inflate verify REFERENCE CANDIDATE"
+                    "inflate verify IMAGE VIDEO"
                 )
             image.checkpoint.download(progress)
             reference_print = pool.submit(fingerprint_of, image.checkpoint)
-            image, notes = _as_recorded(image, video, scaled=options.scaled_latents)
-            sources = [image, video]
-            image, fold = _folded_alike(image, video, where, options.seed)
-            pair = against_source(image, video, compute, where)
-        temporal = compare_temporal(video)
-        extra, told = given_probes(options, sources, pair.channels, where, progress)
+            image = _as_recorded(image, source, scaled=options.scaled_latents)
+            sources = [image, source]
+            image, fold = _folded_alike(image, source, where, options.seed)
+            pair = against_source(image, source, compute, where)
+        temporal = compare_temporal(source)
+        extra, notes = given_probes(options, sources, pair.channels, where, progress)
         pair = replace(
-            pair,
-            weights=replace(pair.weights, temporal=temporal),
-            notes=(*pair.notes, *notes, *told),
+            pair, weights=replace(pair.weights, temporal=temporal), notes=(*pair.notes, *notes)
         )
         prints = reference_print.result(), video_print.result()
         probes = (*probes_for(where, thorough=True), *extra)
-        trained = options.trained
+        compared, keep, trained = pair, None, options.trained
+        if trained:
+            assert pair.skip_video is not None
+            compared = replace(pair, candidate=pair.skip_video, modules=None)
+        if options.save_outputs is not None:
+            keep = partial(keep_outputs, options.save_outputs)
         report = run_check(
-            spatial_path(pair) if trained else pair,
+            compared,
             reference=(shown(str(reference)), prints[0]),
             candidate=(shown(str(reference if candidate is None else candidate)), prints[1]),
             dtype=compute,
             device=where,
-            tolerance=tolerance,
+            tolerance=Tolerance(atol, rtol),
             seed=options.seed,
             probes=probes,
             fold=fold,
-            recorded_source=None
-            if candidate is None
-            else _recorded_source(opened.metadata, prints[0]),
-            changed=changed_since(opened.metadata, prints[1]),
+            recorded_source=None if candidate is None else _recorded_source(metadata, prints[0]),
+            changed=changed_since(metadata, prints[1]),
             thorough=not trained,
             find_faulty=options.bisect,
             test_itself=options.self_test,
             pictures=pictures,
             fallback=fell_back(options.device, where),
-            keep=None
-            if options.save_outputs is None
-            else partial(keep_outputs, options.save_outputs),
+            keep=keep,
             progress=progress,
         )
         if trained:
-            report = with_training(report, pair, video, probes, where, compute, options.seed)
+            report = with_training(report, pair, source, probes, where, compute, options.seed)
         elif candidate is not None:
-            report = replace(report, notes=(*report.notes, *hint(report, video)))
-        learned = measure_trainability(video) if options.trainability else None
-        bad = not_finite(video) if report.max_abs_error is None else ()
-        return replace(report, plan=plan_rows(video), trainability=learned, not_finite=bad)
+            report = replace(report, notes=(*report.notes, *hint(report, source)))
+        learned = measure_trainability(source) if options.trainability else None
+        bad = not_finite(source) if report.max_abs_error is None else ()
+        return replace(report, plan=plan_rows(source), trainability=learned, not_finite=bad)
 
 
 def _stored_type(video: Source) -> Mapping[str, object]:
@@ -280,34 +209,28 @@ def _stored_type(video: Source) -> Mapping[str, object]:
     return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
-def _as_recorded(image: Source, video: Source, *, scaled: bool) -> tuple[Source, tuple[str, ...]]:
-    """The reference with what the candidate's header records and no tensor shows, and notes.
-
-    Raises:
-        ConfigError: the reference itself records otherwise what the outputs depend on.
-    """
+def _as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
+    """The reference with the settings that the candidate's header records and no tensor shows."""
     theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
     ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
-    architecture, taken, differ = image.config.architecture, {}, {}
-    for name in (*_COMPUTED, *_FACTORS):
+    architecture, taken, problems = image.config.architecture, {}, []
+    for name in ("tanh_out", "attn_type", "scaling_factor", "shift_factor"):
         key = f"architecture.{name}"
         own, value = getattr(architecture, name), getattr(video.config.architecture, name)
+        computed = name in ("tanh_out", "attn_type")
         # Whether there is attention at all is what tensors show.
         if key not in theirs or value is None or "none" in (own, value):
             continue
-        if key not in ours and (name in _COMPUTED or own is None):
+        if key not in ours and (computed or own is None):
             taken[name] = value
-        elif own != value:
-            differ[name] = f"{key}: the reference says {own!r}, the candidate's header {value!r}"
-    counting = (*_COMPUTED, *(_FACTORS if scaled else ()))
-    problems = [text for name, text in differ.items() if name in counting]
+        elif own != value and (computed or scaled):
+            problems.append(f"{key}: the reference has {own!r}, the candidate {value!r}")
     if problems:
         raise ConfigError(
             f"{image.checkpoint.path} and the candidate record different architectures:", problems
         )
     config = replace(image.config, architecture=replace(architecture, **taken))
-    notes = tuple(f"{text}; neither is applied here" for text in differ.values())
-    return replace(image, config=config), notes
+    return replace(image, config=config)
 
 
 def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
@@ -329,9 +252,8 @@ def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSou
 def _folded_alike(
     image: Source, video: Source, device: torch.device, seed: int
 ) -> tuple[Source, FoldResult | None]:
-    """The reference as the candidate's header says that it was folded, and what that changes."""
-    metadata = video.checkpoint.metadata
-    if metadata.get(POST_QUANT_KEY) != "fold":
+    """The reference folded as the candidate's header records it, and what that changes."""
+    if video.checkpoint.metadata.get(POST_QUANT_KEY) != "fold":
         return image, None
     # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
     encoder = video.info("quant_conv.weight") is None

@@ -29,7 +29,6 @@ from inflate.options import (
     ConvertOptions,
     Group,
     VerifyOptions,
-    checked,
 )
 
 from .conftest import CPU, Run
@@ -125,7 +124,7 @@ def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inflate.workflow.verify_with", interrupted)
+    monkeypatch.setattr("inflate.workflow.verify", interrupted)
     ran = run("verify", "x")
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 
@@ -266,6 +265,6 @@ def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
 
 def test_an_unknown_choice_is_refused_in_python() -> None:
     with pytest.raises(ConfigError) as caught:
-        checked(ConvertOptions(time_mode="al"))  # type: ignore[arg-type]
+        ConvertOptions(time_mode="al")  # type: ignore[arg-type]
     (problem,) = caught.value.problems
     assert "'al' (did you mean 'all'?)" in problem

@@ -90,14 +90,14 @@ def test_a_folder_that_vanishes_does_not_hide_what_was_done(
 ) -> None:
     folder, output = tmp_path / "reports", tmp_path / "v.safetensors"
     folder.mkdir()
-    done = workflow.convert_with
+    done = workflow.convert
 
     def vanishing(*arguments: Any, **options: Any) -> Any:
         result = done(*arguments, **options)
         folder.rmdir()
         return result
 
-    monkeypatch.setattr("inflate.workflow.convert_with", vanishing)
+    monkeypatch.setattr("inflate.workflow.convert", vanishing)
     ran = run("convert", source, "-o", output, "--report", folder / "r.json", *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert str(folder / "r.json") in ran.err
