@@ -42,11 +42,11 @@ def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
 
     source = folder / "demo.ckpt"
     targets = {mode: folder / f"demo.{mode}.safetensors" for mode in get_args(TimeMode)}
-    replaced = [path.name for path in (source, *targets.values()) if path.exists()]
-    if replaced and not quiet:
-        note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        replaced = [path.name for path in (source, *targets.values()) if path.exists()]
+        if replaced and not quiet:
+            note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
         check_written([source], [DEMO_CHECKPOINT])
         write_atomically(source, DEMO_CHECKPOINT.read_bytes())
     except OSError as error:
