@@ -56,15 +56,25 @@ for command in (convert, verify, batch, report, inspect, demo):
 app.add_typer(presets, name="presets", epilog=EXAMPLES["presets"])
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"inflate {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     ctx: typer.Context,
-    version: bool = option("-V", "--version", default=False, help="Show the version and exit."),
+    version: bool = option(
+        "-V",
+        "--version",
+        default=False,
+        callback=_print_version,
+        is_eager=True,
+        help="Show the version and exit.",
+    ),
 ) -> None:
     """Turn pretrained image autoencoders into video decoders with the same output."""
-    if version:
-        say(f"inflate {__version__}")
-        raise typer.Exit
     if ctx.invoked_subcommand is None:
         say(ctx.get_help(), err=True)
         raise typer.Exit(CANNOT_RUN)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 
 from inflate.errors import PlanError
 from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
-from inflate.io.arrays import Array, aligned_empty, bytes_of, cast, is_finite
+from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
 from inflate.io.reader import Checkpoint
 from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
@@ -54,11 +55,19 @@ def carry_out(
             after the last tensor.
     """
 
+    buffers: SimpleQueue[Bytes] = SimpleQueue()  # Touching new memory costs more than writing.
+    for _ in range(_WORKERS):
+        buffers.put(aligned_empty(_PIECE))
+
     def write(planned: PlannedTensor) -> _Written:
-        output = _Output(writer, planned)
-        if isinstance(planned.origin, Copy):
-            return _copy(planned, planned.origin, checkpoint, output)
-        return _make(planned, planned.origin, plan.config.seed, output)
+        buffer = buffers.get()
+        try:
+            output = _Output(writer, planned, buffer)
+            if isinstance(planned.origin, Copy):
+                return _copy(planned, planned.origin, checkpoint, output)
+            return _make(planned, planned.origin, plan.config.seed, output)
+        finally:
+            buffers.put(buffer)
 
     total = len(plan.tensors)
     progress("writing", 0, total)
@@ -106,8 +115,8 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
 class _Output:
     """One tensor on its way into the file, hashed and written piece by piece."""
 
-    def __init__(self, writer: TensorWriter, planned: PlannedTensor) -> None:
-        self.buffer = aligned_empty(_PIECE)
+    def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
+        self.buffer = buffer
         self._writer = writer
         self._position = writer.position(planned.info.name)
         self._digest = hashlib.sha256()
