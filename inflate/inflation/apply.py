@@ -54,7 +54,6 @@ def carry_out(
         PlanError: weights that are not finite, or that the cast makes so, all of them at once,
             after the last tensor.
     """
-
     buffers: SimpleQueue[Bytes] = SimpleQueue()  # Touching new memory costs more than writing.
     for _ in range(_WORKERS):
         buffers.put(aligned_empty(_PIECE))
