@@ -65,7 +65,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     ctx: typer.Context,
-    version: bool = option(  # noqa: ARG001  # Its callback has run.
+    version: bool = option(  # noqa: ARG001
         "-V",
         "--version",
         default=False,
