@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,8 +32,22 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def say(text: object = "", *, err: bool = False) -> None:
-    """Print lines, with control characters escaped."""
-    typer.echo(printable(str(text)), err=err)
+    """Print lines, with control characters escaped; a terminal breaks them between words."""
+    safe = printable(str(text))
+    if (sys.stderr if err else sys.stdout).isatty():
+        safe = "\n".join(map(_wrapped, safe.split("\n")))
+    typer.echo(safe, err=err)
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * (len(line) - len(line.lstrip())),
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
 
 
 def say_line(text: object) -> None:
@@ -62,9 +78,10 @@ def safe_console(*, stderr: bool = False) -> Console:
 
 
 def print_text(text: Text) -> None:
-    """Print a text with its styles, in one line."""
+    """Print a text with its styles: one line, which a terminal breaks between words."""
     text.plain = one_line(text.plain)
-    safe_console().print(text, soft_wrap=True)
+    console = safe_console()
+    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore")
 
 
 def print_table(

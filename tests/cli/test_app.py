@@ -21,6 +21,7 @@ import typer
 import inflate
 from inflate.batch.jobs import Job
 from inflate.cli.app import app
+from inflate.cli.console import say
 from inflate.cli.help import EXAMPLES, SUMMARY, panel_of
 from inflate.config.manifest import read_manifest
 from inflate.errors import ConfigError
@@ -159,6 +160,21 @@ def test_a_terminal_shows_the_steps(
     for step in ("reading", "writing", "checking parity"):
         assert (step in ran.err) == (not quiet)
     assert (ESCAPE in ran.err) == (not quiet)
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_a_terminal_breaks_lines_between_words(
+    err: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    words = [*["expected"] * 20, "x" * 50, "end"]
+    say(" ".join(words), err=err)
+    monkeypatch.setattr(sys.stderr if err else sys.stdout, "isatty", lambda: True)
+    say(" ".join(words), err=err)
+    first, *lines = "".join(capsys.readouterr()).splitlines()
+    assert first == " ".join(words)  # Not a terminal.
+    assert " ".join(lines).split() == words
+    assert all(len(line) <= 30 for line in lines if line != "x" * 50)
 
 
 def test_the_first_step_is_shown_before_torch_is_loaded() -> None:
