@@ -6,6 +6,7 @@ the batch and all its workers have ended.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -130,10 +131,6 @@ def _lock_path(path: Path) -> Path:
 
 def _lock(path: Path, waits: Callable[[], None]) -> int:
     """The handle of the lock, once no other batch has it."""
-    try:
-        import fcntl
-    except ImportError as error:  # Windows.
-        raise OutputError("batches need the file locks of Linux or macOS") from error
     while True:
         try:
             handle = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o666)

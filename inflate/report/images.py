@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 LONGEST = 192
 """Pixels of the longer side; larger images are scaled down, so that a page stays small."""
-MOST = 12
-"""Frames per probe."""
 _RANDOM = "clip"
 """The probe of random latents among the pictured ones; the others are the user's own."""
 
@@ -34,11 +32,8 @@ def strips(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         by_probe.setdefault(picture.probe, []).append(picture)
     made = []
     for probe, frames in by_probe.items():
-        count = min(len(frames), MOST)
-        chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
-        gain = _gain(max(_largest(picture) for picture in chosen))
-        shown = [_frame(picture, gain) for picture in chosen]
-        made.append({"probe": probe, "frames": shown, "left_out": len(frames) - count})
+        gain = _gain(max(_largest(picture) for picture in frames))
+        made.append({"probe": probe, "frames": [_frame(picture, gain) for picture in frames]})
     return made
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from inflate.parity.result import Picture
-from inflate.report.images import MOST, png, strips
+from inflate.report.images import png, strips
 from inflate.report.plot import TOP, error_plot, time_plot
 from inflate.report.text import limit_share
 
@@ -50,7 +50,7 @@ def test_png_keeps_every_pixel(size: tuple[int, int]) -> None:
 
 def test_what_is_shown_of_a_frame() -> None:
     (strip,) = strips(pictures(0.07))
-    assert (strip["probe"], len(strip["frames"]), strip["left_out"]) == ("real", 5, 0)
+    assert (strip["probe"], len(strip["frames"])) == ("real", 5)
     for number, frame in enumerate(strip["frames"]):
         assert (frame["number"], frame["size"]) == (number, (80, 48))
         captions = [caption for caption, _ in frame["images"]]
@@ -88,14 +88,6 @@ def test_what_is_not_finite_is_magenta(bad: float) -> None:
     for caption, uri in strip["frames"][0]["images"][1:]:
         assert decoded(uri)[0, 1].tolist() == [255, 0, 255], caption
         assert decoded(uri)[1, 1].tolist() == [128, 128, 128]
-
-
-def test_of_many_frames_the_first_and_the_last_are_shown() -> None:
-    strip = strip_of(*[torch.zeros(3, 2, 2)] * 100)
-    numbers = [frame["number"] for frame in strip["frames"]]
-    assert numbers == sorted(numbers)
-    assert (len(numbers), numbers[0], numbers[-1]) == (MOST, 0, 99)
-    assert strip["left_out"] == 100 - MOST
 
 
 def plot_of(name: str) -> dict[str, Any]:
