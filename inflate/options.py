@@ -148,9 +148,7 @@ class ConvertOptions(_Checked):
         metavar="KEY=VALUE",
         scope="job",
     )
-    seed: Optional[int] = _temporal(
-        "Seed of the temporal initialization. [default: 0]", "seed", "N"
-    )
+    seed: Optional[int] = _temporal("Seed of the temporal start. [default: 0]", "seed", "N")
     dtype: Optional[StoredType] = _varying(
         "Type to store. [default: the source's]", "Output", setting="dtype"
     )

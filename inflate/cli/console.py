@@ -81,7 +81,9 @@ def print_text(text: Text) -> None:
     """Print a text with its styles: one line, which a terminal breaks between words."""
     text.plain = one_line(text.plain)
     console = safe_console()
-    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore")
+    if console.is_terminal:
+        text.plain = _wrapped(text.plain)  # Spaces become line ends: styles stay in place.
+    console.print(text, soft_wrap=True)
 
 
 def print_table(

@@ -33,7 +33,7 @@ def convert(
 ) -> None:
     """Make a checked video checkpoint of an image autoencoder.
 
-    Copies the spatial weights, initializes the temporal layers so that the output equals that of
+    Copies the spatial weights, initialises the temporal layers so that the output equals that of
     the image decoder, compares both decoders, and only then publishes the file.
     """
     if (report_to or github_summary) and (options.dry_run or options.skip_parity):

@@ -116,7 +116,7 @@ def describe(
     try:
         config = build_config(seen, known, recorded, chosen, decoder_only=decoder_only)
     except ConfigError as error:
-        raise ConfigError(f"{path}: its configuration has errors:", error.problems) from error
+        raise ConfigError(f"the configuration for {path} has errors:", error.problems) from error
     if blend is not None and config.temporal.merge_strategy != blend.strategy:
         raise ConfigError(
             f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "

@@ -38,7 +38,7 @@ class Fact(NamedTuple):
 
 def facts(document: Document) -> Iterator[Fact]:
     """What else was measured, a line each."""
-    if any(probe["worst"] for probe in document["probes"]):
+    if document["verdict"] == "fail" and any(probe["worst"] for probe in document["probes"]):
         yield Fact("worst at", "video, frame, channel, row, column, counted from 0")
     layers, bad = document["layers"], failing(document["layers"])
     if layers:
