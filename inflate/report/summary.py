@@ -146,7 +146,11 @@ def _about_the_outputs(document: Document) -> list[str]:
     if document["bisect"] is not None:
         return ["No single temporal module is at fault: look at the spatial layers."]
     paths = dict.fromkeys(document[side]["path"] for side in ("reference", "candidate"))
-    return [f"Find the faulty temporal module: inflate verify {shlex.join(paths)} --bisect"]
+    command, weights = f"inflate verify {shlex.join(paths)}", document["weights"]
+    temporal = weights["temporal"] or {"compared": 0, "changed": []}
+    if not weights["different"] and 2 * len(temporal["changed"]) > temporal["compared"]:
+        return [f"If it was trained, check it as such: {command} --trained"]
+    return [f"Find the faulty temporal module: {command} --bisect"]
 
 
 def guilty_modules(document: Document) -> list[str]:

@@ -115,6 +115,8 @@ def test_what_to_do_follows_from_what_was_found() -> None:
     plain = replace(FAILED, bisect=None, trainability=None, self_test=None)
     (command,) = advice(parity_document(plain))
     assert "inflate verify img.ckpt img.video.safetensors --bisect" in command
+    moved = replace(plain.weights, different=(), temporal=TemporalResult(2, ("a", "b")))
+    assert "--trained" in advice(parity_document(replace(plain, weights=moved)))[0]
     unknown = replace(plain, bisect=BisectResult(()))
     assert "spatial layers" in advice(parity_document(unknown))[0]
     known = replace(plain, weights=WeightsResult(3, ("decoder.conv_in.bias",)))
