@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich.text import Text
 
 from inflate.cli.console import print_table, print_text
@@ -9,12 +11,13 @@ from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
     Document,
     advice,
-    causes,
+    guilty_modules,
+    other_source,
     reason,
     tone,
     verdict_text,
 )
-from inflate.report.text import error_text, listed
+from inflate.report.text import error_text, listed, multiple_text
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
 _MOST = 5
@@ -23,28 +26,90 @@ _MOST = 5
 
 def print_document(document: Document) -> None:
     """Print the document of a report."""
-    failed, where = document["verdict"] == "fail", document["environment"]
-    verdict = "FAIL" if failed else verdict_text(document)
-    line = Text("parity: " if document["trained"] is None else "parity without temporal layers: ")
-    line.append(verdict, f"bold {_COLOURS[tone(document)]}")
-    line.append(f"  (largest error {error_text(document['max_abs_error'])}, ")
-    computed = f"{where['dtype']} on {where['device']}"
-    if where["fallback"]:
-        computed += ", no GPU was found"
-    line.append(computed, "bold yellow" if where["fallback"] else "").append(")")
-    print_text(line)
-    if verdict != "bitwise":
-        print_text(Text(reason(document)))
+    failed = document["verdict"] == "fail"
     if failed:
-        for what, names in causes(document).items():
-            print_text(Text.assemble(("cause: ", "bold"), f"{what}: {listed(names, _MOST)}"))
-    for sentence in advice(document):
-        print_text(Text.assemble(("next:  ", "bold"), sentence))
+        for label, text in _failure(document):
+            line = Text.assemble((f"{label + ':':<8}", "bold"), text)
+            line.highlight_regex(r"^parity: +FAIL", "bold red")
+            print_text(line)
+    else:
+        print_text(_first_line(document))
+        if verdict_text(document) != "bitwise":
+            print_text(Text(reason(document)))
+        for sentence in advice(document):
+            print_text(Text.assemble(("next:  ", "bold"), sentence))
     shown = (0, 3, 4, 5, 6) if failed else (0, 1, 2, 3, 4)
     rows = [
         [Text(cell, _COLOURS.get(cell, "")) for cell in map(row.__getitem__, shown)]
         for row in probe_rows(document)
     ]
     print_table([PROBE_COLUMNS[column] for column in shown], rows)
+    if failed:
+        print_text(Text(f"computed: {_where(document)}"))
     for fact in facts(document):
         print_text(Text(f"{fact.name}: {fact.text}", "yellow" if fact.alarm else ""))
+
+
+def _first_line(document: Document) -> Text:
+    line = Text("parity: " if document["trained"] is None else "parity without temporal layers: ")
+    line.append(verdict_text(document), f"bold {_COLOURS[tone(document)]}")
+    line.append(f"  (largest error {error_text(document['max_abs_error'])}, ")
+    alarm = document["environment"]["fallback"]
+    return line.append(_where(document), "bold yellow" if alarm else "").append(")")
+
+
+def _where(document: Document) -> str:
+    where = document["environment"]
+    no_gpu = ", no GPU was found" if where["fallback"] else ""
+    return f"{where['dtype']} on {where['device']}{no_gpu}"
+
+
+def _failure(document: Document) -> Iterator[tuple[str, str]]:
+    """What a failure begins with: each line's label and text."""
+    tolerance, multiple = document["tolerance"], multiple_text(document)
+    floor = f", {multiple.replace(' times the ', ' x ')}" if multiple else ""
+    yield (
+        "parity",
+        f"FAIL   largest error {error_text(document['max_abs_error'])} "
+        f"(limit {tolerance['atol']:g} + {tolerance['rtol']:g} |ref|){floor}",
+    )
+    yield "cause", _cause(document)
+    first, weights = document["first_divergence"], document["weights"]
+    found = [f"layer {first}"] if first is not None else []
+    if weights["compared"]:
+        different = weights["different"]
+        equal = weights["compared"] - different
+        found.append(
+            f"spatial weights: {equal} equal, {different} different"
+            if different
+            else f"spatial weights: all {equal} equal"
+        )
+    if found:
+        yield "first", "   |   ".join(found)
+    for sentence in advice(document):
+        _, command, arguments = sentence.rpartition(": inflate ")
+        yield "next", f"inflate {arguments}" if command else sentence
+
+
+def _cause(document: Document) -> str:
+    weights = document["weights"]
+    changed = (weights["temporal"] or {"changed": []})["changed"]
+    if document["overflow"] is not None:
+        return reason(document)
+    if source := other_source(document):
+        return f"the candidate was made from {source}, not from the reference"
+    causes = (
+        (document["not_finite"], "tensor", "NaN or infinity in"),
+        (weights["names"], "copied tensor", "not the reference's:"),
+        ([] if len(changed) == 1 else guilty_modules(document), "temporal module", "at fault:"),
+    )
+    for names, kind, what in causes:
+        if names:
+            return f"{what} {_named(names, kind)}"
+    if changed:
+        return f"{_named(changed, 'temporal tensor')} changed since conversion"
+    return "unknown: every tensor that can be compared is equal"
+
+
+def _named(names: Sequence[str], kind: str) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} {kind}s ({listed(names, _MOST)})"

@@ -122,6 +122,11 @@ def _trained(trained: Mapping[str, Any] | None) -> Iterator[Fact]:
         )
 
 
+def _failing_parts(parts: list[dict[str, Any]]) -> str:
+    bad = [part["name"] for part in failing(parts)]
+    return "all" if len(bad) == len(parts) > 1 else listed(bad, 1)
+
+
 def probe_rows(document: Document) -> list[tuple[str, ...]]:
     """A row of ``PROBE_COLUMNS`` per probe; places of errors are counted from 0."""
     return [
@@ -131,8 +136,8 @@ def probe_rows(document: Document) -> list[tuple[str, ...]]:
             str(probe["frames"]),
             probe["verdict"],
             error_text(probe["max_abs_error"]),
-            ", ".join(map(str, (probe["worst"] or {}).values())),
-            listed([part["name"] for part in failing(probe["parts"])], 2),
+            ",".join(map(str, (probe["worst"] or {}).values())),
+            _failing_parts(probe["parts"]),
         )
         for probe in document["probes"]
     ]

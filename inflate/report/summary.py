@@ -90,7 +90,7 @@ def _why_it_fails(document: Document) -> str:
 def causes(document: Document) -> dict[str, list[str]]:
     """What explains a verdict by what is wrong with it, the most likely cause first."""
     first, weights = document["first_divergence"], document["weights"]
-    source = _other_source(document)
+    source = other_source(document)
     found = {
         "Made from another checkpoint": [source] if source and weights["different"] else [],
         "Tensors that hold NaN or infinity": document["not_finite"],
@@ -113,7 +113,7 @@ _REMEDIES = {
 """What to do about a cause."""
 
 
-def _other_source(document: Document) -> str | None:
+def other_source(document: Document) -> str | None:
     """The name of the checkpoint that the candidate was made from, if not from the reference."""
     source = document["recorded_source"]
     return None if source is None or source["given"] else source["name"] or "an unnamed file"
@@ -138,7 +138,7 @@ def _about_the_outputs(document: Document) -> list[str]:
         return [f"Compute in a type that holds its numbers: --dtype {document['overflow']['use']}."]
     found = causes(document)
     sentences = [remedy for cause, remedy in _REMEDIES.items() if cause in found]
-    if source := _other_source(document):
+    if source := other_source(document):
         made_from = f"Verify against the checkpoint that the candidate was made from, {source}."
         sentences.insert(0, made_from)
     if sentences or document["trained"] is not None:
