@@ -33,7 +33,7 @@ _BEGINNINGS = (
     (
         rb"\s*<(?i:!doctype html|html)",
         "a web page",
-        "the download was answered with a page, perhaps to log in; try again",
+        "expected a checkpoint; a download is sometimes answered with a page to log in",
     ),
     (rb".{4}TFL3", "a TensorFlow Lite model", _EXPORTED),
     # The schema version, which is 1 still, then a graph.

@@ -198,10 +198,7 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
 
 
 def _exists(destination: Path) -> str:
-    return (
-        f"{destination} exists; replace it with --overwrite (overwrite=True in Python), or choose "
-        "another name"
-    )
+    return f"{destination} exists; pass --overwrite to replace it, or choose another name"
 
 
 def _hidden(destination: Path) -> Path:
