@@ -118,8 +118,8 @@ def members_of_folder(folder: F) -> Members[F]:
         if not folder.has(CONFIG):
             raise CheckpointError(
                 f"{named.shown()} is a directory with neither config.json nor vae/config.json; "
-                "expected a checkpoint file, a folder of diffusers, or for a batch a pattern such as "
-                "'DIR/*.safetensors'"
+                "expected a checkpoint file, a folder of diffusers, or for a batch a pattern such "
+                "as 'DIR/*.safetensors'"
             )
     config = _json(folder, CONFIG)
     kind = config.get("_class_name")
