@@ -255,7 +255,7 @@ def test_where_they_differ_it_is_named_as_the_likely_cause(
 ) -> None:
     other = write_safetensors(tmp_path / "other.safetensors", autoencoder(seed=1))
     lines = run("verify", other, videos["all"], "--device", "cpu").out.splitlines()
-    (cause,) = (line for line in lines if line.startswith("cause: Made from"))
+    (cause,) = (line for line in lines if line.startswith("cause:"))
     assert image.name in cause
     wrong = nudged(videos["all"], tmp_path / "wrong.safetensors", COPIED)
     document = parity_document(inflate.verify(image, wrong, **CPU))
