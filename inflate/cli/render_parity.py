@@ -11,8 +11,7 @@ from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
     Document,
     advice,
-    guilty_modules,
-    other_source,
+    causes,
     reason,
     tone,
     verdict_text,
@@ -22,6 +21,18 @@ from inflate.report.text import error_text, listed, multiple_text
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
 _MOST = 5
 """Names of a cause."""
+
+_FAULTY, _CHANGED = "Faulty temporal modules", "Temporal tensors changed since the conversion"
+_PHRASES = {
+    "Made from another checkpoint": (
+        "the candidate was made from {}, not from the reference", "checkpoint",
+    ),
+    "Tensors that hold NaN or infinity": ("NaN or infinity in {}", "tensor"),
+    "Copied tensors that differ from the source": ("not the reference's: {}", "copied tensor"),
+    _FAULTY: ("at fault: {}", "temporal module"),
+    _CHANGED: ("{} changed since conversion", "temporal tensor"),
+}  # fmt: skip
+"""A cause in few words, by its name in the summary, and what its names are names of."""
 
 
 def print_document(document: Document) -> None:
@@ -92,23 +103,14 @@ def _failure(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _cause(document: Document) -> str:
-    weights = document["weights"]
-    changed = (weights["temporal"] or {"changed": []})["changed"]
-    if document["overflow"] is not None:
-        return reason(document)
-    if source := other_source(document):
-        return f"the candidate was made from {source}, not from the reference"
-    causes = (
-        (document["not_finite"], "tensor", "NaN or infinity in"),
-        (weights["names"], "copied tensor", "not the reference's:"),
-        ([] if len(changed) == 1 else guilty_modules(document), "temporal module", "at fault:"),
-    )
-    for names, kind, what in causes:
-        if names:
-            return f"{what} {_named(names, kind)}"
-    if changed:
-        return f"{_named(changed, 'temporal tensor')} changed since conversion"
-    return "unknown: every tensor that can be compared is equal"
+    found = causes(document)
+    if len(found.get(_CHANGED, ())) == 1:
+        found.pop(_FAULTY, None)  # The tensor says more than its module.
+    if document["overflow"] is None:
+        for what, (phrase, kind) in _PHRASES.items():
+            if what in found:
+                return phrase.format(_named(found[what], kind))
+    return reason(document)
 
 
 def _named(names: Sequence[str], kind: str) -> str:

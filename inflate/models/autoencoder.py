@@ -67,7 +67,7 @@ class LatentEncoder(nn.Module):
             sample: draw from the posterior.
 
         Raises:
-            ValueError: another shape; or there is no encoder.
+            ValueError: ``images`` has another shape, or there is no encoder.
 
         Source:
             Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the bounds of the
@@ -127,8 +127,8 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             chunk: how many frames of each video to hold in memory at a time, for long clips.
 
         Raises:
-            ValueError: another shape, or one that contradicts ``timesteps``; or as ``decode`` of
-                :class:`~inflate.models.video_decoder.VideoDecoder`.
+            ValueError: ``latents`` has another shape, or one that contradicts ``timesteps``; also
+                as ``decode`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
             OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv

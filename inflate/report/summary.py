@@ -91,12 +91,14 @@ def causes(document: Document) -> dict[str, list[str]]:
     """What explains a verdict by what is wrong with it, the most likely cause first."""
     first, weights = document["first_divergence"], document["weights"]
     source = other_source(document)
+    # Training is to change temporal tensors.
+    temporal = weights["temporal"] if document["trained"] is None else None
     found = {
         "Made from another checkpoint": [source] if source and weights["different"] else [],
         "Tensors that hold NaN or infinity": document["not_finite"],
         "Copied tensors that differ from the source": weights["names"],
         "Faulty temporal modules": guilty_modules(document),
-        "Temporal tensors changed since the conversion": (weights["temporal"] or {}).get("changed"),
+        "Temporal tensors changed since the conversion": (temporal or {}).get("changed"),
         "First layer out of tolerance": [] if first is None else [first],
     }
     return {what: names for what, names in found.items() if names}

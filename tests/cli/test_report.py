@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from inflate import workflow
 from inflate.cli.console import print_table
 from inflate.cli.render_parity import print_document
+from inflate.parity.result import RecordedSource, TemporalResult, TrainedResult, WeightsResult
+from inflate.report.documents import parity_document
 from inflate.report.summary import advice, reason
 from inflate.report.text import one_line
 
@@ -178,6 +181,39 @@ def test_the_verdict_first_then_why_and_what_to_do_then_the_numbers(
         assert len(found) == expected
         assert all(n < table for n in found)
     assert len(lines) < 40
+
+
+MOVED = WeightsResult(3, (), TemporalResult(2, ("t.weight",)))
+ELSEWHERE = RecordedSource("sdxl.ckpt", "0" * 64, given=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "not_named"),
+    [
+        ({"weights": MOVED}, "t.weight changed", "sdxl.ckpt"),
+        # Of another checkpoint with the same weights, the tensors that changed are the cause.
+        ({"weights": MOVED, "recorded_source": ELSEWHERE}, "t.weight changed", "sdxl.ckpt"),
+        (
+            {"weights": replace(MOVED, different=("s.bias",)), "recorded_source": ELSEWHERE},
+            "sdxl.ckpt",
+            "t.weight",
+        ),
+        ({"weights": replace(MOVED, different=("s.bias",))}, "s.bias", "t.weight"),
+        # Trained layers are to change.
+        (
+            {"weights": MOVED, "trained": TrainedResult(("t.weight is NaN",), 0.1, 0.02, ())},
+            "t.weight is NaN",
+            "changed",
+        ),
+    ],
+)
+def test_the_cause_is_what_went_wrong(
+    printed: Print, changes: dict[str, Any], named: str, not_named: str
+) -> None:
+    report = replace(REPORTS["bare"], verdict="fail", not_finite=(), bisect=None, **changes)
+    (cause,) = (line for line in printed(parity_document(report)) if line.startswith("cause: "))
+    assert named in cause
+    assert not_named not in cause
 
 
 @pytest.mark.parametrize("name", sorted({*REPORTS} - {"hostile"}))
