@@ -98,9 +98,8 @@ def main() -> None:
     except (inflate.InflateError, OSError, RuntimeError, ValueError, IndexError) as error:
         parser.error(f"cannot load the checkpoint or a clip: {error}")
     for path, video in zip(args.clips, videos, strict=True):
-        length, _, height, width = video.shape
-        if length < args.frames or min(height, width) < args.side:
-            has = f"{length} frames of {width} x {height} pixels"
+        if len(video) < args.frames or min(video.shape[2:]) < args.side:
+            has = f"{len(video)} frames of {video.shape[3]} x {video.shape[2]} pixels"
             parser.error(f"{path} has {has}; expected at least --frames of --side x --side")
     blank = torch.zeros(1, 1, 3, args.side, args.side, device=args.device)
     if model.encoder is None or model.decode(model.encode(blank)).shape != blank.shape:
@@ -147,4 +146,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted; --resume continues from the last saved state")
+        print("interrupted; --resume continues from the last saved state", file=sys.stderr)
+        sys.exit(130)
