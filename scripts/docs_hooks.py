@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from inflate.cli.app import app
+from inflate.cli.app import app_for
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -16,7 +16,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri != "commands.md":
         return markdown
     os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app_for())
     words: list[list[str]] = []
     for name, command in group.commands.items():
         words += [[name], *([name, inner] for inner in getattr(command, "commands", {}))]
@@ -25,7 +25,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _help(words: list[str]) -> str:
-    done = CliRunner().invoke(app, [*words, "--help"], prog_name="inflate")
+    done = CliRunner().invoke(app_for(), [*words, "--help"], prog_name="inflate")
     if done.exit_code != 0:
         raise RuntimeError(f"inflate {' '.join(words)} --help failed: {done.output}")
     return done.output.strip()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -90,3 +91,19 @@ def test_every_command_works_and_its_file_is_complete(
         if "-o" in command:
             output = Path(command[command.index("-o") + 1])
             assert metadata_of(output)["inflate.parity.verdict"] == "unverified"
+
+
+@pytest.mark.parametrize("words", [["convert", "--dry-run"], ["inspect"]])
+def test_a_plan_loads_neither_numpy_nor_other_commands(image: Path, words: list[str]) -> None:
+    code = (
+        "import sys; from inflate.cli.app import main; from inflate.workflow import inspection\n"
+        "inspection._CHEAP = 0  # No fingerprint: that reads the tensors.\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, words[0], str(image), *words[1:]],
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"numpy", "ml_dtypes", "pydantic", "http.client"} & loaded
+    commands = ("convert", "verify", "batch", "inspect", "demo", "presets")
+    assert [name for name in commands if f"inflate.cli.{name}" in loaded] == words[:1]

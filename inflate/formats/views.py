@@ -7,16 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from inflate.formats.locate import Located
-from inflate.io.arrays import Array, cast
+from inflate.io.arrays import Array, cast, np
 from inflate.io.index import NARROW, WIDTHS, TensorInfo
 from inflate.io.reader import Checkpoint
 
-Numbers = NDArray[np.float64]
-Computed = tuple[TensorInfo, Callable[[], Numbers]]
+Computed = tuple[TensorInfo, Callable[[], Array]]
 """A tensor that is not in the file, and how to compute it, in float64."""
 
 
@@ -45,7 +41,7 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     change reaches everywhere, since attention and the norms see all pixels.
     """
 
-    def fold() -> tuple[Numbers, Numbers]:
+    def fold() -> tuple[Array, Array]:
         outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.weight")[:, :, 0, 0]
         shift = np.einsum("ozhw,z->o", outer, read("post_quant_conv.bias"))
         return np.einsum("ozhw,ze->oehw", outer, inner), read("decoder.conv_in.bias") + shift
@@ -58,7 +54,7 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
 def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``quant_conv`` folded into the encoder's last convolution: exact up to rounding."""
 
-    def fold() -> tuple[Numbers, Numbers]:
+    def fold() -> tuple[Array, Array]:
         inner, outer = read("encoder.conv_out.weight"), read("quant_conv.weight")[:, :, 0, 0]
         bias = read("quant_conv.bias") + outer @ read("encoder.conv_out.bias")
         return np.einsum("eo,oihw->eihw", outer, inner), bias
@@ -74,7 +70,7 @@ def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Chec
     ``scales`` has the keys of weights with a factor per tensor or output channel: ``KEY.scale``.
     """
 
-    def scaled(key: str) -> Numbers:
+    def scaled(key: str) -> Array:
         numbers = _read64(checkpoint, key)
         if key not in scales:
             return numbers
@@ -92,7 +88,7 @@ def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Chec
 def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
     """Each fixed ``mix_factor`` as the number whose sigmoid it is, for readers that apply one."""
 
-    def logit(key: str) -> Numbers:
+    def logit(key: str) -> Array:
         share = _read64(checkpoint, key)
         # What is not finite is reported when it is written.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -113,7 +109,7 @@ def _folded(
     layer: str,
     quant: str,
     channels: tuple[int, int],
-    fold: Callable[[], tuple[Numbers, Numbers]],
+    fold: Callable[[], tuple[Array, Array]],
 ) -> Checkpoint:
     """A checkpoint with one convolution folded into another, which gets ``(axis, channels)``."""
     axis, extent = channels
@@ -127,7 +123,7 @@ def _folded(
     return overlaid(checkpoint, computed, [f"{quant}.weight", f"{quant}.bias"])
 
 
-def _part(fold: Callable[[], tuple[Numbers, Numbers]], index: int) -> Numbers:
+def _part(fold: Callable[[], tuple[Array, Array]], index: int) -> Array:
     return fold()[index]
 
 
@@ -136,9 +132,9 @@ def _stored(info: TensorInfo, name: str, shape: tuple[int, ...], dtype: str) -> 
     return replace(info, name=name, shape=shape, dtype=dtype, nbytes=nbytes)
 
 
-def _rounded(info: TensorInfo, compute: Callable[[], Numbers]) -> Array:
+def _rounded(info: TensorInfo, compute: Callable[[], Array]) -> Array:
     return cast(compute(), info.dtype)
 
 
-def _read64(checkpoint: Checkpoint, key: str) -> Numbers:
+def _read64(checkpoint: Checkpoint, key: str) -> Array:
     return np.asarray(checkpoint.read(key), np.float64)

@@ -8,12 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-import numpy as np
-
 from inflate.errors import PlanError
 from inflate.inflation.initializers import draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
-from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite
+from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite, np
 from inflate.io.reader import Checkpoint
 from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
@@ -107,7 +105,7 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
             continue
         for start in range(0, extent.nbytes, _PIECE):
             piece = buffer[: extent.nbytes - start]
-            extent.file.read_into(piece, extent.offset + start)
+            extent.file.read_into(piece.data, extent.offset + start)
             writer.write(piece.data, position + start)
 
 

@@ -12,15 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from inflate.config.schema import Config, Temporal
 from inflate.formats.spec import TensorSpec, decoder_spec
+from inflate.io.arrays import Array, np
 from inflate.mix_factor import mix_factor_of
 from inflate.vocabulary import TemporalPart
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def usual_start(fan_in: int) -> Rule:
     return Rule("uniform", 1.0 / math.sqrt(fan_in))
 
 
-def make_array(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Floats:
+def make_array(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Array:
     """The array that a rule makes. A constant is stored once and broadcast, read-only.
 
     Random numbers come from a generator seeded by ``seed`` and ``key``: they do not depend on what
@@ -106,7 +102,7 @@ def make_array(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Float
 
 def draw_chunks(
     rule: Rule, shape: tuple[int, ...], key: str, seed: int, buffer_elements: int
-) -> Iterator[Floats]:
+) -> Iterator[Array]:
     """:func:`make_array`, flattened, in successive pieces of ``buffer_elements``."""
     starts = range(0, math.prod(shape), buffer_elements)
     if rule.name == "uniform":
@@ -123,7 +119,7 @@ def _generator(key: str, seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
-def _draw(generator: np.random.Generator, count: int, bound: float) -> Floats:
+def _draw(generator: np.random.Generator, count: int, bound: float) -> Array:
     """``count`` numbers between ``-bound`` and ``bound``."""
     scale = np.float32(bound)
     if float(scale) > bound:  # Rounding to float32 must not leave the bounds.

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from inflate.config.schema import Config
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
@@ -153,8 +151,8 @@ def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str
         merge_strategy: ``fixed`` or ``learned``.
         mix_factor: whether the tensor is the block's ``mix_factor``, else one of its branch.
     """
-    with np.errstate(over="ignore"):
-        share = alpha if merge_strategy == "fixed" else float(1.0 / (1.0 + np.exp(-alpha)))
+    sigmoid = 1.0 / (1.0 + math.exp(-max(alpha, -700.0)))  # Below, exp overflows.
+    share = alpha if merge_strategy == "fixed" else sigmoid
     if (min(share, 1.0 - share) if mix_factor else share) >= _LEAST_SHARE:
         return None
     if merge_strategy == "fixed":

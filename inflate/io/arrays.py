@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Bytes = NDArray[np.uint8]
+    np = numpy
+    Array = NDArray[Any]
+    Bytes = NDArray[np.uint8]
+else:
+    # Loaded at its first use: plans need no numbers, and numpy takes a quarter of a dry run.
+    class _Numpy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("numpy"), name)
+
+    np, Array, Bytes = _Numpy(), Any, Any
 
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vector registers: numbers that begin at a multiple are
@@ -18,6 +27,8 @@ read fastest, and by the same code path every time."""
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The type of a name such as ``float32`` or ``bfloat16``."""
+    import ml_dtypes
+
     return np.dtype(getattr(ml_dtypes, name, name))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import url2pathname
 
 from inflate.errors import InflateError
 
@@ -63,6 +62,8 @@ def local_path(location: str) -> Path:
     parts = urlsplit(location)
     if parts.netloc not in ("", "localhost"):
         raise InflateError(f"{location} is of the machine {parts.netloc!r}; expected file:///PATH")
+    from urllib.request import url2pathname  # Loads http and ssl.
+
     return Path(url2pathname(parts.path))
 
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
 from inflate.errors import CheckpointError, about
-from inflate.io.arrays import Array, Bytes, aligned, aligned_empty, numpy_dtype
+from inflate.io.arrays import Array, Bytes, aligned, aligned_empty, np, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.folder import first_names
 from inflate.io.header import read_header
@@ -83,7 +81,7 @@ class Checkpoint:
             return
         for start in range(0, extent.nbytes, len(buffer)):
             part = buffer[: extent.nbytes - start]
-            extent.file.read_into(part, extent.offset + start)
+            extent.file.read_into(part.data, extent.offset + start)
             yield part.view(dtype)
 
 

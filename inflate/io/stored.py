@@ -29,11 +29,11 @@ class SourceFile:
         self.size = os.fstat(self.stream.fileno()).st_size
         self.partial = partial_of(path)
 
-    def read_into(self, buffer: Bytes, offset: int) -> None:
+    def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes that begin at an offset."""
         if self.partial is not None:
             self.partial.fetch([(offset, offset + buffer.nbytes)])
-        left = buffer.data
+        left = buffer
         while left:
             try:
                 count = os.preadv(self.stream.fileno(), [left], offset)
@@ -47,9 +47,9 @@ class SourceFile:
         """So many bytes from an offset."""
         if not 0 <= offset <= offset + count <= self.size:  # Before room is made for them.
             raise self._cut_short(offset, count)
-        buffer = aligned_empty(count)
-        self.read_into(buffer, offset)
-        return buffer.tobytes()
+        buffer = bytearray(count)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
 
     def _cut_short(self, offset: int, count: int) -> CheckpointError:
         return CheckpointError(
@@ -69,7 +69,7 @@ class Extent:
     def read(self) -> Bytes:
         """The bytes, in an aligned buffer."""
         buffer = aligned_empty(self.nbytes)
-        self.file.read_into(buffer, self.offset)
+        self.file.read_into(buffer.data, self.offset)
         return buffer
 
 

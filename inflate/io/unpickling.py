@@ -18,10 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from inflate.errors import CheckpointError, FamilyError
-from inflate.io.arrays import Array, numpy_dtype
+from inflate.io.arrays import Array, np, numpy_dtype
 from inflate.io.claims import (
     DamagedError,
     RefusedError,

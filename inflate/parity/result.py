@@ -283,11 +283,6 @@ class FoldResult:
     output: float | None
 
 
-def compared_with(fold: FoldResult | None) -> ComparedWith:
-    """The reference as it is, or with its ``post_quant_conv`` folded."""
-    return "reference" if fold is None else "folded-reference"
-
-
 @dataclass(frozen=True)
 class RecordedSource:
     """The source that the candidate's header names; ``given`` if it is the reference."""
@@ -378,8 +373,8 @@ class ParityReport(Displayed):
 
     @property
     def compared_with(self) -> ComparedWith:
-        """See :func:`compared_with`."""
-        return compared_with(self.fold)
+        """The reference as it is, or with its ``post_quant_conv`` folded."""
+        return "reference" if self.fold is None else "folded-reference"
 
     @property
     def passed(self) -> bool:

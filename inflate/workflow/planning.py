@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
@@ -18,11 +18,13 @@ from inflate.inflation.plan import InflationPlan, dead_weight, make_plan
 from inflate.inflation.targets import Fitted, fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
-from inflate.parity.result import FoldResult
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 from inflate.workflow.sources import name_of
 from inflate.workflow.views import WholeModel, folded, measured, noted, onto_base
+
+if TYPE_CHECKING:
+    from inflate.parity.result import FoldResult
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
@@ -38,10 +39,12 @@ from inflate.io.ranges import partial_of
 from inflate.io.staging import saying_why, stage
 from inflate.io.torch_writer import open_writer
 from inflate.options import ConvertOptions
-from inflate.parity.result import ParityReport, compared_with
 from inflate.progress import Progress
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Target
 from inflate.workflow.planning import Job
+
+if TYPE_CHECKING:
+    from inflate.parity.result import ParityReport
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,7 +165,7 @@ def produce(
             return result
         result = replace(result, output=output)
         with saying_why(local):
-            writer.set_metadata({**header, **_known(job, result)})
+            writer.set_metadata({**header, **_known(result)})
             synced.result()
         if container == "safetensors":
             # The library reads what is published: its header at least, and at once.
@@ -192,7 +195,7 @@ def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
     return fingerprint_of(stored, known), fingerprint(output, digests.written)
 
 
-def _known(job: Job, result: ConversionResult) -> dict[str, str]:
+def _known(result: ConversionResult) -> dict[str, str]:
     """The entries of the header that are known after the writing, and after the check if any."""
     known = {
         FINGERPRINT_KEY: result.fingerprint,
@@ -201,7 +204,7 @@ def _known(job: Job, result: ConversionResult) -> dict[str, str]:
     }
     if result.parity is not None:
         known[VERDICT_KEY] = result.parity.verdict
-        known[COMPARED_WITH_KEY] = compared_with(job.fold)
+        known[COMPARED_WITH_KEY] = result.parity.compared_with
         known[DEVICE_KEY] = result.parity.environment.device
     return {key: text for key, text in known.items() if text is not None}
 

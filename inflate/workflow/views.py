@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from inflate.display import error_text
 from inflate.errors import FamilyError, PlanError
@@ -25,8 +26,10 @@ from inflate.inflation.plan import InflationPlan
 from inflate.io.header import STORED_NAMES
 from inflate.io.reader import Checkpoint
 from inflate.options import ConvertOptions
-from inflate.parity.result import FoldResult
 from inflate.vocabulary import Target
+
+if TYPE_CHECKING:
+    from inflate.parity.result import FoldResult
 
 
 def noted(source: Source, *notes: str) -> Source:

@@ -20,7 +20,7 @@ import typer
 
 import inflate
 from inflate.batch.jobs import Job
-from inflate.cli.app import app
+from inflate.cli.app import app_for
 from inflate.cli.console import say
 from inflate.cli.help import EXAMPLES, SUMMARY, panel_of
 from inflate.config.manifest import read_manifest
@@ -37,8 +37,8 @@ from .conftest import CPU, Run
 ROOT = Path(inflate.__file__).parents[1]
 ESCAPE = "\x1b"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-PAGES = {(): typer.main.get_command(app), **{(name,): c for name, c in COMMANDS.items()}}
+COMMANDS: dict[str, Any] = typer.main.get_command(app_for()).commands  # type: ignore[attr-defined]
+PAGES = {(): typer.main.get_command(app_for()), **{(name,): c for name, c in COMMANDS.items()}}
 PAGES |= {("presets", name): c for name, c in COMMANDS["presets"].commands.items()}
 """Every help page, by the words that lead to it."""
 

@@ -21,9 +21,9 @@ from typing import Any
 import typer
 import yaml
 
-from inflate.cli.app import app
+from inflate.cli.app import app_for
 
-COMMANDS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: Mapping[str, Any] = typer.main.get_command(app_for()).commands  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
