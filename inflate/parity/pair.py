@@ -106,9 +106,7 @@ def against_source(
     if own != (before is not None):
         missing = "candidate" if own else "reference"
         notes.append(f"the {missing} has no post_quant_conv: both sides used the other's")
-    decoder = load_video(candidate, dtype, shared=image.decoder)
-    used = {tensor.data_ptr() for tensor in image.decoder.parameters()}
-    same = {DECODER + name for name, own in decoder.named_parameters() if own.data_ptr() in used}
+    decoder, same = _load_sharing(image.decoder, candidate, dtype)
     image, video = (
         side.to(device) for side in (image, LatentDecoder(decoder, before or image.post_quant_conv))
     )
@@ -136,18 +134,19 @@ def against_video(
     def read(compute: torch.dtype) -> LatentDecoder:
         before = load_post_quant_conv(reference, compute, stored_as=candidate)
         decoder = load_video(reference, compute, stored_as=candidate)
-        return LatentDecoder(decoder, before).to(device)
+        return LatentDecoder(decoder, before)
 
     first = read(dtype)
+    decoder, same = _load_sharing(first.decoder, candidate, dtype)
     before = load_post_quant_conv(candidate, dtype) or first.post_quant_conv
-    second = LatentDecoder(load_video(candidate, dtype), before).to(device)
+    first, second = (side.to(device) for side in (first, LatentDecoder(decoder, before)))
     return DecoderPair(
         reference=first,
         candidate=second,
         channels=_latent_channels(first, reference),
-        weights=compare_weights(reference, candidate),
+        weights=compare_weights(reference, candidate, same),
         notes=candidate.blend_notes,
-        modules=Modules(first, second, read),
+        modules=Modules(first, second, lambda other: read(other).to(device)),
         architecture=reference.config.architecture.decoder,
     )
 
@@ -172,6 +171,16 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
         modules=Modules(video, video, lambda other: read(other).image_layers),
         architecture=candidate.config.architecture.decoder,
     )
+
+
+def _load_sharing(
+    reference: Decoder, candidate: Source, dtype: torch.dtype
+) -> tuple[VideoDecoder, set[str]]:
+    """A video decoder that uses the reference's tensors where it has their bytes, and their keys."""
+    decoder = load_video(candidate, dtype, shared=reference)
+    used = {tensor.data_ptr() for tensor in reference.parameters()}
+    same = {DECODER + name for name, own in decoder.named_parameters() if own.data_ptr() in used}
+    return decoder, same
 
 
 def _latent_channels(side: LatentDecoder, source: Source) -> int:
