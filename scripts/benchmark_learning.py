@@ -209,8 +209,6 @@ def main() -> None:
     results: dict[str, Any] = {"steps": args.steps, "frames": {}, "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
         for seed, kind, start in itertools.product(range(args.seeds), args.kinds, args.starts):
-            if start == "fixed" and seed:
-                continue  # It cannot move, whatever the seed.
             began = time.monotonic()
             model = started(kind, start, seed, Path(folder))
             if not results["frames"]:

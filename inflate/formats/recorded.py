@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from inflate.config.schema import Settings, flatten
 from inflate.errors import CheckpointError
+from inflate.vocabulary import TRAINED, VERDICT_KEY
 
 CONFIG_KEY = "inflate.config"
 """The configuration, as JSON."""
@@ -32,6 +33,9 @@ ORIGIN_NAME_KEY = "inflate.origin.name"
 ORIGIN_FINGERPRINT_KEY = "inflate.origin.fingerprint"
 """The image checkpoint that a copy goes back to, whose source is a video checkpoint."""
 
+TRAINED_KEY = "inflate.trained"
+"""In a copy of a trained file, whose header has the verdict of the copy."""
+
 PREFIX_KEY = "inflate.prefix"
 """The prefix of the autoencoder that the header describes, in a file that may hold several."""
 
@@ -51,6 +55,11 @@ def origin_of(metadata: Mapping[str, str]) -> dict[str, str]:
         if key in metadata:
             return {ORIGIN_NAME_KEY: metadata.get(name, ""), ORIGIN_FINGERPRINT_KEY: metadata[key]}
     return {}
+
+
+def is_trained(metadata: Mapping[str, str]) -> bool:
+    """Whether a header records that the file, or what it is a copy of, was saved after training."""
+    return metadata.get(VERDICT_KEY) == TRAINED or TRAINED_KEY in metadata
 
 
 def changed_since(metadata: Mapping[str, str], fingerprint: str) -> bool | None:

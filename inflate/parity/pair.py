@@ -176,7 +176,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
 def _load_sharing(
     reference: Decoder, candidate: Source, dtype: torch.dtype
 ) -> tuple[VideoDecoder, set[str]]:
-    """A video decoder that uses the reference's tensors where it has their bytes, and their keys."""
+    """A video decoder with the reference's tensors where the bytes are equal, and their keys."""
     decoder = load_video(candidate, dtype, shared=reference)
     used = {tensor.data_ptr() for tensor in reference.parameters()}
     same = {DECODER + name for name, own in decoder.named_parameters() if own.data_ptr() in used}

@@ -17,7 +17,13 @@ from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import LAYOUT_KEY, changed_since, recorded_prefix, recorded_settings
+from inflate.formats.recorded import (
+    LAYOUT_KEY,
+    changed_since,
+    is_trained,
+    recorded_prefix,
+    recorded_settings,
+)
 from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
@@ -27,7 +33,7 @@ from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
-from inflate.vocabulary import TRAINED, VERDICT_KEY, MergeStrategy, Target, Weights
+from inflate.vocabulary import MergeStrategy, Target, Weights
 from inflate.workflow.planning import find_source, prepare
 from inflate.workflow.sources import default_output, local_source
 
@@ -100,7 +106,7 @@ class Inspection(Displayed):
     @property
     def trained(self) -> bool:
         """Whether the header records that it was trained."""
-        return self.metadata.get(VERDICT_KEY) == TRAINED
+        return is_trained(self.metadata)
 
     @property
     def copied(self) -> int:

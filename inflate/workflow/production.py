@@ -29,6 +29,8 @@ from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
+    TRAINED_KEY,
+    is_trained,
     origin_of,
 )
 from inflate.formats.targets import container_of
@@ -228,6 +230,8 @@ def header_of(job: Job, source_name: str) -> dict[str, str]:
     }
     if blend is not None:
         header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
+    if is_trained(copied):
+        header[TRAINED_KEY] = "true"
     return header | origin_of(copied)
 
 

@@ -23,6 +23,7 @@ from inflate.formats.recorded import (
     SOURCE_FINGERPRINT_KEY,
     SOURCE_HASH_KEY,
     SOURCE_NAME_KEY,
+    TRAINED_KEY,
 )
 from inflate.formats.source import describe
 from inflate.formats.targets import container_of
@@ -112,8 +113,7 @@ def save_video_autoencoder(
         raise PlanError("the state dict holds no temporal layers")
     job = prepare(video, options)
     header = header_of(job, "") | {VERDICT_KEY: TRAINED, FINGERPRINT_KEY: "0" * 64}
-    del header[SOURCE_BLEND_KEY]
-    for key in _CARRIED:
+    for key in (SOURCE_BLEND_KEY, TRAINED_KEY, *_CARRIED):
         header.pop(key, None)
         if recorded.get(key):
             header[key] = recorded[key]

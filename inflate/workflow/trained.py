@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from inflate.errors import ConfigError
-from inflate.formats.recorded import CONFIG_KEY, SEED_KEY
+from inflate.formats.recorded import CONFIG_KEY, SEED_KEY, is_trained
 from inflate.formats.source import Source
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import start_rule
@@ -22,7 +22,6 @@ from inflate.parity.probes import Probe
 from inflate.parity.quality import RealFrames, measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
 from inflate.parity.weights import not_finite
-from inflate.vocabulary import TRAINED, VERDICT_KEY
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
@@ -89,8 +88,9 @@ def with_training(
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
     """A note for a candidate that failed and that may be trained: only temporal layers changed."""
     temporal = report.weights.temporal
-    trained = video.checkpoint.metadata.get(VERDICT_KEY) == TRAINED
-    changed = trained or (temporal is not None and temporal.changed)
+    # Damage changes a few tensors, training nearly all.
+    moved = temporal is not None and 2 * len(temporal.changed) > temporal.compared
+    changed = moved or is_trained(video.checkpoint.metadata)
     if report.passed or report.weights.different or not changed:
         return ()
     return (

@@ -207,6 +207,10 @@ def change_decoder(weights: dict[str, Tensor]) -> None:
     weights["decoder.conv_in.bias"][0] += 1e-6
 
 
+def change_one_temporal(weights: dict[str, Tensor]) -> None:
+    weights[BIAS][0] += 1.0
+
+
 @pytest.mark.parametrize("change", [set_nan, change_decoder])
 def test_nan_and_changed_spatial_tensors_fail(
     change: Callable[[dict[str, Tensor]], None], tiny: Path, trained: Path, tmp_path: Path
@@ -237,8 +241,23 @@ def test_without_the_option_a_trained_file_fails_with_a_hint(
     report = inflate.verify(tiny, trained, **CPU)
     assert not report.passed
     assert any("--trained" in note for note in report.notes)
-    damaged = rewritten(start, tmp_path / "damaged", change_decoder)
-    assert not any("--trained" in note for note in inflate.verify(tiny, damaged, **CPU).notes)
+    for change in (change_decoder, change_one_temporal):
+        damaged = rewritten(start, tmp_path / change.__name__, change)
+        report = inflate.verify(tiny, damaged, **CPU)
+        assert not report.passed
+        assert not any("--trained" in note for note in report.notes)
+
+
+def test_a_copy_of_a_trained_file_and_its_copy_are_called_trained(
+    start: Path, trained: Path, tmp_path: Path
+) -> None:
+    copy, again, untrained = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "c"))
+    for source, output, layout in (
+        (trained, copy, "decoder"), (copy, again, "decoder"), (start, untrained, "decoder")
+    ):  # fmt: skip
+        inflate.convert(source, output, layout=layout, **CPU)
+    assert [inspect(path).trained for path in (copy, again, untrained)] == [True, True, False]
+    assert inspect(copy).metadata["inflate.parity.verdict"] == "bitwise"
 
 
 @pytest.mark.parametrize("options", [{"bisect": True}, {"self_test": True}, {"trainability": True}])
