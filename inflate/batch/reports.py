@@ -93,7 +93,9 @@ def failure_text(job: Mapping[str, Any]) -> str:
             f"its video decoder is not equal to its image decoder (largest error "
             f"{error_text(job['max_abs_error'])}), so nothing was published; see {where}"
         )
-    error = " ".join((job["error"] or "").split())
+    # Workers have absolute paths.
+    error = (job["error"] or "").replace(os.path.abspath(job["source"]), job["source"])
+    error = " ".join(error.split())
     if job["traceback"]:
         error += "; please report this, with the traceback from --json or batch.json"
     return error

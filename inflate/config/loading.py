@@ -133,7 +133,11 @@ def build_config(
             problems.append(f"{key} is {quoted(value)}; expected keys and values")
         elif key not in known:
             leaf = key.rpartition(".")[2]
-            close = nearest(by_leaf.get(leaf, key), known) or nearest(leaf, by_leaf)
+            close = (
+                nearest(by_leaf.get(leaf, key), known)
+                or nearest(leaf, by_leaf)
+                or "; expected a key such as temporal.alpha or architecture.ch"
+            )
             problems.append(f"{key}: unknown key{close}")
     config = Config(architecture=seen)
     if settings:

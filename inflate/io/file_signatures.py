@@ -35,6 +35,11 @@ _BEGINNINGS = (
         "a web page",
         "expected a checkpoint; a download is sometimes answered with a page to log in",
     ),
+    (
+        rb"\s*[{\[]\s*[\"{\[\d\]}]",
+        "a JSON document",
+        "expected a checkpoint. 'inflate report' prints a stored report",
+    ),
     (rb".{4}TFL3", "a TensorFlow Lite model", _EXPORTED),
     # The schema version, which is 1 still, then a graph.
     (rb"\x08\x01\x12", "a TensorFlow SavedModel", _EXPORTED),

@@ -170,7 +170,7 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
         raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
-        f"{head[:8]!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
+        f"{head[:8].decode('ascii', 'backslashreplace')!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
@@ -50,11 +51,18 @@ def _lines(document: Document) -> Iterator[str]:
         yield f"- {what}: {', '.join(map(code, names[:_MOST]))}{more}"
     if what_to_do := advice(document):
         yield "\n**What to do**\n"
-        yield from (f"- {escaped(text, _SENTENCE)}" for text in what_to_do[:_MOST])
+        yield from (f"- {_sentence(text)}" for text in what_to_do[:_MOST])
     yield ""
     yield from _table(("", ""), _facts(document), "facts", 4 * _MOST)
     yield from _probes(document)
     yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
+
+
+def _sentence(text: str) -> str:
+    """A sentence with the options in it, and the command that it ends in, as code."""
+    parts = re.split(r"(inflate .*[^.]|--[a-z-]+(?: \w+)?)", text)
+    marked = [(code if i % 2 else escaped)(part, _SENTENCE) for i, part in enumerate(parts)]
+    return "".join(marked)
 
 
 def _facts(document: Document) -> list[tuple[str, str]]:

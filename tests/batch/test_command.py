@@ -74,13 +74,13 @@ def test_failures_come_first_with_one_line_each() -> None:
         outcome("held"),
         outcome("not-run"),
         outcome("unequal", conversion={"parity": FAILED}),
-        outcome("failed", error="cut short;\ncopy it again"),
+        outcome("failed", error=f"{Path('a.ckpt').resolve()} is cut short;\ncopy it again"),
         outcome("failed", error="a bug: x", traceback="Traceback"),
     )
     jobs = failures_first(document)
     assert [job["status"] for job in jobs] == ["failed", "failed", "unequal", "not-run", "held"]
     texts = [failure_text(job) for job in jobs]
-    assert texts[0] == "cut short; copy it again"
+    assert texts[0] == "a.ckpt is cut short; copy it again"
     assert [bool(text) for text in texts] == [True, True, True, False, False]
     assert not any("\n" in text for text in texts)
     markdown, junit = to_markdown(document), to_junit(document)

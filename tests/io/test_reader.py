@@ -159,6 +159,7 @@ def test_nothing_in_a_shape_beyond_any_array_is_refused(
 @pytest.mark.parametrize(
     ("content", "what"),
     [
+        (b'{\n "schema": "x"}', "a JSON document"),
         (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file, as Keras writes"),
         (b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite model"),

@@ -115,6 +115,12 @@ def test_what_to_do_follows_from_what_was_found() -> None:
     plain = replace(FAILED, bisect=None, trainability=None, self_test=None)
     (command,) = advice(parity_document(plain))
     assert "inflate verify img.ckpt img.video.safetensors --bisect" in command
+    for document, code in (
+        (parity_document(plain), "`inflate verify img.ckpt img.video.safetensors --bisect`"),
+        (document_of("overflow"), "`--dtype bfloat16`."),
+        (document_of("failed"), "`--merge-strategy learned`"),
+    ):
+        assert code in as_markdown(document)
     moved = replace(plain.weights, different=(), temporal=TemporalResult(2, ("a", "b")))
     assert "--trained" in advice(parity_document(replace(plain, weights=moved)))[0]
     unknown = replace(plain, bisect=BisectResult(()))
