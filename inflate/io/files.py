@@ -168,10 +168,9 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
         return "torch"
     if head[8:9] == b"{":
         raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
-    beginning = head[:8].decode("ascii", "backslashreplace")
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
-        f"{beginning!r}); expected .ckpt, .pt, .pth, .bin or .safetensors"
+        f"{str(head[:8])[1:]}); expected .ckpt, .pt, .pth, .bin or .safetensors"
     )
 
 
