@@ -40,11 +40,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind, int(number or 0)) if kind == "cuda" else torch.device(kind)
 
 
-def fell_back(name: str, device: torch.device) -> bool:
-    """Whether the CPU computes because ``auto`` found no GPU."""
-    return name == "auto" and device.type == "cpu"
-
-
 def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
     """Where and how outputs are computed now, for a report."""
     name, cudnn, tf32 = str(device), None, False

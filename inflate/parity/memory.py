@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 
 from inflate.config.schema import Architecture
 from inflate.errors import DeviceError
 from inflate.io.free_memory import free_memory
+from inflate.parity.metrics import ProbeRun
 from inflate.parity.probes import Probe
-
-R = TypeVar("R")
 
 _LEAST_SIDE, _LEAST_FRAMES = 2, 3
 """The smallest that a probe is made: with less, no border or middle frame would be left."""
@@ -88,20 +86,20 @@ def smaller_probe(probe: Probe) -> Probe | None:
 
 
 def run_smaller(
-    probe: Probe, run: Callable[[Probe], R], estimate: Callable[[Probe], float], available: float
-) -> tuple[Probe, R]:
-    """Run a probe, made smaller until it fits into the memory; also return what was run.
+    probe: Probe, run: Callable[[Probe], ProbeRun], fits: Callable[[Probe], bool]
+) -> ProbeRun:
+    """Run a probe, made smaller until it fits into the memory.
 
     Raises:
         torch.OutOfMemoryError: even the smallest does not fit.
     """
     smaller = smaller_probe(probe)
-    if smaller is None or estimate(probe) <= available:
+    if smaller is None or fits(probe):
         try:
-            return probe, run(probe)
+            return run(probe)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or smaller is None:
                 raise
     # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
     torch.cuda.empty_cache()
-    return run_smaller(smaller, run, estimate, available)
+    return run_smaller(smaller, run, fits)

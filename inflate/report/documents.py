@@ -39,10 +39,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+_ITEMS = {
+    "bisect": "suspects", "trainability": "tensors", "quality": "probes", "self_test": "damages"
+}  # fmt: skip
+"""The parts of a report that are lists, and the key of the list in their object."""
+
+
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """A parity report as ``inflate/parity-report/2``; an error that is not finite is null."""
     apart = {"pictures", "reference", "candidate", "weights"}
     weights = report.weights
+    lists = {name: getattr(report, name) for name in _ITEMS}
     return {
         "schema": PARITY_SCHEMA,
         "verdict": report.verdict,
@@ -59,6 +66,10 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
             entry.name: _plain(getattr(report, entry.name))
             for entry in fields(report)
             if entry.name not in apart
+        },
+        **{
+            name: None if found is None else {_ITEMS[name]: _plain(found)}
+            for name, found in lists.items()
         },
     }
 

@@ -17,9 +17,10 @@ from inflate.loading import make_tensor, read_tensor
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32
 from inflate.parity.memory import memory_errors
+from inflate.parity.metrics import judge, worst_error
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
-from inflate.parity.quality import RealFrames, measure_quality
+from inflate.parity.quality import measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
 from inflate.parity.weights import not_finite
 
@@ -53,30 +54,27 @@ def with_training(
     if bad := not_finite(video):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         problems.append(f"tensors hold NaN or infinity: {shown}")
-    largest = squares = power = 0.0
-    real = []
+    squares = power = 0.0
+    runs = []
     what = "outputs were compared"
     with exact_float32(), torch.inference_mode(), memory_errors(device, what):
         for probe in probes:
             z = probe.latents(pair.channels, seed).to(device, dtype)
             outputs = pair.reference(z, probe.frames), pair.candidate(z, probe.frames)
-            if probe.sources is not None:
-                real.append(RealFrames(probe.name, probe.sources, *outputs))
+            runs.append(judge(probe, z, outputs, report.tolerance))
             image, found = (output.double().cpu() for output in outputs)
-            difference = found - image
-            # A NaN must not be lost in a maximum.
-            largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
-            squares += _square(difference)
+            squares += _square(found - image)
             power += _square(image)
-        quality, left_out = measure_quality(real)
-    if not math.isfinite(largest):
+        quality, left_out = measure_quality(runs)
+    largest = worst_error([run.result.max_abs_error for run in runs])
+    if largest is None:
         problems.append("the outputs hold NaN or infinity")
     source = report.recorded_source
     if source is not None and not source.given:
         problems.append(f"it was made from another checkpoint, {source.name}")
     trained = TrainedResult(
         problems=tuple(problems),
-        max_abs_difference=_finite(largest),
+        max_abs_difference=largest,
         relative_difference=_finite(math.sqrt(squares / power)) if power else None,
         movements=_movements(video),
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inflate.models import Decoder, VideoDecoder, temporal
 from inflate.parity.faults import self_test
 from inflate.parity.metrics import judge
-from inflate.parity.probes import SMALL_PROBES
+from inflate.parity.probes import SMALL_PROBES, Probe
 from inflate.parity.result import OverflowResult, Tolerance
 
 from ..checkpoints import ATTENTION_IN_UP, DDCONFIG
@@ -88,8 +88,8 @@ def test_any_one_temporal_tensor_that_reaches_the_output(key: str) -> None:
     assert report.verdict == "fail"
     assert report.first_divergence == f"decoder.{branch_of(key)[0]}"
     assert report.bisect is not None
-    assert [s.name for s in report.bisect.suspects if s.guilty] == [module_of(key)]
-    left = {suspect.name: suspect.max_abs_error for suspect in report.bisect.suspects}
+    assert [s.name for s in report.bisect if s.guilty] == [module_of(key)]
+    left = {suspect.name: suspect.max_abs_error for suspect in report.bisect}
     assert left.pop(module_of(key)) == 0.0
     assert set(left.values()) == {report.probes[0].max_abs_error}
 
@@ -184,7 +184,7 @@ def test_every_guilty_module_is_named_and_no_other(keys: tuple[str, ...], first:
     assert (report.verdict, report.first_divergence) == ("fail", first)
     assert report.bisect is not None
     guilty = [module_of(key) for key in keys if key in TEMPORAL_FAULTS]
-    assert [suspect.name for suspect in report.bisect.suspects if suspect.guilty] == guilty
+    assert [suspect.name for suspect in report.bisect if suspect.guilty] == guilty
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_every_damage_is_caught(config: dict[str, Any], left_out: set[str]) -> N
     after = video.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert report.self_test is not None
-    caught = {damage.name: damage.caught_by for damage in report.self_test.damages}
+    caught = {damage.name: damage.caught_by for damage in report.self_test}
     assert caught.keys() == ALL - left_out
     assert set(caught.values()) <= {"single-frame", "two-videos"}
     # One video of one frame cannot be in the wrong order.
@@ -264,12 +264,10 @@ def test_a_blind_check_is_found_out() -> None:
     blind = Tolerance(1e6, 0.0)
     z = torch.randn(2, 4, 3, 3)
     with torch.inference_mode():
-        runs = [judge("probe", z, 2, (image(z), video(z, 2)), blind)]
+        runs = [judge(Probe.of("probe", z, 2), z, (image(z), video(z, 2)), blind)]
         result, notes = self_test(pair_of(image, video), runs, blind)
     assert notes == ()
-    assert result is not None
-    assert not result.passed
-    caught = {damage.name: damage.caught_by for damage in result.damages}
+    caught = {damage.name: damage.caught_by for damage in result or ()}
     # The weights are compared bit for bit, whatever the tolerance.
     assert caught.pop("spatial-weight") == "weights"
     assert set(caught.values()) == {None}

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import inflate
-from inflate.parity.quality import RealFrames, measure_quality
-from inflate.parity.result import FrameNumbers
+from inflate.parity.metrics import ProbeRun, judge
+from inflate.parity.probes import Probe
+from inflate.parity.quality import measure_quality
+from inflate.parity.result import FrameNumbers, Tolerance
 from inflate.report.documents import parity_document
 from inflate.report.schemas import problem_of
 
@@ -33,12 +35,19 @@ def _extra() -> None:
 needs_extra = pytest.mark.usefixtures("_extra")
 
 
+def run_of(decoded: Tensor, real: Tensor = REAL) -> ProbeRun:
+    """A probe of real frames; the image decoder is perfect."""
+    z = real[..., ::8, ::8]
+    images = (real[:, : decoded.shape[1]], decoded)
+    return judge(Probe.of("video", z, len(z), real), z, images, Tolerance(0, 0))
+
+
 def numbers(decoded: Tensor, real: Tensor = REAL) -> dict[str, FrameNumbers]:
-    """The measures of decoded frames; the other decoder is perfect."""
-    found, notes = measure_quality([RealFrames("video", real, real, decoded)])
+    """The measures of decoded frames."""
+    found, notes = measure_quality([run_of(decoded, real)])
     assert found is not None
     assert notes == ()
-    return {measure.name: measure.candidate for measure in found.probes[0].measures}
+    return {measure.name: measure.candidate for measure in found[0].measures}
 
 
 @needs_extra
@@ -87,7 +96,7 @@ def test_what_needs_more_frames_or_pixels_is_left_out() -> None:
 @needs_extra
 @pytest.mark.parametrize("decoded", [REAL * torch.nan, REAL[:, :1]])
 def test_what_cannot_be_measured_is_a_note(decoded: Tensor) -> None:
-    found, notes = measure_quality([RealFrames("video", REAL, REAL, decoded)])
+    found, notes = measure_quality([run_of(decoded)])
     assert found is None
     assert len(notes) == 1
 
@@ -104,7 +113,7 @@ def test_lpips_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=offline))
-    found, notes = measure_quality([RealFrames("video", REAL, REAL, REAL)])
+    found, notes = measure_quality([run_of(REAL)])
     assert found is not None
     assert "no network" in notes[0]
 
@@ -132,8 +141,8 @@ def test_a_fresh_video_decoder_has_the_numbers_of_its_image_decoder(
     given = {"images": tmp_path / "images", "video": clip(tmp_path / "clip.mkv"), "max_side": 16}
     quality = inflate.verify(image, videos["all"], **given, **CPU).quality
     assert quality is not None
-    assert [probe.probe for probe in quality.probes] == ["images", "video"]
-    for probe in quality.probes:
+    assert [probe.probe for probe in quality] == ["images", "video"]
+    for probe in quality:
         assert all(measure.candidate == measure.reference for measure in probe.measures)
 
 
@@ -152,5 +161,5 @@ def test_a_trained_one_is_measured_with_its_temporal_layers(tmp_path: Path) -> N
         assert report.verdict == verdict
         assert report.quality is not None
         assert problem_of(parity_document(report)) is None
-        psnr = report.quality.probes[0].measures[0]
+        psnr = report.quality[0].measures[0]
         assert psnr.candidate.mean != psnr.reference.mean

@@ -14,7 +14,7 @@ from inflate.formats.source import Source
 from inflate.inflation.plan import InflationPlan, Make, dead_weight
 from inflate.loading import build_video_decoder, make_tensor, read_tensor
 from inflate.models import VideoDecoder
-from inflate.parity.result import TensorLearning, TrainabilityResult
+from inflate.parity.result import TensorLearning
 from inflate.parity.trainability import learn_once
 
 from ..checkpoints import autoencoder
@@ -38,11 +38,11 @@ def decoder_of(plan: InflationPlan, source: Source) -> VideoDecoder:
     return decoder
 
 
-def by_name(result: TrainabilityResult) -> dict[str, TensorLearning]:
-    return {tensor.name: tensor for tensor in result.tensors}
+def by_name(result: tuple[TensorLearning, ...]) -> dict[str, TensorLearning]:
+    return {tensor.name: tensor for tensor in result}
 
 
-def measured(settings: dict[str, Any], folder: Path, **shape: Any) -> TrainabilityResult:
+def measured(settings: dict[str, Any], folder: Path, **shape: Any) -> tuple[TensorLearning, ...]:
     """What is measured of the decoder that inflation with these settings makes."""
     with planned(autoencoder(**{"ch_mult": [1], **shape}), folder, settings) as (plan, source):
         return learn_once(decoder_of(plan, source))
@@ -58,7 +58,7 @@ def test_the_ends_of_the_branches_learn_now_and_the_rest_after_them(tmp_path: Pa
     assert (inner.learns, inner.change) == ("next-step", None)
     mix = found[f"{block}mix_factor"]
     assert (mix.learns, mix.change) == ("next-step", None)
-    assert "never" not in {tensor.learns for tensor in result.tensors}
+    assert "never" not in {tensor.learns for tensor in result}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_dead_weight_is_measured(strategy: str, alpha: float, tmp_path: Path) ->
         "temporal.alpha": alpha,
     }
     result = measured(settings, tmp_path)
-    never = {t.reason for t in result.tensors if t.learns == "never" and t.change}
+    never = {t.reason for t in result if t.learns == "never" and t.change}
     notes = dead_weight(plan_of(autoencoder(ch_mult=[1]), tmp_path, settings))
     assert bool(notes) is bool(never)
 
@@ -105,7 +105,7 @@ def test_the_decoder_is_left_as_it_was() -> None:
 
 def test_a_trained_decoder_learns_all_over_now() -> None:
     decoder = video_decoder("all", ch=64).double()
-    assert {tensor.learns for tensor in learn_once(decoder).tensors} == {"now"}
+    assert {tensor.learns for tensor in learn_once(decoder)} == {"now"}
 
 
 KEY = "mid.block_1.time_stack.out_layers.3.weight"
@@ -125,7 +125,7 @@ def test_a_frozen_tensor() -> None:
     assert DECODER + KEY in reason
     frozen = tiny()
     frozen.requires_grad_(False)
-    assert {t.learns for t in learn_once(frozen).tensors} == {"never"}
+    assert {t.learns for t in learn_once(frozen)} == {"never"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_frozen_tensor() -> None:
 )
 def test_a_layer_that_is_all_zero_is_named(zero: str, spared: str) -> None:
     decoder = tiny(lambda d: d.get_parameter(zero).zero_())
-    found = [t for t in learn_once(decoder).tensors if t.learns == "never"]
+    found = [t for t in learn_once(decoder) if t.learns == "never"]
     assert found, "something is cut off"
     assert all(f"decoder.{zero}" in tensor.reason for tensor in found)
     assert not any(tensor.name.startswith(DECODER + spared) for tensor in found)

@@ -160,7 +160,7 @@ def test_temporal_tensors_that_differ_from_their_start_are_listed(
         assert report.weights.temporal.changed == (key,)
         assert report.first_divergence == (None if key == UNREACHED else "decoder.mid.block_1")
         assert report.bisect is not None
-        guilty = [suspect.name for suspect in report.bisect.suspects if suspect.guilty]
+        guilty = [suspect.name for suspect in report.bisect if suspect.guilty]
         assert guilty == ([] if key == UNREACHED else ["decoder.mid.block_1.time_stack"])
 
 

@@ -93,7 +93,7 @@ def plan_rows() -> tuple[r.PlanRow, ...]:
     return tuple(rows)
 
 
-def trainability() -> r.TrainabilityResult:
+def trainability() -> tuple[r.TensorLearning, ...]:
     """Tensors that learn now, later and never."""
     when = {
         "mix_factor": ("never", "a fixed blend at 0", "choose --merge-strategy learned"),
@@ -101,13 +101,11 @@ def trainability() -> r.TrainabilityResult:
         "time_stack.out_layers.3": ("now", "its gradient is not zero"),
     }
     made = (row.name for row in plan_rows() if row.origin == "initialised")
-    return r.TrainabilityResult(
-        tuple(
-            r.TensorLearning(name, *learns)  # type: ignore[arg-type]
-            for name in made
-            for part, learns in when.items()
-            if name.endswith(part)
-        )
+    return tuple(
+        r.TensorLearning(name, *learns)  # type: ignore[arg-type]
+        for name in made
+        for part, learns in when.items()
+        if name.endswith(part)
     )
 
 
@@ -131,18 +129,11 @@ def measure_of(name: str, image: list[float | None], video: list[float | None]) 
     return r.QualityMeasure(name, *sides)
 
 
-QUALITY = r.QualityResult(
-    (
-        r.ProbeQuality(
-            "real",
-            (
-                measure_of("psnr", [30.0, 31.25, 30.5], [31.0, 33.0, 32.25]),
-                measure_of("ssim", [0.9, 0.9, 0.9], [0.9, 0.9, 0.9]),
-                measure_of("flicker", [None, 3.0, 4.0], [None, 1.5, 1.0]),
-                measure_of("lpips", [0.1, 0.2, 0.125], [0.3, 0.2, 0.25]),
-            ),
-        ),
-    )
+MEASURES = (
+    measure_of("psnr", [30.0, 31.25, 30.5], [31.0, 33.0, 32.25]),
+    measure_of("ssim", [0.9, 0.9, 0.9], [0.9, 0.9, 0.9]),
+    measure_of("flicker", [None, 3.0, 4.0], [None, 1.5, 1.0]),
+    measure_of("lpips", [0.1, 0.2, 0.125], [0.3, 0.2, 0.25]),
 )
 
 DAMAGES = (
@@ -166,9 +157,9 @@ EQUAL = r.ParityReport(
     notes=("the latents of the probe real are those of 8 frames of clip.mp4",),
     layers=layers_of(0.0, 0.0),
     floor=r.FloorResult(2.1e-7, 6.4e-7, 0.0),
-    self_test=r.SelfTestResult(DAMAGES),
+    self_test=DAMAGES,
     trainability=trainability(),
-    quality=QUALITY,
+    quality=(r.ProbeQuality("real", MEASURES),),
     plan=plan_rows(),
     pictures=tuple(pictures(0.0)),
 )
@@ -201,18 +192,11 @@ FAILED = replace(
     layers=layers_of(3e-8, 0.0731),
     first_divergence=FIRST,
     floor=r.FloorResult(1.1e-6, 1.9e-6, 0.0731 / 1.9e-6),
-    bisect=r.BisectResult(
-        tuple(
-            r.Suspect(name, name == GUILTY, 2e-7 if name == GUILTY else 0.0731)
-            for name in (
-                "decoder.mid.block_1.time_stack.out_layers.3",
-                "decoder.up.3.block.0.time_stack.out_layers.3",
-                GUILTY,
-                "decoder.up.0.block.2.time_stack.out_layers.3",
-            )
-        )
+    bisect=tuple(
+        r.Suspect(name, name == GUILTY, 2e-7 if name == GUILTY else 0.0731)
+        for name in ("decoder.mid.block_1.time_stack.out_layers.3", GUILTY)
     ),
-    self_test=r.SelfTestResult((*DAMAGES[:-1], replace(DAMAGES[-1], caught_by=None))),
+    self_test=(*DAMAGES[:-1], replace(DAMAGES[-1], caught_by=None)),
     pictures=tuple(pictures(0.07)),
 )
 

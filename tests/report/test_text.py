@@ -9,9 +9,7 @@ from dataclasses import replace
 import pytest
 
 from inflate.parity.result import (
-    BisectResult,
     Movement,
-    SelfTestResult,
     TemporalResult,
     TrainedResult,
     WeightsResult,
@@ -20,7 +18,7 @@ from inflate.report.documents import parity_document
 from inflate.report.facts import facts
 from inflate.report.junit import as_junit
 from inflate.report.markdown import SIGNS, as_markdown
-from inflate.report.summary import advice, causes
+from inflate.report.summary import advice, causes, missed_damages
 
 from .building import (
     BARE,
@@ -86,13 +84,13 @@ def test_junit_has_a_case_per_probe_and_no_dots_in_names(name: str) -> None:
         assert names == expected
     properties = [p.get("name", "") for p in suite.iterfind("properties/property")]
     assert sum(p.startswith("layer/") for p in properties) == len(report.layers)
-    quality = report.quality.probes if report.quality else ()
+    quality = report.quality or ()
     numbers = 2 * sum(len(probe.measures) for probe in quality)
     assert sum(p.startswith("quality/") for p in properties) == numbers
     for label in (*names, *properties, *(c.get("classname", "") for c in suite.iter("testcase"))):
         assert "." not in label
         assert "\x1b" not in label
-    missed = report.self_test is not None and not report.self_test.passed
+    missed = bool(missed_damages(document_of(name)))
     assert (suite.find("testcase/failure") is not None) == (report.verdict == "fail" or missed)
 
 
@@ -123,14 +121,14 @@ def test_what_to_do_follows_from_what_was_found() -> None:
         assert code in as_markdown(document)
     moved = replace(plain.weights, different=(), temporal=TemporalResult(2, ("a", "b")))
     assert "--trained" in advice(parity_document(replace(plain, weights=moved)))[0]
-    unknown = replace(plain, bisect=BisectResult(()))
+    unknown = replace(plain, bisect=())
     assert "spatial layers" in advice(parity_document(unknown))[0]
     known = replace(plain, weights=WeightsResult(3, ("decoder.conv_in.bias",)))
     (again,) = advice(parity_document(known))
     assert "--bisect" not in again
     damaged = replace(plain, not_finite=("decoder.conv_in.bias",))
     assert advice(parity_document(damaged)) != [again]
-    missed = replace(BARE, self_test=SelfTestResult(FAILED.self_test.damages))  # type: ignore[union-attr]
+    missed = replace(BARE, self_test=FAILED.self_test)
     assert len(advice(parity_document(missed))) == 1, "whatever the verdict"
     assert advice(parity_document(replace(BARE, self_test=CLOSE.self_test))) == []
 
