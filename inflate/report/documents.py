@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from inflate.workflow import ConversionResult, Inspection
 
 PARITY_SCHEMA = "inflate/parity-report/2"
-CONVERSION_SCHEMA = "inflate/conversion/2"
-INSPECTION_SCHEMA = "inflate/inspection/2"
-PRESETS_SCHEMA = "inflate/presets/1"
-ERROR_SCHEMA = "inflate/error/1"
 
 
 def as_json(document: Mapping[str, Any]) -> str:
@@ -78,7 +74,7 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
     """A conversion as ``inflate/conversion/2``."""
     config = result.plan.config
     return {
-        "schema": CONVERSION_SCHEMA,
+        "schema": "inflate/conversion/2",
         "output": None if result.output is None else str(result.output),
         "fingerprint": result.fingerprint,
         "source_fingerprint": result.source_fingerprint,
@@ -142,7 +138,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         }
     apart = {"files", "has_ema", "blend", "would_write"}
     return {
-        "schema": INSPECTION_SCHEMA,
+        "schema": "inflate/inspection/2",
         **{e.name: _plain(getattr(found, e.name)) for e in fields(found) if e.name not in apart},
         "path": str(found.path),
         "format": found.files.format,
@@ -169,7 +165,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
 def presets_document(presets: Mapping[str, Preset]) -> dict[str, Any]:
     """Presets by their names as ``inflate/presets/1``."""
     content = {name: preset.content for name, preset in presets.items()}
-    return {"schema": PRESETS_SCHEMA, "presets": content}
+    return {"schema": "inflate/presets/1", "presets": content}
 
 
 def error_document(kind: str, message: str, path: str | None = None) -> dict[str, Any]:
@@ -178,7 +174,7 @@ def error_document(kind: str, message: str, path: str | None = None) -> dict[str
     first = message.partition("\n")[0]
     clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)
     return {
-        "schema": ERROR_SCHEMA,
+        "schema": "inflate/error/1",
         "kind": kind,
         "message": message,
         "path": path,
