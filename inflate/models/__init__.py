@@ -1,21 +1,5 @@
 """The layers and networks: plain arguments in, tensors out, no configuration and no files."""
 
-from inflate.models.attention import AttnBlock, MemoryEfficientAttnBlock
-from inflate.models.blocks import ResnetBlock
-from inflate.models.image import Decoder, Encoder
-from inflate.models.temporal import AE3DConv, VideoResBlock
-from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock
-from inflate.models.video_decoder import VideoDecoder
-
-__all__ = [
-    "AE3DConv",
-    "AttnBlock",
-    "Decoder",
-    "Encoder",
-    "MemoryEfficientAttnBlock",
-    "MemoryEfficientVideoBlock",
-    "ResnetBlock",
-    "VideoBlock",
-    "VideoDecoder",
-    "VideoResBlock",
-]
+from inflate.models.image import Decoder as Decoder
+from inflate.models.image import Encoder as Encoder
+from inflate.models.video_decoder import VideoDecoder as VideoDecoder

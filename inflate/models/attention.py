@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +72,9 @@ class AttnBlock(nn.Module):
         ``AttnBlock`` of ``ldm/modules/diffusionmodules/model.py``.
     """
 
-    memory_efficient: ClassVar[bool] = False
-
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, *, memory_efficient: bool = False) -> None:
         super().__init__()
+        self.memory_efficient = memory_efficient
         self.norm = spatial_norm(in_channels)
         self.q = conv1x1(in_channels, in_channels)
         self.k = conv1x1(in_channels, in_channels)
@@ -98,21 +97,15 @@ class AttnBlock(nn.Module):
         return self.project(self.attention(x), x)
 
 
-class MemoryEfficientAttnBlock(AttnBlock):
-    """:class:`AttnBlock` with xformers' kernels: the same keys."""
-
-    memory_efficient = True
-
-
 def make_attn(
     in_channels: int,
     attn_type: str = "vanilla",
-    kinds: tuple[type[AttnBlock], type[AttnBlock]] = (AttnBlock, MemoryEfficientAttnBlock),
+    block: type[AttnBlock] = AttnBlock,
     **arguments: Any,
 ) -> nn.Module:
     """The attention block of an ``attn_type``; ``none`` is an identity without keys.
 
-    ``kinds`` are the classes of ``vanilla`` and ``vanilla-xformers``.
+    ``vanilla-xformers`` has the keys of ``vanilla``, and prefers the kernels of xformers.
 
     Raises:
         ValueError: an unknown ``attn_type``.
@@ -121,4 +114,5 @@ def make_attn(
         raise ValueError(f"attn_type is {attn_type!r}; expected one of {', '.join(ATTN_TYPES)}")
     if attn_type == "none":
         return nn.Identity()
-    return kinds[attn_type == "vanilla-xformers"](in_channels, **arguments)
+    efficient = attn_type == "vanilla-xformers"
+    return block(in_channels, memory_efficient=efficient, **arguments)

@@ -25,6 +25,8 @@ from inflate.models.blocks import (
 )
 from inflate.vocabulary import DDCONFIG_FIXED, DDCONFIG_KEYS
 
+Maker = Callable[..., nn.Module]
+
 
 def best_layout(x: Tensor) -> Tensor:
     """``x`` in the memory layout in which convolutions of its device and type run fastest.
@@ -116,8 +118,9 @@ class Decoder(Network):
         self.z_channels = z_channels
         self.give_pre_end = give_pre_end
         self.tanh_out = tanh_out
-        resblock = partial(self._make_resblock(), dropout=dropout)
-        attn = partial(self._make_attn(), attn_type=attn_type)
+        make_resblock, make_attention, make_conv = self._makers()
+        resblock = partial(make_resblock, dropout=dropout)
+        attn = partial(make_attention, attn_type=attn_type)
         channels = ch * ch_mult[-1]
         self.conv_in = conv3x3(z_channels, channels)
         self.mid = make_middle(channels, resblock, attn)
@@ -132,17 +135,11 @@ class Decoder(Network):
             levels.insert(0, level)
         self.up = nn.ModuleList(levels)
         self.norm_out = spatial_norm(channels)
-        conv = self._make_conv()
-        self.conv_out = conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
+        self.conv_out = make_conv(channels, out_ch, kernel_size=3, stride=1, padding=1)
 
-    def _make_attn(self) -> Callable[..., nn.Module]:
-        return make_attn
-
-    def _make_resblock(self) -> Callable[..., nn.Module]:
-        return ResnetBlock
-
-    def _make_conv(self) -> Callable[..., nn.Module]:
-        return nn.Conv2d
+    def _makers(self) -> tuple[Maker, Maker, Maker]:
+        """What makes residual blocks, attention blocks and the output's convolution."""
+        return ResnetBlock, make_attn, nn.Conv2d
 
     def get_last_layer(self) -> Tensor:
         """The weight of the output's convolution, for losses that balance on its gradient."""

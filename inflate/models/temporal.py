@@ -21,13 +21,12 @@ from inflate.models.blocks import GroupNorm, ResnetBlock, add_to
 from inflate.vocabulary import GROUPS, kernel_of
 
 
-def frames_of(x: Tensor, timesteps: int | None, default: int | None = None) -> int:
+def frames_of(x: Tensor, timesteps: int | None) -> int:
     """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
 
     Raises:
         ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
     """
-    timesteps = default if timesteps is None else timesteps
     if timesteps is None:
         raise ValueError("timesteps is not given; pass the number of frames of each video")
     if timesteps < 1 or x.shape[0] % timesteps:
@@ -57,9 +56,8 @@ class TemporalBlock(nn.Module):
     mix_weighs: ClassVar[Weighs]
     mix_factor: Tensor
 
-    def init_blend(self, alpha: float, merge_strategy: str, timesteps: int | None = None) -> None:
+    def init_blend(self, alpha: float, merge_strategy: str) -> None:
         """Register ``mix_factor`` (a parameter if ``learned``, a buffer if ``fixed``)."""
-        self.timesteps = timesteps
         value = torch.tensor([float(mix_factor_of(alpha, merge_strategy, self.mix_weighs))])
         self.merge_strategy = merge_strategy
         if merge_strategy == "learned":
@@ -181,22 +179,21 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         video_kernel_size: int | Sequence[int] = 3,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
-        timesteps: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, dropout=dropout)
         self.time_stack = TimeStack(out_channels, dropout, video_kernel_size)
-        self.init_blend(alpha, merge_strategy, timesteps)
+        self.init_blend(alpha, merge_strategy)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch.
+            ValueError: ``timesteps`` is missing or does not divide the batch.
         """
         spatial = super().forward(x)
         if skip_video:
             return spatial
-        stacked = unfold_frames(spatial, frames_of(x, timesteps, self.timesteps))
+        stacked = unfold_frames(spatial, frames_of(x, timesteps))
         return self.blend(spatial, fold_frames(self.time_stack(stacked)))
 
 
@@ -211,11 +208,9 @@ class AE3DConv(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         video_kernel_size: int | Sequence[int] = 3,
-        timesteps: int | None = None,
         **spatial: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, **spatial)
-        self.timesteps = timesteps
         self.time_mix_conv = TimeConv(out_channels, video_kernel_size)
 
     def forward(
@@ -224,10 +219,10 @@ class AE3DConv(nn.Conv2d):
         """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image's convolution alone.
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch.
+            ValueError: ``timesteps`` is missing or does not divide the batch.
         """
         x = super().forward(input)
         if skip_video:
             return x
-        stacked = unfold_frames(x, frames_of(input, timesteps, self.timesteps))
+        stacked = unfold_frames(x, frames_of(input, timesteps))
         return fold_frames(self.time_mix_conv(stacked))

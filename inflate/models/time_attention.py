@@ -122,26 +122,27 @@ class VideoBlock(AttnBlock, TemporalBlock):
         in_channels: int,
         alpha: float = 0.0,
         merge_strategy: str = "learned",
-        timesteps: int | None = None,
+        *,
+        memory_efficient: bool = False,
     ) -> None:
-        super().__init__(in_channels)
-        self.time_mix_block = TimeMixBlock(in_channels, self.memory_efficient)
+        super().__init__(in_channels, memory_efficient=memory_efficient)
+        self.time_mix_block = TimeMixBlock(in_channels, memory_efficient)
         self.video_time_embed = nn.Sequential(
             nn.Linear(in_channels, 4 * in_channels),
             nn.SiLU(),
             nn.Linear(4 * in_channels, in_channels),
         )
-        self.init_blend(alpha, merge_strategy, timesteps)
+        self.init_blend(alpha, merge_strategy)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) C H W -> (B T) C H W``; ``skip_video`` runs the image block alone.
 
         Raises:
-            ValueError: the number of frames is unknown or does not divide the batch.
+            ValueError: ``timesteps`` is missing or does not divide the batch.
         """
         if skip_video:
             return super().forward(x)
-        frames = frames_of(x, timesteps, self.timesteps)
+        frames = frames_of(x, timesteps)
         return self.project(self.mix(self.attention(x), frames), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
@@ -154,9 +155,3 @@ class VideoBlock(AttnBlock, TemporalBlock):
         placed = spatial.reshape(-1, frames, *spatial.shape[1:]) + embedding[:, None]
         temporal = self.time_mix_block(placed.flatten(0, 1), frames)
         return self.blend(spatial, temporal)
-
-
-class MemoryEfficientVideoBlock(VideoBlock):
-    """:class:`VideoBlock` with xformers' kernels: the same keys."""
-
-    memory_efficient = True

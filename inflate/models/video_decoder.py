@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from inflate.mix_factor import check_merge_strategy
 from inflate.models.attention import make_attn
 from inflate.models.blocks import GroupNorm, LayerNorm, Step
 from inflate.models.chunked import Clip, decode_stream
-from inflate.models.image import Decoder, Network
+from inflate.models.image import Decoder, Maker, Network
 from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock, frames_of
-from inflate.models.time_attention import MemoryEfficientVideoBlock, VideoBlock
+from inflate.models.time_attention import VideoBlock
 from inflate.vocabulary import TEMPORAL_PARTS, TIME_MODES, kernel_of
 
 TEMPORAL_MODULES = (TemporalBlock, AE3DConv)
@@ -98,7 +98,6 @@ class VideoDecoder(Decoder, Trainable):
         ``VideoDecoder`` of ``sgm/modules/autoencoding/temporal_ae.py``.
     """
 
-    available_time_modes: ClassVar[tuple[str, ...]] = TIME_MODES
     file_metadata: dict[str, str]
     """The header of the file of ours that this was loaded from; saving records its origin."""
 
@@ -114,7 +113,7 @@ class VideoDecoder(Decoder, Trainable):
     ) -> None:
         if time_mode not in TIME_MODES:
             raise ValueError(f"time_mode is {time_mode!r}; expected one of {', '.join(TIME_MODES)}")
-        # The factories need these before nn.Module is set up, so they are plain attributes.
+        # They are needed before nn.Module is set up, so they are plain attributes.
         self.video_kernel_size = kernel_of(video_kernel_size)
         check_merge_strategy(merge_strategy)
         self.alpha = alpha
@@ -124,24 +123,16 @@ class VideoDecoder(Decoder, Trainable):
         self.file_metadata = {}
         super().__init__(**kwargs)
 
-    def _blend(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("alpha", "merge_strategy", "timesteps")}
-
-    def _make_attn(self) -> Callable[..., nn.Module]:
-        if self.time_mode == "conv-only":
-            return super()._make_attn()
-        return partial(make_attn, kinds=(VideoBlock, MemoryEfficientVideoBlock), **self._blend())
-
-    def _make_resblock(self) -> Callable[..., nn.Module]:
-        if self.time_mode == "attn-only":
-            return super()._make_resblock()
-        return partial(VideoResBlock, video_kernel_size=self.video_kernel_size, **self._blend())
-
-    def _make_conv(self) -> Callable[..., nn.Module]:
-        if self.time_mode == "attn-only":
-            return super()._make_conv()
+    def _makers(self) -> tuple[Maker, Maker, Maker]:
+        resblock, attn, conv = super()._makers()
+        blend: dict[str, Any] = {"alpha": self.alpha, "merge_strategy": self.merge_strategy}
         kernel = self.video_kernel_size
-        return partial(AE3DConv, video_kernel_size=kernel, timesteps=self.timesteps)
+        if self.time_mode != "attn-only":
+            resblock = partial(VideoResBlock, video_kernel_size=kernel, **blend)
+            conv = partial(AE3DConv, video_kernel_size=kernel)
+        if self.time_mode != "conv-only":
+            attn = partial(make_attn, block=VideoBlock, **blend)
+        return resblock, attn, conv
 
     def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
         """The weight of the output's time convolution.
@@ -160,7 +151,7 @@ class VideoDecoder(Decoder, Trainable):
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
         """
-        frames = None if skip_video else frames_of(z, timesteps, self.timesteps)
+        frames = self._frames(z, timesteps, skip_video)
 
         def call(step: Step, h: Tensor) -> Tensor:
             if isinstance(step, TEMPORAL_MODULES):
@@ -230,4 +221,6 @@ class VideoDecoder(Decoder, Trainable):
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
         """T; all frames are one video where they do not mix."""
-        return z.shape[0] if skip_video else frames_of(z, timesteps, self.timesteps)
+        if skip_video:
+            return z.shape[0]
+        return frames_of(z, self.timesteps if timesteps is None else timesteps)

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inflate.models import (
-    Decoder,
-    MemoryEfficientAttnBlock,
-    MemoryEfficientVideoBlock,
-    VideoDecoder,
-)
+from inflate.models import Decoder, VideoDecoder
 from inflate.models.blocks import GroupNorm
 from inflate.models.chunked import Clip, Moments
-from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.vocabulary import ATTN_TYPES, TIME_MODES
 
 from .builders import (
     SMALL,
-    TINY,
     NormTypes,
     error,
     image_decoder_of,
@@ -263,26 +255,3 @@ def test_frames_built_in_are_the_default_and_given_ones_win() -> None:
     assert torch.equal(built(z), by_three)
     assert torch.equal(built(z, 2), by_two)
     assert torch.equal(built(z), by_three)  # What was given is not remembered.
-    for block in built.modules():
-        if isinstance(block, TEMPORAL_MODULES):
-            assert block.timesteps == 3
-
-
-@pytest.mark.parametrize("time_mode", VideoDecoder.available_time_modes)
-def test_the_factories_are_those_of_the_original(time_mode: str) -> None:
-    class Marked(VideoDecoder):
-        def _make_resblock(self) -> Callable[..., nn.Module]:
-            made = super()._make_resblock()
-
-            def marked(**arguments: Any) -> nn.Module:
-                block = made(**arguments)
-                block.register_buffer("mark", torch.zeros(1))
-                return block
-
-            return marked
-
-    names = Marked(time_mode=time_mode, attn_type="vanilla-xformers", **TINY).state_dict()
-    assert "mid.block_1.mark" in names
-    kinds = {type(m) for m in video_decoder(time_mode, attn_type="vanilla-xformers").modules()}
-    attention = MemoryEfficientAttnBlock if time_mode == "conv-only" else MemoryEfficientVideoBlock
-    assert attention in kinds
