@@ -155,26 +155,6 @@ def video(channels: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
     return noise(6, channels, 4, 5, dtype=dtype)
 
 
-def make_identity(video: VideoDecoder) -> VideoDecoder:
-    """Make each temporal branch an exact identity, as an inflated decoder starts."""
-    zeroed = (
-        "time_stack.out_layers.3",
-        "time_mix_block.attn1.to_out.0",
-        "time_mix_block.attn2.to_out.0",
-        "time_mix_block.ff_in.net.2",
-        "time_mix_block.ff.net.2",
-        "video_time_embed.2",
-    )
-    with torch.no_grad():
-        for name, parameter in video.named_parameters():
-            owner = name.rpartition(".")[0]
-            if owner.endswith(zeroed):
-                parameter.zero_()
-            elif owner.endswith("time_mix_conv"):
-                parameter.zero_() if parameter.dim() == 1 else nn.init.dirac_(parameter)
-    return video
-
-
 def error(out: Tensor, expected: Tensor) -> float:
     """The largest absolute difference; both must have one shape and be finite."""
     assert out.shape == expected.shape
