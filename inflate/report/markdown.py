@@ -7,14 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from inflate.display import one_line
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
-from inflate.report.summary import (
-    Document,
-    advice,
-    causes,
-    reason,
-    tone,
-    verdict_text,
-)
+from inflate.report.summary import Document, advice, causes, reason, tone, verdict_text
 from inflate.report.text import tolerance_text
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}

@@ -40,8 +40,7 @@ def test_a_norm_in_half_is_the_float32_norm_rounded_once(
 
 @pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
 @pytest.mark.parametrize(
-    ("keyword", "meant"),
-    [("chmult", ["'ch_mult'"]), ("embed_dim", []), ("use_linear_attn", None)],
+    ("keyword", "meant"), [("chmult", ["'ch_mult'"]), ("embed_dim", []), ("use_linear_attn", None)]
 )
 def test_keywords_of_other_networks_are_refused(
     module: type[nn.Module], keyword: str, meant: list[str] | None

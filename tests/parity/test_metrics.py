@@ -104,8 +104,7 @@ def test_the_worst_of_several_probes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "worst"),
-    [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)],
+    ("errors", "worst"), [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)]
 )
 def test_the_worst_error_is_unknown_if_one_is(errors: list[Any], worst: float | None) -> None:
     assert worst_error(errors) == worst

@@ -23,16 +23,10 @@ from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import CPU
 from ..media import clip, picture
 
+pytest.importorskip("torchmetrics")
+
 REAL = torch.rand(4, 3, 40, 48, generator=torch.Generator().manual_seed(0)) - 0.5
 SIGNS = torch.tensor([1.0, -1, 1, -1])[:, None, None, None]
-
-
-@pytest.fixture
-def _extra() -> None:
-    pytest.importorskip("torchmetrics")
-
-
-needs_extra = pytest.mark.usefixtures("_extra")
 
 
 def run_of(decoded: Tensor, real: Tensor = REAL) -> ProbeRun:
@@ -50,7 +44,6 @@ def numbers(decoded: Tensor, real: Tensor = REAL) -> dict[str, FrameNumbers]:
     return {measure.name: measure.candidate for measure in found[0].measures}
 
 
-@needs_extra
 @pytest.mark.parametrize(
     ("decoded", "psnr", "flicker"),
     [
@@ -69,12 +62,10 @@ def test_known_numbers(decoded: Tensor, psnr: float | None, flicker: float) -> N
     assert (found["ssim"].mean > 1 - 1e-5) == (psnr is None)
 
 
-@needs_extra
 def test_values_are_clamped() -> None:
     assert numbers(REAL.sign() * 7, REAL.sign())["psnr"].mean is None
 
 
-@needs_extra
 def test_errors_that_move_with_the_picture_are_not_warped_flicker() -> None:
     pytest.importorskip("cv2")
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
@@ -87,13 +78,11 @@ def test_errors_that_move_with_the_picture_are_not_warped_flicker() -> None:
     assert warped < flicker / 2
 
 
-@needs_extra
 def test_what_needs_more_frames_or_pixels_is_left_out() -> None:
     assert "flicker" not in numbers(REAL[:1], REAL[:1])
     assert set(numbers(REAL[..., :8], REAL[..., :8])) == {"psnr", "flicker"}
 
 
-@needs_extra
 @pytest.mark.parametrize("decoded", [REAL * torch.nan, REAL[:, :1]])
 def test_what_cannot_be_measured_is_a_note(decoded: Tensor) -> None:
     found, notes = measure_quality([run_of(decoded)])
@@ -101,7 +90,6 @@ def test_what_cannot_be_measured_is_a_note(decoded: Tensor) -> None:
     assert len(notes) == 1
 
 
-@needs_extra
 def test_lpips_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def network(**_options: Any) -> Any:
         return SimpleNamespace(to=lambda _device: lambda x, y: (x - y).abs().amax())
@@ -133,7 +121,6 @@ def test_without_the_extra_one_note_names_it(
     assert not any("quality" in note for note in report.notes), "no real frames"
 
 
-@needs_extra
 def test_a_fresh_video_decoder_has_the_numbers_of_its_image_decoder(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -146,7 +133,6 @@ def test_a_fresh_video_decoder_has_the_numbers_of_its_image_decoder(
         assert all(measure.candidate == measure.reference for measure in probe.measures)
 
 
-@needs_extra
 def test_a_trained_one_is_measured_with_its_temporal_layers(tmp_path: Path) -> None:
     image = write_safetensors(tmp_path / "img.safetensors", autoencoder(ch_mult=[1]))
     inflate.convert(image, tmp_path / "video.safetensors", skip_parity=True, **CPU)

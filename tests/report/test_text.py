@@ -8,12 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from inflate.parity.result import (
-    Movement,
-    TemporalResult,
-    TrainedResult,
-    WeightsResult,
-)
+from inflate.parity.result import Movement, TemporalResult, TrainedResult, WeightsResult
 from inflate.report.documents import parity_document
 from inflate.report.facts import facts
 from inflate.report.junit import as_junit
