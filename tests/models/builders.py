@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from inflate import models
 from inflate.models import Decoder, VideoDecoder
@@ -168,25 +167,6 @@ def relative_rms(out: Tensor, expected: Tensor) -> float:
     assert out.shape == expected.shape
     difference = out.double() - expected.double()
     return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())
-
-
-class NormTypes(TorchFunctionMode):
-    """Records in which dtype every group norm and layer norm computes while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, set[torch.dtype]] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Note the dtypes of the tensors given to a norm, and run it."""
-        name = getattr(func, "__name__", "")
-        kwargs = kwargs or {}
-        if name in ("group_norm", "layer_norm"):
-            given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-            self.seen.setdefault(name, set()).update(a.dtype for a in given)
-        return func(*args, **kwargs)
 
 
 def reference_cases() -> list[dict[str, Any]]:
