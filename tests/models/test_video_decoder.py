@@ -114,6 +114,7 @@ CHUNKS: list[Any] = [(1, 2), (3, 1), ([3, 1, 1], 2), ([5, 1, 1], 3), ([1, 3, 3],
 CHUNKED: list[dict[str, Any]] = [
     *({"time_mode": m, "video_kernel_size": k, "chunk": c} for m in TIME_MODES for k, c in CHUNKS),
     {"attn_type": "none", "tanh_out": True},
+    {"attn_type": "vanilla-xformers"},
     {"give_pre_end": True},
     {"resamp_with_conv": False},
 ]
