@@ -42,6 +42,13 @@ class LatentDecoder(nn.Module):
         return self(z, frames, skip_video=True)  # type: ignore[no-any-return]
 
     @property
+    def channels(self) -> int:
+        """Of the latents."""
+        first = self.post_quant_conv or self.decoder.conv_in
+        assert isinstance(first, nn.Conv2d)
+        return first.in_channels
+
+    @property
     def video(self) -> VideoDecoder:
         """The decoder, which must be a video decoder."""
         assert isinstance(self.decoder, VideoDecoder)
@@ -115,7 +122,7 @@ def against_source(
     return DecoderPair(
         reference=first,
         candidate=second,
-        channels=_latent_channels(first, reference),
+        channels=first.channels,
         weights=compare_weights(reference, candidate, same),
         original=None if cast_types is None else read(dtype, None).to(device),
         cast_types=cast_types,
@@ -137,7 +144,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
     return DecoderPair(
         reference=video.image_layers,
         candidate=video,
-        channels=_latent_channels(video, candidate),
+        channels=video.channels,
         weights=WeightsResult(0, ()),
         notes=(
             *candidate.blend_notes,
@@ -146,12 +153,6 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
         modules=Modules(video, video, lambda other: read(other).image_layers),
         architecture=candidate.config.architecture.decoder,
     )
-
-
-def _latent_channels(side: LatentDecoder, source: Source) -> int:
-    if isinstance(side.post_quant_conv, nn.Conv2d):
-        return side.post_quant_conv.in_channels
-    return source.config.architecture.z_channels
 
 
 def _check_same_architecture(reference: Source, candidate: Source) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from inflate.mix_factor import Weighs
 from inflate.models import attention
 from inflate.models.attention import attend
 from inflate.models.temporal import TemporalBlock, frames_of
@@ -99,35 +100,27 @@ def test_torch_serves_where_xformers_cannot_and_that_is_logged_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-class WeighsTemporal(TemporalBlock):
-    """The least of a block whose ``mix_factor`` weighs the temporal branch."""
-
-    mix_weighs = "temporal"
-
-    def __init__(self, alpha: float, merge_strategy: str) -> None:
-        super().__init__()
-        self.init_blend(alpha, merge_strategy)
+BRANCHES: tuple[Weighs, ...] = ("temporal", "spatial")
+every_branch = pytest.mark.parametrize("weighs", BRANCHES)
 
 
-class WeighsSpatial(WeighsTemporal):
-    """The least of a block whose ``mix_factor`` weighs the spatial branch."""
-
-    mix_weighs = "spatial"
-
-
-BLENDS = (WeighsTemporal, WeighsSpatial)
-every_blend = pytest.mark.parametrize("blend", BLENDS)
+def block_of(weighs: Weighs, alpha: float, merge_strategy: str) -> TemporalBlock:
+    """The least of a block whose ``mix_factor`` weighs a branch."""
+    block = TemporalBlock()
+    block.mix_weighs = weighs
+    block.init_blend(alpha, merge_strategy)
+    return block
 
 
-@every_blend
+@every_branch
 @pytest.mark.parametrize("merge_strategy", MERGE_STRATEGIES)
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, -3.0])
 def test_alpha_is_the_temporal_share_or_that_before_its_sigmoid(
-    blend: type[WeighsTemporal], merge_strategy: str, alpha: float
+    weighs: Weighs, merge_strategy: str, alpha: float
 ) -> None:
     spatial, temporal = noise(2, 5, seed=1), noise(2, 5, seed=2)
     share = float(torch.tensor(alpha).sigmoid()) if merge_strategy == "learned" else alpha
-    out = blend(alpha, merge_strategy).blend(spatial.clone(), temporal)
+    out = block_of(weighs, alpha, merge_strategy).blend(spatial.clone(), temporal)
     torch.testing.assert_close(out, share * temporal + (1 - share) * spatial)
 
 
@@ -135,22 +128,24 @@ def test_alpha_is_the_temporal_share_or_that_before_its_sigmoid(
 @given(
     alpha=st.floats(0, 1, width=32),
     values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20),
-    blend=st.sampled_from(BLENDS),
+    weighs=st.sampled_from(BRANCHES),
     merge_strategy=st.sampled_from(MERGE_STRATEGIES),
 )
 def test_the_blend_of_equal_branches_is_bit_identical(
-    alpha: float, values: list[float], blend: type[WeighsTemporal], merge_strategy: str
+    alpha: float, values: list[float], weighs: Weighs, merge_strategy: str
 ) -> None:
     branch = torch.tensor(values, dtype=torch.float32)
-    assert torch.equal(blend(alpha, merge_strategy).blend(branch, branch.clone()), branch)
+    assert torch.equal(
+        block_of(weighs, alpha, merge_strategy).blend(branch, branch.clone()), branch
+    )
 
 
-@every_blend
+@every_branch
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_blend_is_in_place_unless_a_gradient_needs_its_branch(
-    blend: type[WeighsTemporal], dtype: torch.dtype
+    weighs: Weighs, dtype: torch.dtype
 ) -> None:
-    block = blend(0.3, "fixed")
+    block = block_of(weighs, 0.3, "fixed")
     temporal = noise(2, 32, 4, 5, seed=2, dtype=dtype).to(memory_format=torch.channels_last)
     spatial = noise(2, 32, 4, 5, seed=1, dtype=dtype).requires_grad_()
     expected = block.blend(spatial, temporal)
