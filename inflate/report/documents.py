@@ -44,8 +44,11 @@ _ITEMS = {
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """A parity report as ``inflate/parity-report/2``; an error that is not finite is null."""
     apart = {"pictures", "reference", "candidate", "weights"}
+    shown = [entry.name for entry in fields(report) if entry.name not in apart]
+    parts = {name: _plain(getattr(report, name)) for name in shown}
+    for name, key in _ITEMS.items():
+        parts[name] = None if parts[name] is None else {key: parts[name]}
     weights = report.weights
-    lists = {name: getattr(report, name) for name in _ITEMS}
     return {
         "schema": PARITY_SCHEMA,
         "verdict": report.verdict,
@@ -58,15 +61,7 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
             "names": list(weights.different),
             "temporal": _plain(weights.temporal),
         },
-        **{
-            entry.name: _plain(getattr(report, entry.name))
-            for entry in fields(report)
-            if entry.name not in apart
-        },
-        **{
-            name: None if found is None else {_ITEMS[name]: _plain(found)}
-            for name, found in lists.items()
-        },
+        **parts,
     }
 
 
