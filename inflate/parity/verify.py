@@ -7,11 +7,16 @@ from dataclasses import replace
 
 import torch
 
-from inflate.parity.device import environment, exact_float32
+from inflate.parity.device import (
+    available_bytes,
+    environment,
+    exact_float32,
+    is_out_of_memory,
+    memory_errors,
+)
 from inflate.parity.faults import bisect, self_test
 from inflate.parity.floor import find_overflow, measure_floor
 from inflate.parity.lockstep import Lockstep
-from inflate.parity.memory import available_bytes, estimated_bytes, memory_errors, run_smaller
 from inflate.parity.metrics import ProbeRun, judge, max_abs_error, worst_error, worst_verdict
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe, clip_for, probes_for
@@ -70,7 +75,8 @@ def run_check(
     available = available_bytes(device)
 
     def fits(probe: Probe) -> bool:
-        return estimated_bytes(pair.architecture, dtype, probe) <= available
+        shape = pair.architecture
+        return shape is None or probe.estimated_bytes(shape, dtype) <= available
 
     def run(probe: Probe) -> ProbeRun:
         z = probe.latents(pair.channels, seed).to(device, dtype)
@@ -86,7 +92,7 @@ def run_check(
         where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
-            one = run_smaller(probe, run, fits)
+            one = _run_smaller(probe, run, fits)
             runs.append(one)
             if one.probe is not probe:
                 notes.append(f"memory is short: {one.probe} was decoded instead of {probe}")
@@ -141,6 +147,26 @@ def run_check(
             pictures=tuple(frames),
         )
     return replace(report, notes=(*notes, *_notes(report), *left_out))
+
+
+def _run_smaller(
+    probe: Probe, run: Callable[[Probe], ProbeRun], fits: Callable[[Probe], bool]
+) -> ProbeRun:
+    """Run a probe, made smaller until it fits into the memory.
+
+    Raises:
+        torch.OutOfMemoryError: even the smallest does not fit.
+    """
+    smaller = probe.smaller()
+    if smaller is None or fits(probe):
+        try:
+            return run(probe)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+    # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
+    torch.cuda.empty_cache()
+    return _run_smaller(smaller, run, fits)
 
 
 def _frame_runs(

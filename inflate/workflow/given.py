@@ -16,9 +16,8 @@ from inflate.formats.source import Source
 from inflate.io.staging import write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
-from inflate.parity.device import exact_float32
+from inflate.parity.device import exact_float32, memory_errors
 from inflate.parity.media import image_files, image_pixels, read_latents, video_pixels
-from inflate.parity.memory import memory_errors
 from inflate.parity.metrics import ProbeRun
 from inflate.parity.probes import Probe
 from inflate.progress import Progress

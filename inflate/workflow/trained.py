@@ -15,8 +15,7 @@ from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import start_rule
 from inflate.loading import make_tensor, read_tensor
 from inflate.options import VerifyOptions
-from inflate.parity.device import exact_float32
-from inflate.parity.memory import memory_errors
+from inflate.parity.device import exact_float32, memory_errors
 from inflate.parity.metrics import judge, worst_error
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe

@@ -30,9 +30,8 @@ from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
 from inflate.loading import load_video
 from inflate.options import VerifyOptions, check_location, options_of
-from inflate.parity.device import resolve_device
+from inflate.parity.device import memory_errors, resolve_device
 from inflate.parity.floor import measure_fold
-from inflate.parity.memory import memory_errors
 from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
 from inflate.parity.probes import probes_for

@@ -15,7 +15,6 @@ from inflate.parity import lockstep as module
 from inflate.parity import verify
 from inflate.parity.floor import measure_floor
 from inflate.parity.lockstep import Lockstep, spatial_layers
-from inflate.parity.memory import estimated_bytes
 from inflate.parity.metrics import ProbeRun, judge
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
@@ -152,7 +151,7 @@ def test_a_probe_that_does_not_fit_is_made_smaller(
 def test_the_estimate_makes_probes_smaller_before_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch, videos: float, shape: tuple[int, ...]
 ) -> None:
-    one = estimated_bytes(ARCHITECTURE, torch.float32, Probe("clip", 1, 2, 4, 4))
+    one = Probe("clip", 1, 2, 4, 4).estimated_bytes(ARCHITECTURE, torch.float32)
     monkeypatch.setattr(verify, "available_bytes", lambda _device: videos * one)
     report = checked(1000, Probe("clips", 4, 2, 4, 4))
     assert report.probes[0].shape == shape
