@@ -13,7 +13,7 @@ from inflate.config.presets import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
-from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
+from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.remote import shown
 from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
@@ -48,7 +48,7 @@ def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: b
     rows = []
     for tensor in plan.tensors:
         origin = tensor.origin
-        where = f"copy of {origin.source}" if isinstance(origin, Copy) else str(origin.rule)
+        where = f"copy of {origin}" if isinstance(origin, str) else str(origin)
         rows.append((tensor.info.name, shape_text(tensor.shape), tensor.dtype, where))
     print_table(("tensor", "shape", "type", "origin"), rows)
 
@@ -167,14 +167,14 @@ def _print_counts(plan: InflationPlan) -> None:
         if found or fate == "copied"
     ]
     for reason in dict.fromkeys(dropped.reason for dropped in plan.dropped):
-        sizes = [dropped.nbytes for dropped in plan.dropped if dropped.reason == reason]
+        sizes = [dropped.info.nbytes for dropped in plan.dropped if dropped.reason == reason]
         parts.insert(-1, (f"dropped: {reason}", len(sizes), None, sum(sizes)))
     _print_parts(parts)
 
 
 def _fate(tensor: PlannedTensor) -> str:
     if tensor.part == "temporal":
-        return "temporal, copied" if isinstance(tensor.origin, Copy) else "initialised"
+        return "temporal, copied" if isinstance(tensor.origin, str) else "initialised"
     return "copied" if tensor.part == "spatial" else "passed through"
 
 

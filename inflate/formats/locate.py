@@ -27,7 +27,7 @@ _ATTENTION_WEIGHT = re.compile(r"(^|\.)attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$
 
 
 @dataclass(frozen=True)
-class LeftBehind:
+class Dropped:
     """A tensor of the file that is not part of the autoencoder, and the reason."""
 
     info: TensorInfo
@@ -48,7 +48,7 @@ class Located:
     bare: bool
     dialect: Dialect
     tensors: Mapping[str, TensorInfo]
-    dropped: tuple[LeftBehind, ...]
+    dropped: tuple[Dropped, ...]
     notes: tuple[str, ...] = ()
     scales: Mapping[str, TensorInfo] = field(default_factory=dict)
     averages: int = 0
@@ -138,7 +138,7 @@ def locate(
         bare=chosen.bare,
         dialect=chosen.dialect,
         tensors=in_ldm_shapes(tensors),
-        dropped=tuple(LeftBehind(index[n], reasons[n]) for n in index if n not in taken),
+        dropped=tuple(Dropped(index[n], reasons[n]) for n in index if n not in taken),
         notes=tuple(notes),
         scales=scales,
         averages=len(averages),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from inflate.config.presets import scaling_factors
@@ -11,27 +10,19 @@ from inflate.config.schema import Architecture
 from inflate.errors import PlanError
 from inflate.formats.dialects import to_diffusers
 from inflate.formats.layouts import DECODER, STATISTICS
+from inflate.formats.locate import Dropped
 from inflate.formats.targets import LAYOUTS, unmet
 from inflate.inflation.initializers import DIRAC, ZEROS
-from inflate.inflation.plan import Dropped, InflationPlan, Make, PlannedTensor, widest_first
+from inflate.inflation.plan import InflationPlan, PlannedTensor, widest_first
 from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215
 """The default of diffusers for a configuration without a scaling factor."""
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A plan in a layout: its tensors named as there, and the ``config.json`` of a folder."""
-
-    plan: InflationPlan
-    folder_config: Mapping[str, Any] | None
-    notes: tuple[str, ...] = ()
-
-
 def fit(
     plan: InflationPlan, target: Target, *, attention_is_identity: bool, copying: bool
-) -> Fitted:
+) -> InflationPlan:
     """Arrange a plan under LDM's keys in a layout; for the flags see :func:`unmet`.
 
     Raises:
@@ -53,7 +44,7 @@ def fit(
             reasons[tensor.key] = "an identity at the start, which this layout has no place for"
     if layout.svd and temporal.time_mode == "all":
         temporal = replace(temporal, time_mode="conv-only")
-    notes = []
+    notes = [*plan.notes]
     if any(key.startswith(STATISTICS) for key in reasons):
         notes.append(
             f"the layout has no place for the statistics of the latents ({STATISTICS}*); the "
@@ -81,13 +72,17 @@ def fit(
     else:
         kept = [replace(tensor, name=layout.name_of(tensor.key)) for tensor in kept]
     dropped = [
-        Dropped(getattr(t.origin, "source", t.key), reasons[t.key], t.info.nbytes)
+        Dropped(replace(t.info, name=t.origin if isinstance(t.origin, str) else t.key), reason)
         for t in plan.tensors
-        if t.key in reasons
+        if (reason := reasons.get(t.key))
     ]
-    config = replace(plan.config, architecture=architecture, temporal=temporal)
-    fitted = replace(plan, config=config, tensors=tuple(kept), dropped=(*plan.dropped, *dropped))
-    return Fitted(fitted, folder_config, tuple(notes))
+    return InflationPlan(
+        replace(plan.config, architecture=architecture, temporal=temporal),
+        tuple(kept),
+        (*plan.dropped, *dropped),
+        tuple(notes),
+        folder_config,
+    )
 
 
 def _with_latents(architecture: Architecture) -> tuple[Architecture, list[str]]:
@@ -135,8 +130,8 @@ def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[Planne
     """Tensors with an identity ``quant_conv``, which diffusers' class always has."""
     dtype = next(t.dtype for t in tensors if t.key == "encoder.conv_out.weight")
     shape = (channels, channels, 1, 1)
-    weight = PlannedTensor("quant_conv.weight", shape, dtype, "passed-through", Make(DIRAC))
-    bias = replace(weight, key="quant_conv.bias", shape=(channels,), origin=Make(ZEROS))
+    weight = PlannedTensor("quant_conv.weight", shape, dtype, "passed-through", DIRAC)
+    bias = replace(weight, key="quant_conv.bias", shape=(channels,), origin=ZEROS)
     return widest_first([*tensors, weight, bias])
 
 

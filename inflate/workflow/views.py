@@ -9,7 +9,7 @@ from inflate.display import error_text
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
-from inflate.formats.locate import LeftBehind
+from inflate.formats.locate import Dropped
 from inflate.formats.recorded import (
     ORIGIN_FINGERPRINT_KEY,
     POST_QUANT_KEY,
@@ -58,9 +58,7 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     if target == "decoder" and e != z:
         # The fold changes the latents that the decoder takes: it is alone from here on.
         around = {k: i for k, i in checkpoint.tensors.items() if not k.startswith(DECODER)}
-        left = [
-            LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()
-        ]
+        left = [Dropped(info, "layout 'decoder' is the bare decoder") for info in around.values()]
         located = replace(source.located, dropped=(*source.located.dropped, *left))
         source = replace(source, located=located)
         checkpoint = overlaid(checkpoint, {}, frozenset(around))

@@ -135,6 +135,6 @@ def test_a_single_file_in_these_names_is_converted_bit_for_bit(
     assert result.parity.verdict == "bitwise"
     written = load_file(tmp_path / "out")
     assert_same({key: written[key] for key in weights}, weights)
-    assert {dropped.source for dropped in result.plan.dropped} == set(UNET)
-    sources = {t.key: t.origin.source for t in result.plan.tensors if t.part != "temporal"}
+    assert {dropped.info.name for dropped in result.plan.dropped} == set(UNET)
+    sources = {t.key: t.origin for t in result.plan.tensors if t.part != "temporal"}
     assert sorted(sources.values()) == sorted(stored)

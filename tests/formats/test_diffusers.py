@@ -167,7 +167,7 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     assert blends
     for tensor in blends:
         assert tensor.sigmoid().item() == pytest.approx(alpha)
-    reasons = {d.source: d.reason for d in result.plan.dropped}
+    reasons = {d.info.name: d.reason for d in result.plan.dropped}
     assert all("time_mix_block" in k or "video_time_embed" in k or k.endswith("attn_1.mix_factor")
                for k in reasons)  # fmt: skip
     assert bool(reasons) is (time_mode == "all")

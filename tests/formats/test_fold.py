@@ -136,7 +136,7 @@ def test_another_number_of_channels_is_folded_for_a_bare_decoder_alone(
     result = convert(path, tmp_path / "out", layout="decoder", **FOLD)
     assert result.parity is not None
     assert result.parity.verdict == "bitwise"
-    left = {d.source for d in result.plan.dropped}
+    left = {d.info.name for d in result.plan.dropped}
     assert left == {k for k in weights if not k.startswith(("decoder.", "post_quant_conv."))}
     decoder = inflate.load_video_decoder(tmp_path / "out")
     assert decoder.conv_in.in_channels == 3

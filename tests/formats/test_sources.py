@@ -79,7 +79,7 @@ def test_planning_reads_nothing_of_seven_gigabytes(
         file.write(len(header).to_bytes(8, "little") + header + content[8 + length :])
         file.truncate(8 + len(header) + end + 7_000_000_000)
     plan = convert(path, dry_run=True, **CPU).plan
-    assert max(dropped.nbytes for dropped in plan.dropped) == 7_000_000_000
+    assert max(dropped.info.nbytes for dropped in plan.dropped) == 7_000_000_000
     assert not reads
     assert inspect(path).obstacles == ()
     assert all(name.startswith(FIRST_STAGE) for name in reads[path])
@@ -90,7 +90,7 @@ def test_files_of_the_ldm_zoo(kind: str, tmp_path: Path) -> None:
     weights = autoencoder(kind, **SMALLEST)
     path = write_lightning(tmp_path / "model.ckpt", {**weights, **LOSS})
     kept(path, weights)
-    assert {d.source for d in convert(path, dry_run=True, **CPU).plan.dropped} == set(LOSS)
+    assert {d.info.name for d in convert(path, dry_run=True, **CPU).plan.dropped} == set(LOSS)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_p
     assert convert(path, dry_run=True, weights="ema", **CPU).notes == ()
     counters = {f"{prefix}model_ema.{name}" for name in ("decay", "num_updates")}
     dropped = convert(path, dry_run=True, weights="ema", **CPU).plan.dropped
-    assert {d.source for d in dropped} == {*prefixed(plain, prefix), *counters}
+    assert {d.info.name for d in dropped} == {*prefixed(plain, prefix), *counters}
     video = tmp_path / "out.safetensors"
     assert verify(path, video, weights="ema", **CPU).verdict == "bitwise"
     assert verify(path, video, **CPU).verdict == "fail"

@@ -86,7 +86,7 @@ def test_layout_decoder_loads_strictly_into_a_video_decoder(
     alone = {key: tensor for key, tensor in weights.items() if key.startswith("decoder.")}
     with torch.inference_mode():
         assert torch.equal(decoder(z, timesteps=3), image_decode(alone, z))
-    left = {d.source for d in result.plan.dropped}
+    left = {d.info.name for d in result.plan.dropped}
     assert left == set(weights) - set(alone)
     assert len(result.notes) == (kind != "plain")
 
