@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from inflate.config.schema import Config
 from inflate.errors import DeviceError, FamilyError, PlanError, quoted
+from inflate.formats.architecture import mismatches
 from inflate.formats.layouts import DECODER
-from inflate.formats.shapes import mismatches
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array

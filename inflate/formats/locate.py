@@ -69,7 +69,7 @@ class Located:
         if self.dialect == "diffusers":
             levels = {key.split(".")[2] for key in self.part(f"{DECODER}up.")}
             with suppress(KeyError):
-                key = to_diffusers([key], len(levels), video=self.inflated)[key]
+                key = to_diffusers(key, len(levels), video=self.inflated)
         return self.prefix + (key.removeprefix(DECODER) if self.bare else key)
 
 

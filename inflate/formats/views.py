@@ -89,7 +89,7 @@ def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _folded(checkpoint: Checkpoint, first: str, second: str, *, into: str) -> Checkpoint:
-    """A checkpoint with a convolution and the next, one of them 1x1, as one in place of ``into``."""
+    """A checkpoint with one convolution and the next, of which one is 1x1, joined ``into`` one."""
     read = partial(_read64, checkpoint)
     infos = [checkpoint.tensors[f"{layer}.weight"] for layer in (first, second)]
     kernel = max(info.shape[2:] for info in infos)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from inflate.config.schema import Config, Temporal
 from inflate.errors import FamilyError, PlanError
+from inflate.formats.architecture import image_problems, mismatches
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
 from inflate.formats.locate import Dropped, Located
-from inflate.formats.shapes import image_problems, mismatches
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
 from inflate.io.index import FLOATS, WIDTHS, TensorInfo

@@ -29,9 +29,7 @@ def fit(
         PlanError: the layout cannot hold the plan; every reason is reported.
     """
     layout, shapes = LAYOUTS[target], {tensor.key: tensor.shape for tensor in plan.tensors}
-    identity = attention_is_identity
-    problems = unmet(target, shapes, plan.config, attention_is_identity=identity, copying=copying)
-    if problems:
+    if problems := unmet(target, shapes, plan.config, attention_is_identity, copying):
         raise PlanError(f"layout {target!r} cannot hold this:", problems)
     architecture, temporal = plan.config.architecture, plan.config.temporal
     if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes):
@@ -64,11 +62,8 @@ def fit(
             kept = _with_quant_conv(kept, 2 * architecture.z_channels)
             architecture = replace(architecture, embed_dim=architecture.z_channels)
         folder_config = _class_config(architecture)
-        names = to_diffusers([t.key for t in kept], len(architecture.ch_mult))
-        kept = [
-            replace(t, name=names[t.key], shape=t.shape[: 2 if _is_attention_weight(t) else None])
-            for t in kept
-        ]
+        levels = len(architecture.ch_mult)
+        kept = [replace(t, name=to_diffusers(t.key, levels), shape=_of_class(t)) for t in kept]
     else:
         kept = [replace(tensor, name=layout.name_of(tensor.key)) for tensor in kept]
     dropped = [
@@ -139,5 +134,7 @@ def _is_temporal_attention(tensor: PlannedTensor) -> bool:
     return tensor.part == "temporal" and tensor.key.startswith(f"{DECODER}mid.attn_1.")
 
 
-def _is_attention_weight(tensor: PlannedTensor) -> bool:
-    return ".attn_1." in tensor.key and tensor.shape[2:] == (1, 1)
+def _of_class(tensor: PlannedTensor) -> tuple[int, ...]:
+    """The shape of a tensor in diffusers' class, whose attention has matrices."""
+    is_matrix = ".attn_1." in tensor.key and tensor.shape[2:] == (1, 1)
+    return tensor.shape[:2] if is_matrix else tensor.shape

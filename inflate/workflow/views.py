@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inflate.display import error_text
 from inflate.errors import FamilyError, PlanError
+from inflate.formats.architecture import image_problems
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.locate import Dropped
@@ -18,7 +19,6 @@ from inflate.formats.recorded import (
     SOURCE_NAME_KEY,
     origin_of,
 )
-from inflate.formats.shapes import image_problems
 from inflate.formats.source import Source
 from inflate.formats.targets import FIRST_STAGE
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
