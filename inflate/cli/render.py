@@ -9,7 +9,7 @@ from rich.text import Text
 
 from inflate.cli.console import print_table, print_text, say_line
 from inflate.cli.render_parity import print_document
-from inflate.config.presets import matching_presets, scaling_factors
+from inflate.config.loading import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from inflate.config.presets import scaling_factors
+from inflate.config.loading import scaling_factors
 from inflate.config.schema import Architecture
 from inflate.errors import PlanError
 from inflate.formats.dialects import to_diffusers

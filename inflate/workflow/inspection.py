@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inflate.config.presets import matching_presets
+from inflate.config.loading import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.display import Displayed, bytes_text
 from inflate.errors import InflateError
