@@ -166,7 +166,7 @@ def matching_presets(architecture: Architecture) -> list[str]:
 
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
     """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
-    visible = (*_OF_SIDES, *_COMMON, *_AROUND)
+    visible: tuple[str, ...] = (*_OF_SIDES, *_COMMON, *_AROUND)
     if decoder_only:
         wanted, seen, visible = wanted.decoder, seen.decoder, (*_OF_SIDES, *_COMMON)
     sides = [("", wanted, seen, visible)]

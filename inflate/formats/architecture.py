@@ -20,7 +20,6 @@ Shapes = Mapping[str, Shape]
 _RESOLUTION = 256
 """The resolution that attention is counted by; no tensor shows it."""
 
-
 _MOST, _EXAMPLES = 10, 3
 """Problems of one kind that are listed; of more, so many are, and the rest is counted."""
 
@@ -51,25 +50,24 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
         raise PlanError(f"{path}: its tensors fit no architecture of this family:", problems)
 
     resolution = max(_RESOLUTION, 2 ** (max(len(levels), len(own_levels)) - 1))
-    conv_in = outside.get("conv_in.weight", ())
     # What an encoder lacks is reported later, with everything else that does not fit.
     whole = own_levels == list(range(len(own_levels))) and own_levels
     if whole and all(_is_kernel(outside.get(key)) for key in _first_convs("down", own_levels)):
-        encoder = _half(outside, "down", own_levels, resolution, conv_in[0] if conv_in else 0)
+        ch = _extent(outside, "conv_in.weight", 0)
+        encoder = _half(outside, "down", own_levels, resolution, ch or 0)
         decoder = _half(inside, "up", levels, resolution, encoder["ch"])
     else:
         encoder = decoder = _half(inside, "up", levels, resolution)
-    z_channels = inside["conv_in.weight"][1]
-    conv_out = outside.get("conv_out.weight")
-    double_z = not conv_out or conv_out[0] == 2 * z_channels
+    z_channels, out_ch = inside["conv_in.weight"][1], inside["conv_out.weight"][0]
+    double_z = _extent(outside, "conv_out.weight", 0) in (None, 2 * z_channels)
     embed_dim = _extent(shapes, "post_quant_conv.weight", 1)
     if embed_dim is None and (twice := _extent(shapes, "quant_conv.weight", 0)) is not None:
         embed_dim = twice // 2 if double_z else twice
     seen = Architecture(
         **encoder,
         z_channels=z_channels,
-        in_channels=conv_in[1] if len(conv_in) == 4 else inside["conv_out.weight"][0],
-        out_ch=inside["conv_out.weight"][0],
+        in_channels=_extent(outside, "conv_in.weight", 1) or out_ch,
+        out_ch=out_ch,
         resolution=resolution,
         resamp_with_conv=len(levels) == 1 or "up.1.upsample.conv.weight" in inside,
         double_z=double_z,
@@ -95,17 +93,15 @@ def infer_temporal(shapes: Shapes) -> Temporal:
     return Temporal(time_mode="all" if attends else "conv-only", video_kernel_size=kernel)
 
 
-def image_problems(
-    located: Located, architecture: Architecture, temporal: Collection[str] = ()
-) -> list[str]:
+def image_problems(located: Located, architecture: Architecture) -> list[str]:
     """Every way in which the tensors of a file do not fit their architecture, as messages.
 
-    Parts other than the decoder may be absent; a part that is present must be complete. The
-    ``temporal`` keys are not compared.
+    Parts other than the decoder may be absent; a part that is present must be complete. Temporal
+    tensors are not compared.
     """
     problems = []
     for part, expected in image_shapes(architecture).items():
-        present = [key for key in located.part(part) if key not in temporal]
+        present = [key for key in located.part(part) if key not in located.temporal]
         if part in UNCHECKED:
             present = [key for key in present if key in expected]
         if present or part == DECODER:

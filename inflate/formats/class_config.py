@@ -74,9 +74,11 @@ def _configs(
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:
+            content: Any = None
             with suppress(ValueError, RecursionError):  # Not JSON: a text of another tool.
-                if _is_class(found := json.loads(text)):
-                    yield f"{files.path}, header {key!r}", found
+                content = json.loads(text)
+            if _is_class(content):
+                yield f"{files.path}, header {key!r}", content
     if files.folder_config:
         yield str(files.config_path), files.folder_config
 

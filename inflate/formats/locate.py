@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from inflate.errors import FamilyError
 from inflate.formats.candidates import Candidate, choose, without_wrappers
 from inflate.formats.dialects import Dialect, to_diffusers
-from inflate.formats.layouts import DECODER, drop_reason, is_inflated, other_family
+from inflate.formats.layouts import DECODER, drop_reason, other_family, temporal_part
 from inflate.io.index import NARROW, TensorInfo
 
 _EMA = "model_ema."
@@ -53,10 +54,15 @@ class Located:
     scales: Mapping[str, TensorInfo] = field(default_factory=dict)
     averages: int = 0
 
+    @cached_property
+    def temporal(self) -> list[str]:
+        """The keys of its temporal tensors."""
+        return [key for key in self.part(DECODER) if temporal_part(key)]
+
     @property
     def inflated(self) -> bool:
         """Whether its decoder is a video decoder."""
-        return is_inflated(self.part(DECODER))
+        return bool(self.temporal)
 
     def part(self, part: str) -> list[str]:
         """The keys of a part, such as ``encoder.``."""

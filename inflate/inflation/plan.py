@@ -14,7 +14,7 @@ from typing import Any, Literal
 from inflate.config.schema import Config, Temporal
 from inflate.errors import FamilyError, PlanError
 from inflate.formats.architecture import image_problems, mismatches
-from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS
 from inflate.formats.locate import Dropped, Located
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
@@ -100,24 +100,23 @@ def make_plan(
             "layout"
         )
     spec = decoder_spec(config.architecture, config.temporal)
-    present = [key for key in located.part(DECODER) if is_inflated([key])]
-    problems = image_problems(located, config.architecture, present)
+    problems = image_problems(located, config.architecture)
     if copying:
         expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
-        problems += mismatches(located, expected, present)
+        problems += mismatches(located, expected, located.temporal)
     if problems:
         raise PlanError(f"{path} does not fit its architecture:", problems)
-    made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
+    own = located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
     for tensor in spec:
-        wide = config.float32_norms and tensor.part is not None and tensor.role == "norm"
-        if tensor.part is None or copying:
-            part: Part = "spatial" if tensor.part is None else "temporal"
-            stored = "float32" if wide else config.dtype
+        part: Part = "spatial" if tensor.part is None else "temporal"
+        wide = config.float32_norms and part == "temporal" and tensor.role == "norm"
+        stored = "float32" if wide else config.dtype
+        if part == "spatial" or copying:
             tensors.append(_copied(located, tensor.key, part, stored))
         else:
-            dtype, rule = "float32" if wide else made, start_rule(tensor, config.temporal)
-            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", rule))
+            rule = start_rule(tensor, config.temporal)
+            tensors.append(PlannedTensor(tensor.key, tensor.shape, stored or own, part, rule))
     for key in (key for part in PASSED_THROUGH for key in located.part(part)):
         # Statistics are not weights: they keep their type.
         stored = None if key.startswith(STATISTICS) else config.dtype

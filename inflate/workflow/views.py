@@ -40,8 +40,7 @@ def noted(source: Source, *notes: str) -> Source:
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
     checkpoint, path = source.checkpoint, source.checkpoint.path
-    temporal = [key for key in source.located.part(DECODER) if is_inflated([key])]
-    if problems := image_problems(source.located, source.config.architecture, temporal):
+    if problems := image_problems(source.located, source.config.architecture):
         raise PlanError(f"{path} does not fit its architecture:", problems)
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     after = bool(source.located.part("post_quant_conv."))
