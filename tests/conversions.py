@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inflate import workflow
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.source import describe
 from inflate.inflation import apply
@@ -24,7 +25,7 @@ from inflate.inflation.initializers import Rule
 from inflate.io.reader import open_checkpoint
 from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
-from inflate.workflow import production
+from inflate.workflow import ConversionResult, production
 
 from .checkpoints import DDCONFIG
 
@@ -32,6 +33,16 @@ CPU: dict[str, Any] = {"device": "cpu"}
 """Where bits are promised, whatever machine the tests run on."""
 
 Change = Callable[[dict[str, Tensor]], None]
+
+
+def converted(
+    source: Path, output: Path | None = None, verdict: str = "bitwise", **options: Any
+) -> ConversionResult:
+    """Convert on the CPU, with this verdict."""
+    result = workflow.convert(source, output, **{**CPU, **options})
+    assert result.parity is not None
+    assert result.parity.verdict == verdict
+    return result
 
 
 def snapshot(folder: Path) -> dict[str, str]:

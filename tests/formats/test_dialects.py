@@ -15,12 +15,12 @@ from torch import Tensor
 
 from inflate.formats.dialects import to_diffusers
 from inflate.models import VideoDecoder
-from inflate.workflow import convert, inspect
+from inflate.workflow import inspect
 from tests.formats.test_architecture import configurations
 from tests.io.opening import assert_same, located
 
 from ..checkpoints import DDCONFIG, autoencoder, autoencoder_shapes, write_safetensors
-from ..conversions import CPU
+from ..conversions import converted
 from .making import CLASS_CONFIG, INSIDE, LIKE_CLASS, SVD, THREE_LEVELS, old_names
 
 UNET = (
@@ -133,9 +133,7 @@ def test_a_single_file_in_these_names_is_converted_bit_for_bit(
     around = {name: torch.ones(2) for name in UNET}
     path = write_safetensors(tmp_path / "file.safetensors", {**stored, **around})
     assert inspect(path).names == "diffusers"
-    result = convert(path, tmp_path / "out", **CPU)
-    assert result.parity is not None
-    assert result.parity.verdict == "bitwise"
+    result = converted(path, tmp_path / "out")
     written = load_file(tmp_path / "out")
     assert_same({key: written[key] for key in weights}, weights)
     assert {dropped.info.name for dropped in result.plan.dropped} == set(UNET)

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import inflate
 from inflate.errors import PlanError
-from inflate.workflow import ConversionResult, convert
+from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, corrupt_file, metadata_of
+from ..conversions import CPU, converted, corrupt_file, metadata_of
 from ..models.builders import error, noise
 from .making import INSIDE, LIKE_CLASS, THREE_LEVELS, diffusers_model, weights_file
 
@@ -28,11 +28,6 @@ TOLERANCE = 1e-5
 EXPORT: dict[str, Any] = {**CPU, "layout": "diffusers", "video_kernel_size": (3, 1, 1)}
 
 LATENTS = noise(6, 4, 3, 5)
-
-
-def spoken_for(result: ConversionResult) -> str:
-    assert result.parity is not None
-    return result.parity.verdict
 
 
 SHARDS = {"max_shard_size": "200KB"}
@@ -57,8 +52,7 @@ def test_a_folder_as_save_pretrained_writes_it(
     model.save_pretrained(tmp_path / "model" / inside, **options)
     written = sorted((tmp_path / "model" / inside).glob(names))
     assert len(written) > 2 if "*" in names else len(written) == 1
-    result = convert(tmp_path / "model", **CPU)
-    assert spoken_for(result) == "bitwise"
+    result = converted(tmp_path / "model")
     assert result.output == tmp_path / "model.video.safetensors"
     assert result.plan.config.architecture.scaling_factor == 0.13025
     ours = inflate.load_video_autoencoder(result.output)
@@ -88,8 +82,7 @@ def test_any_autoencoder_of_its_classes_decodes_as_there(
 ) -> None:
     model = diffusers_model(getattr(diffusers, kind), **changes)
     model.save_pretrained(tmp_path / "model")
-    result = convert(tmp_path / "model", tmp_path / "out", **CPU)
-    assert spoken_for(result) == "bitwise"
+    converted(tmp_path / "model", tmp_path / "out")
     ours = inflate.load_video_autoencoder(tmp_path / "out")
     images = noise(2, model.config["in_channels"], 16, 24)
     with torch.inference_mode():
@@ -125,8 +118,7 @@ def test_the_export_decodes_as_the_original_did(
     model = diffusers_model(diffusers.AutoencoderKL, scaling_factor=0.5, **SOURCES[source])
     model.save_pretrained(tmp_path / "model")
     narrow = {"dtype": "bfloat16", "float32_norms": True} if source == "sd3" else {}
-    result = convert(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
-    assert spoken_for(result) == "bitwise"
+    result = converted(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
     if narrow:
         stored = load_file(weights_file(tmp_path / "out"))
         types = {
@@ -159,7 +151,7 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
     blend: dict[str, Any] = {"merge_strategy": "fixed", "alpha": alpha, "time_mode": time_mode}
     result = convert(path, tmp_path / "out", **EXPORT, **blend)
-    assert spoken_for(result) != "fail"
+    assert result.passed
     blends = [
         tensor for name, tensor in load_file(weights_file(tmp_path / "out")).items()
         if name.endswith("mix_factor")
@@ -266,8 +258,7 @@ def test_an_export_that_differs_is_not_published(
 ) -> None:
     path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
     corrupt_file(monkeypatch, name, 0.05)
-    result = convert(path, tmp_path / "out", **EXPORT)
-    assert spoken_for(result) == "fail"
+    result = converted(path, tmp_path / "out", "fail", **EXPORT)
     assert result.output is None
     assert list(tmp_path.iterdir()) == [path]
     assert result.parity is not None
