@@ -125,32 +125,25 @@ def test_narrow_types_are_kept(writer: Writer, dtype: torch.dtype, tmp_path: Pat
     assert {tensor.dtype for tensor in made.values()} == {dtype}
 
 
-def test_shards_behind_their_index(tmp_path: Path, reads: dict[Path, set[str]]) -> None:
+@pytest.mark.parametrize(
+    ("family", "stem", "ending"), [("sd3", "model", "safetensors"), ("sd1", "pytorch_model", "bin")]
+)
+def test_shards_behind_their_index(
+    family: str, stem: str, ending: str, tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
-    weights = whole_model("sd3")
+    weights = whole_model(family)
     hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="model{suffix}.safetensors", max_shard_size="200KB"
-    )
-    index = tmp_path / "model.safetensors.index.json"
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    kept(index, first_stage(weights))
-    assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
-    assert convert(index, skip_parity=True, **CPU).output == tmp_path / "model.video.safetensors"
-
-
-def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
-    hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
-    weights = whole_model("sd1")
-    hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="200KB",
-        safe_serialization=False,
+        weights, tmp_path, filename_pattern=f"{stem}{{suffix}}.{ending}", max_shard_size="200KB",
+        safe_serialization=ending != "bin",
     )  # fmt: skip
-    index = tmp_path / "pytorch_model.bin.index.json"
-    shards = sorted(tmp_path.glob("pytorch_model-*.bin"))
+    index = tmp_path / f"{stem}.{ending}.index.json"
+    shards = sorted(tmp_path.glob(f"{stem}-*.{ending}"))
     assert len(shards) > 2
     kept(index, first_stage(weights))
+    assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
     made = convert(index, skip_parity=True, **CPU)
-    assert made.output == tmp_path / "pytorch_model.video.safetensors"
+    assert made.output == tmp_path / f"{stem}.video.safetensors"
     assert len(inspect(index).files.all) == len(shards) + 1
     # A tensor that lies in another shard than the index says is not taken from there.
     for write in (write_torch, write_safetensors):
