@@ -162,7 +162,7 @@ def _print_counts(plan: InflationPlan) -> None:
         fates[_fate(tensor)].append(tensor)
     fates["written"] = list(plan.tensors)
     parts: list[tuple[str, int, int | None, int]] = [
-        (fate, len(found), sum(t.parameters for t in found), sum(t.info.nbytes for t in found))
+        (fate, len(found), sum(t.info.parameters for t in found), sum(t.info.nbytes for t in found))
         for fate, found in fates.items()
         if found or fate == "copied"
     ]

@@ -44,14 +44,9 @@ class PlannedTensor:
     name: str = ""
 
     @property
-    def parameters(self) -> int:
-        """The number of its elements."""
-        return math.prod(self.shape)
-
-    @property
     def info(self) -> TensorInfo:
         """How the target file stores it."""
-        nbytes = self.parameters * WIDTHS[self.dtype]
+        nbytes = math.prod(self.shape) * WIDTHS[self.dtype]
         return TensorInfo(self.name or self.key, self.shape, self.dtype, nbytes)
 
 

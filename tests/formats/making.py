@@ -24,12 +24,11 @@ CLASS_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 """A small ``AutoencoderKL``."""
 
-THREE_LEVELS: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (32, 64, 64),
-}
-"""What makes it one of three levels."""
+DEEPER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3, "block_out_channels": (32, 64, 64)
+}  # fmt: skip
+THREE_LEVELS = {**DEEPER, "up_block_types": ("UpDecoderBlock2D",) * 3}
+"""What makes it one of three levels; a video decoder has no ``up_block_types``."""
 
 INSIDE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),

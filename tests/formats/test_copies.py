@@ -31,7 +31,7 @@ from ..checkpoints import (
 )
 from ..conversions import CPU, converted
 from ..models.builders import error, noise
-from .making import LIKE_CLASS, SVD, diffusers_model, weights_file
+from .making import LIKE_CLASS, SVD, diffusers_model, under, weights_file
 
 WHOLE = [each for each in TARGETS if each != "temporal"]
 COPIES = [
@@ -64,14 +64,12 @@ def trained() -> dict[str, Tensor]:
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same trained video autoencoder in every layout; the folder alone is made by convert."""
     folder = tmp_path_factory.mktemp("layouts")
-    weights = trained()
-    bare = {k: v for k, v in weights.items() if k not in IDENTITY}
-    decoder = {k.removeprefix("decoder."): v for k, v in bare.items() if k.startswith("decoder.")}
-    whole = write_safetensors(folder / "whole.safetensors", weights)
+    whole = write_safetensors(folder / "whole.safetensors", trained())
     convert(whole, folder / "diffusers", layout="diffusers", skip_parity=True, **CPU)
+    bare = held("sgm", trained())
     return {
         "autoencoder": whole,
-        "decoder": write_torch(folder / "decoder.pt", decoder),
+        "decoder": write_torch(folder / "decoder.pt", under(bare, "decoder.")),
         "sgm": write_lightning(folder / "sgm.ckpt", prefixed(bare)),
         "diffusers": folder / "diffusers",
     }

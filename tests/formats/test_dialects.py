@@ -21,7 +21,7 @@ from tests.io.opening import assert_same, located
 
 from ..checkpoints import DDCONFIG, autoencoder, autoencoder_shapes, write_safetensors
 from ..conversions import converted
-from .making import CLASS_CONFIG, INSIDE, LIKE_CLASS, SVD, THREE_LEVELS, old_names
+from .making import DEEPER, INSIDE, LIKE_CLASS, SVD, THREE_LEVELS, diffusers_model, old_names
 
 UNET = (
     "unet.up_blocks.9.attentions.0.transformer_blocks.0.attn1.to_q.weight",
@@ -86,36 +86,27 @@ def test_a_key_without_a_place_there_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "ours"),
+    ("kind", "changes", "ours"),
     [
-        (INSIDE, {"attn_resolutions": [16], "ch_mult": [1, 2]}),
-        ({"layers_per_block": 1}, {"num_res_blocks": 1}),
-        ({"mid_block_add_attention": False}, {"attn_type": "none"}),
-        (THREE_LEVELS, {"ch_mult": [1, 2, 2]}),
+        ("AutoencoderKL", INSIDE, {"attn_resolutions": [16], "ch_mult": [1, 2]}),
+        ("AutoencoderKL", {"layers_per_block": 1}, {"num_res_blocks": 1}),
+        ("AutoencoderKL", {"mid_block_add_attention": False}, {"attn_type": "none"}),
+        ("AutoencoderKL", THREE_LEVELS, {"ch_mult": [1, 2, 2]}),
+        ("AutoencoderKLTemporalDecoder", DEEPER, {"ch_mult": [1, 2, 2]}),
     ],
-    ids=["attention inside", "one block", "no attention", "three levels"],
+    ids=["attention inside", "one block", "no attention", "three levels", "video"],
 )
-def test_they_are_those_of_the_image_class(
-    diffusers: ModuleType, changes: dict[str, Any], ours: dict[str, Any]
+def test_they_are_those_of_the_class(
+    diffusers: ModuleType, kind: str, changes: dict[str, Any], ours: dict[str, Any]
 ) -> None:
-    with torch.device("meta"):
-        model = diffusers.AutoencoderKL(**{**CLASS_CONFIG, **changes})
-    levels = len(model.config["block_out_channels"])
-    keys = image_keys(**{**LIKE_CLASS, **ours})
-    names = [to_diffusers(key, levels, video=False) for key in keys]
-    assert sorted(names) == sorted(model.state_dict())
-
-
-def test_they_are_those_of_the_video_class(diffusers: ModuleType) -> None:
-    with torch.device("meta"):
-        model = diffusers.AutoencoderKLTemporalDecoder(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            block_out_channels=(32, 64, 64),
-            layers_per_block=2,
-        )
-    ours: dict[str, Any] = {**LIKE_CLASS, "ch_mult": [1, 2, 2]}
-    around = [k for k in image_keys(**ours) if k.startswith(("encoder.", "quant_conv."))]
-    names = [to_diffusers(key, 3) for key in (*video_keys(**ours), *around)]
+    model = diffusers_model(getattr(diffusers, kind), **changes)
+    config, video = {**LIKE_CLASS, **ours}, kind != "AutoencoderKL"
+    keys = image_keys(**config)
+    if video:
+        around = [k for k in keys if k.startswith(("encoder.", "quant_conv."))]
+        keys = [*video_keys(**config), *around]
+    levels = len(config["ch_mult"])
+    names = [to_diffusers(key, levels, video=video) for key in keys]
     assert sorted(names) == sorted(model.state_dict())
 
 

@@ -116,7 +116,7 @@ def mixed() -> dict[str, Tensor]:
 
 def test_the_wider_types_come_first_and_the_rest_as_it_came(tmp_path: Path) -> None:
     tensors = plan_of(mixed(), tmp_path).tensors
-    widths = {tensor.key: tensor.info.nbytes // tensor.parameters for tensor in tensors}
+    widths = {tensor.key: tensor.info.nbytes // tensor.info.parameters for tensor in tensors}
     assert set(widths.values()) == {2, 4, 8}
     uniform = [tensor.key for tensor in plan_of(autoencoder(**SMALLEST), tmp_path).tensors]
     assert list(widths) == sorted(uniform, key=lambda key: -widths[key])
