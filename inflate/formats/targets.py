@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -31,8 +31,8 @@ class Layout:
         naming: the dialect of its names.
         prefix: precedes each name.
         bare: whether its names are those inside the decoder.
-        svd: whether its reader knows only temporal layers like SVD's, whose blend is learned.
-        hardwired: the settings of the architecture that its reader does not read but assume.
+        hardwired: the settings of the architecture that its reader does not read but assume. Such
+            a reader knows only temporal layers like SVD's, whose blend is learned.
         folds: whether the quant convs are folded in without ``--post-quant fold``.
         temporal_only: whether it holds the temporal layers alone.
         file_name: its reader's name for the file, if that has one.
@@ -44,7 +44,6 @@ class Layout:
     naming: Dialect = "ldm"
     prefix: str = ""
     bare: bool = False
-    svd: bool = False
     hardwired: Mapping[str, Any] = field(default_factory=dict)
     folds: bool = False
     temporal_only: bool = False
@@ -69,10 +68,10 @@ LAYOUTS: Mapping[Target, Layout] = {
     "sgm": Layout("sgm's DiffusionEngine", endings=_EITHER, prefix=FIRST_STAGE),
     "diffusers": Layout(
         "diffusers' AutoencoderKLTemporalDecoder", (DECODER, "encoder.", "quant_conv."), (),
-        naming="diffusers", svd=True, hardwired=_USUAL,
+        naming="diffusers", hardwired=_USUAL,
     ),
     "comfyui": Layout(
-        "ComfyUI's Load VAE", svd=True, folds=True,
+        "ComfyUI's Load VAE", folds=True,
         hardwired={
             **_USUAL, "ch": 128, "ch_mult": (1, 2, 4, 4), "z_channels": 4, "in_channels": 3,
             "out_ch": 3,
@@ -120,7 +119,7 @@ def container_of(target: Target, output: object) -> Container:
 
 def unmet(
     target: Target,
-    shapes: Mapping[str, tuple[int, ...]],
+    keys: Collection[str],
     config: Config,
     attention_is_identity: bool,
     copying: bool,
@@ -131,8 +130,8 @@ def unmet(
     option changes its temporal layers.
     """
     layout = LAYOUTS[target]
-    found = [*_misfits(layout, shapes, config)]
-    for why, option in _unlike_svd(config, attention_is_identity) if layout.svd else ():
+    found = [*_misfits(layout, keys, config)]
+    for why, option in _unlike_svd(config, attention_is_identity) if layout.hardwired else ():
         found.append((why + _AS_TRAINED, "") if copying else (why, option))
     # An option that leaves another demand unmet is not advised.
     helps = all(option for _, option in found)
@@ -142,12 +141,10 @@ def unmet(
 _AS_TRAINED = " (--layout autoencoder, decoder and temporal hold temporal layers as trained)"
 
 
-def _misfits(
-    layout: Layout, shapes: Mapping[str, tuple[int, ...]], config: Config
-) -> Iterator[tuple[str, str]]:
+def _misfits(layout: Layout, keys: Collection[str], config: Config) -> Iterator[tuple[str, str]]:
     """What a layout has no place for or assumes otherwise, and the option that changes it."""
     a = config.architecture
-    present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in shapes)]
+    present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in keys)]
     extra = [part for part in present if part not in layout.parts and "encoder." in layout.parts]
     if quant := [part[:-1] for part in extra if part.endswith("quant_conv.")]:
         yield f"it has no place for {' and '.join(quant)}", "choose --post-quant fold"

@@ -28,19 +28,19 @@ def fit(
     Raises:
         PlanError: the layout cannot hold the plan; every reason is reported.
     """
-    layout, shapes = LAYOUTS[target], {tensor.key: tensor.shape for tensor in plan.tensors}
-    if problems := unmet(target, shapes, plan.config, attention_is_identity, copying):
+    layout, keys = LAYOUTS[target], [tensor.key for tensor in plan.tensors]
+    if problems := unmet(target, keys, plan.config, attention_is_identity, copying):
         raise PlanError(f"layout {target!r} cannot hold this:", problems)
     architecture, temporal = plan.config.architecture, plan.config.temporal
-    if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes):
+    if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in keys):
         architecture = replace(architecture, embed_dim=None)
     reasons = {}
     for tensor in plan.tensors:
         if not layout.holds(tensor.key):
             reasons[tensor.key] = f"layout {target!r} has no place for it"
-        elif layout.svd and _is_temporal_attention(tensor):
+        elif layout.hardwired and _is_temporal_attention(tensor):
             reasons[tensor.key] = "an identity at the start, which this layout has no place for"
-    if layout.svd and temporal.time_mode == "all":
+    if layout.hardwired and temporal.time_mode == "all":
         temporal = replace(temporal, time_mode="conv-only")
     notes = [*plan.notes]
     if any(key.startswith(STATISTICS) for key in reasons):
@@ -58,7 +58,7 @@ def fit(
     if layout.naming == "diffusers":
         architecture, more = _with_latents(architecture)
         notes += more
-        if "quant_conv.weight" not in shapes:
+        if "quant_conv.weight" not in keys:
             kept = _with_quant_conv(kept, 2 * architecture.z_channels)
             architecture = replace(architecture, embed_dim=architecture.z_channels)
         folder_config = _class_config(architecture)

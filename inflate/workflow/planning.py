@@ -149,7 +149,7 @@ def _copies(options: ConvertOptions) -> bool:
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     """The source with its fixed blend as the learned one that its reader knows, to start from."""
     temporal = seen.config.temporal
-    if not LAYOUTS[target].svd or temporal.merge_strategy == "learned":
+    if not LAYOUTS[target].hardwired or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
         return seen  # No sigmoid reaches it: fit() reports that with the other problems.
