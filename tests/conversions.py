@@ -27,7 +27,7 @@ from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
 from inflate.workflow import ConversionResult, production
 
-from .checkpoints import DDCONFIG
+from .checkpoints import DDCONFIG, under
 
 CPU: dict[str, Any] = {"device": "cpu"}
 """Where bits are promised, whatever machine the tests run on."""
@@ -136,8 +136,7 @@ def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
 def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Tensor:
     """The images of latents ``N e h w``, decoded without the package's loading."""
     decoder = Decoder(**{**DDCONFIG, **changes}).eval()
-    own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
-    decoder.load_state_dict(own, strict=True)
+    decoder.load_state_dict(under(weights, "decoder."), strict=True)
     with torch.inference_mode():
         if "post_quant_conv.weight" in weights:
             weight, bias = weights["post_quant_conv.weight"], weights["post_quant_conv.bias"]

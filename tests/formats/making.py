@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, video_autoencoder
+from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, under, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
 LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
@@ -110,11 +110,6 @@ def old_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     pattern = re.compile(r"(attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.")
     return {pattern.sub(lambda m: f"{m[1]}.{old[m[2]]}.", k): v for k, v in weights.items()}
-
-
-def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, under the rest of their names."""
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def first_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

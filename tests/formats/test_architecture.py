@@ -13,24 +13,21 @@ from inflate.config.schema import Temporal
 from inflate.errors import InflateError, PlanError
 from inflate.models import Decoder, VideoDecoder
 from inflate.workflow import convert
-from tests.io.opening import Shapes, architecture_of, temporal_of
+from tests.io.opening import architecture_of, temporal_of
 
 from ..checkpoints import (
     DDCONFIG,
     autoencoder_shapes,
+    prefixed,
     write_safetensors,
     write_torch,
 )
 from ..models.builders import shapes_of
 
 
-def under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
-    return {prefix + name: shape for name, shape in shapes.items()}
-
-
 def video_shapes(**arguments: Any) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return under(shapes_of(VideoDecoder(**{**DDCONFIG, **arguments})), "decoder.")
+        return prefixed(shapes_of(VideoDecoder(**{**DDCONFIG, **arguments})), "decoder.")
 
 
 @st.composite
@@ -62,7 +59,7 @@ def test_without_an_encoder_ch_is_the_most_that_fits_the_levels(
 ) -> None:
     with torch.device("meta"):
         decoder = Decoder(**{**DDCONFIG, "ch_mult": ch_mult})
-    seen = architecture_of(under(shapes_of(decoder), "decoder."))
+    seen = architecture_of(prefixed(shapes_of(decoder), "decoder."))
     assert (seen.ch, seen.ch_mult) == (ch, seen_mult)
     assert seen.level_channels == tuple(32 * mult for mult in ch_mult)
     assert seen.in_channels == seen.out_ch == 3

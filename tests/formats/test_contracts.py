@@ -25,6 +25,7 @@ from inflate.workflow import ConversionResult, convert
 from ..checkpoints import (
     FIRST_STAGE,
     autoencoder_shapes,
+    under,
     video_autoencoder,
 )
 from ..conversions import CPU
@@ -59,7 +60,7 @@ def without_numbers(path: Path, shapes: Shapes) -> Path:
 def violations(contract: Mapping[str, Any], names: Shapes) -> list[str]:
     """Where the names and shapes of a file break a contract."""
     prefix = contract["prefix"]
-    own = {n.removeprefix(prefix): s for n, s in names.items() if n.startswith(prefix)}
+    own = under(names, prefix)
     outside = names.keys() - {prefix + name for name in own}
     found = [f"{name} has another prefix" for name in outside if not contract.get("into")]
     found += [

@@ -24,6 +24,7 @@ from tests.io.opening import assert_same
 from ..checkpoints import (
     DDCONFIG,
     prefixed,
+    under,
     video_autoencoder,
     write_lightning,
     write_safetensors,
@@ -31,7 +32,7 @@ from ..checkpoints import (
 )
 from ..conversions import CPU, converted
 from ..models.builders import error, noise
-from .making import LIKE_CLASS, SVD, diffusers_model, under, weights_file
+from .making import LIKE_CLASS, SVD, diffusers_model, weights_file
 
 WHOLE = [each for each in TARGETS if each != "temporal"]
 COPIES = [

@@ -18,10 +18,9 @@ from inflate.parity.result import FoldResult
 from inflate.workflow import convert, inspect, verify
 from tests.io.opening import assert_same
 
-from ..checkpoints import FIRST_STAGE, autoencoder, write_safetensors
+from ..checkpoints import FIRST_STAGE, autoencoder, under, write_safetensors
 from ..conversions import CPU, converted, image_decode
 from ..models.builders import error, noise
-from .making import under
 
 FOLD: dict[str, Any] = {**CPU, "post_quant": "fold"}
 ALLOWED: dict[str, Any] = {**FOLD, "allow_inexact": True}

@@ -21,12 +21,13 @@ from ..checkpoints import (
     KINDS,
     autoencoder,
     prefixed,
+    under,
     write_lightning,
     write_safetensors,
     write_torch,
 )
 from ..conversions import CPU, converted, metadata_of
-from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, under, whole_model
+from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, whole_model
 
 Writer = Callable[..., Path]
 
