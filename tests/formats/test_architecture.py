@@ -15,13 +15,7 @@ from inflate.models import Decoder, VideoDecoder
 from inflate.workflow import convert
 from tests.io.opening import architecture_of, temporal_of
 
-from ..checkpoints import (
-    DDCONFIG,
-    autoencoder_shapes,
-    prefixed,
-    write_safetensors,
-    write_torch,
-)
+from ..checkpoints import DDCONFIG, autoencoder_shapes, prefixed, write_safetensors, write_torch
 from ..models.builders import shapes_of
 
 

@@ -22,12 +22,7 @@ import yaml
 
 from inflate.workflow import ConversionResult, convert
 
-from ..checkpoints import (
-    FIRST_STAGE,
-    autoencoder_shapes,
-    under,
-    video_autoencoder,
-)
+from ..checkpoints import FIRST_STAGE, autoencoder_shapes, under, video_autoencoder
 from ..conversions import CPU
 from .making import LIKE_CLASS, SVD
 

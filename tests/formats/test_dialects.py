@@ -111,8 +111,7 @@ def test_they_are_those_of_the_class(
 
 
 @pytest.mark.parametrize(
-    ("kind", "naming", "prefix"),
-    [("kl", old_names, "vae."), ("vq", dict, "")],
+    ("kind", "naming", "prefix"), [("kl", old_names, "vae."), ("vq", dict, "")]
 )
 def test_a_single_file_in_these_names_is_converted_bit_for_bit(
     kind: str, naming: Any, prefix: str, tmp_path: Path

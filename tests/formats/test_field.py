@@ -21,12 +21,7 @@ from inflate.vocabulary import TARGETS
 from inflate.workflow import inspect
 from tests.io.opening import assert_same
 
-from ..checkpoints import (
-    autoencoder,
-    bare_decoder,
-    prefixed,
-    video_autoencoder,
-)
+from ..checkpoints import autoencoder, bare_decoder, prefixed, video_autoencoder
 from ..conversions import CPU, converted
 from .making import moving_averages
 

@@ -18,12 +18,7 @@ from inflate.models import VideoDecoder
 from inflate.vocabulary import TARGETS
 from inflate.workflow import convert
 
-from ..checkpoints import (
-    DDCONFIG,
-    autoencoder,
-    write_lightning,
-    write_safetensors,
-)
+from ..checkpoints import DDCONFIG, autoencoder, write_lightning, write_safetensors
 from ..conversions import CPU, converted, image_decode
 from ..models.builders import noise
 from .making import LIKE_CLASS, weights_file
