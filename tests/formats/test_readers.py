@@ -41,12 +41,6 @@ def image(tmp_path: Path) -> Path:
     return write_lightning(tmp_path / "img.ckpt", autoencoder(**LIKE_CLASS))
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    """An image autoencoder without quant convs."""
-    return write_safetensors(tmp_path / "plain.safetensors", autoencoder("plain", **LIKE_CLASS))
-
-
 def test_comfyui_is_what_sgm_and_autoencoder_make_in_two_steps(image: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="--allow-inexact"):
         convert(image, tmp_path / "out", layout="comfyui", **K311)

@@ -21,15 +21,9 @@ from inflate.workflow import convert
 from ..checkpoints import DDCONFIG, autoencoder, write_lightning, write_safetensors
 from ..conversions import CPU, converted, image_decode
 from ..models.builders import noise
-from .making import LIKE_CLASS, weights_file
+from .making import weights_file
 
 HERE: dict[str, Any] = {**CPU, "video_kernel_size": (3, 1, 1)}
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    """An autoencoder without quant convs, which every layout has a place for."""
-    return write_lightning(tmp_path / "img.ckpt", autoencoder("plain", **LIKE_CLASS))
 
 
 def weights_of(path: Path) -> Path:
