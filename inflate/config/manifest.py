@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inflate.config.yaml_files import load_yaml, plain, with_settings
+from inflate.config.yaml_files import load_yaml, with_settings
 from inflate.errors import InflateError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Manifest:
         ConfigError: it is not YAML, not a mapping, or a value calls a resolver; all else is in
             ``problems``.
     """
-    values = plain(load_yaml(path), path)
+    values = load_yaml(path)
     problems = [
         f"{key}: unknown key{nearest(key, _KEYS)}; expected {', '.join(_KEYS)}"
         for key in values
