@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from inflate.formats.layouts import DECODER
-from inflate.inflation.plan import dead_weight
 from inflate.models import VideoDecoder
 from inflate.parity.result import TensorLearning
 from inflate.parity.trainability import learn_once
@@ -56,7 +55,7 @@ def test_dead_weight_is_measured(strategy: str, alpha: float, tmp_path: Path) ->
     settings = {"time_mode": "all", "merge_strategy": strategy, "alpha": alpha}
     never = {t for t in learn_once(tiny(**settings)) if t.learns == "never" and t.change}
     layer = {f"temporal.{name}": value for name, value in settings.items()}
-    notes = dead_weight(plan_of(autoencoder(ch_mult=[1]), tmp_path, layer))
+    notes = plan_of(autoencoder(ch_mult=[1]), tmp_path, layer).notes
     assert bool(notes) is bool(never)
 
 
