@@ -11,9 +11,6 @@ import torch
 from inflate.errors import ConfigError
 from inflate.formats.recorded import CONFIG_KEY, SEED_KEY, is_trained
 from inflate.formats.source import Source
-from inflate.formats.spec import decoder_spec
-from inflate.inflation.initializers import start_rule
-from inflate.loading import make_tensor, read_tensor
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32, memory_errors
 from inflate.parity.metrics import judge, worst_error
@@ -21,7 +18,7 @@ from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
 from inflate.parity.quality import measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
-from inflate.parity.weights import not_finite
+from inflate.parity.weights import not_finite, temporal_starts
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
@@ -101,17 +98,12 @@ def _movements(video: Source) -> tuple[Movement, ...]:
     if not {CONFIG_KEY, SEED_KEY} <= video.checkpoint.metadata.keys():
         return ()
     sums: dict[str, list[float]] = {}
-    config = video.config
-    for tensor in decoder_spec(config.architecture, config.temporal):
-        if tensor.part is None:
-            continue
-        now = read_tensor(video, tensor.key)
-        rule = start_rule(tensor, config.temporal)
-        start = make_tensor(rule, tensor.shape, tensor.key, config.seed).to(now.dtype).double()
+    for tensor, now, made in temporal_starts(video):
+        part, start = str(tensor.part), made.double()
         difference = now.double() - start
-        total = sums.setdefault(tensor.part, [0, 0, 0.0, 0.0])
+        total = sums.setdefault(part, [0, 0, 0.0, 0.0])
         added = (1, bool(difference.any()), _square(difference), _square(start))
-        sums[tensor.part] = [a + b for a, b in zip(total, added, strict=True)]
+        sums[part] = [a + b for a, b in zip(total, added, strict=True)]
     return tuple(
         Movement(
             part=part,
