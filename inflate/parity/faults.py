@@ -30,15 +30,14 @@ _LEAST_SHARE = 0.01
 
 def bisect(
     pair: DecoderPair, run: ProbeRun, tolerance: Tolerance, progress: Progress
-) -> tuple[Suspect, ...] | None:
+) -> tuple[Suspect, ...]:
     """Disable the temporal modules one at a time to find the faulty ones.
 
     With several faults no error disappears with one module. So each is also judged by itself, on
     the input of the reference's own layer: a module is faulty if it changes the block's output, or
     if the probe passes without it alone.
     """
-    if pair.modules is None:
-        return None
+    assert pair.modules is not None
     frames = run.probe.frames
     blocks = {
         name: module
@@ -87,14 +86,13 @@ class _Fault(NamedTuple):
 
 def self_test(
     pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance
-) -> tuple[tuple[Damage, ...] | None, tuple[str, ...]]:
+) -> tuple[tuple[Damage, ...], tuple[str, ...]]:
     """Inject each known fault into a candidate that passed, and find the probe that detects it.
 
     Afterwards the candidate is as it was. A fault that cannot reach the output of this decoder is
     left out with a note.
     """
-    if pair.modules is None:
-        return None, ("the self-test was left out: it needs decoders of this package",)
+    assert pair.modules is not None
     video, damages, notes = pair.modules.candidate.video, [], []
     shared = pair.modules.reference.decoder.state_dict() if pair.weights.compared else {}
 

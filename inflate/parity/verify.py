@@ -178,8 +178,6 @@ def _frame_runs(
     """
     longest = max(runs, key=lambda run: run.probe.frames)
     frames = longest.probe.frames
-    if frames == 1:
-        return
     # Every frame moves, within its video.
     order = torch.arange(len(longest.z)).reshape(-1, frames).roll(1, dims=1).flatten()
     z = longest.z[order]

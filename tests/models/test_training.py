@@ -172,6 +172,9 @@ def test_videos_of_five_axes_are_those_of_four() -> None:
     assert torch.equal(out, whole.decode(z, timesteps=3))
     assert whole.decode(z, chunk=2).shape == images.shape
     assert whole.decode(z, skip_video=True).shape == images.shape
+    for wrong in ({"timesteps": 2}, {"chunk": 0}):
+        with pytest.raises(ValueError, match=str(*wrong)):
+            whole.decode(z, **wrong)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (2, 4, 5, 8, 8), (1, 2, 3, 4, 8, 8), (6, 5, 8, 8)])

@@ -257,7 +257,7 @@ def test_a_blind_check_is_found_out() -> None:
         runs = [judge(Probe.of("probe", z, 2), z, (image(z), video(z, 2)), blind)]
         result, notes = self_test(pair_of(image, video), runs, blind)
     assert notes == ()
-    caught = {damage.name: damage.caught_by for damage in result or ()}
+    caught = {damage.name: damage.caught_by for damage in result}
     # The weights are compared bit for bit, whatever the tolerance.
     assert caught.pop("spatial-weight") == "weights"
     assert set(caught.values()) == {None}

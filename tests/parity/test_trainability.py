@@ -97,6 +97,11 @@ def test_a_frozen_tensor() -> None:
     assert {t.learns for t in learn_once(frozen)} == {"never"}
 
 
+def test_a_gradient_that_is_not_finite() -> None:
+    decoder = tiny(lambda d: d.conv_out.weight.fill_(torch.inf))
+    assert never(decoder)[1] is not None
+
+
 @pytest.mark.parametrize(
     ("zero", "spared"),
     [
