@@ -35,6 +35,11 @@ class Displayed:
         return f"<p>{type(self).__name__}: <b>{first}</b></p><table>{rows}</table>"
 
 
+def one_line(text: str) -> str:
+    """A text in one line, in which nothing moves a cursor; files choose their words."""
+    return printable(text).replace("\n", "\\n")
+
+
 def bytes_text(nbytes: int) -> str:
     """A number of bytes in the unit that suits it."""
     size = float(nbytes)
@@ -56,5 +61,5 @@ def error_text(error: float | None) -> str:
 
 
 def _cut(text: str, longest: int) -> str:
-    line = printable(text).replace("\n", "\\n")
+    line = one_line(text)
     return line if len(line) <= longest else f"...{line[3 - longest :]}"

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 from inflate._version import __version__
 from inflate.batch.files import make_folder
 from inflate.batch.survey import Outcome
+from inflate.display import error_text
 from inflate.errors import printable
 from inflate.io.remote import shown
 from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
-from inflate.report.text import error_text
 from inflate.report.writing import write_report, write_whole
 
 Document = Mapping[str, Any]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from inflate.display import one_line
 from inflate.errors import OutputError, printable
-from inflate.report.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

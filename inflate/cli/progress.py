@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from inflate.cli.console import safe_console
+from inflate.display import bytes_text
 from inflate.progress import Progress, silent
-from inflate.report.text import bytes_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

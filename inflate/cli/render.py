@@ -11,13 +11,14 @@ from inflate.cli.console import print_table, print_text, say_line
 from inflate.cli.render_parity import print_document
 from inflate.config.loading import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
+from inflate.display import bytes_text
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.remote import shown
 from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
-from inflate.report.text import bytes_text, shape_text
+from inflate.report.text import shape_text
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from inflate.cli.console import print_table, print_text
+from inflate.display import error_text
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
     Document,
@@ -16,7 +17,7 @@ from inflate.report.summary import (
     tone,
     verdict_text,
 )
-from inflate.report.text import error_text, listed, multiple_text
+from inflate.report.text import listed, multiple_text
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
 _MOST = 5

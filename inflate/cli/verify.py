@@ -49,6 +49,7 @@ def verify(
             progress=progress,
         )
     from inflate.report.documents import parity_document
+    from inflate.report.summary import missed_damages, verdict_text
 
     document = parity_document(report)
     with adding_done(f"the verdict is {report.verdict}"):
@@ -56,8 +57,6 @@ def verify(
         if as_json:
             print_json(document)
         elif quiet:
-            from inflate.report.summary import verdict_text
-
             say_line(f"{document['candidate']['path']}: {verdict_text(document)}")
         else:
             from inflate.cli.render_parity import print_document
@@ -66,5 +65,5 @@ def verify(
             for text in report.notes:
                 note(text)
     # A check that misses a corruption proves nothing about this candidate.
-    if not report.passed or (report.self_test is not None and not report.self_test.passed):
+    if not report.passed or missed_damages(document):
         raise typer.Exit(1)

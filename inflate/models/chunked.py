@@ -145,7 +145,7 @@ def decode_stream(
     passes: dict[type, Callable[..., Iterator[Tensor]]]
     passes = {VideoResBlock: _residual, VideoBlock: _attention, AE3DConv: _convolution}
     for step in steps:
-        run = passes.get(type(step))
+        run = next((run for kind, run in passes.items() if isinstance(step, kind)), None)
         if run is None:
             stream = map(step, stream)
         elif skip_video:

@@ -1,7 +1,8 @@
-"""The device that computes, and float32 that is not rounded to less on it."""
+"""The device that computes, its memory, and float32 that is not rounded to less on it."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from inflate.errors import DeviceError
+from inflate.io.free_memory import free_memory
 from inflate.loading import dtype_name
 from inflate.parity.result import Environment
 
@@ -40,11 +42,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind, int(number or 0)) if kind == "cuda" else torch.device(kind)
 
 
-def fell_back(name: str, device: torch.device) -> bool:
-    """Whether the CPU computes because ``auto`` found no GPU."""
-    return name == "auto" and device.type == "cpu"
-
-
 def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
     """Where and how outputs are computed now, for a report."""
     name, cudnn, tf32 = str(device), None, False
@@ -54,6 +51,42 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
         cudnn = None if version is None else str(version)
         tf32 = any(owner.fp32_precision == "tf32" for owner in _cuda_switches())
     return Environment(name, dtype_name(dtype), torch.__version__, tf32, cudnn, fallback)
+
+
+_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+"""How torch reports that memory is out where it has no exception for it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that a device ran out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
+
+
+@contextmanager
+def memory_errors(device: torch.device, doing: str) -> Iterator[None]:
+    """Raise a device's lack of memory as an error that the user can fix.
+
+    Raises:
+        DeviceError: the device ran out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "" if device.type == "cpu" else ", or choose --device cpu"
+        raise DeviceError(f"{device} ran out of memory while {doing}; free some{advice}") from error
+
+
+def available_bytes(device: torch.device) -> float:
+    """Bytes that a device has free; infinite if that is unknown."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    free = free_memory() if device.type == "cpu" else None
+    return math.inf if free is None else float(free)
 
 
 _LOCK, _SETTINGS = threading.Lock(), ExitStack()

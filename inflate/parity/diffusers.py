@@ -12,7 +12,7 @@ from inflate.errors import ConfigError, install_command
 from inflate.formats.dialects import to_diffusers
 from inflate.formats.source import Source
 from inflate.loading import aligned, load_video, read_tensor
-from inflate.parity.pair import DecoderPair, LatentDecoder
+from inflate.parity.pair import Decode, DecoderPair, LatentDecoder
 from inflate.parity.weights import compare_weights, narrowed
 
 
@@ -58,29 +58,37 @@ def against_export(
     weights = {name: aligned(value) for name, value in video.state_dict().items()}
     video.load_state_dict(weights, strict=True, assign=True)
     video = video.to(device)
+    cast_types = None if reference.inflated else narrowed(reference, candidate)
+
+    def image_decode(stored_as: Source) -> Decode:
+        model = _image_autoencoder(diffusers, reference, stored_as).to(device)
+        return lambda z, _frames: model.decode(z).sample
+
     if reference.inflated:
-        ours = LatentDecoder(load_video(reference, torch.float32, stored_as=candidate)).to(device)
+        ours: Decode = LatentDecoder(load_video(reference, torch.float32, stored_as=candidate)).to(
+            device
+        )
         sides = "the candidate was"
     else:
-        image = _image_autoencoder(diffusers, reference, candidate).to(device)
-        sides = "both sides were"
+        ours, sides = image_decode(candidate), "both sides were"
     return DecoderPair(
-        reference=ours if reference.inflated else lambda z, _frames: image.decode(z).sample,
+        reference=ours,
         candidate=lambda z, frames: video.decode(z, num_frames=frames).sample,
         channels=reference.config.architecture.z_channels,
         weights=compare_weights(reference, candidate),
-        cast_types=narrowed(reference, candidate),
+        original=None if cast_types is None else image_decode(reference),
+        cast_types=cast_types,
         notes=(f"{sides} computed by diffusers {diffusers.__version__}",),
         architecture=reference.config.architecture,
     )
 
 
-def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> Any:
-    """Diffusers' image autoencoder, with the weights of a source as the export stores them."""
+def _image_autoencoder(diffusers: Any, reference: Source, stored_as: Source) -> Any:
+    """Diffusers' image autoencoder, each weight rounded to its type in another source."""
     architecture = reference.config.architecture
     levels = len(architecture.ch_mult)
     stored = {
-        key: candidate.info(key)
+        key: stored_as.info(key)
         for key in reference.located.tensors
         if key.startswith(("decoder.", "encoder.", "quant"))
     }

@@ -18,7 +18,7 @@ from inflate.models.temporal import AE3DConv, TemporalBlock, VideoResBlock
 from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.parity.metrics import ProbeRun, is_finite, measure
 from inflate.parity.pair import Decode, DecoderPair, Modules
-from inflate.parity.result import BisectResult, Damage, SelfTestResult, Suspect, Tolerance
+from inflate.parity.result import Damage, Suspect, Tolerance
 from inflate.progress import Progress
 
 _STEP = 1.0
@@ -30,15 +30,15 @@ _LEAST_SHARE = 0.01
 
 def bisect(
     pair: DecoderPair, run: ProbeRun, tolerance: Tolerance, progress: Progress
-) -> BisectResult | None:
+) -> tuple[Suspect, ...]:
     """Disable the temporal modules one at a time to find the faulty ones.
 
     With several faults no error disappears with one module. So each is also judged by itself, on
     the input of the reference's own layer: a module is faulty if it changes the block's output, or
     if the probe passes without it alone.
     """
-    if pair.modules is None:
-        return None
+    assert pair.modules is not None
+    frames = run.probe.frames
     blocks = {
         name: module
         for name, module in pair.modules.candidate.named_modules()
@@ -53,14 +53,14 @@ def bisect(
         for name in blocks:
             layer = pair.modules.reference.get_submodule(name)
             stack.enter_context(layer.register_forward_pre_hook(partial(keep, name)))
-        pair.reference(run.z, run.frames)
+        pair.reference(run.z, frames)
     suspects = []
     for done, (name, block) in enumerate(blocks.items()):
         progress("bisecting", done, len(blocks))
         without = block(inputs[name], skip_video=True)
-        alone, _ = measure(without, block(inputs[name], timesteps=run.frames), tolerance)
+        alone, _ = measure(without, block(inputs[name], timesteps=frames), tolerance)
         with block.register_forward_pre_hook(_skip_video, with_kwargs=True):
-            rest, left = measure(run.expected, pair.candidate(run.z, run.frames), tolerance)
+            rest, left = measure(run.expected, pair.candidate(run.z, frames), tolerance)
         # A module whose input is not finite cannot be judged.
         guilty = alone == "fail" and is_finite(without)
         guilty = guilty or (run.result.verdict == "fail" and rest != "fail")
@@ -68,7 +68,7 @@ def bisect(
         branch = next(part for part in parts if hasattr(block, part))
         suspects.append(Suspect(f"{name}.{branch}", guilty, left.max_abs))
     progress("bisecting", len(blocks), len(blocks))
-    return BisectResult(tuple(suspects))
+    return tuple(suspects)
 
 
 def _skip_video(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -86,22 +86,21 @@ class _Fault(NamedTuple):
 
 def self_test(
     pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance
-) -> tuple[SelfTestResult | None, tuple[str, ...]]:
+) -> tuple[tuple[Damage, ...], tuple[str, ...]]:
     """Inject each known fault into a candidate that passed, and find the probe that detects it.
 
     Afterwards the candidate is as it was. A fault that cannot reach the output of this decoder is
     left out with a note.
     """
-    if pair.modules is None:
-        return None, ("the self-test was left out: it needs decoders of this package",)
+    assert pair.modules is not None
     video, damages, notes = pair.modules.candidate.video, [], []
     shared = pair.modules.reference.decoder.state_dict() if pair.weights.compared else {}
 
     def caught(candidate: Decode) -> str | None:
         """The first probe that a faulty candidate fails."""
         for run in runs:
-            if measure(run.expected, candidate(run.z, run.frames), tolerance)[0] == "fail":
-                return run.result.name
+            if measure(run.expected, candidate(run.z, run.probe.frames), tolerance)[0] == "fail":
+                return run.probe.name
         return None
 
     for fault in _faults(pair.modules):
@@ -127,7 +126,7 @@ def self_test(
 
     what = "the frames of each video in reverse order"
     damages.append(Damage("frames-swapped", what, caught(reversed_frames)))
-    return SelfTestResult(tuple(damages)), tuple(notes)
+    return tuple(damages), tuple(notes)
 
 
 def _faults(modules: Modules) -> Iterator[_Fault | str]:

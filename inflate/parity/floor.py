@@ -53,7 +53,7 @@ def find_overflow(
         return None
     run = next(run for run in runs if not is_finite(run.expected))
     for dtype in _WIDER.get(run.z.dtype, ()):
-        if is_finite(pair.modules.remake(dtype)(run.z.to(dtype), run.frames)):
+        if is_finite(pair.modules.remake(dtype)(run.z.to(dtype), run.probe.frames)):
             return OverflowResult(dtype_name(run.z.dtype), layer, dtype_name(dtype))
     return None
 

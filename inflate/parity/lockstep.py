@@ -15,7 +15,7 @@ from inflate.models.attention import AttnBlock
 from inflate.models.blocks import ResnetBlock
 from inflate.models.temporal import TemporalBlock
 from inflate.parity.metrics import is_finite, measure, worst_of, worst_verdict
-from inflate.parity.pair import Decode, Modules
+from inflate.parity.pair import DecoderPair
 from inflate.parity.result import Errors, LayerResult, Tolerance
 from inflate.vocabulary import Verdict
 
@@ -24,9 +24,6 @@ _KINDS = (nn.Conv2d, nn.GroupNorm, ResnetBlock, AttnBlock)
 
 _KEPT_BYTES = 2 << 30
 """Outputs of the reference that are kept for the candidate's; later layers are not compared."""
-
-Compared = tuple[Verdict, Errors, bool]
-"""A layer on a probe, and whether the reference's own output is finite."""
 
 
 def spatial_layers(whole: nn.Module) -> dict[str, nn.Module]:
@@ -54,22 +51,20 @@ def _watching(layers: dict[str, nn.Module], watch: Callable[[str, Tensor], None]
 class Lockstep:
     """Compares the layers of two decoders while they decode the same latents."""
 
-    def __init__(self, modules: Modules, tolerance: Tolerance) -> None:
-        self._tolerance = tolerance
-        one, two = spatial_layers(modules.reference), spatial_layers(modules.candidate)
+    def __init__(self, pair: DecoderPair, tolerance: Tolerance) -> None:
+        assert pair.modules is not None
+        self._pair, self._tolerance = pair, tolerance
+        one, two = map(spatial_layers, (pair.modules.reference, pair.modules.candidate))
         self._reference = {name: layer for name, layer in one.items() if name in two}
         self._candidate = {name: two[name] for name in self._reference}
-        self._found: dict[str, list[Compared]] = {}
+        self._found: dict[str, list[tuple[Verdict, Errors]]] = {}
+        self._overflowed: set[str] = set()
 
-    def decode(
-        self, reference: Decode, candidate: Decode, z: Tensor, frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """The images of both, which must decode in the same pieces.
-
-        A probe that an exception ends is left out of the comparison.
-        """
-        kept: dict[str, list[Tensor]] = {}
-        new: dict[str, list[Compared]] = {}
+    def decode(self, z: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """The images of both; a probe that an exception ends is left out of the comparison."""
+        kept: dict[str, Tensor] = {}
+        new: dict[str, tuple[Verdict, Errors]] = {}
+        overflowed: set[str] = set()
         room = _KEPT_BYTES
 
         def keep(name: str, output: Tensor) -> None:
@@ -77,21 +72,22 @@ class Lockstep:
             room -= output.nbytes
             if room >= 0:
                 # A copy, since later layers may work in place.
-                kept.setdefault(name, []).append(output.clone())
+                kept[name] = output.clone()
 
         def compare(name: str, output: Tensor) -> None:
-            if kept.get(name):
-                expected = kept[name].pop(0)
-                verdict, errors = measure(expected, output, self._tolerance)
-                finite = errors.finite or is_finite(expected)
-                new.setdefault(name, []).append((verdict, errors, finite))
+            if name in kept:
+                expected = kept.pop(name)
+                new[name] = measure(expected, output, self._tolerance)
+                if not is_finite(expected):
+                    overflowed.add(name)
 
         with _watching(self._reference, keep):
-            expected = reference(z, frames)
+            expected = self._pair.reference(z, frames)
         with _watching(self._candidate, compare):
-            found = candidate(z, frames)
+            found = self._pair.candidate(z, frames)
         for name, compared in new.items():
-            self._found.setdefault(name, []).extend(compared)
+            self._found.setdefault(name, []).append(compared)
+        self._overflowed |= overflowed
         return expected, found
 
     @property
@@ -99,7 +95,7 @@ class Lockstep:
         """The layers in the order in which they ran, each with its worst numbers of all probes."""
         results = []
         for name, found in self._found.items():
-            verdicts, errors, _ = zip(*found, strict=True)
+            verdicts, errors = zip(*found, strict=True)
             layer = self._reference[name]
             kind = next(kind.__name__ for kind in _KINDS if isinstance(layer, kind))
             results.append(LayerResult(name, kind, worst_verdict(verdicts), worst_of(errors)))
@@ -108,8 +104,7 @@ class Lockstep:
     @property
     def not_finite(self) -> str | None:
         """The first layer of the reference whose own output is not finite."""
-        bad = (name for name, found in self._found.items() if not all(c[2] for c in found))
-        return next(bad, None)
+        return next((name for name in self._found if name in self._overflowed), None)
 
     def culprit(self) -> str | None:
         """The first layer out of tolerance, or its block if only the layer's input was wrong.

@@ -11,6 +11,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from inflate.parity.probes import Probe
 from inflate.parity.result import Errors, PartResult, ProbeResult, Tolerance, Worst
 from inflate.vocabulary import Verdict
 
@@ -85,24 +86,23 @@ def worst_of(several: Sequence[Errors]) -> Errors:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """A probe that was run: its latents, the images of both sides, and the result."""
+    """A probe that was run: its latents, the images of both sides, and the result.
 
+    ``z`` is ``(B T) e h w``, in the type and on the device that computed; images are
+    ``(B T) C H W``.
+    """
+
+    probe: Probe
     z: Tensor
-    frames: int
     expected: Tensor
     found: Tensor
     result: ProbeResult
 
 
-def judge(
-    name: str, z: Tensor, frames: int, images: tuple[Tensor, Tensor], tolerance: Tolerance
-) -> ProbeRun:
-    """Judge what reference and candidate made of a probe, as a whole and in parts.
-
-    ``z`` is ``(B T) e h w``, where ``frames`` is T; images are ``(B T) C H W``.
-    """
+def judge(probe: Probe, z: Tensor, images: tuple[Tensor, Tensor], tolerance: Tolerance) -> ProbeRun:
+    """Judge what reference and candidate made of a probe, as a whole and in parts."""
     verdict, errors = measure(*images, tolerance)
-    parts = []
+    frames, parts = probe.frames, []
     for part, cut in _parts(images[0], frames, images[0].shape[-1] // z.shape[-1]).items():
         found = (verdict, errors)
         if verdict != "bitwise":
@@ -110,8 +110,8 @@ def judge(
         parts.append(PartResult(part, found[0], found[1].max_abs))
     worst = None if verdict == "bitwise" else _worst(*images, frames)
     shape, largest = tuple(z.shape), errors.max_abs
-    result = ProbeResult(name, shape, frames, verdict, largest, errors, tuple(parts), worst)
-    return ProbeRun(z, frames, *images, result)
+    result = ProbeResult(probe.name, shape, frames, verdict, largest, errors, tuple(parts), worst)
+    return ProbeRun(probe, z, *images, result)
 
 
 def _parts(images: Tensor, frames: int, scale: int) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -42,6 +42,13 @@ class LatentDecoder(nn.Module):
         return self(z, frames, skip_video=True)  # type: ignore[no-any-return]
 
     @property
+    def channels(self) -> int:
+        """Of the latents."""
+        first = self.post_quant_conv or self.decoder.conv_in
+        assert isinstance(first, nn.Conv2d)
+        return first.in_channels
+
+    @property
     def video(self) -> VideoDecoder:
         """The decoder, which must be a video decoder."""
         assert isinstance(self.decoder, VideoDecoder)
@@ -83,7 +90,7 @@ class DecoderPair:
 def against_source(
     reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
 ) -> DecoderPair:
-    """A video checkpoint and the image checkpoint that it was made from.
+    """A video checkpoint, and the image or video checkpoint that it was made from.
 
     If the candidate is stored in a narrower type, the reference is rounded to it first.
 
@@ -91,62 +98,37 @@ def against_source(
         PlanError: their architectures differ.
     """
     _check_same_architecture(reference, candidate)
-    notes = list(candidate.blend_notes)
+    load: Callable[..., Decoder] = load_video if reference.inflated else load_image_decoder
 
-    def read_image(compute: torch.dtype, stored_as: Source | None) -> LatentDecoder:
+    def read(compute: torch.dtype, stored_as: Source | None) -> LatentDecoder:
         before = load_post_quant_conv(reference, compute, stored_as=stored_as)
         # One that only the candidate has is used on both sides.
         before = before or load_post_quant_conv(candidate, compute)
-        decoder = load_image_decoder(reference, compute, stored_as=stored_as)
-        return LatentDecoder(decoder, before)
+        return LatentDecoder(load(reference, compute, stored_as=stored_as), before)
 
-    image = read_image(dtype, candidate)
-    before = load_post_quant_conv(candidate, dtype)
+    first, before = read(dtype, candidate), load_post_quant_conv(candidate, dtype)
+    notes = list(candidate.blend_notes)
     own = reference.info("post_quant_conv.weight") is not None
     if own != (before is not None):
         missing = "candidate" if own else "reference"
         notes.append(f"the {missing} has no post_quant_conv: both sides used the other's")
-    decoder, same = _load_sharing(image.decoder, candidate, dtype)
-    image, video = (
-        side.to(device) for side in (image, LatentDecoder(decoder, before or image.post_quant_conv))
-    )
-    cast_types = narrowed(reference, candidate)
-    return DecoderPair(
-        reference=image,
-        candidate=video,
-        channels=_latent_channels(image, reference),
-        weights=compare_weights(reference, candidate, same),
-        original=None if cast_types is None else read_image(dtype, None).to(device),
-        cast_types=cast_types,
-        notes=tuple(notes),
-        skip_video=video.image_layers,
-        modules=Modules(image, video, lambda other: read_image(other, candidate).to(device)),
-        architecture=reference.config.architecture.decoder,
-    )
-
-
-def against_video(
-    reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
-) -> DecoderPair:
-    """A video checkpoint and the one that it was copied from."""
-    _check_same_architecture(reference, candidate)
-
-    def read(compute: torch.dtype) -> LatentDecoder:
-        before = load_post_quant_conv(reference, compute, stored_as=candidate)
-        decoder = load_video(reference, compute, stored_as=candidate)
-        return LatentDecoder(decoder, before)
-
-    first = read(dtype)
-    decoder, same = _load_sharing(first.decoder, candidate, dtype)
-    before = load_post_quant_conv(candidate, dtype) or first.post_quant_conv
-    first, second = (side.to(device) for side in (first, LatentDecoder(decoder, before)))
+    # Tensors of equal bytes are used on both sides, and need not be compared again.
+    decoder = load_video(candidate, dtype, shared=first.decoder)
+    used = {tensor.data_ptr() for tensor in first.decoder.parameters()}
+    same = {DECODER + name for name, p in decoder.named_parameters() if p.data_ptr() in used}
+    second = LatentDecoder(decoder, before or first.post_quant_conv)
+    first, second = first.to(device), second.to(device)
+    cast_types = None if reference.inflated else narrowed(reference, candidate)
     return DecoderPair(
         reference=first,
         candidate=second,
-        channels=_latent_channels(first, reference),
+        channels=first.channels,
         weights=compare_weights(reference, candidate, same),
-        notes=candidate.blend_notes,
-        modules=Modules(first, second, lambda other: read(other).to(device)),
+        original=None if cast_types is None else read(dtype, None).to(device),
+        cast_types=cast_types,
+        notes=tuple(notes),
+        skip_video=None if reference.inflated else second.image_layers,
+        modules=Modules(first, second, lambda other: read(other, candidate).to(device)),
         architecture=reference.config.architecture.decoder,
     )
 
@@ -162,7 +144,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
     return DecoderPair(
         reference=video.image_layers,
         candidate=video,
-        channels=_latent_channels(video, candidate),
+        channels=video.channels,
         weights=WeightsResult(0, ()),
         notes=(
             *candidate.blend_notes,
@@ -171,22 +153,6 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
         modules=Modules(video, video, lambda other: read(other).image_layers),
         architecture=candidate.config.architecture.decoder,
     )
-
-
-def _load_sharing(
-    reference: Decoder, candidate: Source, dtype: torch.dtype
-) -> tuple[VideoDecoder, set[str]]:
-    """A video decoder with the reference's tensors where the bytes are equal, and their keys."""
-    decoder = load_video(candidate, dtype, shared=reference)
-    used = {tensor.data_ptr() for tensor in reference.parameters()}
-    same = {DECODER + name for name, own in decoder.named_parameters() if own.data_ptr() in used}
-    return decoder, same
-
-
-def _latent_channels(side: LatentDecoder, source: Source) -> int:
-    if isinstance(side.post_quant_conv, nn.Conv2d):
-        return side.post_quant_conv.in_channels
-    return source.config.architecture.z_channels
 
 
 def _check_same_architecture(reference: Source, candidate: Source) -> None:

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inflate.errors import ConfigError
+from inflate.config.schema import Architecture
 from inflate.loading import aligned
+
+_LEAST_SIDE, _LEAST_FRAMES = 2, 3
+"""The smallest that a probe is made: with less, no border or middle frame would be left."""
+
+_COPIES = 8
+"""Tensors of the widest layer that exist at once: input, norm, output, and layouts of kernels."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,8 @@ class Probe:
         return cls(name, len(z) // frames, frames, z.shape[2], z.shape[3], aligned(z), sources)
 
     def latents(self, channels: int, seed: int) -> Tensor:
-        """The given latents, or standard normal ones ``(B T) C h w`` in which all frames differ.
-
-        Raises:
-            ConfigError: the given latents have another number of channels.
-        """
+        """The given latents, or standard normal ones ``(B T) C h w`` in which all frames differ."""
         if self.z is not None:
-            if self.z.shape[1] != channels:
-                raise ConfigError(
-                    f"the latents of {self.name!r} have {self.z.shape[1]} channels; the decoder "
-                    f"takes {channels}"
-                )
             return self.z
         digest = hashlib.sha256(f"{seed}:{self.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
@@ -68,6 +65,33 @@ class Probe:
 
         z, sources = cut(self.z), cut(self.sources)
         return Probe(self.name, batch, frames, height, width, z, sources)
+
+    def smaller(self) -> Probe | None:
+        """Half the videos, else half the longer side, else fewer frames; None for the smallest."""
+        videos, frames, height, width = self.batch, self.frames, self.height, self.width
+        # Sides are rounded up, so that a frame that was not square does not become so at once.
+        if videos > 1:
+            videos //= 2
+        elif height > max(width, _LEAST_SIDE):
+            height = (height + 1) // 2
+        elif width > _LEAST_SIDE:
+            width = (width + 1) // 2
+        elif frames > _LEAST_FRAMES:
+            frames = max(_LEAST_FRAMES, frames // 2)
+        else:
+            return None
+        return self.cropped(videos, frames, height, width)
+
+    def estimated_bytes(self, architecture: Architecture, dtype: torch.dtype) -> int:
+        """Estimate the bytes that decoding takes.
+
+        The widest layer is the first at full size, which still has the channels of the level before
+        it; attention in the middle compares every latent pixel with every other.
+        """
+        pixels = self.height * self.width
+        widest = max(architecture.level_channels[:2]) * pixels * architecture.downsampling**2
+        attention = 0 if architecture.attn_type == "none" else pixels**2
+        return self.batch * self.frames * (_COPIES * widest + attention) * dtype.itemsize
 
 
 # Name, videos, frames, height and width.

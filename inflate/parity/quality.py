@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from inflate.errors import ConfigError, needs_extra
-from inflate.parity.metrics import is_finite
-from inflate.parity.result import FrameNumbers, ProbeQuality, QualityMeasure, QualityResult
+from inflate.parity.metrics import ProbeRun, is_finite
+from inflate.parity.result import FrameNumbers, ProbeQuality, QualityMeasure
 
 _WINDOW = 11
 """Pixels of the window of SSIM."""
@@ -32,22 +31,15 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 """LPIPS of two batches of images in -1..1."""
 
 
-@dataclass(frozen=True)
-class RealFrames:
-    """Real frames of one video, and what both decoders made of them: ``T C H W`` in -1..1."""
-
-    probe: str
-    real: Tensor
-    reference: Tensor
-    candidate: Tensor
-
-
-def measure_quality(videos: Sequence[RealFrames]) -> tuple[QualityResult | None, tuple[str, ...]]:
-    """Compare what both decoders made of real frames with these frames.
+def measure_quality(
+    runs: Sequence[ProbeRun],
+) -> tuple[tuple[ProbeQuality, ...] | None, tuple[str, ...]]:
+    """Compare what both decoders made of probes of real frames with these frames.
 
     Returns:
         The numbers, None where there are none, and notes on what was left out.
     """
+    videos = [(run, run.probe.sources) for run in runs if run.probe.sources is not None]
     if not videos:
         return None, ()
     try:
@@ -55,29 +47,23 @@ def measure_quality(videos: Sequence[RealFrames]) -> tuple[QualityResult | None,
             import torchmetrics  # noqa: F401
     except ConfigError as error:
         return None, (str(error),)
-    perceptual, notes = _perceptual(videos[0].reference.device)
+    perceptual, notes = _perceptual(videos[0][0].z.device)
     probes = []
-    for video in videos:
-        decoded = (video.reference, video.candidate)
-        if any(images.shape != video.real.shape for images in decoded):
+    for run, real in videos:
+        name, decoded = run.probe.name, (run.expected, run.found)
+        if any(images.shape != real.shape for images in decoded):
             reason = "decoded frames have another shape"
         elif not all(map(is_finite, decoded)):
             reason = "the outputs are not finite"
         else:
-            probes.append(ProbeQuality(video.probe, _measures(video, perceptual)))
+            levels = _levels(real.to(run.z.device))
+            flows = _flows(levels)
+            image, video = (_numbers(_levels(x), levels, flows, perceptual) for x in decoded)
+            measures = tuple(QualityMeasure(each, image[each], video[each]) for each in image)
+            probes.append(ProbeQuality(name, measures))
             continue
-        notes.append(f"the quality of probe {video.probe} was not measured: {reason}")
-    return QualityResult(tuple(probes)) if probes else None, tuple(notes)
-
-
-def _measures(video: RealFrames, perceptual: Perceptual | None) -> tuple[QualityMeasure, ...]:
-    real = _levels(video.real.to(video.reference.device))
-    flows = _flows(real)
-    reference, candidate = (
-        _numbers(_levels(images), real, flows, perceptual)
-        for images in (video.reference, video.candidate)
-    )
-    return tuple(QualityMeasure(name, reference[name], candidate[name]) for name in reference)
+        notes.append(f"the quality of probe {name} was not measured: {reason}")
+    return tuple(probes) or None, tuple(notes)
 
 
 def _numbers(

@@ -119,18 +119,11 @@ class FloorResult:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A temporal module, and the largest error with that module disabled."""
+    """A temporal module of a bisection, and the largest error with that module disabled."""
 
     name: str
     guilty: bool
     max_abs_error: float | None
-
-
-@dataclass(frozen=True)
-class BisectResult:
-    """The temporal modules, each disabled in turn."""
-
-    suspects: tuple[Suspect, ...]
 
 
 @dataclass(frozen=True)
@@ -141,13 +134,6 @@ class TensorLearning:
     learns: Learns
     reason: str
     change: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainabilityResult:
-    """When each temporal tensor learns."""
-
-    tensors: tuple[TensorLearning, ...]
 
 
 @dataclass(frozen=True)
@@ -213,31 +199,12 @@ class ProbeQuality:
 
 
 @dataclass(frozen=True)
-class QualityResult:
-    """How close both decoders come to real frames."""
-
-    probes: tuple[ProbeQuality, ...]
-
-
-@dataclass(frozen=True)
 class Damage:
     """A fault that was injected into the candidate in memory, and the probe that caught it."""
 
     name: str
     what: str
     caught_by: str | None
-
-
-@dataclass(frozen=True)
-class SelfTestResult:
-    """The faults that were injected."""
-
-    damages: tuple[Damage, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every fault was caught."""
-        return all(damage.caught_by is not None for damage in self.damages)
 
 
 @dataclass(frozen=True)
@@ -325,8 +292,9 @@ class ParityReport(Displayed):
     ``reference`` and ``candidate`` are the paths and fingerprints of the files. ``changed`` is
     whether the candidate's tensors changed since its header was written, None if unknown.
     ``first_divergence`` is the first layer out of tolerance. ``not_finite`` names the candidate's
-    tensors that hold NaN or infinity, where its outputs are not finite. ``pictures`` are for pages
-    only; documents leave them out. What was not requested is None or empty.
+    tensors that hold NaN or infinity, where its outputs are not finite. ``self_test`` are the
+    faults that were injected. ``pictures`` are for pages only; documents leave them out. What was
+    not requested is None or empty.
     """
 
     verdict: Verdict
@@ -345,12 +313,12 @@ class ParityReport(Displayed):
     layers: tuple[LayerResult, ...] = ()
     first_divergence: str | None = None
     floor: FloorResult | None = None
-    bisect: BisectResult | None = None
-    trainability: TrainabilityResult | None = None
+    bisect: tuple[Suspect, ...] | None = None
+    trainability: tuple[TensorLearning, ...] | None = None
     trained: TrainedResult | None = None
-    self_test: SelfTestResult | None = None
+    self_test: tuple[Damage, ...] | None = None
     overflow: OverflowResult | None = None
-    quality: QualityResult | None = None
+    quality: tuple[ProbeQuality, ...] | None = None
     plan: tuple[PlanRow, ...] = ()
     not_finite: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from inflate.formats.layouts import DECODER, is_inflated
-from inflate.formats.source import Source
 from inflate.inflation.plan import MIX_FACTOR, blocked
-from inflate.loading import load_video
 from inflate.mix_factor import alpha_of
 from inflate.models import VideoDecoder
 from inflate.models.temporal import TemporalBlock
-from inflate.parity.memory import memory_errors
-from inflate.parity.result import Learns, TensorLearning, TrainabilityResult
+from inflate.parity.result import Learns, TensorLearning
 
 STEP = 0.01
 """How far a step moves the element with the largest gradient, as Adam's first step would."""
@@ -38,7 +35,7 @@ Why = tuple[str, str | None]
 """A reason, and what to change; None if nothing needs to change."""
 
 
-def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
+def learn_once(decoder: VideoDecoder) -> tuple[TensorLearning, ...]:
     """Measure when each temporal tensor of a decoder learns, by two backward passes.
 
     The loss is the distance to random images; between the passes the temporal tensors alone take a
@@ -47,16 +44,15 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
     Args:
         decoder: on any device but ``meta``, in any floating type; tensors whose ``requires_grad``
             is false count as frozen.
-        seed: of the latents, ``3 C 2 3``, and the images.
     """
     with torch.inference_mode(False), torch.enable_grad():
         decoder = copy.deepcopy(decoder).eval()  # Without dropout.
         own, blocks = dict(decoder.named_parameters()), _blocks_of_tensors(decoder)
         trained = {key: own[key] for key in blocks if key in own and own[key].requires_grad}
-        gradients = _gradients(decoder, trained, seed)
+        gradients = _gradients(decoder, trained)
         now = _arrived(gradients, blocks)
         _step(trained, gradients)
-        gradients = _gradients(decoder, trained, seed)
+        gradients = _gradients(decoder, trained)
         then = _arrived(gradients, blocks)
     zeros = [key for key, value in own.items() if key.endswith("weight") and not value.any()]
     results = []
@@ -75,17 +71,7 @@ def learn_once(decoder: VideoDecoder, *, seed: int = 0) -> TrainabilityResult:
             causes = causes or [name for name in zeros if blocks[name] is block]
             why = _silent(gradients[key], causes)
         results.append(TensorLearning(DECODER + key, learns, *why))
-    return TrainabilityResult(tuple(results))
-
-
-def measure_trainability(candidate: Source) -> TrainabilityResult:
-    """:func:`learn_once` for the decoder of a video checkpoint, in float64 on the CPU.
-
-    Raises:
-        DeviceError: memory ran out.
-    """
-    with memory_errors(torch.device("cpu"), "two backward passes were made"):
-        return learn_once(load_video(candidate, torch.float64))
+    return tuple(results)
 
 
 def _blocks_of_tensors(decoder: VideoDecoder) -> Blocks:
@@ -123,9 +109,9 @@ def _silent(gradient: Tensor | None, zeros: list[str]) -> Why:
     )
 
 
-def _gradients(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter], seed: int) -> Gradients:
+def _gradients(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter]) -> Gradients:
     like = next(decoder.parameters())
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     z = torch.randn(_FRAMES, decoder.z_channels, 2, 3, generator=generator).to(like)
     images = decoder(z, timesteps=_FRAMES)
     target = torch.randn(images.shape, generator=generator).to(images)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import Tensor
 
-from inflate.parity.device import environment, exact_float32
+from inflate.parity.device import (
+    available_bytes,
+    environment,
+    exact_float32,
+    is_out_of_memory,
+    memory_errors,
+)
 from inflate.parity.faults import bisect, self_test
 from inflate.parity.floor import find_overflow, measure_floor
 from inflate.parity.lockstep import Lockstep
-from inflate.parity.memory import available_bytes, estimated_bytes, memory_errors, run_smaller
 from inflate.parity.metrics import ProbeRun, judge, max_abs_error, worst_error, worst_verdict
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe, clip_for, probes_for
-from inflate.parity.quality import RealFrames, measure_quality
+from inflate.parity.quality import measure_quality
 from inflate.parity.result import (
     CastResult,
     FoldResult,
@@ -30,9 +33,6 @@ from inflate.progress import Progress, silent
 
 _PICTURES = 8
 """Frames of a probe that are kept for the report."""
-
-Keep = Callable[[Probe, Tensor, Tensor, Tensor], None]
-"""Receives a probe, its latents, and the images of reference and candidate."""
 
 
 def run_check(
@@ -53,7 +53,7 @@ def run_check(
     test_itself: bool = False,
     pictures: bool = False,
     fallback: bool = False,
-    keep: Keep | None = None,
+    keep: Callable[[ProbeRun], None] | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Run both decoders on every probe and judge.
@@ -71,38 +71,35 @@ def run_check(
     probes = probes_for(device) if probes is None else probes
     if pictures:
         probes = (*probes, clip_for(device))
-    lockstep = None if pair.modules is None else Lockstep(pair.modules, tolerance)
-    estimate = partial(estimated_bytes, pair.architecture, dtype)
+    lockstep = None if pair.modules is None else Lockstep(pair, tolerance)
     available = available_bytes(device)
-    notes = [*pair.notes]
 
-    def decode(z: Tensor, frames: int, watch: Lockstep | None) -> tuple[Tensor, Tensor]:
-        if watch is None:
-            return pair.reference(z, frames), pair.candidate(z, frames)
-        return watch.decode(pair.reference, pair.candidate, z, frames)
+    def fits(probe: Probe) -> bool:
+        shape = pair.architecture
+        return shape is None or probe.estimated_bytes(shape, dtype) <= available
 
     def run(probe: Probe) -> ProbeRun:
         z = probe.latents(pair.channels, seed).to(device, dtype)
-        images = decode(z, probe.frames, lockstep if thorough else None)
-        return judge(probe.name, z, probe.frames, images, tolerance)
+        if thorough and lockstep is not None:
+            images = lockstep.decode(z, probe.frames)
+        else:
+            images = pair.reference(z, probe.frames), pair.candidate(z, probe.frames)
+        return judge(probe, z, images, tolerance)
 
-    runs: list[ProbeRun] = []
+    notes, runs = [*pair.notes], []
     frames: list[Picture] = []
-    real: list[RealFrames] = []
     with exact_float32(), torch.inference_mode(), memory_errors(device, "parity was checked"):
         where = environment(device, dtype, fallback=fallback)
         for done, probe in enumerate(probes):
             progress("checking parity", done, len(probes))
-            small, one = run_smaller(probe, run, estimate, available)
+            one = _run_smaller(probe, run, fits)
             runs.append(one)
-            if small is not probe:
-                notes.append(f"memory is short: {small} was decoded instead of {probe}")
-            if pictures and (small.z is not None or done == len(probes) - 1):
-                frames += _pictures_of(one, small.sources)
-            if thorough and small.sources is not None:
-                real.append(RealFrames(small.name, small.sources, one.expected, one.found))
+            if one.probe is not probe:
+                notes.append(f"memory is short: {one.probe} was decoded instead of {probe}")
+            if pictures and (probe.z is not None or done == len(probes) - 1):
+                frames += _pictures_of(one)
             if keep is not None:
-                keep(small, one.z, one.expected, one.found)
+                keep(one)
         progress("checking parity", len(probes), len(probes))
         more = _frame_runs(pair, runs, tolerance) if thorough else ()
         results = tuple(one.result for one in (*runs, *more))
@@ -111,7 +108,7 @@ def run_check(
         if verdict == "fail" and not thorough and lockstep is not None:
             for one in runs:
                 if one.result.verdict == "fail":
-                    decode(one.z, one.frames, lockstep)
+                    lockstep.decode(one.z, one.probe.frames)
         overflow = culprit = tested = None
         if lockstep is not None:
             overflow, culprit = find_overflow(pair, runs, lockstep.not_finite), lockstep.culprit()
@@ -120,7 +117,7 @@ def run_check(
         guilty = None
         if find_faulty:
             guilty = bisect(pair, max(runs, key=_error_and_frames), tolerance, progress)
-        quality, left_out = measure_quality(real)
+        quality, left_out = measure_quality(runs if thorough else ())
         if test_itself and verdict == "fail":
             left_out += ("the self-test was left out: it needs a candidate that passes",)
         elif test_itself:
@@ -152,6 +149,26 @@ def run_check(
     return replace(report, notes=(*notes, *_notes(report), *left_out))
 
 
+def _run_smaller(
+    probe: Probe, run: Callable[[Probe], ProbeRun], fits: Callable[[Probe], bool]
+) -> ProbeRun:
+    """Run a probe, made smaller until it fits into the memory.
+
+    Raises:
+        torch.OutOfMemoryError: even the smallest does not fit.
+    """
+    smaller = probe.smaller()
+    if smaller is None or fits(probe):
+        try:
+            return run(probe)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or smaller is None:
+                raise
+    # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
+    torch.cuda.empty_cache()
+    return _run_smaller(smaller, run, fits)
+
+
 def _frame_runs(
     pair: DecoderPair, runs: Sequence[ProbeRun], tolerance: Tolerance
 ) -> Iterator[ProbeRun]:
@@ -159,38 +176,39 @@ def _frame_runs(
 
     Before training each frame is decoded by itself: if frames change places, their images do.
     """
-    longest = max(runs, key=lambda run: run.frames)
-    z, frames, expected = longest.z, longest.frames, longest.expected
-    if frames == 1:
-        return
+    longest = max(runs, key=lambda run: run.probe.frames)
+    frames = longest.probe.frames
     # Every frame moves, within its video.
-    order = torch.arange(len(z)).reshape(-1, frames).roll(1, dims=1).flatten()
-    images = (expected[order], pair.candidate(z[order], frames))
-    yield judge("frame-permutation", z[order], frames, images, tolerance)
+    order = torch.arange(len(longest.z)).reshape(-1, frames).roll(1, dims=1).flatten()
+    z = longest.z[order]
+    images = (longest.expected[order], pair.candidate(z, frames))
+    yield judge(replace(longest.probe, name="frame-permutation"), z, images, tolerance)
     if pair.skip_video is not None:
-        yield judge("skip-video", z, frames, (expected, pair.skip_video(z, frames)), tolerance)
+        images = (longest.expected, pair.skip_video(longest.z, frames))
+        yield judge(replace(longest.probe, name="skip-video"), longest.z, images, tolerance)
 
 
-def _pictures_of(run: ProbeRun, sources: Tensor | None) -> Iterator[Picture]:
+def _pictures_of(run: ProbeRun) -> Iterator[Picture]:
     """Frames of the first video of a probe, spread over its time, and the encoded images."""
-    for t in torch.linspace(0, run.frames - 1, min(run.frames, _PICTURES)).round().int().tolist():
+    frames, sources = run.probe.frames, run.probe.sources
+    for t in torch.linspace(0, frames - 1, min(frames, _PICTURES)).round().int().tolist():
         source = None if sources is None else sources[t]
         images = (run.expected[t].float().cpu(), run.found[t].float().cpu())
-        yield Picture(run.result.name, t, source, *images)
+        yield Picture(run.probe.name, t, source, *images)
 
 
 def _cast(pair: DecoderPair, runs: Sequence[ProbeRun]) -> CastResult | None:
     if pair.cast_types is None:
         return None
     original = pair.original
-    errors = [max_abs_error(original(r.z, r.frames), r.expected) for r in runs if original]
+    errors = [max_abs_error(original(r.z, r.probe.frames), r.expected) for r in runs if original]
     return CastResult(*pair.cast_types, worst_error(errors))
 
 
 def _error_and_frames(run: ProbeRun) -> tuple[float, int]:
     """Sorts the probe that shows most last: not finite, else the largest error."""
     error = run.result.max_abs_error
-    return (float("inf") if error is None else error), run.frames
+    return (float("inf") if error is None else error), run.probe.frames
 
 
 def _notes(report: ParityReport) -> Iterator[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.recorded import CONFIG_KEY, SOURCE_BLEND_KEY
 from inflate.formats.source import Source
-from inflate.inflation.initializers import start_rules
+from inflate.formats.spec import TensorSpec, decoder_spec
+from inflate.inflation.initializers import start_rule, start_rules
 from inflate.io.arrays import is_finite
 from inflate.io.index import WIDTHS
 from inflate.io.reader import same_bytes
@@ -49,14 +51,19 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
     """
     if CONFIG_KEY not in candidate.checkpoint.metadata:
         return None
-    changed = []
-    rules = start_rules(candidate.config)
-    for key, rule in rules.items():
-        have = read_tensor(candidate, key)
-        made = make_tensor(rule, tuple(have.shape), key, candidate.config.seed)
-        if not torch.equal(made.to(have.dtype), have):
-            changed.append(key)
-    return TemporalResult(len(rules), tuple(changed))
+    same = {tensor.key: torch.equal(*both) for tensor, *both in temporal_starts(candidate)}
+    return TemporalResult(len(same), tuple(key for key, is_same in same.items() if not is_same))
+
+
+def temporal_starts(candidate: Source) -> Iterator[tuple[TensorSpec, Tensor, Tensor]]:
+    """Every temporal tensor of a video checkpoint as it is, and as its rule and seed make it."""
+    config = candidate.config
+    for tensor in decoder_spec(config.architecture, config.temporal):
+        if tensor.part is not None:
+            now = read_tensor(candidate, tensor.key)
+            rule = start_rule(tensor, config.temporal)
+            made = make_tensor(rule, tensor.shape, tensor.key, config.seed)
+            yield tensor, now, made.to(now.dtype)
 
 
 def not_finite(candidate: Source) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Results turned into documents: versioned JSON now, for programs."""
+"""Results as documents: versioned JSON, pages, Markdown and JUnit."""

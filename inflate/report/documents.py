@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from inflate.workflow import ConversionResult, Inspection
 
 PARITY_SCHEMA = "inflate/parity-report/2"
-CONVERSION_SCHEMA = "inflate/conversion/2"
-INSPECTION_SCHEMA = "inflate/inspection/2"
-PRESETS_SCHEMA = "inflate/presets/1"
-ERROR_SCHEMA = "inflate/error/1"
 
 
 def as_json(document: Mapping[str, Any]) -> str:
@@ -39,9 +35,19 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
+_ITEMS = {
+    "bisect": "suspects", "trainability": "tensors", "quality": "probes", "self_test": "damages"
+}  # fmt: skip
+"""The parts of a report that are lists, and the key of the list in their object."""
+
+
 def parity_document(report: ParityReport) -> dict[str, Any]:
     """A parity report as ``inflate/parity-report/2``; an error that is not finite is null."""
     apart = {"pictures", "reference", "candidate", "weights"}
+    shown = [entry.name for entry in fields(report) if entry.name not in apart]
+    parts = {name: _plain(getattr(report, name)) for name in shown}
+    for name, key in _ITEMS.items():
+        parts[name] = None if parts[name] is None else {key: parts[name]}
     weights = report.weights
     return {
         "schema": PARITY_SCHEMA,
@@ -55,11 +61,7 @@ def parity_document(report: ParityReport) -> dict[str, Any]:
             "names": list(weights.different),
             "temporal": _plain(weights.temporal),
         },
-        **{
-            entry.name: _plain(getattr(report, entry.name))
-            for entry in fields(report)
-            if entry.name not in apart
-        },
+        **parts,
     }
 
 
@@ -67,7 +69,7 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
     """A conversion as ``inflate/conversion/2``."""
     config = result.plan.config
     return {
-        "schema": CONVERSION_SCHEMA,
+        "schema": "inflate/conversion/2",
         "output": None if result.output is None else str(result.output),
         "fingerprint": result.fingerprint,
         "source_fingerprint": result.source_fingerprint,
@@ -130,7 +132,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         }
     apart = {"files", "has_ema", "blend", "would_write"}
     return {
-        "schema": INSPECTION_SCHEMA,
+        "schema": "inflate/inspection/2",
         **{e.name: _plain(getattr(found, e.name)) for e in fields(found) if e.name not in apart},
         "path": str(found.path),
         "format": found.files.format,
@@ -157,7 +159,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
 def presets_document(presets: Mapping[str, Preset]) -> dict[str, Any]:
     """Presets by their names as ``inflate/presets/1``."""
     content = {name: preset.content for name, preset in presets.items()}
-    return {"schema": PRESETS_SCHEMA, "presets": content}
+    return {"schema": "inflate/presets/1", "presets": content}
 
 
 def error_document(kind: str, message: str, path: str | None = None) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def error_document(kind: str, message: str, path: str | None = None) -> dict[str
     first = message.partition("\n")[0]
     clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)
     return {
-        "schema": ERROR_SCHEMA,
+        "schema": "inflate/error/1",
         "kind": kind,
         "message": message,
         "path": path,

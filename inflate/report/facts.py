@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from inflate.display import error_text
 from inflate.report.summary import (
     Document,
     failing,
@@ -14,14 +15,7 @@ from inflate.report.summary import (
     missed_damages,
     quality_probes,
 )
-from inflate.report.text import (
-    error_text,
-    listed,
-    mean_texts,
-    measure_text,
-    multiple_text,
-    shape_text,
-)
+from inflate.report.text import listed, mean_texts, measure_text, multiple_text, shape_text
 
 PROBE_COLUMNS = (
     "probe", "latents", "frames", "verdict", "largest error", "worst at", "parts that fail"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from inflate._version import __version__
+from inflate.display import bytes_text, counted, error_text
 from inflate.errors import printable
 from inflate.report import summary, text
 from inflate.report.plot import error_plot, part_of, time_plot
@@ -31,16 +31,6 @@ _TITLES = {
     "within-tolerance with the folded decoder": "Within tolerance of the folded decoder",
     "fail": "Not equal",
 }
-_PARTS = (
-    "tone", "reason", "causes", "advice", "learning_counts", "learning_groups", "missed_damages",
-    "quality_probes",
-)  # fmt: skip
-"""The functions of a document whose results templates show."""
-_TEXTS = (
-    "better_decoder", "counted", "limit_share", "mean_texts", "measure_text", "multiple_text",
-    "tolerance_text",
-)  # fmt: skip
-"""The functions that templates call."""
 
 
 def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
@@ -55,17 +45,18 @@ def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
     # In the order of the probe that has most parts: first, middle, last.
     most_first = sorted(probes, key=lambda probe: -len(probe["parts"]))
     verdict = summary.verdict_text(document)
+    plan: dict[str, list[object]] = {}
+    for row in document["plan"]:
+        plan.setdefault(part_of(row["name"]), []).append(row)
     return render_page(
         "report.html.j2",
         document=document,
         title=f"Overflow in {overflow['dtype']}" if overflow else _TITLES[verdict],
         strips=strips,
         plot=error_plot(document),
-        plan=_plan_parts(document["plan"]),
+        plan=plan,
         part_names=list({part["name"]: None for probe in most_first for part in probe["parts"]}),
         probes=[(probe, {part["name"]: part for part in probe["parts"]}) for probe in probes],
-        failed_layers=summary.failing(document["layers"]),
-        **{name: getattr(summary, name)(document) for name in _PARTS},
     )
 
 
@@ -92,16 +83,12 @@ def _environment() -> Environment:
         # Names come from files: escape what would move a cursor or reverse a line.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(
-        breakable=_breakable,
-        error=text.error_text,
-        sqnr=text.sqnr_text,
-        size=text.bytes_text,
-        shape=text.shape_text,
-        place=text.place_text,
-    )
-    environment.globals |= {name: getattr(text, name) for name in _TEXTS} | {
+    environment.filters |= {"breakable": _breakable, "error": error_text, "size": bytes_text}
+    environment.globals |= {
         "common_folder": _common_folder,
+        "counted": counted,
+        "summary": summary,
+        "text": text,
         "time_plot": time_plot,
     }
     return environment
@@ -116,15 +103,3 @@ def _common_folder(paths: Iterable[str]) -> str:
     """The folder, or start of a URL, in which all of some files lie, with its last slash."""
     folder, slash, _ = commonprefix(list(paths)).rpartition("/")  # noqa: RUF071 - cut at a slash
     return folder + slash
-
-
-def _plan_parts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The tensors of a plan by the part of the autoencoder, with sums."""
-    parts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        empty = {"rows": [], "counts": Counter(), "nbytes": 0}
-        part = parts.setdefault(part_of(row["name"]), empty)
-        part["rows"].append(row)
-        part["counts"][row["origin"]] += 1
-        part["nbytes"] += row["nbytes"]
-    return parts

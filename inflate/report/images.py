@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,22 +35,6 @@ def strips(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         gain = _gain(max(_largest(picture) for picture in frames))
         made.append({"probe": probe, "frames": [_frame(picture, gain) for picture in frames]})
     return made
-
-
-def png(pixels: Tensor) -> bytes:
-    """Pixels ``H W 3`` of type uint8 as a PNG file (ISO/IEC 15948), true colour, 8 bits."""
-    height, width, _ = pixels.shape
-    # Filter 2, "Up": each row as its difference from the one above compresses better.
-    above = torch.cat([torch.zeros_like(pixels[:1]), pixels[:-1]])
-    rows = (pixels.int() - above.int()).remainder(256).to(torch.uint8).reshape(height, -1)
-    rows = torch.cat([torch.full((height, 1), 2, dtype=torch.uint8), rows], dim=1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    packed = zlib.compress(rows.numpy().tobytes(), 9)
-    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
 
 
 def _frame(picture: Picture, gain: float) -> dict[str, Any]:
@@ -90,7 +74,9 @@ def _uri(image: Tensor) -> str:
     levels = ((torch.nan_to_num(image).clamp(-1.0, 1.0) + 1.0) * 127.5).round()
     pixels = levels.to(torch.uint8).permute(1, 2, 0).contiguous()
     pixels[broken] = torch.tensor([255, 0, 255], dtype=torch.uint8)  # Magenta.
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _small(image: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
+from inflate.display import error_text
 from inflate.errors import printable
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
 from inflate.report.summary import (
@@ -15,7 +16,7 @@ from inflate.report.summary import (
     reason,
     verdict_text,
 )
-from inflate.report.text import error_text, mean_texts, tolerance_text
+from inflate.report.text import mean_texts, tolerance_text
 
 Failure = tuple[str, list[str]]
 """A message, and the lines behind it."""

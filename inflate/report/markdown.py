@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from inflate.display import one_line
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
-from inflate.report.summary import (
-    Document,
-    advice,
-    causes,
-    reason,
-    tone,
-    verdict_text,
-)
-from inflate.report.text import one_line, tolerance_text
+from inflate.report.summary import Document, advice, causes, reason, tone, verdict_text
+from inflate.report.text import tolerance_text
 
 SIGNS = {"bitwise": "✅", "within-tolerance": "🟡", "fail": "❌"}
-_MOST = 10
+_MOST, _ROWS = 10, 40
 _LONGEST = 200
 _SENTENCE = 800
 
@@ -53,8 +47,12 @@ def _lines(document: Document) -> Iterator[str]:
         yield "\n**What to do**\n"
         yield from (f"- {_sentence(text)}" for text in what_to_do[:_MOST])
     yield ""
-    yield from _table(("", ""), _facts(document), "facts", 4 * _MOST)
-    yield from _probes(document)
+    yield from _table(("", ""), _facts(document), "facts")
+    yield "### Probes\n"
+    # Those that fail first, so that none of them is left out.
+    rows = sorted(probe_rows(document), key=lambda row: row[3] != "fail")
+    cells = [(code(row[0]), *map(escaped, row[1:])) for row in rows]
+    yield from _table(PROBE_COLUMNS, cells, "probes")
     yield from (f"> {escaped(text)}\n" for text in document["notes"][:_MOST])
 
 
@@ -77,18 +75,8 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _probes(document: Document) -> Iterator[str]:
-    yield "### Probes\n"
-    # Those that fail first, so that none of them is left out.
-    rows = sorted(probe_rows(document), key=lambda row: row[3] != "fail")
-    cells = [(code(row[0]), *map(escaped, row[1:])) for row in rows]
-    yield from _table(PROBE_COLUMNS, cells, "probes", 4 * _MOST)
-
-
-def _table(
-    head: Sequence[str], rows: Sequence[Iterable[object]], what: str, most: int = _MOST
-) -> Iterator[str]:
+def _table(head: Sequence[str], rows: Sequence[Iterable[str]], what: str) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"
-    yield from (f"| {' | '.join(map(str, row))} |" for row in rows[:most])
-    yield f"\nand {len(rows) - most} more {what}\n" if len(rows) > most else ""
+    yield from (f"| {' | '.join(row)} |" for row in rows[:_ROWS])
+    yield f"\nand {len(rows) - _ROWS} more {what}\n" if len(rows) > _ROWS else ""

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from inflate.display import error_text
 from inflate.report.summary import Document
-from inflate.report.text import error_text, limit_share, measure_text, quality_text
+from inflate.report.text import limit_share, measure_text, quality_text
 
 LEFT, RIGHT, TOP = 76.0, 14.0, 20.0
 LANE, STEP, LEAST, HEIGHT = 30.0, 10.0, 700.0, 180.0

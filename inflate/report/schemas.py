@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from inflate.display import one_line
 from inflate.errors import InflateError, needs_extra
 from inflate.io.files import like
 from inflate.report.documents import PARITY_SCHEMA
 from inflate.report.summary import Document
-from inflate.report.text import one_line
 
 _LARGEST = 64 * 2**20
 

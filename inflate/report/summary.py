@@ -7,13 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inflate.report.text import (
-    counted,
-    error_text,
-    listed,
-    multiple_text,
-    tolerance_text,
-)
+from inflate.display import counted, error_text
+from inflate.report.text import listed, multiple_text, tolerance_text
 
 Document = dict[str, Any]
 """A parity report as ``inflate/parity-report/2``."""

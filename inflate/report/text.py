@@ -7,11 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from inflate.display import bytes_text as bytes_text
-from inflate.display import counted as counted
-from inflate.display import error_text as error_text
-from inflate.errors import printable
-
 _MEASURES = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
@@ -19,11 +14,6 @@ _MEASURES = {
     "flicker": "flicker (grey levels)",
     "warped_flicker": "warped flicker (grey levels)",
 }
-
-
-def one_line(text: str) -> str:
-    """A text in one line, in which nothing moves a cursor; files choose their words."""
-    return printable(text).replace("\n", "\\n")
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
@@ -35,11 +25,6 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """A shape, its sizes separated by spaces."""
     return " ".join(map(str, shape))
-
-
-def place_text(worst: Mapping[str, int] | None) -> str:
-    """Where the largest error is, counted from 0; empty where all is equal."""
-    return ", ".join(f"{axis} {place}" for axis, place in (worst or {}).items())
 
 
 def sqnr_text(errors: Mapping[str, float | bool | None]) -> str:
@@ -103,8 +88,5 @@ def better_decoder(measure: Mapping[str, Any]) -> str:
         math.inf if measure[side]["mean"] is None else measure[side]["mean"]
         for side in ("reference", "candidate")
     )
-    return (
-        "image decoder"
-        if (image > video) == (measure["name"] in ("psnr", "ssim"))
-        else ("video decoder")
-    )
+    more_is_better = measure["name"] in ("psnr", "ssim")
+    return "image decoder" if (image > video) == more_is_better else "video decoder"

@@ -133,6 +133,7 @@ def require_pages() -> None:
     """Raise an InflateError where pages cannot be made: the extra ``report`` is missing."""
     with needs_extra("report", "a page", InflateError):
         import jinja2  # noqa: F401
+        import PIL  # noqa: F401
 
 
 def _refused(path: Path, why: str) -> OutputError:

@@ -7,10 +7,10 @@ import torch
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.io.staging import Staged
-from inflate.parity.device import fell_back, resolve_device
+from inflate.parity.device import resolve_device
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES
-from inflate.parity.pair import against_source, against_video
+from inflate.parity.pair import against_source
 from inflate.parity.result import ParityReport, Tolerance
 from inflate.parity.verify import run_check
 from inflate.progress import Progress
@@ -42,8 +42,6 @@ def check(
         candidate = describe(with_base(opened, reference) if temporal_alone else opened)
         if job.target == "diffusers":
             pair = against_export(reference, candidate, staged.path, where)
-        elif reference.inflated:
-            pair = against_video(reference, candidate, torch.float32, where)
         else:
             pair = against_source(reference, candidate, torch.float32, where)
         return run_check(
@@ -55,6 +53,6 @@ def check(
             tolerance=Tolerance(tolerance, tolerance),
             seed=job.plan.config.seed,
             fold=job.fold,
-            fallback=fell_back(device, where),
+            fallback=device == "auto" and where.type == "cpu",
             progress=progress,
         )

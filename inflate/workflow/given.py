@@ -16,9 +16,9 @@ from inflate.formats.source import Source
 from inflate.io.staging import write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
-from inflate.parity.device import exact_float32
+from inflate.parity.device import exact_float32, memory_errors
 from inflate.parity.media import image_files, image_pixels, read_latents, video_pixels
-from inflate.parity.memory import memory_errors
+from inflate.parity.metrics import ProbeRun
 from inflate.parity.probes import Probe
 from inflate.progress import Progress
 
@@ -80,11 +80,10 @@ def given_probes(
     return tuple(probes), tuple(notes)
 
 
-def keep_outputs(
-    folder: Path, probe: Probe, z: Tensor, reference: Tensor, candidate: Tensor
-) -> None:
+def keep_outputs(folder: Path, run: ProbeRun) -> None:
     """Write a probe's latents and both outputs to a new file ``NAME.safetensors``."""
-    tensors = {"latents": z, "reference": reference, "candidate": candidate}
+    probe = run.probe
+    tensors = {"latents": run.z, "reference": run.expected, "candidate": run.found}
     if probe.sources is not None:
         tensors["source"] = probe.sources
     name = re.sub(r"[^\w.-]+", "-", probe.name)

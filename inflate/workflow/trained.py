@@ -11,17 +11,14 @@ import torch
 from inflate.errors import ConfigError
 from inflate.formats.recorded import CONFIG_KEY, SEED_KEY, is_trained
 from inflate.formats.source import Source
-from inflate.formats.spec import decoder_spec
-from inflate.inflation.initializers import start_rule
-from inflate.loading import make_tensor, read_tensor
 from inflate.options import VerifyOptions
-from inflate.parity.device import exact_float32
-from inflate.parity.memory import memory_errors
+from inflate.parity.device import exact_float32, memory_errors
+from inflate.parity.metrics import judge, worst_error
 from inflate.parity.pair import DecoderPair
 from inflate.parity.probes import Probe
-from inflate.parity.quality import RealFrames, measure_quality
+from inflate.parity.quality import measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
-from inflate.parity.weights import not_finite
+from inflate.parity.weights import not_finite, temporal_starts
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
@@ -53,30 +50,27 @@ def with_training(
     if bad := not_finite(video):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         problems.append(f"tensors hold NaN or infinity: {shown}")
-    largest = squares = power = 0.0
-    real = []
+    squares = power = 0.0
+    runs = []
     what = "outputs were compared"
     with exact_float32(), torch.inference_mode(), memory_errors(device, what):
         for probe in probes:
             z = probe.latents(pair.channels, seed).to(device, dtype)
             outputs = pair.reference(z, probe.frames), pair.candidate(z, probe.frames)
-            if probe.sources is not None:
-                real.append(RealFrames(probe.name, probe.sources, *outputs))
+            runs.append(judge(probe, z, outputs, report.tolerance))
             image, found = (output.double().cpu() for output in outputs)
-            difference = found - image
-            # A NaN must not be lost in a maximum.
-            largest = max(largest, float(difference.abs().max().nan_to_num(nan=math.inf)))
-            squares += _square(difference)
+            squares += _square(found - image)
             power += _square(image)
-        quality, left_out = measure_quality(real)
-    if not math.isfinite(largest):
+        quality, left_out = measure_quality(runs)
+    largest = worst_error([run.result.max_abs_error for run in runs])
+    if largest is None:
         problems.append("the outputs hold NaN or infinity")
     source = report.recorded_source
     if source is not None and not source.given:
         problems.append(f"it was made from another checkpoint, {source.name}")
     trained = TrainedResult(
         problems=tuple(problems),
-        max_abs_difference=_finite(largest),
+        max_abs_difference=largest,
         relative_difference=_finite(math.sqrt(squares / power)) if power else None,
         movements=_movements(video),
     )
@@ -104,17 +98,12 @@ def _movements(video: Source) -> tuple[Movement, ...]:
     if not {CONFIG_KEY, SEED_KEY} <= video.checkpoint.metadata.keys():
         return ()
     sums: dict[str, list[float]] = {}
-    config = video.config
-    for tensor in decoder_spec(config.architecture, config.temporal):
-        if tensor.part is None:
-            continue
-        now = read_tensor(video, tensor.key)
-        rule = start_rule(tensor, config.temporal)
-        start = make_tensor(rule, tensor.shape, tensor.key, config.seed).to(now.dtype).double()
+    for tensor, now, made in temporal_starts(video):
+        part, start = str(tensor.part), made.double()
         difference = now.double() - start
-        total = sums.setdefault(tensor.part, [0, 0, 0.0, 0.0])
+        total = sums.setdefault(part, [0, 0, 0.0, 0.0])
         added = (1, bool(difference.any()), _square(difference), _square(start))
-        sums[tensor.part] = [a + b for a, b in zip(total, added, strict=True)]
+        sums[part] = [a + b for a, b in zip(total, added, strict=True)]
     return tuple(
         Movement(
             part=part,

@@ -28,14 +28,15 @@ from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
+from inflate.loading import load_video
 from inflate.options import VerifyOptions, check_location, options_of
-from inflate.parity.device import fell_back, resolve_device
+from inflate.parity.device import memory_errors, resolve_device
 from inflate.parity.floor import measure_fold
 from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
 from inflate.parity.probes import probes_for
 from inflate.parity.result import FoldResult, ParityReport, RecordedSource, Tolerance
-from inflate.parity.trainability import measure_trainability
+from inflate.parity.trainability import learn_once
 from inflate.parity.verify import run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
@@ -190,7 +191,7 @@ def verify(
             find_faulty=options.bisect,
             test_itself=options.self_test,
             pictures=pictures,
-            fallback=fell_back(options.device, where),
+            fallback=options.device == "auto" and where.type == "cpu",
             keep=keep,
             progress=progress,
         )
@@ -198,7 +199,10 @@ def verify(
             report = with_training(report, pair, source, probes, where, compute, options.seed)
         elif candidate is not None:
             report = replace(report, notes=(*report.notes, *hint(report, source)))
-        learned = measure_trainability(source) if options.trainability else None
+        learned = None
+        if options.trainability:
+            with memory_errors(torch.device("cpu"), "two backward passes were made"):
+                learned = learn_once(load_video(source, torch.float64))
         bad = not_finite(source) if report.max_abs_error is None else ()
         return replace(report, plan=plan_rows(source), trainability=learned, not_finite=bad)
 

@@ -14,10 +14,10 @@ import pytest
 from inflate import workflow
 from inflate.cli.console import print_table
 from inflate.cli.render_parity import print_document
+from inflate.display import one_line
 from inflate.parity.result import RecordedSource, TemporalResult, TrainedResult, WeightsResult
 from inflate.report.documents import parity_document
 from inflate.report.summary import advice, reason
-from inflate.report.text import one_line
 
 from ..conversions import nudged
 from ..report.building import REPORTS, document_of, shown_verdict

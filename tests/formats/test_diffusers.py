@@ -125,6 +125,9 @@ def test_the_export_decodes_as_the_original_did(
             ".temporal_res_block.norm" in name: tensor.dtype for name, tensor in stored.items()
         }
         assert types == {True: torch.float32, False: torch.bfloat16}
+        assert result.parity is not None
+        assert result.parity.cast is not None
+        assert 0 < (result.parity.cast.max_abs_error or 0) < 0.1
         return
     assert result.parity is not None
     assert any(diffusers.__version__ in note for note in result.parity.notes)

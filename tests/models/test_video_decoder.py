@@ -145,7 +145,12 @@ def test_chunks_are_the_whole(time_mode: str, kernel: Any, chunk: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"attn_type": "none", "tanh_out": True}, {"give_pre_end": True}, {"resamp_with_conv": False}],
+    [
+        {"attn_type": "none", "tanh_out": True},
+        {"attn_type": "vanilla-xformers"},
+        {"give_pre_end": True},
+        {"resamp_with_conv": False},
+    ],
     ids=str,
 )
 @torch.no_grad()

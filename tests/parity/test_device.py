@@ -51,25 +51,22 @@ def test_what_is_not_a_device_is_refused(cuda_devices: Any, name: str) -> None:
 
 
 BACKENDS: Any = torch.backends
-SWITCHES: tuple[tuple[Any, str], ...] = (
-    (BACKENDS.cuda.matmul, "fp32_precision"),
-    (BACKENDS.cudnn.conv, "fp32_precision"),
-    (BACKENDS.mkldnn.matmul, "fp32_precision"),
-    (BACKENDS.mkldnn.conv, "fp32_precision"),
-    (BACKENDS.cudnn, "benchmark"),
-    (BACKENDS.cudnn, "deterministic"),
+PRECISE = (BACKENDS.cuda.matmul, BACKENDS.cudnn.conv, BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv)
+SWITCHES = (
+    *((owner, "fp32_precision") for owner in PRECISE),
+    *((BACKENDS.cudnn, name) for name in ("benchmark", "deterministic")),
 )
 """Every setting that lets float32 be computed in less, or in another way each time."""
 
-REDUCED = ("tf32", "tf32", "bf16", "bf16", True, False)
-EXACT = ("ieee", "ieee", "ieee", "ieee", False, True)
+REDUCED = ["tf32", "tf32", "bf16", "bf16", True, False]
+EXACT = ["ieee", "ieee", "ieee", "ieee", False, True]
 
 
-def settings() -> tuple[Any, ...]:
-    return tuple(getattr(owner, name) for owner, name in SWITCHES)
+def settings() -> list[Any]:
+    return [getattr(owner, name) for owner, name in SWITCHES]
 
 
-def set_all(values: tuple[Any, ...]) -> None:
+def set_all(values: list[Any]) -> None:
     for (owner, name), value in zip(SWITCHES, values, strict=True):
         setattr(owner, name, value)
 
@@ -93,7 +90,7 @@ def test_settings_stay_while_any_thread_needs_them_and_are_put_back_after_the_la
             assert second_inside.wait(_SECONDS)
         first_left.set()
 
-    def second() -> tuple[Any, ...]:
+    def second() -> list[Any]:
         assert first_inside.wait(_SECONDS)
         with exact_float32():
             second_inside.set()

@@ -78,42 +78,30 @@ def no_images(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        no_images,
-        lambda _folder: None,
-        lambda folder: folder.write_text("a file"),
-        corrupt_images,
-        bomb,
-    ],
-)
-def test_images_that_are_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    make(tmp_path / "images")
-    with pytest.raises(ConfigError):
-        image_pixels(tmp_path / "images", **SIZES)
-
-
 def playlist(path: Path) -> None:
     clip(path.parent / "other.mkv")
     path.write_text("#EXTM3U\n#EXTINF:1,\nother.mkv\n#EXT-X-ENDLIST\n")
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(clip(path.with_suffix(".mkv")).read_bytes()[:300])
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("read", "make"),
     [
-        lambda _path: None,
-        lambda path: path.mkdir(),
-        lambda path: path.write_bytes(b"no video" * 1000),
-        lambda path: path.write_bytes(clip(path.with_suffix(".mkv")).read_bytes()[:300]),
-        playlist,
+        *((image_pixels, make) for make in (no_images, corrupt_images, bomb, Path.touch)),
+        *((video_pixels, make) for make in (playlist, cut_short, Path.touch, Path.mkdir)),
+        *((read, lambda _path: None) for read in (image_pixels, video_pixels)),
     ],
 )
-def test_videos_that_are_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    make(tmp_path / "clip.bin")
+def test_what_is_not_an_image_or_a_video_is_refused(
+    tmp_path: Path, read: Callable[..., Any], make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "given")
     with pytest.raises(ConfigError) as caught:
-        video_pixels(tmp_path / "clip.bin", **SIZES)
-    assert str(caught.value).startswith(f"--video {tmp_path / 'clip.bin'} ")
+        read(tmp_path / "given", **SIZES)
+    assert str(tmp_path / "given") in str(caught.value)
 
 
 def test_images_and_videos_become_probes(

@@ -104,8 +104,7 @@ def test_the_worst_of_several_probes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "worst"),
-    [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)],
+    ("errors", "worst"), [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)]
 )
 def test_the_worst_error_is_unknown_if_one_is(errors: list[Any], worst: float | None) -> None:
     assert worst_error(errors) == worst
@@ -117,7 +116,7 @@ def test_the_worst_pixel_is_named_and_each_part_judged() -> None:
     candidate = reference.clone()
     candidate[5, 1, 2, 7] = 0.25  # Video 1, frame 2; a latent pixel is two wide.
     candidate[3, 0, 0, 0] = 0.125  # Video 1, frame 0; on the border.
-    result = judge("p", z, 3, (reference, candidate), Tolerance(0.2, 0.0)).result
+    result = judge(Probe.of("p", z, 3), z, (reference, candidate), Tolerance(0.2, 0.0)).result
     assert (result.verdict, result.max_abs_error) == ("fail", 0.25)
     assert result.worst == Worst(video=1, frame=2, channel=1, row=2, column=7)
     assert result.parts == (
@@ -135,7 +134,8 @@ def test_the_first_number_that_is_not_finite_is_the_worst() -> None:
     candidate[0, 0, 0, 0] = 100.0
     candidate[1, 0, 1, 2] = math.nan
     candidate[1, 0, 2, 2] = math.inf
-    result = judge("p", torch.zeros(2, 1, 3, 3), 2, (reference, candidate), EXACT).result
+    probe = Probe.of("p", torch.zeros(2, 1, 3, 3), 2)
+    result = judge(probe, reference, (reference, candidate), EXACT).result
     assert result.max_abs_error is None
     assert result.worst == Worst(video=0, frame=1, channel=0, row=1, column=2)
 

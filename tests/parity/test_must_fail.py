@@ -35,12 +35,6 @@ from .damage import checked
 
 def test_the_tolerance_is_the_callers(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
     key = "decoder.conv_out.time_mix_conv.bias"  # moves every pixel of a channel by itself
-    slight = nudged(videos["all"], tmp_path / "slight.safetensors", key, by=1e-6)
-    report = inflate.verify(image, slight, **CPU)
-    assert report.verdict == "within-tolerance"
-    assert report.max_abs_error == pytest.approx(1e-6, rel=0.5)
-    assert not inflate.verify(image, slight, atol=0, rtol=0, **CPU).passed
-
     clear = nudged(videos["all"], tmp_path / "clear.safetensors", key, by=1e-2)
     assert not inflate.verify(image, clear, **CPU).passed
     report = inflate.verify(image, clear, atol=0.011, rtol=0, **CPU)
@@ -150,13 +144,6 @@ def test_a_candidate_that_mixes_what_it_should_not(mix: str, probes: Sequence[Pr
     assert report.verdict == "fail"
     errors = [probe.max_abs_error for probe in report.probes]
     assert report.max_abs_error == max(e for e in errors if e is not None) > 0
-
-
-def test_different_weights_fail_whatever_the_probes_say() -> None:
-    weights = WeightsResult(2, ("decoder.conv_in.weight",))
-    report = checked(DecoderPair(unchanged, unchanged, 3, weights), 0.0)
-    assert {p.verdict for p in report.probes} == {"bitwise"}
-    assert report.verdict == "fail"
 
 
 CASES: list[Any] = [

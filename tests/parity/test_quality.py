@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import inflate
-from inflate.parity.quality import RealFrames, measure_quality
-from inflate.parity.result import FrameNumbers
+from inflate.parity.metrics import ProbeRun, judge
+from inflate.parity.probes import Probe
+from inflate.parity.quality import measure_quality
+from inflate.parity.result import FrameNumbers, Tolerance
 from inflate.report.documents import parity_document
 from inflate.report.schemas import problem_of
 
@@ -21,27 +23,27 @@ from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import CPU
 from ..media import clip, picture
 
+pytest.importorskip("torchmetrics")
+
 REAL = torch.rand(4, 3, 40, 48, generator=torch.Generator().manual_seed(0)) - 0.5
 SIGNS = torch.tensor([1.0, -1, 1, -1])[:, None, None, None]
 
 
-@pytest.fixture
-def _extra() -> None:
-    pytest.importorskip("torchmetrics")
-
-
-needs_extra = pytest.mark.usefixtures("_extra")
+def run_of(decoded: Tensor, real: Tensor = REAL) -> ProbeRun:
+    """A probe of real frames; the image decoder is perfect."""
+    z = real[..., ::8, ::8]
+    images = (real[:, : decoded.shape[1]], decoded)
+    return judge(Probe.of("video", z, len(z), real), z, images, Tolerance(0, 0))
 
 
 def numbers(decoded: Tensor, real: Tensor = REAL) -> dict[str, FrameNumbers]:
-    """The measures of decoded frames; the other decoder is perfect."""
-    found, notes = measure_quality([RealFrames("video", real, real, decoded)])
+    """The measures of decoded frames."""
+    found, notes = measure_quality([run_of(decoded, real)])
     assert found is not None
     assert notes == ()
-    return {measure.name: measure.candidate for measure in found.probes[0].measures}
+    return {measure.name: measure.candidate for measure in found[0].measures}
 
 
-@needs_extra
 @pytest.mark.parametrize(
     ("decoded", "psnr", "flicker"),
     [
@@ -60,12 +62,10 @@ def test_known_numbers(decoded: Tensor, psnr: float | None, flicker: float) -> N
     assert (found["ssim"].mean > 1 - 1e-5) == (psnr is None)
 
 
-@needs_extra
 def test_values_are_clamped() -> None:
     assert numbers(REAL.sign() * 7, REAL.sign())["psnr"].mean is None
 
 
-@needs_extra
 def test_errors_that_move_with_the_picture_are_not_warped_flicker() -> None:
     pytest.importorskip("cv2")
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
@@ -78,21 +78,18 @@ def test_errors_that_move_with_the_picture_are_not_warped_flicker() -> None:
     assert warped < flicker / 2
 
 
-@needs_extra
 def test_what_needs_more_frames_or_pixels_is_left_out() -> None:
     assert "flicker" not in numbers(REAL[:1], REAL[:1])
     assert set(numbers(REAL[..., :8], REAL[..., :8])) == {"psnr", "flicker"}
 
 
-@needs_extra
 @pytest.mark.parametrize("decoded", [REAL * torch.nan, REAL[:, :1]])
 def test_what_cannot_be_measured_is_a_note(decoded: Tensor) -> None:
-    found, notes = measure_quality([RealFrames("video", REAL, REAL, decoded)])
+    found, notes = measure_quality([run_of(decoded)])
     assert found is None
     assert len(notes) == 1
 
 
-@needs_extra
 def test_lpips_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def network(**_options: Any) -> Any:
         return SimpleNamespace(to=lambda _device: lambda x, y: (x - y).abs().amax())
@@ -104,7 +101,7 @@ def test_lpips_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=offline))
-    found, notes = measure_quality([RealFrames("video", REAL, REAL, REAL)])
+    found, notes = measure_quality([run_of(REAL)])
     assert found is not None
     assert "no network" in notes[0]
 
@@ -124,7 +121,6 @@ def test_without_the_extra_one_note_names_it(
     assert not any("quality" in note for note in report.notes), "no real frames"
 
 
-@needs_extra
 def test_a_fresh_video_decoder_has_the_numbers_of_its_image_decoder(
     image: Path, videos: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -132,12 +128,11 @@ def test_a_fresh_video_decoder_has_the_numbers_of_its_image_decoder(
     given = {"images": tmp_path / "images", "video": clip(tmp_path / "clip.mkv"), "max_side": 16}
     quality = inflate.verify(image, videos["all"], **given, **CPU).quality
     assert quality is not None
-    assert [probe.probe for probe in quality.probes] == ["images", "video"]
-    for probe in quality.probes:
+    assert [probe.probe for probe in quality] == ["images", "video"]
+    for probe in quality:
         assert all(measure.candidate == measure.reference for measure in probe.measures)
 
 
-@needs_extra
 def test_a_trained_one_is_measured_with_its_temporal_layers(tmp_path: Path) -> None:
     image = write_safetensors(tmp_path / "img.safetensors", autoencoder(ch_mult=[1]))
     inflate.convert(image, tmp_path / "video.safetensors", skip_parity=True, **CPU)
@@ -152,5 +147,5 @@ def test_a_trained_one_is_measured_with_its_temporal_layers(tmp_path: Path) -> N
         assert report.verdict == verdict
         assert report.quality is not None
         assert problem_of(parity_document(report)) is None
-        psnr = report.quality.probes[0].measures[0]
+        psnr = report.quality[0].measures[0]
         assert psnr.candidate.mean != psnr.reference.mean

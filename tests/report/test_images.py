@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from inflate.parity.result import Picture
-from inflate.report.images import png, strips
+from inflate.report.images import strips
 from inflate.report.plot import TOP, error_plot, time_plot
 from inflate.report.text import limit_share
 
@@ -39,13 +39,6 @@ def strip_of(*candidates: Tensor, reference: Tensor | None = None) -> dict[str, 
         ]
     )
     return strip
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (64, 40)])
-def test_png_keeps_every_pixel(size: tuple[int, int]) -> None:
-    pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
-    with Image.open(io.BytesIO(png(pixels))) as image:
-        assert torch.equal(torch.from_numpy(np.array(image)), pixels)
 
 
 def test_what_is_shown_of_a_frame() -> None:
