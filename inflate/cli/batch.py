@@ -130,12 +130,15 @@ def batch(
             fail_fast=fail_fast,
         )
     with adding_done("the jobs are finished; the same command writes their reports"):
-        links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
         document = reports.batch_document(
-            outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
+            outcomes,
+            ledger=str(found.ledger),
+            executor=executor,
+            seconds=seconds,
+            linked=report_dir is not None,
         )
         if report_dir is not None:
-            reports.write_summaries(document, report_dir)
+            reports.write_reports(document, outcomes, report_dir)
         if summary is not None:
             append_summary(summary, reports.to_markdown(document))
     with adding_done("the jobs are finished"):

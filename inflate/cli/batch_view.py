@@ -33,34 +33,25 @@ def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
         shown_bars = _Bars(total)
         with shown_bars.bars:
             yield shown_bars
-        return
-    yield _Lines(wanted=lines)
+    else:
+        yield _Lines() if lines else Watch()
 
 
-class _Lines:
+class _Lines(Watch):
     """A line on stdout for each job that ends."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._wanted = wanted
-
     def waits(self) -> None:
-        if self._wanted:
-            note(_WAITS)
-
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        pass
+        note(_WAITS)
 
     def lost(self, job: Job, why: str) -> None:
-        if self._wanted:
-            note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
+        note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
 
     def ended(self, outcome: Outcome) -> None:
-        if self._wanted:
-            with suppress(OutputError):  # The last flush raises it again, after the other jobs.
-                say_line(_line(job_document(outcome)))
+        with suppress(OutputError):  # The last flush raises it again, after the other jobs.
+            say_line(_line(job_document(outcome)))
 
 
-class _Bars:
+class _Bars(Watch):
     """A bar for each running job, and one for all jobs."""
 
     def __init__(self, total: int) -> None:

@@ -172,7 +172,7 @@ def test_reports_that_cannot_be_written_leave_the_jobs_done(
         raise OutputError("r has gone")
 
     with monkeypatch.context() as broken:
-        broken.setattr("inflate.batch.reports.write_summaries", gone)
+        broken.setattr("inflate.batch.reports.write_reports", gone)
         assert main(["batch", "ckpts/*", "-o", "out", "--report-dir", "r"]) == 2
     said = capsys.readouterr()
     assert said.err
