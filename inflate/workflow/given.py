@@ -92,8 +92,6 @@ def keep_outputs(
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            raise OutputError(f"{path} exists; choose another folder for --save-outputs")
         write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error

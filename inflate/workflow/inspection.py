@@ -12,19 +12,12 @@ from inflate.config.presets import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.display import Displayed, bytes_text
 from inflate.errors import InflateError
+from inflate.formats import recorded
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
 from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import (
-    LAYOUT_KEY,
-    changed_since,
-    is_trained,
-    recorded_prefix,
-    recorded_settings,
-)
-from inflate.formats.source import Source
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
@@ -106,7 +99,7 @@ class Inspection(Displayed):
     @property
     def trained(self) -> bool:
         """Whether the header records that it was trained."""
-        return is_trained(self.metadata)
+        return recorded.is_trained(self.metadata)
 
     @property
     def copied(self) -> int:
@@ -158,8 +151,11 @@ def inspect(
 def _inspect(
     source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
-    metadata = checkpoint.metadata
-    found, common = _find(checkpoint, options)
+    metadata, found, common = checkpoint.metadata, None, []
+    try:
+        found = find_source(checkpoint, replace(options, layout="autoencoder"))
+    except InflateError as error:
+        common = _problems(error)
 
     def obstacles_to(target: Target | None) -> list[str]:
         try:
@@ -189,7 +185,7 @@ def _inspect(
         kind=_kind(located) if located else None,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
-        layout=layout_of(located, metadata.get(LAYOUT_KEY)) if located else None,
+        layout=layout_of(located, metadata.get(recorded.LAYOUT_KEY)) if located else None,
         has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
@@ -204,15 +200,8 @@ def _inspect(
         obstacles=obstacles,
         layouts={target: tuple(obstacles_to(target)) for target in LAYOUTS},
         fingerprint=own,
-        changed=None if own is None else changed_since(metadata, own),
+        changed=None if own is None else recorded.changed_since(metadata, own),
     )
-
-
-def _find(checkpoint: Checkpoint, options: ConvertOptions) -> tuple[Source | None, list[str]]:
-    try:
-        return find_source(checkpoint, replace(options, layout="autoencoder")), []
-    except InflateError as error:
-        return None, _problems(error)
 
 
 def _problems(error: InflateError) -> list[str]:
@@ -227,15 +216,15 @@ def _shown(
     located = architecture = temporal = blend = None
     with suppress(InflateError):
         ema, ignore = options.weights == "ema", options.ignore or ()
-        own = recorded_prefix(checkpoint.metadata, checkpoint.tensors)
+        own = recorded.recorded_prefix(checkpoint.metadata, checkpoint.tensors)
         prefix = own if options.prefix is None else options.prefix
         located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)
         if located.inflated:
             temporal = infer_temporal(shapes)
-            recorded = recorded_settings(checkpoint.metadata, path)
-            blend = find_blend(located, recorded, checkpoint.read, path, options.merge_strategy)
+            settings = recorded.recorded_settings(checkpoint.metadata, path)
+            blend = find_blend(located, settings, checkpoint.read, path, options.merge_strategy)
     return located, architecture, temporal, blend
 
 

@@ -12,17 +12,9 @@ from pathlib import Path
 import torch
 
 from inflate.errors import ConfigError, FamilyError
+from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import is_inflated
-from inflate.formats.recorded import (
-    ORIGIN_FINGERPRINT_KEY,
-    ORIGIN_NAME_KEY,
-    POST_QUANT_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_NAME_KEY,
-    changed_since,
-    recorded_settings,
-)
 from inflate.formats.source import Source, describe, given_blend
 from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
@@ -185,7 +177,7 @@ def verify(
             probes=probes,
             fold=fold,
             recorded_source=None if candidate is None else _recorded_source(metadata, prints[0]),
-            changed=changed_since(metadata, prints[1]),
+            changed=recorded.changed_since(metadata, prints[1]),
             thorough=not trained,
             find_faulty=options.bisect,
             test_itself=options.self_test,
@@ -211,8 +203,8 @@ def _stored_type(video: Source) -> Mapping[str, object]:
 
 def _as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
     """The reference with the settings that the candidate's header records and no tensor shows."""
-    theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
-    ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
+    theirs = recorded.recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    ours = recorded.recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
     architecture, taken, problems = image.config.architecture, {}, []
     for name in ("tanh_out", "attn_type", "scaling_factor", "shift_factor"):
         key = f"architecture.{name}"
@@ -235,7 +227,10 @@ def _as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
 
 def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
     """The source or origin in a candidate's header, compared with the reference's fingerprint."""
-    pairs = ((SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY), (ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY))
+    pairs = (
+        (recorded.SOURCE_NAME_KEY, recorded.SOURCE_FINGERPRINT_KEY),
+        (recorded.ORIGIN_NAME_KEY, recorded.ORIGIN_FINGERPRINT_KEY),
+    )
     found = [
         RecordedSource(
             shown_name(metadata.get(name, "")),
@@ -253,7 +248,7 @@ def _folded_alike(
     image: Source, video: Source, device: torch.device, seed: int
 ) -> tuple[Source, FoldResult | None]:
     """The reference folded as the candidate's header records it, and what that changes."""
-    if video.checkpoint.metadata.get(POST_QUANT_KEY) != "fold":
+    if video.checkpoint.metadata.get(recorded.POST_QUANT_KEY) != "fold":
         return image, None
     # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
     encoder = video.info("quant_conv.weight") is None

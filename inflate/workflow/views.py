@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING
 
 from inflate.display import error_text
 from inflate.errors import FamilyError, PlanError
+from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.locate import LeftBehind
-from inflate.formats.recorded import (
-    ORIGIN_FINGERPRINT_KEY,
-    POST_QUANT_KEY,
-    PREFIX_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_NAME_KEY,
-    origin_of,
-)
 from inflate.formats.shapes import image_problems
 from inflate.formats.source import Source
 from inflate.formats.targets import FIRST_STAGE
@@ -108,9 +101,9 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
         raise FamilyError(
             f"{base.checkpoint.path} is a video checkpoint; expected an image checkpoint as --base"
         )
-    digest, recorded = fingerprint_of(base.checkpoint), origin_of(temporal.metadata)
+    digest, origin = fingerprint_of(base.checkpoint), recorded.origin_of(temporal.metadata)
     notes: tuple[str, ...] = ()
-    if recorded.get(ORIGIN_FINGERPRINT_KEY, digest) != digest:
+    if origin.get(recorded.ORIGIN_FINGERPRINT_KEY, digest) != digest:
         notes = (
             f"the temporal layers were made for other weights than those of {name}: their output "
             "need not suit it",
@@ -119,9 +112,9 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
     metadata = {
         key: text
         for key, text in temporal.metadata.items()
-        if key != POST_QUANT_KEY and not key.startswith("inflate.origin.")
+        if key != recorded.POST_QUANT_KEY and not key.startswith("inflate.origin.")
     }
-    metadata |= {SOURCE_NAME_KEY: name, SOURCE_FINGERPRINT_KEY: digest}
+    metadata |= {recorded.SOURCE_NAME_KEY: name, recorded.SOURCE_FINGERPRINT_KEY: digest}
     return replace(with_base(temporal, base), metadata=metadata), notes
 
 
@@ -152,9 +145,9 @@ class WholeModel:
     @property
     def metadata(self) -> dict[str, str]:
         """The entries of the model's own header that the result keeps."""
-        recorded = self.checkpoint.metadata
-        kept = {key: text for key, text in recorded.items() if not key.startswith("inflate.")}
-        return {**kept, PREFIX_KEY: FIRST_STAGE}
+        own = self.checkpoint.metadata
+        kept = {key: text for key, text in own.items() if not key.startswith("inflate.")}
+        return {**kept, recorded.PREFIX_KEY: FIRST_STAGE}
 
     def check(self, plan: InflationPlan) -> None:
         """Check that a plan of layout ``sgm`` can replace the model's own first stage."""
