@@ -121,7 +121,7 @@ def test_a_config_next_to_the_weights_is_part_of_a_source(sources: Sources) -> N
         assert statuses(ran(open_batch(["ckpts/m*"], "out", {}))[0]) == [expected], content
 
 
-@pytest.mark.parametrize("layout", ["autoencoder", "decoder", "sgm", "diffusers"])
+@pytest.mark.parametrize("layout", ["autoencoder", "diffusers"])
 def test_an_output_is_known_by_its_fingerprint(layout: Any, tmp_path: Path) -> None:
     weights = autoencoder("plain", ch_mult=[1], num_res_blocks=2)
     source, output = write_safetensors(tmp_path / "img", weights), tmp_path / "out"
