@@ -96,9 +96,7 @@ USAGE_ERRORS = [
     (("invert",), "convert"),
     (("convert",), "SOURCE"),
     (("convert", "x", "--time-mode", "al"), "did you mean 'all'"),
-    (("convert", "x", "--alpha", "much"), "'much'"),
     (("convert", "x", "--alpha", "nan"), "'nan'"),
-    (("convert", "x", "--seed", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1'"),
     (("convert", "x", "--aplha", "1"), "did you mean '--alpha'"),
@@ -106,7 +104,6 @@ USAGE_ERRORS = [
     (("verify", "x", "y", "z"), "z"),
     (("verify", "x", "--atol", "-1"), "'-1'"),
     (("verify", "x", "--atol", "inf", "--json"), "'inf'"),
-    (("batch", "x", "--jobs", "all"), "'all'"),
     (("presets", "xport", "kl-f8"), "export"),
 ]
 
@@ -260,23 +257,19 @@ def test_each_option_is_an_argument_of_the_same_type_and_default(command: str) -
             assert kinds_of(own) <= kinds_of(hints[name]) <= kinds_of(own) | more
 
 
-@pytest.mark.parametrize("name", JOB_OPTIONS)
-def test_each_option_of_a_job_is_a_key_of_the_manifest(name: str, tmp_path: Path) -> None:
+def test_each_option_of_a_job_is_a_key_of_the_manifest_and_counts_in_the_ledger(
+    tmp_path: Path,
+) -> None:
     manifest = tmp_path / "manifest.yaml"
-    job = {"source": "img.ckpt", name: OTHER_VALUES[name]}
-    manifest.write_text(json.dumps({"jobs": [job]}))
+    jobs = [{"source": "img.ckpt", name: OTHER_VALUES[name]} for name in JOB_OPTIONS]
+    manifest.write_text(json.dumps({"jobs": jobs}))
     read = read_manifest(manifest)
     assert read.problems == ()
-    value = read.entries[0].options[name]
-    assert (list(value) if isinstance(value, tuple) else value) == OTHER_VALUES[name]
-
-
-@pytest.mark.parametrize("name", sorted(set(JOB_OPTIONS) - {"overwrite"}))
-def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
-    value = OTHER_VALUES[name]
-    value = tuple(value) if isinstance(value, list) else value
-    changed = Job("img.ckpt", "out.safetensors", {name: value})
-    assert changed.settings != Job("img.ckpt", "out.safetensors").settings
+    for name, entry in zip(JOB_OPTIONS, read.entries, strict=True):
+        value = entry.options[name]
+        assert (list(value) if isinstance(value, tuple) else value) == OTHER_VALUES[name]
+        counts = Job("img.ckpt", "out", entry.options).settings != Job("img.ckpt", "out").settings
+        assert counts == (name != "overwrite"), name
 
 
 def test_an_unknown_choice_is_refused_in_python() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,9 +13,9 @@ from safetensors.torch import load_file
 import inflate
 from inflate.inflation.initializers import ZEROS
 
-from ..checkpoints import autoencoder, write_safetensors, write_torch
+from ..checkpoints import autoencoder, write_torch
 from ..conversions import corrupt_start, metadata_of, nudged, snapshot
-from .conftest import CPU, Ran, Run
+from .conftest import BIAS, CPU, Ran, Run
 
 
 def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path) -> None:
@@ -99,15 +97,6 @@ def test_where_parity_does_not_hold_nothing_is_published(
     assert snapshot(tmp_path) == before
 
 
-BIAS = "decoder.conv_out.time_mix_conv.bias"
-
-
-@pytest.fixture
-def wrong(tiny_video: Path, tmp_path: Path) -> Path:
-    """A video checkpoint that does not equal its image decoder."""
-    return nudged(tiny_video, tmp_path / "wrong.safetensors", BIAS)
-
-
 def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> None:
     files = (tiny, wrong)
     ran = run("verify", *files, *CPU)
@@ -134,13 +123,9 @@ def test_tensors_not_finite_are_named(
     run: Run, tiny: Path, tiny_video: Path, tmp_path: Path
 ) -> None:
     damaged = nudged(tiny_video, tmp_path / "damaged", BIAS, by=math.nan)
-    ran = run("verify", tiny, damaged, "--json", *CPU)
+    ran = run("verify", tiny, damaged, *CPU)
     assert ran.code == 1
-    document = ran.document
-    assert (document["verdict"], document["max_abs_error"]) == ("fail", None)
-    assert document["not_finite"] == [BIAS]
-    lines = run("verify", tiny, damaged, *CPU).out.splitlines()
-    assert any(line.startswith("cause: ") and BIAS in line for line in lines)
+    assert f"\ncause:  NaN or infinity in {BIAS}\n" in ran.out
 
 
 def test_the_options_are_passed_on(run: Run, tiny: Path, tiny_video: Path, tmp_path: Path) -> None:
@@ -183,9 +168,6 @@ def test_when_tensors_learn(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert any("--merge-strategy learned" in line for line in lines)
 
 
-TINY = {"ch_mult": [1]}
-
-
 def refused(run: Run, folder: Path, *arguments: object, named: object) -> Ran:
     """Run a command that cannot work, and check all that holds for every one of them."""
     before = snapshot(folder)
@@ -203,72 +185,26 @@ def refused(run: Run, folder: Path, *arguments: object, named: object) -> Ran:
     return ran
 
 
-def cut(path: Path) -> Path:
-    """A file that ends too early."""
-    content = write_safetensors(path, autoencoder(**TINY)).read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    return path
-
-
-def directory(path: Path) -> Path:
-    path.mkdir()
-    (path / "file").write_text("content")
-    return path
-
-
-def several(path: Path) -> Path:
-    weights = autoencoder(**TINY)
-    return write_torch(path, {f"{p}.{k}": v for p in ("a", "b") for k, v in weights.items()})
-
-
-UNREADABLE: dict[str, Callable[[Path], Any]] = {
-    "gone.ckpt": lambda path: path,
-    "cut.safetensors": cut,
-    "folder.ckpt": directory,
-    "several.pt": several,
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_a_file_that_no_command_can_read(
-    run: Run, name: str, image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
-    bad = tmp_path / name
-    UNREADABLE[name](bad)
+def test_a_file_that_no_command_can_read(run: Run, tiny: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "cut.safetensors"
+    bad.write_bytes(tiny.read_bytes()[:5000])
     for arguments in (
         ("convert", bad),
         ("convert", bad, "--dry-run", "--json"),
-        ("verify", bad, videos["all"]),
-        ("verify", image, bad, "--json"),
+        ("verify", bad, tiny),
+        ("verify", tiny, bad, "--json"),
+        ("convert", tmp_path / "gone.ckpt"),
     ):
-        refused(run, tmp_path, *arguments, *CPU, named=bad)
+        refused(run, tmp_path, *arguments, *CPU, named=tmp_path)
 
 
-# Where the output goes
-
-
-@pytest.mark.parametrize(
-    "output",
-    ["gone/v.safetensors", "img.pt/v.safetensors", "folder.safetensors", "img.pt", "v" * 250],
-)
-def test_a_destination_that_cannot_be(run: Run, source: Path, tmp_path: Path, output: str) -> None:
-    directory(tmp_path / "folder.safetensors")
-    for options in ((), ("--overwrite",)):
-        arguments = ("convert", source, "-o", tmp_path / output, *options)
-        refused(run, tmp_path, *arguments, named=tmp_path / Path(output).parts[0])
-
-
-@pytest.mark.parametrize(("layout", "ending"), [("autoencoder", ".PT"), ("sgm", ".json")])
-def test_an_ending_of_another_type_of_file(
-    run: Run, source: Path, tmp_path: Path, layout: str, ending: str
-) -> None:
-    output = tmp_path / f"v{ending}"
-    for more in ((), ("--dry-run",)):
-        arguments = ("convert", source, "-o", output, "--layout", layout, *more)
-        refused(run, tmp_path, *arguments, named=output)
-
-
-# Values of options
+def test_a_destination_that_cannot_be(run: Run, source: Path, tmp_path: Path) -> None:
+    for words in (
+        ("-o", tmp_path / "gone" / "v.safetensors", "--overwrite"),
+        ("-o", tmp_path / "v.PT"),
+        ("-o", tmp_path / "v.json", "--layout", "sgm", "--dry-run"),
+    ):
+        refused(run, tmp_path, "convert", source, *words, named=tmp_path)
 
 
 @pytest.mark.parametrize("command", ["convert", "verify", "demo"])

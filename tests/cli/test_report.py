@@ -19,18 +19,10 @@ from inflate.report.documents import parity_document
 from inflate.report.summary import advice, reason
 from inflate.report.text import one_line
 
-from ..conversions import nudged
 from ..report.building import REPORTS, document_of, shown_verdict
 from .conftest import CPU, Run
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
-
-
-@pytest.fixture
-def wrong(tiny_video: Path, tmp_path: Path) -> Path:
-    """A video checkpoint that does not equal its image decoder."""
-    bias = "decoder.conv_out.time_mix_conv.bias"
-    return nudged(tiny_video, tmp_path / "wrong.safetensors", bias)
 
 
 def all_of(folder: Path) -> list[str]:
@@ -225,7 +217,6 @@ def test_a_narrow_terminal_cuts_no_word(printed: Print, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "styled"),
     [
-        ("close", "\x1b[1;33mwithin-tolerance"),
         ("close", "\x1b[1;33mfloat32 on cpu, no GPU was found"),
         ("equal", "\x1b[1;32mbitwise\x1b"),
         ("folded", "\x1b[1;33mbitwise with the folded decoder\x1b"),
