@@ -104,14 +104,16 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
         tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
         image = write_safetensors(tmp_path / "img.safetensors", tensors)
         assert lost in refused(tmp_path, "convert", image, *fold)
-    for shape in ((), (1, 1, 1, 1, 1), (0, 4, 1, 1)):
-        for name in ("quant_conv.weight", "post_quant_conv.weight"):
-            image, bad = (
-                write_safetensors(tmp_path / path.name,
-                                  {**load_file(path), name: torch.zeros(shape)}, metadata_of(path))
-                for path in pair
-            )  # fmt: skip
-            refused(tmp_path, "convert", image, *CPU_FLAGS)
+    for shape in ((), (0, 4, 1, 1)):
+        image, bad = (
+            write_safetensors(
+                tmp_path / path.name,
+                {**load_file(path), "post_quant_conv.weight": torch.zeros(shape)},
+                metadata_of(path),
+            )
+            for path in pair
+        )
+        refused(tmp_path, "convert", image, *CPU_FLAGS)
         for files in ((image, bad), (bad,)):
             refused(tmp_path, "verify", *files, *CPU_FLAGS)
 
@@ -135,8 +137,8 @@ def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
 
 
 CORRUPTIONS = [
-    "content = replace(content, 'held', 'failed')", "content = '{}'", "content = '['",
-    "content = x'ff00'", "content = NULL", "digest = 'x'", "output = 'x'", "output = 7",
+    "content = replace(content, 'held', 'failed')", "content = '['", "content = x'ff00'",
+    "content = NULL", "digest = 'x'", "output = 7",
 ]  # fmt: skip
 
 
