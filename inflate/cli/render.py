@@ -21,7 +21,8 @@ from inflate.report.text import bytes_text, shape_text
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
 
 if TYPE_CHECKING:
-    from inflate.workflow import ConversionResult, Inspection
+    from inflate.workflow.inspection import Inspection
+    from inflate.workflow.production import ConversionResult
 
 
 def print_conversion(result: ConversionResult, source: str) -> None:

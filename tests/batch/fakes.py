@@ -132,7 +132,7 @@ class FakeExecutor:
 
     def send(self, kind: Any, task: Task, **content: Any) -> None:
         """Send an event."""
-        self._events.append(Event(kind, task.number, "worker 1", content))
+        self._events.append(Event(kind, task.number, content))
 
     def _record(self, task: Task, path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(Path(task.source).read_bytes()).digest()

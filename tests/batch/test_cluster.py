@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -67,7 +65,8 @@ class DeadlyExecutor(RayExecutor):
     def answer(self, event: Event, go: bool) -> None:
         """Continue, or kill."""
         if event.number == 0:
-            os.kill(int(event.worker.removeprefix("worker ")), signal.SIGKILL)
+            (doomed,) = (task for task, number in self._tasks.items() if number == 0)
+            self._ray.cancel(doomed, force=True)
         else:
             super().answer(event, go)
 

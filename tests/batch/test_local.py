@@ -40,7 +40,7 @@ def hidden(folder: Path) -> list[str]:
 # One task
 
 
-def events_of(task: Task, *, go: bool = True, gpu: int | None = None) -> list[Event]:
+def events_of(task: Task, *, go: bool = True) -> list[Event]:
     """The events of a task that runs in this process."""
     events: list[Event] = []
 
@@ -48,7 +48,7 @@ def events_of(task: Task, *, go: bool = True, gpu: int | None = None) -> list[Ev
         events.append(event)
         return go
 
-    run_task(task, "worker 1", events.append, ask, gpu)
+    run_task(task, events.append, ask)
     return events
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from inflate import convert
 from inflate.batch.batch import open_batch
 from inflate.batch.jobs import RUNTIME, Job, estimate
 from inflate.errors import ConfigError
-from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from .conftest import Sources, environment, write_manifest

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from inflate import convert
 from inflate.batch import files
 from inflate.batch.batch import Batch, open_batch
 from inflate.batch.jobs import Estimate
@@ -24,7 +25,6 @@ from inflate.batch.run import Run
 from inflate.batch.survey import survey
 from inflate.batch.task import Event, Task
 from inflate.errors import ConfigError
-from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..conversions import CPU, metadata_of

@@ -122,7 +122,7 @@ def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inflate.workflow.verify", interrupted)
+    monkeypatch.setattr("inflate.verify", interrupted)
     ran = run("verify", "x")
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 

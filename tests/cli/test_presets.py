@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from inflate import convert, inspect
 from inflate.cli import demo
 from inflate.cli.demo import DEMO_CHECKPOINT
 from inflate.config.loading import read_config
 from inflate.config.presets import load_presets, preset_folder
 from inflate.vocabulary import TARGETS
-from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, write_safetensors, write_torch
 from ..conversions import corrupt_start, sha256, snapshot

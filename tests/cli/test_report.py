@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inflate import workflow
+import inflate
 from inflate.cli.console import print_table
 from inflate.cli.render_parity import print_document
 from inflate.parity.result import RecordedSource, TemporalResult, TrainedResult, WeightsResult
@@ -85,14 +85,14 @@ def test_a_folder_that_vanishes_does_not_hide_what_was_done(
 ) -> None:
     folder, output = tmp_path / "reports", tmp_path / "v.safetensors"
     folder.mkdir()
-    done = workflow.convert
+    done = inflate.convert
 
     def vanishing(*arguments: Any, **options: Any) -> Any:
         result = done(*arguments, **options)
         folder.rmdir()
         return result
 
-    monkeypatch.setattr("inflate.workflow.convert", vanishing)
+    monkeypatch.setattr("inflate.convert", vanishing)
     ran = run("convert", source, "-o", output, "--report", folder / "r.json", *CPU)
     assert (ran.code, ran.out) == (2, "")
     assert str(folder / "r.json") in ran.err

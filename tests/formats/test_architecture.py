@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inflate import convert
 from inflate.config.schema import Temporal
 from inflate.errors import InflateError, PlanError
 from inflate.models import Decoder, VideoDecoder
-from inflate.workflow import convert
 from tests.io.opening import Shapes, architecture_of, temporal_of
 
 from ..checkpoints import (

@@ -21,7 +21,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from inflate.workflow import ConversionResult, convert
+from inflate import convert
+from inflate.workflow.production import ConversionResult
 
 from ..checkpoints import (
     FIRST_STAGE,

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
+from inflate import convert
 from inflate.io.reader import open_checkpoint
 from inflate.vocabulary import TARGETS
-from inflate.workflow import convert
 from tests.io.opening import assert_same
 
 from ..checkpoints import (

@@ -10,7 +10,7 @@ import pytest
 
 import inflate
 from inflate.display import Displayed, bytes_text
-from inflate.workflow import ConversionResult
+from inflate.workflow.production import ConversionResult
 
 from ..conversions import CPU
 from .building import HOSTILE, REPORTS

@@ -223,7 +223,7 @@ def test_a_bug_ends_with_70_and_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise error("a bug")
 
-    monkeypatch.setattr("inflate.workflow.inspect", broken)
+    monkeypatch.setattr("inflate.inspect", broken)
     assert main(["inspect", "x"]) == BUG == 70
     assert f"{error.__name__}: a bug" in capsys.readouterr().err
 
