@@ -6,16 +6,17 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from inflate._version import __version__
 from inflate.batch.files import make_folder
+from inflate.batch.jobs import Job, estimate
 from inflate.batch.survey import Outcome
 from inflate.errors import printable
-from inflate.io.remote import shown
 from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
@@ -63,6 +64,12 @@ def batch_document(
         "seconds": round(seconds, 3),
         "jobs": [job_document(outcome, linked=linked) for outcome in outcomes],
     }
+
+
+def plan_document(jobs: Iterable[Job], ledger: Path) -> dict[str, Any]:
+    """The plan of a batch as ``inflate/batch-plan/1``; bytes are null where they are not known."""
+    planned = [{**job.document(), **asdict(estimate(job))} for job in jobs]
+    return {"schema": "inflate/batch-plan/1", "ledger": str(ledger), "jobs": planned}
 
 
 def headline(document: Document) -> str:
@@ -222,9 +229,7 @@ def job_document(outcome: Outcome, *, linked: bool = False) -> dict[str, Any]:
     elif row.state == "held":
         facts["verdict"] = "unverified"
     return {
-        "source": shown(job.source),
-        "output": shown(job.output),
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in job.options.items()},
+        **job.document(),
         "status": row.state,
         "reused": outcome.reused,
         "source_key": row.source_key,

@@ -107,9 +107,9 @@ class Run:
     def _need(self, index: int, job: Job) -> int:
         if index not in self._needs:
             self._needs[index] = 0
-            with suppress(Exception):  # The job itself reports what is wrong.
-                found = None if self.memory is None else estimate(job)
-                self._needs[index] = found.memory if found else 0
+            if self.memory is not None:
+                with suppress(Exception):  # The job itself reports what is wrong.
+                    self._needs[index] = estimate(job).memory_bytes or 0
         return self._needs[index]
 
     def _submit(self, running: _Running) -> None:

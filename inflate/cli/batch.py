@@ -93,8 +93,7 @@ def batch(
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder
-    from inflate.batch.jobs import estimate
-    from inflate.cli.batch_view import dry_run_document, print_dry_run, print_summary, watching
+    from inflate.cli.batch_view import print_dry_run, print_summary, watching
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
 
@@ -105,7 +104,7 @@ def batch(
         for text in found.notes:
             note(text)
     if dry_run:
-        document = dry_run_document(found, [estimate(job) for job in found.jobs])
+        document = reports.plan_document(found.jobs, found.ledger)
         if as_json:
             print_json(document)
         elif quiet:

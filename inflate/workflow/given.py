@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,8 +86,7 @@ def keep_outputs(
     tensors = {"latents": z, "reference": reference, "candidate": candidate}
     if probe.sources is not None:
         tensors["source"] = probe.sources
-    name = re.sub(r"[^\w.-]+", "-", probe.name)
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{probe.name}.safetensors"
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
 from inflate.vocabulary import MergeStrategy, Target, Weights
-from inflate.workflow.planning import find_source, prepare
+from inflate.workflow.planning import find_source, prepare, problems_of
 from inflate.workflow.sources import default_output, local_source
 
 _CHEAP = 32 << 20
@@ -155,14 +155,14 @@ def _inspect(
     try:
         found = find_source(checkpoint, replace(options, layout="autoencoder"))
     except InflateError as error:
-        common = _problems(error)
+        common = problems_of(error)
 
     def obstacles_to(target: Target | None) -> list[str]:
         try:
             if found is not None:
                 prepare(found, replace(options, layout=target, dry_run=True))
         except InflateError as error:
-            return _problems(error)
+            return problems_of(error)
         return common
 
     obstacles = tuple(obstacles_to(None))
@@ -178,7 +178,7 @@ def _inspect(
             try:
                 own = fingerprint_of(view)
             except InflateError as error:
-                obstacles += tuple(_problems(error))
+                obstacles += tuple(problems_of(error))
     return Inspection(
         path=checkpoint.path,
         files=checkpoint.files,
@@ -202,10 +202,6 @@ def _inspect(
         fingerprint=own,
         changed=None if own is None else recorded.changed_since(metadata, own),
     )
-
-
-def _problems(error: InflateError) -> list[str]:
-    return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def _shown(

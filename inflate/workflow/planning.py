@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, InflateError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import decoder_spec
 from inflate.formats.targets import LAYOUTS
@@ -66,6 +66,11 @@ def settings_of(options: ConvertOptions) -> Settings:
         **parse_set(options.set or ()),
         **{key: value for key, value in chosen.items() if value is not None},
     }
+
+
+def problems_of(error: InflateError) -> list[str]:
+    """Every problem that an error lists, or else its message."""
+    return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def find_source(

@@ -91,8 +91,6 @@ def save_video_autoencoder(
     container = container_of(layout, path)
     whole = _unwrapped(module)
     decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
-    if not isinstance(decoder, VideoDecoder):
-        raise ConfigError(f"the decoder is a {type(decoder).__name__}; expected a VideoDecoder")
     known = dict(decoder.file_metadata)
     read = ReadFiles()
     if source is not None:
