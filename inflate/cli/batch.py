@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import JSON, QUIET, argument, number, option, takes
+from inflate.cli.options import JSON, QUIET, argument, option, takes
 from inflate.cli.report import adding_done
+from inflate.errors import ConfigError
 from inflate.options import JOB_OPTIONS, ConvertOptions
 
 # Typer reads these annotations on Python 3.10 too.
@@ -31,7 +31,6 @@ def batch(
     jobs: Optional[int] = option(
         "-j",
         "--jobs",
-        parser=partial(number, kind=int, minimum=1),
         metavar="N",
         help="Worker processes. [default: 1; on Ray all that fit]",
     ),
@@ -57,7 +56,6 @@ def batch(
     memory: Optional[float] = option(
         "--memory",
         group="Advanced",
-        parser=partial(number, minimum=0),
         metavar="GB",
         help="Memory for parallel jobs. [default: most of the free]",
     ),
@@ -90,6 +88,9 @@ def batch(
     ones run again. Options override the manifest. Exit code 0: parity held in every job; 1: in some
     it did not; 2: some could not run.
     """
+    for name, value, least in (("--jobs", jobs, 1), ("--memory", memory, 0)):
+        if value is not None and not value >= least:  # A NaN is not.
+            raise ConfigError(f"{name} is {value}; expected {least} or more")
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder

@@ -192,7 +192,6 @@ def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[
         ("m.yaml", "ckpts/*"),
         ("nowhere/*",),
         ("no.yaml",),
-        ("ckpts/*", "--jobs", "0"),
         ("ckpts/*", "--github-summary"),
         ("ckpts/*", "--report-dir", "file/x"),
         ("ckpts/*", "--report-dir", "r"),
