@@ -17,7 +17,7 @@ from inflate.inflation.initializers import ZEROS
 from inflate.inflation.plan import Make
 from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult
-from inflate.workflow import checking
+from inflate.workflow import verification
 
 from .checkpoints import autoencoder, write_safetensors, write_torch
 from .conversions import (
@@ -149,7 +149,7 @@ def test_whatever_happens_nothing_is_left(
         assert staged.startswith(".video.safetensors.")
         raise error
 
-    monkeypatch.setattr(checking, "run_check", stop)
+    monkeypatch.setattr(verification, "run_check", stop)
     with pytest.raises(error):
         inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert snapshot(tmp_path) == {}

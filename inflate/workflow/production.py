@@ -166,7 +166,7 @@ def produce(
 
 
 def _load_check() -> Callable[..., ParityReport]:
-    from inflate.workflow.checking import check
+    from inflate.workflow.verification import check
 
     return check
 

@@ -1,4 +1,4 @@
-"""Views of a source before it is planned: folded, on a base, or for a place in a whole model."""
+"""Views of a source: folded, as a header records it, on a base, or in a whole model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from inflate.display import error_text
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import ConfigError, FamilyError, PlanError
 from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
@@ -22,6 +22,8 @@ from inflate.options import ConvertOptions
 from inflate.vocabulary import Target
 
 if TYPE_CHECKING:
+    import torch
+
     from inflate.parity.result import FoldResult
 
 
@@ -87,6 +89,47 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
             f"is not 0 (up to {bias:.3g}): {changes}. Pass --allow-inexact to fold it anyway"
         )
     return fold
+
+
+def as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
+    """The reference with the settings that the candidate's header records and no tensor shows."""
+    theirs = recorded.recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    ours = recorded.recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
+    architecture, taken, problems = image.config.architecture, {}, []
+    for name in ("tanh_out", "attn_type", "scaling_factor", "shift_factor"):
+        key = f"architecture.{name}"
+        own, value = getattr(architecture, name), getattr(video.config.architecture, name)
+        computed = name in ("tanh_out", "attn_type")
+        # Whether there is attention at all is what tensors show.
+        if key not in theirs or value is None or "none" in (own, value):
+            continue
+        if key not in ours and (computed or own is None):
+            taken[name] = value
+        elif own != value and (computed or scaled):
+            problems.append(f"{key}: the reference has {own!r}, the candidate {value!r}")
+    if problems:
+        raise ConfigError(
+            f"{image.checkpoint.path} and the candidate record different architectures:", problems
+        )
+    config = replace(image.config, architecture=replace(architecture, **taken))
+    return replace(image, config=config)
+
+
+def folded_alike(
+    image: Source, video: Source, device: torch.device, seed: int
+) -> tuple[Source, FoldResult | None]:
+    """The reference folded as the candidate's header records it, and what that changes."""
+    if video.checkpoint.metadata.get(recorded.POST_QUANT_KEY) != "fold":
+        return image, None
+    # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
+    encoder = video.info("quant_conv.weight") is None
+    target: Target = "autoencoder" if video.located.part("encoder.") else "decoder"
+    whole = folded(image, target, encoder=encoder)
+    if image.info("post_quant_conv.weight") is None:
+        return whole, None
+    from inflate.parity.floor import measure_fold
+
+    return whole, measure_fold(image, whole, device, seed)
 
 
 def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint, tuple[str, ...]]:
