@@ -104,18 +104,14 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
         tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
         image = write_safetensors(tmp_path / "img.safetensors", tensors)
         assert lost in refused(tmp_path, "convert", image, *fold)
-    for shape in ((), (0, 4, 1, 1)):
-        image, bad = (
-            write_safetensors(
-                tmp_path / path.name,
-                {**load_file(path), "post_quant_conv.weight": torch.zeros(shape)},
-                metadata_of(path),
-            )
-            for path in pair
-        )
-        refused(tmp_path, "convert", image, *CPU_FLAGS)
-        for files in ((image, bad), (bad,)):
-            refused(tmp_path, "verify", *files, *CPU_FLAGS)
+    empty = {"post_quant_conv.weight": torch.zeros(0, 4, 1, 1)}
+    image, bad = (
+        write_safetensors(tmp_path / path.name, load_file(path) | empty, metadata_of(path))
+        for path in pair
+    )
+    refused(tmp_path, "convert", image, *CPU_FLAGS)
+    for files in ((image, bad), (bad,)):
+        refused(tmp_path, "verify", *files, *CPU_FLAGS)
 
 
 # Batches
@@ -216,7 +212,7 @@ class _Foreign(BaseException):
     """As bindings of other languages raise for their own crashes."""
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, BrokenPipeError, _Foreign])
+@pytest.mark.parametrize("error", [BrokenPipeError, _Foreign])
 def test_a_bug_ends_with_70_and_its_traceback(
     error: type[BaseException], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
