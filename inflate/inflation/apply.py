@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from queue import SimpleQueue
 
 from inflate.errors import PlanError
-from inflate.inflation.initializers import draw_chunks
+from inflate.inflation.initializers import ZEROS, draw_chunks
 from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
 from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite, np
 from inflate.io.reader import Checkpoint
@@ -118,21 +119,19 @@ class _Output:
         self._position = writer.position(planned.info.name)
         self._digest = hashlib.sha256()
 
-    def add(self, numbers: Array, *, blank: bool = False) -> None:
-        """Add the next numbers; ``blank`` ones are what the reserved room reads as already."""
+    def add(self, numbers: Array) -> None:
+        """Add the next numbers."""
         content = bytes_of(numbers)
         self._digest.update(content)
-        if not blank:
-            self._writer.write(content, self._position)
+        self._writer.write(content, self._position)
         self._position += content.nbytes
 
     def repeat(self, number: Array, count: int) -> None:
         """Add one number so many times."""
         piece = self.buffer.view(number.dtype)[:count]
         piece[...] = number
-        blank = not any(bytes_of(number))
         for start in range(0, count, len(piece)):
-            self.add(piece[: count - start], blank=blank)
+            self.add(piece[: count - start])
 
     @property
     def digest(self) -> str:
@@ -158,6 +157,8 @@ def _copy(
 
 
 def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _Written:
+    if origin.rule == ZEROS:  # The room that was reserved reads as zeros.
+        return _Written(_digest_of_zeros(planned.info.nbytes))
     for piece in draw_chunks(origin.rule, planned.shape, planned.key, seed, _PIECE // 4):
         if piece.strides == (0,):
             output.repeat(cast(piece[:1], planned.dtype), piece.size)
@@ -169,6 +170,15 @@ def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _
         return _Written(output.digest)
     problem = f"{planned.key}, made as {origin.rule}, overflows in {planned.dtype}"
     return _Written(output.digest, problem=problem)
+
+
+@cache
+def _digest_of_zeros(nbytes: int) -> str:
+    """The SHA-256 of so many zeros; most tensors of zeros have one of a few sizes."""
+    piece, digest = bytes(_PIECE), hashlib.sha256()
+    for start in range(0, nbytes, _PIECE):
+        digest.update(piece[: nbytes - start])
+    return digest.hexdigest()
 
 
 def _not_finite(planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint) -> str:
