@@ -107,6 +107,7 @@ def corrupt_start(
             yield piece + np.float32(by) if corrupted(key, rule) else piece
 
     monkeypatch.setattr(apply, "draw_chunks", chunks)
+    monkeypatch.setattr(apply, "ZEROS", None)  # Zeros are drawn too, not only reserved.
 
 
 def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:

@@ -21,7 +21,7 @@ from inflate.options import SETTINGS, ConvertOptions
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 from inflate.workflow.sources import name_of
-from inflate.workflow.views import WholeModel, folded, measured, noted, onto_base
+from inflate.workflow.views import folded, measured, noted, onto_base, without_first_stage
 
 if TYPE_CHECKING:
     from inflate.parity.result import FoldResult
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Job:
     """The source as its file holds it, the source as it is converted (folded, say), and the plan.
 
-    ``whole`` is the model whose first stage is replaced, if the result is a copy of one.
+    ``rest`` is what is copied of a whole model whose first stage is replaced, if of one.
     """
 
     original: Source
@@ -40,7 +40,7 @@ class Job:
     fitted: Fitted
     folded: bool
     fold: FoldResult | None
-    whole: WholeModel | None = None
+    rest: Checkpoint | None = None
 
     @property
     def plan(self) -> InflationPlan:
@@ -52,8 +52,8 @@ class Job:
         """Notes for the user of the result."""
         notes = [*self.source.located.notes, *self.source.blend_notes]
         notes += [*dead_weight(self.plan), *self.fitted.notes]
-        if self.whole is not None:
-            kept, name = len(self.whole.kept), self.whole.checkpoint.path.name
+        if self.rest is not None:
+            kept, name = len(self.rest.tensors), self.rest.path.name
             notes.append(f"{kept} other tensors of {name} are copied unchanged")
         return tuple(notes)
 
@@ -116,7 +116,7 @@ def target_of(options: ConvertOptions) -> Target:
     return "sgm"
 
 
-def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None = None) -> Job:
+def prepare(original: Source, options: ConvertOptions, whole: Checkpoint | None = None) -> Job:
     """Plan what becomes of a source: an image autoencoder is inflated, a video one copied.
 
     Raises:
@@ -139,11 +139,10 @@ def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None 
     plan = make_plan(seen.located, seen.config, path, copying=copying)
     identity = not copying or _temporal_attention_is_identity(seen)
     fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
-    if whole is not None:
-        whole.check(fitted.plan)
+    rest = None if whole is None else without_first_stage(whole, fitted.plan)
     # Measured last, since that loads torch: misfits are reported at once.
     fold = measured(original, source, options) if is_folded else None
-    return Job(original, seen, target, fitted, is_folded, fold, whole)
+    return Job(original, seen, target, fitted, is_folded, fold, rest)
 
 
 def _selection(options: ConvertOptions) -> dict[str, Any]:

@@ -99,16 +99,16 @@ def produce(
             written.
     """
     began = time.perf_counter()
-    source, original, whole = job.source.checkpoint, job.original.checkpoint, job.whole
+    source, original, rest = job.source.checkpoint, job.original.checkpoint, job.rest
     original.download(progress)
     header = header_of(job, source_name)
     container = container_of(job.target, local)
     infos, read = [tensor.info for tensor in job.plan.tensors], source.files.read
-    if whole is not None:
-        whole.checkpoint.download(progress)
-        header = {**whole.metadata, **header}
-        infos += [whole.checkpoint.tensors[name] for name in whole.kept]
-        read = read.joined(whole.checkpoint.files.read)
+    if rest is not None:
+        rest.download(progress)
+        header = {**rest.metadata, **header}
+        infos += rest.tensors.values()
+        read = read.joined(rest.files.read)
     folder_config = job.fitted.folder_config
     with (
         stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
@@ -122,8 +122,8 @@ def produce(
         with saying_why(local, sum(info.nbytes for info in infos)):
             writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, source, writer, progress)
-            if whole is not None:
-                copy_as_is(whole.checkpoint, whole.kept, writer)
+            if rest is not None:
+                copy_as_is(rest, rest.tensors, writer)
         synced = pool.submit(writer.sync)
         source_print, own_print = _fingerprints(job, digests)
         written = time.perf_counter()

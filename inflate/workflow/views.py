@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inflate.display import error_text
@@ -174,52 +174,42 @@ def with_base(temporal: Checkpoint, base: Source) -> Checkpoint:
     )
 
 
-@dataclass(frozen=True)
-class WholeModel:
-    """The file of a whole model, whose first stage is replaced."""
+def without_first_stage(whole: Checkpoint, plan: InflationPlan) -> Checkpoint:
+    """What a whole model keeps when a plan of layout ``sgm`` replaces its first stage.
 
-    checkpoint: Checkpoint
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """The names of the tensors that are copied unchanged."""
-        return tuple(n for n in self.checkpoint.tensors if not n.startswith(FIRST_STAGE))
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The entries of the model's own header that the result keeps."""
-        own = self.checkpoint.metadata
-        kept = {key: text for key, text in own.items() if not key.startswith("inflate.")}
-        return {**kept, recorded.PREFIX_KEY: FIRST_STAGE}
-
-    def check(self, plan: InflationPlan) -> None:
-        """Check that a plan of layout ``sgm`` can replace the model's own first stage."""
-        path, tensors = self.checkpoint.path, self.checkpoint.tensors
-        decoder = f"{FIRST_STAGE}{DECODER}"
-        parts = (f"{FIRST_STAGE}encoder.", decoder)
-        own = {name: info.shape for name, info in tensors.items() if name.startswith(parts)}
-        if not any(name.startswith(decoder) for name in own):
-            raise FamilyError(
-                f"{path} has no decoder under {FIRST_STAGE}; --into expects the file of a whole "
-                "model, such as SVD's"
-            )
-        new = {tensor.info.name: tensor.shape for tensor in plan.tensors}
-        added = new.keys() - own.keys()
-        if not is_inflated(own):
-            added = {name for name in added if not is_inflated([name])}
-        differ = {name for name in own if own[name] != new.get(name)} | added
-        problems = [
-            f"{name}: its shape here is {new.get(name)}, in the model's own {own.get(name)}"
-            for name in sorted(differ)
+    Raises:
+        FamilyError: it has no first stage.
+        PlanError: the plan does not fit in its place, or safetensors cannot store the rest.
+    """
+    path, decoder = whole.path, f"{FIRST_STAGE}{DECODER}"
+    parts = (f"{FIRST_STAGE}encoder.", decoder)
+    own = {name: info.shape for name, info in whole.tensors.items() if name.startswith(parts)}
+    if not any(name.startswith(decoder) for name in own):
+        raise FamilyError(
+            f"{path} has no decoder under {FIRST_STAGE}; --into expects the file of a whole "
+            "model, such as SVD's"
+        )
+    new = {tensor.info.name: tensor.shape for tensor in plan.tensors}
+    added = new.keys() - own.keys()
+    if not is_inflated(own):
+        added = {name for name in added if not is_inflated([name])}
+    differ = {name for name in own if own[name] != new.get(name)} | added
+    problems = [
+        f"{name}: its shape here is {new.get(name)}, in the model's own {own.get(name)}"
+        for name in sorted(differ)
+    ]
+    replaced = frozenset(name for name in whole.tensors if name.startswith(FIRST_STAGE))
+    rest = overlaid(whole, {}, replaced)
+    if whole.files.format == "torch":
+        problems += [
+            f"{name} is stored as {info.dtype}, which safetensors does not have"
+            for name, info in rest.tensors.items()
+            if info.dtype not in STORED_NAMES.values()
         ]
-        if self.checkpoint.files.format == "torch":
-            problems += [
-                f"{name} is stored as {tensors[name].dtype}, which safetensors does not have"
-                for name in self.kept
-                if tensors[name].dtype not in STORED_NAMES.values()
-            ]
-        if problems:
-            raise PlanError(f"the first stage does not fit into {path}:", problems)
+    if problems:
+        raise PlanError(f"the first stage does not fit into {path}:", problems)
+    kept = {key: text for key, text in whole.metadata.items() if not key.startswith("inflate.")}
+    return replace(rest, metadata={**kept, recorded.PREFIX_KEY: FIRST_STAGE})
 
 
 def _is_temporal(key: str) -> bool:
