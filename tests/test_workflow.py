@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.errors import OutputError
-from inflate.inflation.initializers import ZEROS
-from inflate.inflation.plan import Make
+from inflate.inflation.initializers import ZEROS, Rule
 from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult
 from inflate.workflow import verification
@@ -48,7 +47,7 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert source.keys() <= target.keys()
     for key, tensor in source.items():
         assert torch.equal(target[key], tensor), key
-    made = {t.key for t in result.plan.tensors if isinstance(t.origin, Make)}
+    made = {t.key for t in result.plan.tensors if isinstance(t.origin, Rule)}
     assert made == target.keys() - source.keys() != set()
 
 

@@ -92,7 +92,7 @@ def estimate(job: Job) -> Estimate:
     except InflateError as error:
         return Estimate(size, None, _ACTIVATIONS, tuple(problems_of(error)))
     spatial, temporal = (
-        sum(tensor.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
+        sum(tensor.info.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
     )
     images = 1 if plan.config.dtype in (None, "float32") else 2
     modules = 0 if options.skip_parity else 4 * ((1 + images) * spatial + temporal)

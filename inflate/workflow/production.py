@@ -21,7 +21,7 @@ from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint, fingerprint_of
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import Digests, carry_out, copy_as_is
-from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
+from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.files import hash_files
 from inflate.io.ranges import partial_of
 from inflate.io.staging import saying_why, stage
@@ -109,7 +109,7 @@ def produce(
         header = {**rest.metadata, **header}
         infos += rest.tensors.values()
         read = read.joined(rest.files.read)
-    folder_config = job.fitted.folder_config
+    folder_config = job.plan.folder_config
     with (
         stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
         ThreadPoolExecutor(3) as pool,
@@ -237,6 +237,6 @@ def _group(name: str) -> str:
 
 
 def _origin(tensor: PlannedTensor) -> str:
-    if isinstance(tensor.origin, Copy):
-        return f"copied from {_group(tensor.origin.source)}"
-    return f"made: {tensor.origin.rule.name}"
+    if isinstance(tensor.origin, str):
+        return f"copied from {_group(tensor.origin)}"
+    return f"made: {tensor.origin.name}"
