@@ -20,6 +20,7 @@ from inflate.report.summary import advice, reason
 from inflate.report.text import one_line
 
 from ..report.building import REPORTS, document_of, shown_verdict
+from ..safety.refusals import refused
 from .conftest import CPU, Run
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -57,27 +58,19 @@ def test_several_reports_of_one_run(
     assert (failures > 0) == failed
 
 
-@pytest.mark.parametrize("option", ["--dry-run", "--skip-parity"])
-def test_no_check_no_report(run: Run, source: Path, tmp_path: Path, option: str) -> None:
-    ran = run("convert", source, option, "--report", tmp_path / "r.md", *CPU)
-    assert (ran.code, ran.out) == (2, "")
-    assert option in ran.err
-    assert list(tmp_path.iterdir()) == [source]
-
-
-@pytest.mark.parametrize("command", ["convert", "verify"])
-@pytest.mark.parametrize(
-    ("options", "named"), [(("--report", "r.pdf"), "r.pdf"), (("--github-summary",), SUMMARY)]
-)
-def test_what_cannot_be_written_is_refused_before_the_work(
-    command: str, options: tuple[str, ...], named: str, run: Run, source: Path, monkeypatch: Any
+def test_reports_that_cannot_be_made_are_refused_before_the_work(
+    source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SUMMARY, raising=False)
     monkeypatch.chdir(source.parent)
-    ran = run(command, source, *options, *CPU)
-    assert (ran.code, ran.out) == (2, "")
-    assert named in ran.err
-    assert list(source.parent.iterdir()) == [source]
+    for words, named in (
+        (("convert", source, "--report", "r.md", "--dry-run"), "--dry-run"),
+        (("convert", source, "--report", "r.md", "--skip-parity"), "--skip-parity"),
+        (("convert", source, "--report", "r.pdf"), "r.pdf"),
+        (("verify", source, "--report", "r.pdf"), "r.pdf"),
+        (("verify", source, "--github-summary"), SUMMARY),
+    ):
+        assert named in refused(source.parent, *words, *CPU)
 
 
 def test_a_folder_that_vanishes_does_not_hide_what_was_done(
