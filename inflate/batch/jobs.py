@@ -55,8 +55,8 @@ class Job:
 
     def document(self) -> dict[str, Any]:
         """The job in documents, without passwords."""
-        options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
-        return {"source": shown(self.source), "output": shown(self.output), "options": options}
+        places = {"source": shown(self.source), "output": shown(self.output)}
+        return {**places, "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,7 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
 def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*entry.matrix.values()):
         chosen = {**entry.options, **dict(zip(entry.matrix, values, strict=True))}
-        chosen = {
-            key: tuple(value) if isinstance(value, list) else value  # Those of the command.
-            for key, value in chosen.items()
-            if value is not None
-        }
+        chosen = {key: value for key, value in chosen.items() if value is not None}
         config = chosen.get("config")
         if config is not None and os.path.isfile(folder / config):
             chosen["config"] = os.path.normpath(folder / config)
