@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH
-from inflate.formats.locate import Located, locate
+from inflate.formats.locate import Dropped, Located, locate
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
@@ -42,6 +42,12 @@ class Group:
     tensors: int
     parameters: int
     nbytes: int
+
+    @classmethod
+    def of(cls, name: str, infos: Collection[TensorInfo]) -> Group:
+        """The group of some tensors."""
+        parameters = sum(info.parameters for info in infos)
+        return cls(name, len(infos), parameters, sum(info.nbytes for info in infos))
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,8 +198,8 @@ def _inspect(
         blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
         dtypes=Counter(info.dtype for info in checkpoint.tensors.values()),
-        parts=_parts(located) if located else (_group("tensors", checkpoint.tensors.values()),),
-        dropped=_dropped(located) if located else (),
+        parts=_parts(located) if located else (Group.of("tensors", checkpoint.tensors.values()),),
+        dropped=by_reason(located.dropped) if located else (),
         foreign=checkpoint.foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
@@ -236,18 +242,13 @@ def _parts(located: Located) -> tuple[Group, ...]:
         **{part.rstrip("."): located.part(part) for part in PASSED_THROUGH},
     }
     return tuple(
-        _group(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
+        Group.of(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
     )
 
 
-def _dropped(located: Located) -> tuple[Group, ...]:
+def by_reason(dropped: Iterable[Dropped]) -> tuple[Group, ...]:
+    """Dropped tensors, grouped by the reason."""
     reasons: dict[str, list[TensorInfo]] = {}
-    for left in located.dropped:
+    for left in dropped:
         reasons.setdefault(left.reason, []).append(left.info)
-    return tuple(_group(reason, infos) for reason, infos in reasons.items())
-
-
-def _group(name: str, tensors: Iterable[TensorInfo]) -> Group:
-    infos = list(tensors)
-    parameters = sum(info.parameters for info in infos)
-    return Group(name, len(infos), parameters, sum(info.nbytes for info in infos))
+    return tuple(Group.of(reason, infos) for reason, infos in reasons.items())
