@@ -6,6 +6,7 @@ The public names are imported on first use, so that a command that only prints h
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from inflate._version import __version__ as __version__
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from inflate.loading import load_video_decoder as load_video_decoder
     from inflate.models import VideoDecoder as VideoDecoder
     from inflate.report.writing import save_report as save_report
-    from inflate.workflow import convert as convert
-    from inflate.workflow import inspect as inspect
-    from inflate.workflow import save_video_autoencoder as save_video_autoencoder
-    from inflate.workflow import verify as verify
+    from inflate.workflow.conversion import convert as convert
+    from inflate.workflow.inspection import inspect as inspect
+    from inflate.workflow.saving import save_video_autoencoder as save_video_autoencoder
+    from inflate.workflow.verification import verify as verify
 
 _HOMES = {
     "InflateError": "inflate.errors",
     "VideoDecoder": "inflate.models",
-    "convert": "inflate.workflow",
-    "inspect": "inflate.workflow",
+    "convert": "inflate.workflow.conversion",
+    "inspect": "inflate.workflow.inspection",
     "load_video_autoencoder": "inflate.loading",
     "load_video_decoder": "inflate.loading",
     "save_report": "inflate.report.writing",
-    "save_video_autoencoder": "inflate.workflow",
-    "verify": "inflate.workflow",
+    "save_video_autoencoder": "inflate.workflow.saving",
+    "verify": "inflate.workflow.verification",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -39,6 +40,10 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'inflate' has no attribute {name!r}")
+    if name not in ("InflateError", "inspect", "save_report") and "torch" not in sys.modules:
+        from inflate.workflow.sources import check_working_directory
+
+        check_working_directory()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -24,9 +24,5 @@ def _end(number: int, _frame: FrameType | None) -> None:
     # that stops sends SIGTERM twice, the kernel SIGXCPU every second. Not SIG_IGN: for a signal
     # that has already arrived, Python would print a traceback.
     for other in ENDING:
-        signal.signal(other, _do_nothing)
+        signal.signal(other, lambda *_: None)
     raise SystemExit(128 + number)
-
-
-def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    pass

@@ -47,8 +47,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def videos(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What ``image`` becomes in each time mode, with a blend in which both branches count."""
+    from inflate import convert
     from inflate.vocabulary import TIME_MODES
-    from inflate.workflow import convert
 
     folder = tmp_path_factory.mktemp("videos")
     paths = {mode: folder / f"{mode}.safetensors" for mode in TIME_MODES}
@@ -67,7 +67,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_video(tiny: Path) -> Path:
     """The checked conversion of ``tiny`` with default options."""
-    from inflate.workflow import convert
+    from inflate import convert
 
     path = tiny.with_name("video.safetensors")
     convert(tiny, path, device="cpu")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inflate import workflow
+import inflate
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.source import describe
 from inflate.inflation import apply
@@ -25,7 +25,8 @@ from inflate.inflation.initializers import Rule
 from inflate.io.reader import open_checkpoint
 from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
-from inflate.workflow import ConversionResult, production
+from inflate.workflow import production
+from inflate.workflow.production import ConversionResult
 
 from .checkpoints import DDCONFIG, under
 
@@ -39,7 +40,7 @@ def converted(
     source: Path, output: Path | None = None, verdict: str = "bitwise", **options: Any
 ) -> ConversionResult:
     """Convert on the CPU, with this verdict."""
-    result = workflow.convert(source, output, **{**CPU, **options})
+    result = inflate.convert(source, output, **{**CPU, **options})
     assert result.parity is not None
     assert result.parity.verdict == verdict
     return result

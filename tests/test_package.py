@@ -1,10 +1,8 @@
-"""The public names of ``inflate``, the kernel that rooms read alike, and imports without torch."""
+"""The public names of ``inflate``, and the kernel that rooms read alike."""
 
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -23,11 +21,6 @@ def test_every_public_name_is_documented(name: str) -> None:
         assert inspect.getdoc(value)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError):
-        _ = inflate.invert  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("size", "kernel"),
     [(1, (1, 1, 1)), ([3, 1, 1], (3, 1, 1)), (LARGEST_KERNEL, (LARGEST_KERNEL,) * 3)],
@@ -40,14 +33,3 @@ def test_a_kernel_is_one_odd_number_or_three(size: Any, kernel: tuple[int, int, 
 def test_another_kernel_is_refused(size: Any) -> None:
     with pytest.raises(ValueError, match="video_kernel_size"):
         kernel_of(size)
-
-
-def test_torch_is_imported_only_when_it_is_used() -> None:
-    code = (
-        "import sys, inflate, inflate.options, inflate.cli.app\n"
-        "assert issubclass(inflate.InflateError, Exception)\n"
-        "assert not {'torch', 'omegaconf'} & set(sys.modules)\n"
-        "inflate.VideoDecoder\n"
-        "assert 'torch' in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -82,11 +82,9 @@ def test_what_cannot_be_trained_is_refused_before_training(
     start, video, output = folder / "start.safetensors", folder / "clip.mp4", folder / "new"
     for wrong in (
         (DEMO_CHECKPOINT, video),  # An image autoencoder.
-        (folder / "gone", video),
         (start, folder / "gone.mp4"),
         (start, start),  # Not a video.
         (start, video, "--frames", 300),
-        (start, video, "--frames", 1),
         (start, video, "--side", 30),
         (start, video, "--side", 64),
         (start, video, "--steps", 0),
@@ -180,9 +178,6 @@ def test_a_module_in_parts_is_saved_as_a_whole(
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
     assert not (folder / "1.safetensors").exists()
-    assert inflate.verify(
-        DEMO_CHECKPOINT, folder / "sharded.safetensors", trained=True, **CPU
-    ).passed
 
 
 def test_the_page_of_fine_tuning_runs_in_order(

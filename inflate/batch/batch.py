@@ -115,8 +115,6 @@ def run(
         InflateError: the batch cannot be started; a job that fails has its error in its result.
     """
     started = time.perf_counter()
-    if executor not in ("local", "ray"):
-        raise ConfigError(f"--executor is {executor!r}; expected local or ray")
     with Ledger(batch.ledger, watch.waits) as ledger:
         seen = survey(batch.jobs, ledger, retry_failed=retry_failed)
         left = sum(not one.reused for one in seen)

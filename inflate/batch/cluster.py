@@ -91,7 +91,7 @@ class RayExecutor:
                 self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
                 why = " ".join(str(error).split())[-2000:]
-                events.append(Event("lost", number, "ray", {"error": why}))
+                events.append(Event("lost", number, {"error": why}))
         return events
 
     def answer(self, event: Event, go: bool) -> None:
@@ -116,7 +116,7 @@ def _work(task: Task, mailbox: Any) -> None:
     def ask(event: Event) -> bool:
         return bool(ray.get(mailbox.ask.remote(event)))
 
-    run_task(task, f"worker {os.getpid()}", send, ask, 0 if ray.get_gpu_ids() else None)
+    run_task(task, send, ask, 0 if ray.get_gpu_ids() else None)
 
 
 def _import_ray() -> Any:

@@ -21,9 +21,9 @@ from inflate.config.schema import Architecture, Settings
 from inflate.errors import ConfigError, InflateError, printable
 from inflate.io.files import like, read_files
 from inflate.io.protected import place_of
-from inflate.io.remote import is_remote, local_path, matches
+from inflate.io.remote import is_remote, local_path, matches, shown
 from inflate.options import SETTINGS, ConvertOptions
-from inflate.workflow.planning import settings_of
+from inflate.workflow.planning import problems_of, settings_of
 
 RUNTIME = 250_000_000
 """Bytes of a process that has loaded torch, before its first job."""
@@ -53,28 +53,33 @@ class Job:
         others = {k: v for k, v in self.options.items() if k not in _NOT_IN_RESULT}
         return json.dumps(effective_settings(self.options) | others, sort_keys=True, default=list)
 
+    def document(self) -> dict[str, Any]:
+        """The job in documents, without passwords."""
+        places = {"source": shown(self.source), "output": shown(self.output)}
+        return {**places, "options": dict(self.options)}
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a job's source and output and its peak memory, in bytes.
+    """The size of a job's source and output and its peak memory, None where they are not known.
 
-    ``obstacles`` are the reasons why it cannot run; ``output`` is then None.
+    ``obstacles`` are the reasons why it cannot run.
     """
 
-    source: int
-    output: int | None
-    memory: int
+    source_bytes: int | None = None
+    output_bytes: int | None = None
+    memory_bytes: int | None = None
     obstacles: tuple[str, ...] = ()
 
 
-def estimate(job: Job) -> Estimate | None:
-    """Estimate a job from a dry run of its conversion; None for a remote source.
+def estimate(job: Job) -> Estimate:
+    """Estimate a job from a dry run of its conversion; of a remote source, nothing is known.
 
     What a job takes is both decoders in float32, the image decoder twice where parity compares
     rounded weights. Files pass through the page cache, which counts as free memory.
     """
     if is_remote(job.source):
-        return None
+        return Estimate()
     from inflate.workflow.conversion import convert
 
     options = ConvertOptions(**job.options)
@@ -85,8 +90,7 @@ def estimate(job: Job) -> Estimate | None:
     try:
         plan = convert(job.source, job.output, **dry.arguments()).plan
     except InflateError as error:
-        obstacles = getattr(error, "problems", ()) or (str(error),)
-        return Estimate(size, None, _ACTIVATIONS, tuple(obstacles))
+        return Estimate(size, None, _ACTIVATIONS, tuple(problems_of(error)))
     spatial, temporal = (
         sum(tensor.info.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
     )
@@ -147,7 +151,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
         free = {k: v for k, v in settings.items() if k not in _ARCHITECTURE}
         build_config(Architecture(ch=128, ch_mult=(1,), num_res_blocks=1, z_channels=4), free)
     except InflateError as error:
-        return list(getattr(error, "problems", ())) or [str(error)]
+        return problems_of(error)
     return []
 
 
@@ -191,11 +195,7 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
 def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*entry.matrix.values()):
         chosen = {**entry.options, **dict(zip(entry.matrix, values, strict=True))}
-        chosen = {
-            key: tuple(value) if isinstance(value, list) else value  # Those of the command.
-            for key, value in chosen.items()
-            if value is not None
-        }
+        chosen = {key: value for key, value in chosen.items() if value is not None}
         config = chosen.get("config")
         if config is not None and os.path.isfile(folder / config):
             chosen["config"] = os.path.normpath(folder / config)

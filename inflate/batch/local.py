@@ -56,7 +56,7 @@ class LocalExecutor:
                 why = worker.end(1.0)
                 if worker.task is None:
                     continue
-                event = Event("lost", worker.task, worker.name, {"error": why})
+                event = Event("lost", worker.task, {"error": why})
             if event.kind == "end":
                 worker.task = None
             events.append(event)
@@ -84,7 +84,7 @@ class _Worker:
     """A process, and the connection to it."""
 
     def __init__(self, number: int, lock: int, slots: int) -> None:
-        self.number, self.name = number, f"worker {number + 1}"
+        self.number = number
         self.task: int | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``end``.
         self.connection, theirs = Pipe()
@@ -120,7 +120,7 @@ class _Worker:
         if code < 0:
             memory = " (the system kills where memory runs out)" if -code == signal.SIGKILL else ""
             how = f"was killed by signal {-code}{memory}"
-        return "\n".join([f"{self.name} {how}", *lines])
+        return "\n".join([f"worker {self.number + 1} {how}", *lines])
 
 
 def serve(number: int, descriptor: int) -> None:
@@ -141,7 +141,7 @@ def serve(number: int, descriptor: int) -> None:
     while True:
         task = received.get()
         assert isinstance(task, Task), task
-        run_task(task, f"worker {number + 1}", connection.send, ask, gpu=number)
+        run_task(task, connection.send, ask, gpu=number)
 
 
 def _receive(connection: Connection, received: queue.Queue[object]) -> None:

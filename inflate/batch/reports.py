@@ -6,17 +6,18 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from inflate._version import __version__
 from inflate.batch.files import make_folder
+from inflate.batch.jobs import Job, estimate
 from inflate.batch.survey import Outcome
 from inflate.display import error_text
 from inflate.errors import printable
-from inflate.io.remote import shown
 from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
@@ -42,9 +43,9 @@ def batch_document(
     ledger: str,
     executor: str,
     seconds: float,
-    reports: Mapping[str, str] | None = None,
+    linked: bool = False,
 ) -> dict[str, Any]:
-    """A batch as ``inflate/batch/2``; ``reports`` has the page of an output, by its name."""
+    """A batch as ``inflate/batch/2``, ``linked`` to the pages of its jobs."""
     counts = Counter(outcome.row.state for outcome in outcomes)
     return {
         "schema": "inflate/batch/2",
@@ -61,10 +62,14 @@ def batch_document(
         "executor": executor,
         "ledger": ledger,
         "seconds": round(seconds, 3),
-        "jobs": [
-            job_document(outcome, (reports or {}).get(outcome.job.output)) for outcome in outcomes
-        ],
+        "jobs": [job_document(outcome, linked=linked) for outcome in outcomes],
     }
+
+
+def plan_document(jobs: Iterable[Job], ledger: Path) -> dict[str, Any]:
+    """The plan of a batch as ``inflate/batch-plan/1``; bytes are null where they are not known."""
+    planned = [{**job.document(), **asdict(estimate(job))} for job in jobs]
+    return {"schema": "inflate/batch-plan/1", "ledger": str(ledger), "jobs": planned}
 
 
 def headline(document: Document) -> str:
@@ -99,13 +104,6 @@ def failure_text(job: Mapping[str, Any]) -> str:
     if job["traceback"]:
         error += "; please report this, with the traceback from --json or batch.json"
     return error
-
-
-def parity_of(outcome: Outcome) -> dict[str, Any] | None:
-    """The parity report of a job, as JSON; None where parity was not checked."""
-    conversion = outcome.row.document.get("conversion") or {}
-    found: dict[str, Any] | None = conversion.get("parity")
-    return found
 
 
 def to_junit(document: Document) -> str:
@@ -191,32 +189,25 @@ def files_of_job_report(folder: Path, output: str) -> tuple[Path, Path]:
     return folder / _JOBS / f"{stem}.json", folder / _JOBS / f"{stem}.html"
 
 
-def write_job_reports(outcomes: Sequence[Outcome], folder: Path) -> dict[str, str]:
-    """Write the parity report of each job that has one; the page of each output.
+def write_reports(document: Document, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Write the parity report of each job that has one, and the summary in every form.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     make_folder(folder / _JOBS)
-    pages = {}
     for outcome in outcomes:
-        parity = parity_of(outcome)
-        if parity is not None:
+        if (parity := _parity_of(outcome)) is not None:
             for path in files_of_job_report(folder, outcome.job.output):
-                write_report(dict(parity), path)
-            pages[outcome.job.output] = f"{_JOBS}/{path.name}"
-    return pages
-
-
-def write_summaries(document: Document, folder: Path) -> None:
-    """Write the summary of a batch in every form.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    make_folder(folder)
+                write_report(parity, path)
     for name, made in SUMMARIES.items():
         write_whole(folder / name, made(document))
+
+
+def _parity_of(outcome: Outcome) -> dict[str, Any] | None:
+    """The document of a job's parity report; None where parity was not checked."""
+    found: dict[str, Any] | None = (outcome.row.document.get("conversion") or {}).get("parity")
+    return found
 
 
 def _worst(document: Document) -> str:
@@ -227,19 +218,18 @@ def _error(job: Mapping[str, Any]) -> str:
     return "" if job["verdict"] in (None, "unverified") else error_text(job["max_abs_error"])
 
 
-def job_document(outcome: Outcome, report: str | None = None) -> dict[str, Any]:
-    """A job as an entry of ``inflate/batch/2``; ``report`` is the page of its report."""
+def job_document(outcome: Outcome, *, linked: bool = False) -> dict[str, Any]:
+    """A job as an entry of ``inflate/batch/2``, ``linked`` to the page of its parity report."""
     job, row, document = outcome.job, outcome.row, outcome.row.document
-    conversion, parity = document.get("conversion") or {}, parity_of(outcome)
+    conversion, parity = document.get("conversion") or {}, _parity_of(outcome)
+    report = str(files_of_job_report(Path(), job.output)[1]) if linked and parity else None
     facts = dict.fromkeys(("verdict", "compared_with", "max_abs_error", "device"))
     if parity is not None:
         facts = {name: (parity | parity["environment"])[name] for name in facts}
     elif row.state == "held":
         facts["verdict"] = "unverified"
     return {
-        "source": shown(job.source),
-        "output": shown(job.output),
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in job.options.items()},
+        **job.document(),
         "status": row.state,
         "reused": outcome.reused,
         "source_key": row.source_key,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from inflate.batch.jobs import Job, estimate
 from inflate.batch.ledger import Ledger, Row
@@ -26,8 +26,8 @@ _PATIENCE = 0.25
 """Seconds to wait for an event."""
 
 
-class Watch(Protocol):
-    """Follows a batch."""
+class Watch:
+    """Follows a batch; this one ignores it."""
 
     def waits(self) -> None:
         """Another batch has the ledger open."""
@@ -66,7 +66,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self._outcomes: dict[int, Outcome] = {}
-        self._waiting: dict[int, Outcome] = {}
+        self._waiting = {i: one for i, one in enumerate(self.seen) if not one.reused}
         self._running: dict[int, _Running] = {}  # By the number of the attempt.
         self._needs: dict[int, int] = {}
         self._numbers = itertools.count()
@@ -78,7 +78,6 @@ class Run:
             KeyboardInterrupt: with a message that says how many jobs are finished.
         """
         try:
-            self._waiting = {i: one for i, one in enumerate(self.seen) if not one.reused}
             for index, one in enumerate(self.seen):
                 if one.reused:
                     self._end(index, one)
@@ -108,9 +107,9 @@ class Run:
     def _need(self, index: int, job: Job) -> int:
         if index not in self._needs:
             self._needs[index] = 0
-            with suppress(Exception):  # The job itself reports what is wrong.
-                found = None if self.memory is None else estimate(job)
-                self._needs[index] = found.memory if found else 0
+            if self.memory is not None:
+                with suppress(Exception):  # The job itself reports what is wrong.
+                    self._needs[index] = estimate(job).memory_bytes or 0
         return self._needs[index]
 
     def _submit(self, running: _Running) -> None:

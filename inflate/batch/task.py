@@ -16,7 +16,7 @@ from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
-    from inflate.workflow import ConversionResult
+    from inflate.workflow.production import ConversionResult
 
 _PROGRESS_EVERY = 0.1
 """Seconds between two reports of progress."""
@@ -48,7 +48,6 @@ class Event:
 
     kind: Literal["progress", "publish", "end", "lost"]
     number: int
-    worker: str
     content: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,7 +57,6 @@ class StoppedError(Exception):
 
 def run_task(
     task: Task,
-    worker: str,
     send: Callable[[Event], None],
     ask: Callable[[Event], bool],
     gpu: int | None = None,
@@ -68,14 +66,14 @@ def run_task(
     ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
     CUDA device of this worker, for tasks that leave the choice open.
     """
-    from inflate.workflow import convert
+    from inflate import convert
 
     started = time.perf_counter()
     sent = 0.0
     mark: str | None = None
 
     def event(kind: Any, **content: Any) -> Event:
-        return Event(kind, task.number, worker, content)
+        return Event(kind, task.number, content)
 
     def progress(phase: str, done: int, total: int) -> None:
         nonlocal sent

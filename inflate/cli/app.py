@@ -116,9 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage_text(error: Any) -> str:
     message: str = error.format_message().rstrip(".")
     ctx = error.ctx
-    if ctx is not None and hasattr(
-        error, "possibilities"
-    ):  # An unknown option; click suggests one, and we know more.
+    # Of an unknown option; click suggests one, and we know more.
+    if ctx is not None and hasattr(error, "possibilities"):
         known = [name for param in ctx.command.get_params(ctx) for name in param.opts]
         name = error.option_name[:80]
         message = f"{name!r} is not an option{nearest(name, known)}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import JSON, QUIET, argument, number, option, takes
+from inflate.cli.options import JSON, QUIET, argument, option, takes
 from inflate.cli.report import adding_done
+from inflate.errors import ConfigError
 from inflate.options import JOB_OPTIONS, ConvertOptions
 
 # Typer reads these annotations on Python 3.10 too.
@@ -31,7 +31,6 @@ def batch(
     jobs: Optional[int] = option(
         "-j",
         "--jobs",
-        parser=partial(number, kind=int, minimum=1),
         metavar="N",
         help="Worker processes. [default: 1; on Ray all that fit]",
     ),
@@ -57,7 +56,6 @@ def batch(
     memory: Optional[float] = option(
         "--memory",
         group="Advanced",
-        parser=partial(number, minimum=0),
         metavar="GB",
         help="Memory for parallel jobs. [default: most of the free]",
     ),
@@ -90,11 +88,13 @@ def batch(
     ones run again. Options override the manifest. Exit code 0: parity held in every job; 1: in some
     it did not; 2: some could not run.
     """
+    for name, value, least in (("--jobs", jobs, 1), ("--memory", memory, 0)):
+        if value is not None and not value >= least:  # A NaN is not.
+            raise ConfigError(f"{name} is {value}; expected {least} or more")
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.batch.files import make_folder
-    from inflate.batch.jobs import estimate
-    from inflate.cli.batch_view import dry_run_document, print_dry_run, print_summary, watching
+    from inflate.cli.batch_view import print_dry_run, print_summary, watching
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
 
@@ -105,7 +105,7 @@ def batch(
         for text in found.notes:
             note(text)
     if dry_run:
-        document = dry_run_document(found, [estimate(job) for job in found.jobs])
+        document = reports.plan_document(found.jobs, found.ledger)
         if as_json:
             print_json(document)
         elif quiet:
@@ -130,12 +130,15 @@ def batch(
             fail_fast=fail_fast,
         )
     with adding_done("the jobs are finished; the same command writes their reports"):
-        links = reports.write_job_reports(outcomes, report_dir) if report_dir else {}
         document = reports.batch_document(
-            outcomes, ledger=str(found.ledger), executor=executor, seconds=seconds, reports=links
+            outcomes,
+            ledger=str(found.ledger),
+            executor=executor,
+            seconds=seconds,
+            linked=report_dir is not None,
         )
         if report_dir is not None:
-            reports.write_summaries(document, report_dir)
+            reports.write_reports(document, outcomes, report_dir)
         if summary is not None:
             append_summary(summary, reports.to_markdown(document))
     with adding_done("the jobs are finished"):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.progress import TaskID
 from rich.text import Text
 
-from inflate.batch.batch import Batch
-from inflate.batch.jobs import Estimate, Job
+from inflate.batch.jobs import Job
 from inflate.batch.reports import failure_text, failures_first, headline, job_document
 from inflate.batch.run import Watch
 from inflate.batch.survey import Outcome
@@ -33,34 +32,25 @@ def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
         shown_bars = _Bars(total)
         with shown_bars.bars:
             yield shown_bars
-        return
-    yield _Lines(wanted=lines)
+    else:
+        yield _Lines() if lines else Watch()
 
 
-class _Lines:
+class _Lines(Watch):
     """A line on stdout for each job that ends."""
 
-    def __init__(self, *, wanted: bool) -> None:
-        self._wanted = wanted
-
     def waits(self) -> None:
-        if self._wanted:
-            note(_WAITS)
-
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        pass
+        note(_WAITS)
 
     def lost(self, job: Job, why: str) -> None:
-        if self._wanted:
-            note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
+        note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
 
     def ended(self, outcome: Outcome) -> None:
-        if self._wanted:
-            with suppress(OutputError):  # The last flush raises it again, after the other jobs.
-                say_line(_line(job_document(outcome)))
+        with suppress(OutputError):  # The last flush raises it again, after the other jobs.
+            say_line(_line(job_document(outcome)))
 
 
-class _Bars:
+class _Bars(Watch):
     """A bar for each running job, and one for all jobs."""
 
     def __init__(self, total: int) -> None:
@@ -98,27 +88,6 @@ def print_summary(document: Mapping[str, Any]) -> None:
             print_text(Text(_line(job), _COLOURS[job["status"]]))
     style = "red" if document["exit_code"] else "green"
     print_text(Text(f"{headline(document)} in {document['seconds']:.1f} s", style))
-
-
-def dry_run_document(found: Batch, weights: Sequence[Estimate | None]) -> dict[str, Any]:
-    """The plan of a batch as ``inflate/batch-plan/1``; bytes are null where they are not known."""
-    return {
-        "schema": "inflate/batch-plan/1",
-        "ledger": str(found.ledger),
-        "jobs": [
-            {
-                "source": shown(job.source),
-                "output": shown(job.output),
-                "options": {k: list(v) if isinstance(v, tuple) else v
-                            for k, v in job.options.items()},
-                "source_bytes": weight.source if weight else None,
-                "output_bytes": weight.output if weight else None,
-                "memory_bytes": weight.memory if weight else None,
-                "obstacles": list(weight.obstacles) if weight else [],
-            }
-            for job, weight in zip(found.jobs, weights, strict=True)
-        ],
-    }  # fmt: skip
 
 
 def print_dry_run(document: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Optional
 
 import typer
 
+import inflate
 from inflate.cli.console import note, print_json, say_line
 from inflate.cli.options import GITHUB_SUMMARY, JSON, QUIET, REPORTS, SOURCE, option, takes
 from inflate.cli.progress import progress_bar
@@ -43,9 +44,7 @@ def convert(
         )
     reports = check_wanted(report_to or (), github_summary=github_summary)
     with progress_bar(quiet, "reading") as progress:
-        from inflate import workflow
-
-        result = workflow.convert(
+        result = inflate.convert(
             source, output, **options.arguments(), reports=reports, progress=progress
         )
     if options.dry_run:
@@ -65,8 +64,8 @@ def convert(
                 document["dry_run"] = plan_document(result.plan)
             print_json(document)
         elif quiet:
-            if options.dry_run or result.output is not None:
-                say_line(result.destination if options.dry_run else result.output)
+            if result.passed:
+                say_line(result.destination)
         else:
             from inflate.cli.render import print_conversion, print_plan
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import typer
 
+import inflate
 from inflate.cli.console import note, say, say_line
 from inflate.cli.options import QUIET, argument, takes
 from inflate.cli.progress import progress_bar
@@ -56,15 +57,13 @@ def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
         if not quiet:
             say_line(f"$ inflate convert {source} --time-mode {mode} -o {target}")
         with progress_bar(quiet) as progress:
-            from inflate import workflow
-
-            result = workflow.convert(
+            result = inflate.convert(
                 source, target, time_mode=mode, overwrite=True, progress=progress, **options
             )
             # Where parity did not hold, nothing was published that could be verified.
             report = result.parity if not result.passed else None
             if report is None:
-                report = workflow.verify(source, target, progress=progress, **options)
+                report = inflate.verify(source, target, progress=progress, **options)
         passed += report.passed
         if quiet:
             say(f"{mode} {report.verdict}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+import inflate
 from inflate.cli.console import print_json, say_line
 from inflate.cli.options import JSON, QUIET, SOURCE, option, takes
 from inflate.cli.progress import progress_bar
@@ -37,9 +38,7 @@ def inspect(
     Makes the plan that convert would make. With -q, prints only what prevents a conversion.
     """
     with progress_bar(quiet, "reading") as progress:
-        from inflate import workflow
-
-        found = workflow.inspect(
+        found = inflate.inspect(
             source, fingerprint=fingerprint or None, progress=progress, **options
         )
     if as_json:

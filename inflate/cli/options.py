@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from inspect import Parameter
@@ -17,20 +16,6 @@ from inflate.vocabulary import LARGEST_KERNEL, kernel_of
 
 # Typer reads these annotations on Python 3.10 too.
 # ruff: noqa: UP045
-
-
-def number(text: object, *, kind: type[float] = float, minimum: float | None = None) -> float:
-    """A finite number of at least ``minimum``; unlike Typer's own, the error quotes the value."""
-    try:
-        value = kind(str(text))
-    except ValueError:
-        value = math.nan
-    # Not math.isfinite, which turns whole numbers of any length into floats.
-    if value != value or abs(value) == math.inf or (minimum is not None and value < minimum):
-        what = "a whole number" if kind is int else "a number"
-        least = "" if minimum is None else f" of {minimum:g} or more"
-        raise typer.BadParameter(f"{_cut(text)}, expected {what}{least}")
-    return value
 
 
 def kernel(text: object) -> int | tuple[int, ...]:
@@ -151,11 +136,5 @@ def _option_of(name: str, flag: Flag, hint: Any, default: Any) -> Any:
     more: dict[str, Any] = {"help": flag.help, "group": flag.group, "default": default}
     if words := choices(hint):
         return option(*own, words=words, **more)
-    parser: Callable[[object], object] | None = None
-    if name == "video_kernel_size":
-        parser = kernel
-    elif hint in (float, Optional[float]):
-        parser = partial(number, minimum=flag.minimum)
-    elif hint in (int, Optional[int]):
-        parser = partial(number, kind=int, minimum=flag.minimum)
+    parser = kernel if name == "video_kernel_size" else None
     return option(*own, parser=parser, metavar=flag.metavar, **more)

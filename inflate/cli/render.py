@@ -15,14 +15,16 @@ from inflate.display import bytes_text
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import InflationPlan, PlannedTensor
+from inflate.io.index import TensorInfo
 from inflate.io.remote import shown
 from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
 from inflate.report.text import shape_text
 from inflate.vocabulary import COMPARED_WITH_KEY, DEVICE_KEY, VERDICT_KEY, Verdict
+from inflate.workflow.inspection import Group, Inspection, by_reason
 
 if TYPE_CHECKING:
-    from inflate.workflow import ConversionResult, Inspection
+    from inflate.workflow.production import ConversionResult
 
 
 def print_conversion(result: ConversionResult, source: str) -> None:
@@ -57,9 +59,7 @@ def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: b
 def print_inspection(found: Inspection) -> None:
     """What a file holds, its parts, and what convert would do with it."""
     _print_facts(_inspected(found))
-    groups = [(group.name, group) for group in found.parts]
-    groups += [(f"dropped: {group.name}", group) for group in found.dropped]
-    _print_parts((name, g.tensors, g.parameters, g.nbytes) for name, g in groups)
+    _print_groups(found.parts, found.dropped)
     # Where all layouts fail for the reason why convert refuses the file, that is printed once.
     if not found.obstacles or len({*found.layouts.values(), found.obstacles}) > 1:
         _print_facts(_layouts(found))
@@ -87,12 +87,14 @@ def _print_facts(facts: Iterable[tuple[str, str]]) -> None:
         say_line(f"{name:<14}{fact}")
 
 
-def _print_parts(parts: Iterable[tuple[str, int, int | None, int]]) -> None:
+def _print_groups(
+    kept: Iterable[Group], dropped: Iterable[Group], whole: Iterable[Group] = ()
+) -> None:
     head = ("part", "tensors", "parameters", "bytes")
-    rows = [
-        (name, str(tensors), "" if number is None else f"{number:,}", bytes_text(nbytes))
-        for name, tensors, number, nbytes in parts
-    ]
+    named = [(group.name, group) for group in kept]
+    named += [(f"dropped: {group.name}", group) for group in dropped]
+    named += [(group.name, group) for group in whole]
+    rows = [(n, str(g.tensors), f"{g.parameters:,}", bytes_text(g.nbytes)) for n, g in named]
     print_table(head, rows, head[1:])
 
 
@@ -156,21 +158,14 @@ def _print_counts(plan: InflationPlan) -> None:
         "temporal": f"{temporal.time_mode}, {blend}{_kernel_text(temporal)}",
     }
     _print_facts(facts.items())
-    fates: dict[str, list[PlannedTensor]] = {
+    fates: dict[str, list[TensorInfo]] = {
         "copied": [], "temporal, copied": [], "initialised": [], "passed through": []
     }  # fmt: skip
     for tensor in plan.tensors:
-        fates[_fate(tensor)].append(tensor)
-    fates["written"] = list(plan.tensors)
-    parts: list[tuple[str, int, int | None, int]] = [
-        (fate, len(found), sum(t.info.parameters for t in found), sum(t.info.nbytes for t in found))
-        for fate, found in fates.items()
-        if found or fate == "copied"
-    ]
-    for reason in dict.fromkeys(dropped.reason for dropped in plan.dropped):
-        sizes = [dropped.info.nbytes for dropped in plan.dropped if dropped.reason == reason]
-        parts.insert(-1, (f"dropped: {reason}", len(sizes), None, sum(sizes)))
-    _print_parts(parts)
+        fates[_fate(tensor)].append(tensor.info)
+    kept = [Group.of(fate, infos) for fate, infos in fates.items() if infos or fate == "copied"]
+    written = Group.of("written", [tensor.info for tensor in plan.tensors])
+    _print_groups(kept, by_reason(plan.dropped), [written])
 
 
 def _fate(tensor: PlannedTensor) -> str:

@@ -6,6 +6,7 @@ from typing import Optional
 
 import typer
 
+import inflate
 from inflate.cli.console import note, print_json, say_line
 from inflate.cli.options import GITHUB_SUMMARY, JSON, QUIET, REPORTS, SOURCES, argument, takes
 from inflate.cli.progress import progress_bar
@@ -38,9 +39,7 @@ def verify(
     """
     reports = check_wanted(report_to or (), github_summary=github_summary)
     with progress_bar(quiet) as progress:
-        from inflate import workflow
-
-        report = workflow.verify(
+        report = inflate.verify(
             reference,
             candidate,
             **options.arguments(),

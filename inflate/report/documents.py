@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from inflate.config.presets import Preset
     from inflate.inflation.plan import InflationPlan
     from inflate.parity.result import ParityReport
-    from inflate.workflow import ConversionResult, Inspection
+    from inflate.workflow.inspection import Inspection
+    from inflate.workflow.production import ConversionResult
 
 PARITY_SCHEMA = "inflate/parity-report/2"
 

@@ -17,7 +17,7 @@ from inflate.report.summary import Document
 
 if TYPE_CHECKING:
     from inflate.parity.result import ParityReport, Picture
-    from inflate.workflow import ConversionResult
+    from inflate.workflow.production import ConversionResult
 
 ENDINGS = ("html", "json", "md", "xml")
 """The endings of reports: a page, a document, Markdown, JUnit."""

@@ -31,7 +31,6 @@ from inflate.vocabulary import (
 from inflate.workflow.planning import find_joined, find_source, prepare, settings_of, target_of
 from inflate.workflow.production import BeforePublish, ConversionResult, produce
 from inflate.workflow.sources import default_output, files_of, local_source, name_of
-from inflate.workflow.views import WholeModel
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +130,7 @@ def convert(
             return checkpoint
 
         checkpoint = opened(source)
-        whole = None if options.into is None else WholeModel(opened(options.into))
+        whole = None if options.into is None else opened(options.into)
         if options.base is None:
             original = find_source(checkpoint, options, settings)
         else:

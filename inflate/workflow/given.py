@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,13 +85,10 @@ def keep_outputs(folder: Path, run: ProbeRun) -> None:
     tensors = {"latents": run.z, "reference": run.expected, "candidate": run.found}
     if probe.sources is not None:
         tensors["source"] = probe.sources
-    name = re.sub(r"[^\w.-]+", "-", probe.name)
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{probe.name}.safetensors"
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            raise OutputError(f"{path} exists; choose another folder for --save-outputs")
         write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error

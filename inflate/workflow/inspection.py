@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +12,12 @@ from inflate.config.loading import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.display import Displayed, bytes_text
 from inflate.errors import InflateError
+from inflate.formats import recorded
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, PASSED_THROUGH
-from inflate.formats.locate import Located, locate
-from inflate.formats.recorded import (
-    LAYOUT_KEY,
-    changed_since,
-    is_trained,
-    recorded_prefix,
-    recorded_settings,
-)
-from inflate.formats.source import Source
+from inflate.formats.locate import Dropped, Located, locate
 from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
@@ -34,7 +27,7 @@ from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
 from inflate.vocabulary import MergeStrategy, Target, Weights
-from inflate.workflow.planning import find_source, prepare
+from inflate.workflow.planning import find_source, prepare, problems_of
 from inflate.workflow.sources import default_output, local_source
 
 _CHEAP = 32 << 20
@@ -49,6 +42,12 @@ class Group:
     tensors: int
     parameters: int
     nbytes: int
+
+    @classmethod
+    def of(cls, name: str, infos: Collection[TensorInfo]) -> Group:
+        """The group of some tensors."""
+        parameters = sum(info.parameters for info in infos)
+        return cls(name, len(infos), parameters, sum(info.nbytes for info in infos))
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +105,7 @@ class Inspection(Displayed):
     @property
     def trained(self) -> bool:
         """Whether the header records that it was trained."""
-        return is_trained(self.metadata)
+        return recorded.is_trained(self.metadata)
 
     @property
     def copied(self) -> int:
@@ -158,15 +157,18 @@ def inspect(
 def _inspect(
     source: str | Path, checkpoint: Checkpoint, options: ConvertOptions, fingerprint: bool | None
 ) -> Inspection:
-    metadata = checkpoint.metadata
-    found, common = _find(checkpoint, options)
+    metadata, found, common = checkpoint.metadata, None, []
+    try:
+        found = find_source(checkpoint, replace(options, layout="autoencoder"))
+    except InflateError as error:
+        common = problems_of(error)
 
     def obstacles_to(target: Target | None) -> list[str]:
         try:
             if found is not None:
                 prepare(found, replace(options, layout=target, dry_run=True))
         except InflateError as error:
-            return _problems(error)
+            return problems_of(error)
         return common
 
     obstacles = tuple(obstacles_to(None))
@@ -182,41 +184,30 @@ def _inspect(
             try:
                 own = fingerprint_of(view)
             except InflateError as error:
-                obstacles += tuple(_problems(error))
+                obstacles += tuple(problems_of(error))
     return Inspection(
         path=checkpoint.path,
         files=checkpoint.files,
         kind=_kind(located) if located else None,
         names=located.dialect if located else None,
         prefix=located.prefix if located else None,
-        layout=layout_of(located, metadata.get(LAYOUT_KEY)) if located else None,
+        layout=layout_of(located, metadata.get(recorded.LAYOUT_KEY)) if located else None,
         has_ema=bool(located and located.averages),
         architecture=architecture,
         temporal=temporal,
         blend=blend,
         presets=tuple(matching_presets(architecture)) if architecture else (),
         dtypes=Counter(info.dtype for info in checkpoint.tensors.values()),
-        parts=_parts(located) if located else (_group("tensors", checkpoint.tensors.values()),),
-        dropped=_dropped(located) if located else (),
+        parts=_parts(located) if located else (Group.of("tensors", checkpoint.tensors.values()),),
+        dropped=by_reason(located.dropped) if located else (),
         foreign=checkpoint.foreign,
         metadata=metadata,
         would_write=default_output(source, "autoencoder", inflated=False),
         obstacles=obstacles,
         layouts={target: tuple(obstacles_to(target)) for target in LAYOUTS},
         fingerprint=own,
-        changed=None if own is None else changed_since(metadata, own),
+        changed=None if own is None else recorded.changed_since(metadata, own),
     )
-
-
-def _find(checkpoint: Checkpoint, options: ConvertOptions) -> tuple[Source | None, list[str]]:
-    try:
-        return find_source(checkpoint, replace(options, layout="autoencoder")), []
-    except InflateError as error:
-        return None, _problems(error)
-
-
-def _problems(error: InflateError) -> list[str]:
-    return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def _shown(
@@ -227,15 +218,15 @@ def _shown(
     located = architecture = temporal = blend = None
     with suppress(InflateError):
         ema, ignore = options.weights == "ema", options.ignore or ()
-        own = recorded_prefix(checkpoint.metadata, checkpoint.tensors)
+        own = recorded.recorded_prefix(checkpoint.metadata, checkpoint.tensors)
         prefix = own if options.prefix is None else options.prefix
         located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
         shapes = {key: info.shape for key, info in located.tensors.items()}
         architecture = infer_architecture(shapes, path)
         if located.inflated:
             temporal = infer_temporal(shapes)
-            recorded = recorded_settings(checkpoint.metadata, path)
-            blend = find_blend(located, recorded, checkpoint.read, path, options.merge_strategy)
+            settings = recorded.recorded_settings(checkpoint.metadata, path)
+            blend = find_blend(located, settings, checkpoint.read, path, options.merge_strategy)
     return located, architecture, temporal, blend
 
 
@@ -251,18 +242,13 @@ def _parts(located: Located) -> tuple[Group, ...]:
         **{part.rstrip("."): located.part(part) for part in PASSED_THROUGH},
     }
     return tuple(
-        _group(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
+        Group.of(name, [located.tensors[key] for key in own]) for name, own in keys.items() if own
     )
 
 
-def _dropped(located: Located) -> tuple[Group, ...]:
+def by_reason(dropped: Iterable[Dropped]) -> tuple[Group, ...]:
+    """Dropped tensors, grouped by the reason."""
     reasons: dict[str, list[TensorInfo]] = {}
-    for left in located.dropped:
+    for left in dropped:
         reasons.setdefault(left.reason, []).append(left.info)
-    return tuple(_group(reason, infos) for reason, infos in reasons.items())
-
-
-def _group(name: str, tensors: Iterable[TensorInfo]) -> Group:
-    infos = list(tensors)
-    parameters = sum(info.parameters for info in infos)
-    return Group(name, len(infos), parameters, sum(info.nbytes for info in infos))
+    return tuple(Group.of(reason, infos) for reason, infos in reasons.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inflate.config.loading import parse_set, read_config
 from inflate.config.schema import Settings
-from inflate.errors import ConfigError
+from inflate.errors import ConfigError, InflateError
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import decoder_spec
 from inflate.formats.targets import LAYOUTS
@@ -21,7 +21,7 @@ from inflate.options import SETTINGS, ConvertOptions
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 from inflate.workflow.sources import name_of
-from inflate.workflow.views import WholeModel, folded, measured, noted, onto_base
+from inflate.workflow.views import folded, measured, noted, onto_base, without_first_stage
 
 if TYPE_CHECKING:
     from inflate.parity.result import FoldResult
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Job:
     """The source as its file holds it, the source as it is converted (folded, say), and the plan.
 
-    ``whole`` is the model whose first stage is replaced, if the result is a copy of one.
+    ``rest`` is what is copied of a whole model whose first stage is replaced, if of one.
     """
 
     original: Source
@@ -40,14 +40,14 @@ class Job:
     plan: InflationPlan
     folded: bool
     fold: FoldResult | None
-    whole: WholeModel | None = None
+    rest: Checkpoint | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user of the result."""
         notes = [*self.source.located.notes, *self.source.blend_notes, *self.plan.notes]
-        if self.whole is not None:
-            kept, name = len(self.whole.kept), self.whole.checkpoint.path.name
+        if self.rest is not None:
+            kept, name = len(self.rest.tensors), self.rest.path.name
             notes.append(f"{kept} other tensors of {name} are copied unchanged")
         return tuple(notes)
 
@@ -60,6 +60,11 @@ def settings_of(options: ConvertOptions) -> Settings:
         **parse_set(options.set or ()),
         **{key: value for key, value in chosen.items() if value is not None},
     }
+
+
+def problems_of(error: InflateError) -> list[str]:
+    """Every problem that an error lists, or else its message."""
+    return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def find_source(
@@ -105,7 +110,7 @@ def target_of(options: ConvertOptions) -> Target:
     return "sgm"
 
 
-def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None = None) -> Job:
+def prepare(original: Source, options: ConvertOptions, whole: Checkpoint | None = None) -> Job:
     """Plan what becomes of a source: an image autoencoder is inflated, a video one copied.
 
     Raises:
@@ -128,11 +133,10 @@ def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None 
     plan = make_plan(seen.located, seen.config, path, copying=copying)
     identity = not copying or _temporal_attention_is_identity(seen)
     plan = fit(plan, target, attention_is_identity=identity, copying=copying)
-    if whole is not None:
-        whole.check(plan)
+    rest = None if whole is None else without_first_stage(whole, plan)
     # Measured last, since that loads torch: misfits are reported at once.
     fold = measured(original, source, options) if is_folded else None
-    return Job(original, seen, target, plan, is_folded, fold, whole)
+    return Job(original, seen, target, plan, is_folded, fold, rest)
 
 
 def _selection(options: ConvertOptions) -> dict[str, Any]:

@@ -17,22 +17,8 @@ from inflate._version import __version__
 from inflate.config.schema import Config
 from inflate.display import Displayed, bytes_text
 from inflate.errors import printable
+from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint, fingerprint_of
-from inflate.formats.recorded import (
-    CONFIG_KEY,
-    FINGERPRINT_KEY,
-    LAYOUT_KEY,
-    POST_QUANT_KEY,
-    PROVENANCE_KEY,
-    SEED_KEY,
-    SOURCE_BLEND_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_HASH_KEY,
-    SOURCE_NAME_KEY,
-    TRAINED_KEY,
-    is_trained,
-    origin_of,
-)
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import Digests, carry_out, copy_as_is
 from inflate.inflation.plan import InflationPlan, PlannedTensor
@@ -113,16 +99,16 @@ def produce(
             written.
     """
     began = time.perf_counter()
-    source, original, whole = job.source.checkpoint, job.original.checkpoint, job.whole
+    source, original, rest = job.source.checkpoint, job.original.checkpoint, job.rest
     original.download(progress)
     header = header_of(job, source_name)
     container = container_of(job.target, local)
     infos, read = [tensor.info for tensor in job.plan.tensors], source.files.read
-    if whole is not None:
-        whole.checkpoint.download(progress)
-        header = {**whole.metadata, **header}
-        infos += [whole.checkpoint.tensors[name] for name in whole.kept]
-        read = read.joined(whole.checkpoint.files.read)
+    if rest is not None:
+        rest.download(progress)
+        header = {**rest.metadata, **header}
+        infos += rest.tensors.values()
+        read = read.joined(rest.files.read)
     folder_config = job.plan.folder_config
     with (
         stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
@@ -136,8 +122,8 @@ def produce(
         with saying_why(local, sum(info.nbytes for info in infos)):
             writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, source, writer, progress)
-            if whole is not None:
-                copy_as_is(whole.checkpoint, whole.kept, writer)
+            if rest is not None:
+                copy_as_is(rest, rest.tensors, writer)
         synced = pool.submit(writer.sync)
         source_print, own_print = _fingerprints(job, digests)
         written = time.perf_counter()
@@ -180,7 +166,7 @@ def produce(
 
 
 def _load_check() -> Callable[..., ParityReport]:
-    from inflate.workflow.checking import check
+    from inflate.workflow.verification import check
 
     return check
 
@@ -200,9 +186,9 @@ def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
 def _known(result: ConversionResult) -> dict[str, str]:
     """The entries of the header that are known after the writing, and after the check if any."""
     known = {
-        FINGERPRINT_KEY: result.fingerprint,
-        SOURCE_FINGERPRINT_KEY: result.source_fingerprint,
-        SOURCE_HASH_KEY: result.source_sha256,
+        recorded.FINGERPRINT_KEY: result.fingerprint,
+        recorded.SOURCE_FINGERPRINT_KEY: result.source_fingerprint,
+        recorded.SOURCE_HASH_KEY: result.source_sha256,
     }
     if result.parity is not None:
         known[VERDICT_KEY] = result.parity.verdict
@@ -215,24 +201,24 @@ def header_of(job: Job, source_name: str) -> dict[str, str]:
     """The header of a file that is not verified yet; no dates and no paths: equal work is equal."""
     config, blend = job.plan.config, job.source.blend
     copied = job.original.checkpoint.metadata if blend is not None else {}
-    folded = job.folded or copied.get(POST_QUANT_KEY) == "fold"
+    folded = job.folded or copied.get(recorded.POST_QUANT_KEY) == "fold"
     header = {
         "format": "pt",
         "inflate.version": __version__,
-        SOURCE_NAME_KEY: printable(source_name),
-        CONFIG_KEY: json.dumps(asdict(config), sort_keys=True),
-        SEED_KEY: str(config.seed),
-        LAYOUT_KEY: job.target,
-        POST_QUANT_KEY: "fold" if folded else "keep",
-        PROVENANCE_KEY: json.dumps(_provenance(job.plan)),
+        recorded.SOURCE_NAME_KEY: printable(source_name),
+        recorded.CONFIG_KEY: json.dumps(asdict(config), sort_keys=True),
+        recorded.SEED_KEY: str(config.seed),
+        recorded.LAYOUT_KEY: job.target,
+        recorded.POST_QUANT_KEY: "fold" if folded else "keep",
+        recorded.PROVENANCE_KEY: json.dumps(_provenance(job.plan)),
         VERDICT_KEY: "unverified",
         DEVICE_KEY: "none",
     }
     if blend is not None:
-        header[SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
-    if is_trained(copied):
-        header[TRAINED_KEY] = "true"
-    return header | origin_of(copied)
+        header[recorded.SOURCE_BLEND_KEY] = f"{blend.strategy}: {blend.reason}"
+    if recorded.is_trained(copied):
+        header[recorded.TRAINED_KEY] = "true"
+    return header | recorded.origin_of(copied)
 
 
 def _provenance(plan: InflationPlan) -> list[dict[str, object]]:

@@ -11,20 +11,9 @@ from torch import Tensor, nn
 
 from inflate.config.schema import Settings
 from inflate.errors import ConfigError, PlanError
+from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint, fingerprint_of
 from inflate.formats.layouts import DECODER
-from inflate.formats.recorded import (
-    FINGERPRINT_KEY,
-    ORIGIN_FINGERPRINT_KEY,
-    ORIGIN_NAME_KEY,
-    PROVENANCE_KEY,
-    SEED_KEY,
-    SOURCE_BLEND_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_HASH_KEY,
-    SOURCE_NAME_KEY,
-    TRAINED_KEY,
-)
 from inflate.formats.source import describe
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import carry_out
@@ -50,8 +39,13 @@ _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
 """Where ``torch.compile``, DistributedDataParallel and FSDP keep the module that they wrap."""
 
 _CARRIED = (
-    *(SOURCE_NAME_KEY, SOURCE_HASH_KEY, SOURCE_FINGERPRINT_KEY, SEED_KEY, PROVENANCE_KEY),
-    *(ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY),
+    recorded.SOURCE_NAME_KEY,
+    recorded.SOURCE_HASH_KEY,
+    recorded.SOURCE_FINGERPRINT_KEY,
+    recorded.ORIGIN_NAME_KEY,
+    recorded.ORIGIN_FINGERPRINT_KEY,
+    recorded.SEED_KEY,
+    recorded.PROVENANCE_KEY,
 )
 """Entries of the header that training does not change; left out where they are not known."""
 
@@ -97,26 +91,24 @@ def save_video_autoencoder(
     container = container_of(layout, path)
     whole = _unwrapped(module)
     decoder = whole if isinstance(whole, VideoDecoder) else _unwrapped(whole.decoder)
-    if not isinstance(decoder, VideoDecoder):
-        raise ConfigError(f"the decoder is a {type(decoder).__name__}; expected a VideoDecoder")
-    recorded = dict(decoder.file_metadata)
+    known = dict(decoder.file_metadata)
     read = ReadFiles()
     if source is not None:
-        recorded.update(_origin(source, read))
+        known.update(_origin(source, read))
     destination = Path(path)
     tensors = _named(module.state_dict() if state_dict is None else state_dict)
     if whole is decoder:
         tensors = {DECODER + name: tensor for name, tensor in tensors.items()}
-    checkpoint = _checkpoint(tensors, recorded, destination)
+    checkpoint = _checkpoint(tensors, known, destination)
     video = describe(checkpoint, {**_settings(decoder), "dtype": dtype})
     if not video.inflated:
         raise PlanError("the state dict holds no temporal layers")
     job = prepare(video, options)
-    header = header_of(job, "") | {VERDICT_KEY: TRAINED, FINGERPRINT_KEY: "0" * 64}
-    for key in (SOURCE_BLEND_KEY, TRAINED_KEY, *_CARRIED):
+    header = header_of(job, "") | {VERDICT_KEY: TRAINED, recorded.FINGERPRINT_KEY: "0" * 64}
+    for key in (recorded.SOURCE_BLEND_KEY, recorded.TRAINED_KEY, *_CARRIED):
         header.pop(key, None)
-        if recorded.get(key):
-            header[key] = recorded[key]
+        if known.get(key):
+            header[key] = known[key]
     folder_config = job.plan.folder_config
     with (
         stage(destination, read, overwrite=overwrite, folder_config=folder_config) as staged,
@@ -125,7 +117,7 @@ def save_video_autoencoder(
         infos = {planned.key: planned.info for planned in job.plan.tensors}
         writer = open_writer(container, staged.file, infos.values(), header)
         written = carry_out(job.plan, job.source.checkpoint, writer, silent).written
-        header[FINGERPRINT_KEY] = fingerprint(infos, written)
+        header[recorded.FINGERPRINT_KEY] = fingerprint(infos, written)
         writer.set_metadata(header)
         staged.publish()
     return destination
@@ -194,10 +186,11 @@ def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:
     with open_checkpoint(Path(location)) as checkpoint:
         for path in checkpoint.files.read.marks:
             read.look(path)
-        recorded = checkpoint.metadata
-        if SOURCE_FINGERPRINT_KEY in recorded:
-            return {key: recorded[key] for key in _CARRIED if key in recorded}
+        metadata = checkpoint.metadata
+        if recorded.SOURCE_FINGERPRINT_KEY in metadata:
+            return {key: metadata[key] for key in _CARRIED if key in metadata}
+        digest = fingerprint_of(describe(checkpoint, image=True).checkpoint)
         return {
-            SOURCE_NAME_KEY: name_of(location),
-            SOURCE_FINGERPRINT_KEY: fingerprint_of(describe(checkpoint, image=True).checkpoint),
+            recorded.SOURCE_NAME_KEY: name_of(location),
+            recorded.SOURCE_FINGERPRINT_KEY: digest,
         }

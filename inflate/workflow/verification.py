@@ -1,4 +1,4 @@
-"""``verify``: a video checkpoint against its source, or against its own image layers."""
+"""``verify`` and the check of a conversion: a video checkpoint against its source or itself."""
 
 from __future__ import annotations
 
@@ -11,40 +11,34 @@ from pathlib import Path
 
 import torch
 
-from inflate.errors import ConfigError, FamilyError
+from inflate.errors import FamilyError
+from inflate.formats import recorded
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import is_inflated
-from inflate.formats.recorded import (
-    ORIGIN_FINGERPRINT_KEY,
-    ORIGIN_NAME_KEY,
-    POST_QUANT_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_NAME_KEY,
-    changed_since,
-    recorded_settings,
-)
 from inflate.formats.source import Source, describe, given_blend
 from inflate.io.folder import shown as shown_name
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import shown
+from inflate.io.staging import Staged
 from inflate.loading import load_video
 from inflate.options import VerifyOptions, check_location, options_of
 from inflate.parity.device import memory_errors, resolve_device
-from inflate.parity.floor import measure_fold
+from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
 from inflate.parity.probes import probes_for
-from inflate.parity.result import FoldResult, ParityReport, RecordedSource, Tolerance
+from inflate.parity.result import ParityReport, RecordedSource, Tolerance
 from inflate.parity.trainability import learn_once
 from inflate.parity.verify import run_check
 from inflate.parity.weights import compare_temporal, not_finite, plan_rows
 from inflate.progress import Progress, silent
-from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Target, Weights
+from inflate.vocabulary import STORED_TYPES, ComputeType, MergeStrategy, Weights
 from inflate.workflow.given import check_given, given_files, given_probes, keep_outputs
+from inflate.workflow.planning import Job
 from inflate.workflow.sources import files_of, local_source
 from inflate.workflow.trained import check_trained, hint, with_training
-from inflate.workflow.views import folded
+from inflate.workflow.views import as_recorded, folded_alike, with_base
 
 
 def verify(
@@ -158,9 +152,9 @@ def verify(
                 )
             image.checkpoint.download(progress)
             reference_print = pool.submit(fingerprint_of, image.checkpoint)
-            image = _as_recorded(image, source, scaled=options.scaled_latents)
+            image = as_recorded(image, source, scaled=options.scaled_latents)
             sources = [image, source]
-            image, fold = _folded_alike(image, source, where, options.seed)
+            image, fold = folded_alike(image, source, where, options.seed)
             pair = against_source(image, source, compute, where)
         temporal = compare_temporal(source)
         extra, notes = given_probes(options, sources, pair.channels, where, progress)
@@ -186,7 +180,7 @@ def verify(
             probes=probes,
             fold=fold,
             recorded_source=None if candidate is None else _recorded_source(metadata, prints[0]),
-            changed=changed_since(metadata, prints[1]),
+            changed=recorded.changed_since(metadata, prints[1]),
             thorough=not trained,
             find_faulty=options.bisect,
             test_itself=options.self_test,
@@ -207,39 +201,58 @@ def verify(
         return replace(report, plan=plan_rows(source), trainability=learned, not_finite=bad)
 
 
+def check(
+    job: Job,
+    staged: Staged,
+    device: str,
+    *,
+    fingerprints: tuple[str, str],
+    destination: str,
+    progress: Progress,
+) -> ParityReport:
+    """Read the staged file back and compare it with its source, in float32.
+
+    ``fingerprints`` are those of the source and of the staged file.
+
+    Raises:
+        DeviceError: there is no such device, or it runs out of memory.
+    """
+    where = resolve_device(device)
+    tolerance = TOLERANCES["float32"]
+    reference = job.source
+    with open_checkpoint(staged.path) as opened:
+        temporal_alone = job.target == "temporal"
+        candidate = describe(with_base(opened, reference) if temporal_alone else opened)
+        if job.target == "diffusers":
+            pair = against_export(reference, candidate, staged.path, where)
+        else:
+            pair = against_source(reference, candidate, torch.float32, where)
+        return run_check(
+            pair,
+            reference=(str(reference.checkpoint.path), fingerprints[0]),
+            candidate=(destination, fingerprints[1]),
+            dtype=torch.float32,
+            device=where,
+            tolerance=Tolerance(tolerance, tolerance),
+            seed=job.plan.config.seed,
+            fold=job.fold,
+            fallback=device == "auto" and where.type == "cpu",
+            progress=progress,
+        )
+
+
 def _stored_type(video: Source) -> Mapping[str, object]:
     """The type that float8 weights of the reference are widened to: the candidate's."""
     info = video.info("decoder.conv_in.weight")
     return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
-def _as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
-    """The reference with the settings that the candidate's header records and no tensor shows."""
-    theirs = recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
-    ours = recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
-    architecture, taken, problems = image.config.architecture, {}, []
-    for name in ("tanh_out", "attn_type", "scaling_factor", "shift_factor"):
-        key = f"architecture.{name}"
-        own, value = getattr(architecture, name), getattr(video.config.architecture, name)
-        computed = name in ("tanh_out", "attn_type")
-        # Whether there is attention at all is what tensors show.
-        if key not in theirs or value is None or "none" in (own, value):
-            continue
-        if key not in ours and (computed or own is None):
-            taken[name] = value
-        elif own != value and (computed or scaled):
-            problems.append(f"{key}: the reference has {own!r}, the candidate {value!r}")
-    if problems:
-        raise ConfigError(
-            f"{image.checkpoint.path} and the candidate record different architectures:", problems
-        )
-    config = replace(image.config, architecture=replace(architecture, **taken))
-    return replace(image, config=config)
-
-
 def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
     """The source or origin in a candidate's header, compared with the reference's fingerprint."""
-    pairs = ((SOURCE_NAME_KEY, SOURCE_FINGERPRINT_KEY), (ORIGIN_NAME_KEY, ORIGIN_FINGERPRINT_KEY))
+    pairs = (
+        (recorded.SOURCE_NAME_KEY, recorded.SOURCE_FINGERPRINT_KEY),
+        (recorded.ORIGIN_NAME_KEY, recorded.ORIGIN_FINGERPRINT_KEY),
+    )
     found = [
         RecordedSource(
             shown_name(metadata.get(name, "")),
@@ -251,18 +264,3 @@ def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSou
     ]
     # A copy is made from a video checkpoint, and that from the image: either may be given.
     return next((source for source in found if source.given), found[-1] if found else None)
-
-
-def _folded_alike(
-    image: Source, video: Source, device: torch.device, seed: int
-) -> tuple[Source, FoldResult | None]:
-    """The reference folded as the candidate's header records it, and what that changes."""
-    if video.checkpoint.metadata.get(POST_QUANT_KEY) != "fold":
-        return image, None
-    # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
-    encoder = video.info("quant_conv.weight") is None
-    target: Target = "autoencoder" if video.located.part("encoder.") else "decoder"
-    whole = folded(image, target, encoder=encoder)
-    if image.info("post_quant_conv.weight") is None:
-        return whole, None
-    return whole, measure_fold(image, whole, device, seed)

@@ -1,24 +1,17 @@
-"""Views of a source before it is planned: folded, on a base, or for a place in a whole model."""
+"""Views of a source: folded, as a header records it, on a base, or in a whole model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inflate.display import error_text
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import ConfigError, FamilyError, PlanError
+from inflate.formats import recorded
 from inflate.formats.architecture import image_problems
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
 from inflate.formats.locate import Dropped
-from inflate.formats.recorded import (
-    ORIGIN_FINGERPRINT_KEY,
-    POST_QUANT_KEY,
-    PREFIX_KEY,
-    SOURCE_FINGERPRINT_KEY,
-    SOURCE_NAME_KEY,
-    origin_of,
-)
 from inflate.formats.source import Source
 from inflate.formats.targets import FIRST_STAGE
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
@@ -29,6 +22,8 @@ from inflate.options import ConvertOptions
 from inflate.vocabulary import Target
 
 if TYPE_CHECKING:
+    import torch
+
     from inflate.parity.result import FoldResult
 
 
@@ -93,6 +88,47 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
     return fold
 
 
+def as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
+    """The reference with the settings that the candidate's header records and no tensor shows."""
+    theirs = recorded.recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
+    ours = recorded.recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
+    architecture, taken, problems = image.config.architecture, {}, []
+    for name in ("tanh_out", "attn_type", "scaling_factor", "shift_factor"):
+        key = f"architecture.{name}"
+        own, value = getattr(architecture, name), getattr(video.config.architecture, name)
+        computed = name in ("tanh_out", "attn_type")
+        # Whether there is attention at all is what tensors show.
+        if key not in theirs or value is None or "none" in (own, value):
+            continue
+        if key not in ours and (computed or own is None):
+            taken[name] = value
+        elif own != value and (computed or scaled):
+            problems.append(f"{key}: the reference has {own!r}, the candidate {value!r}")
+    if problems:
+        raise ConfigError(
+            f"{image.checkpoint.path} and the candidate record different architectures:", problems
+        )
+    config = replace(image.config, architecture=replace(architecture, **taken))
+    return replace(image, config=config)
+
+
+def folded_alike(
+    image: Source, video: Source, device: torch.device, seed: int
+) -> tuple[Source, FoldResult | None]:
+    """The reference folded as the candidate's header records it, and what that changes."""
+    if video.checkpoint.metadata.get(recorded.POST_QUANT_KEY) != "fold":
+        return image, None
+    # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
+    encoder = video.info("quant_conv.weight") is None
+    target: Target = "autoencoder" if video.located.part("encoder.") else "decoder"
+    whole = folded(image, target, encoder=encoder)
+    if image.info("post_quant_conv.weight") is None:
+        return whole, None
+    from inflate.parity.floor import measure_fold
+
+    return whole, measure_fold(image, whole, device, seed)
+
+
 def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint, tuple[str, ...]]:
     """Temporal layers with their image autoencoder, whose name the header records, and notes."""
     others = [key for key in temporal.tensors if not _is_temporal(key)]
@@ -105,9 +141,9 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
         raise FamilyError(
             f"{base.checkpoint.path} is a video checkpoint; expected an image checkpoint as --base"
         )
-    digest, recorded = fingerprint_of(base.checkpoint), origin_of(temporal.metadata)
+    digest, origin = fingerprint_of(base.checkpoint), recorded.origin_of(temporal.metadata)
     notes: tuple[str, ...] = ()
-    if recorded.get(ORIGIN_FINGERPRINT_KEY, digest) != digest:
+    if origin.get(recorded.ORIGIN_FINGERPRINT_KEY, digest) != digest:
         notes = (
             f"the temporal layers were made for other weights than those of {name}: their output "
             "need not suit it",
@@ -116,9 +152,9 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
     metadata = {
         key: text
         for key, text in temporal.metadata.items()
-        if key != POST_QUANT_KEY and not key.startswith("inflate.origin.")
+        if key != recorded.POST_QUANT_KEY and not key.startswith("inflate.origin.")
     }
-    metadata |= {SOURCE_NAME_KEY: name, SOURCE_FINGERPRINT_KEY: digest}
+    metadata |= {recorded.SOURCE_NAME_KEY: name, recorded.SOURCE_FINGERPRINT_KEY: digest}
     return replace(with_base(temporal, base), metadata=metadata), notes
 
 
@@ -135,52 +171,42 @@ def with_base(temporal: Checkpoint, base: Source) -> Checkpoint:
     )
 
 
-@dataclass(frozen=True)
-class WholeModel:
-    """The file of a whole model, whose first stage is replaced."""
+def without_first_stage(whole: Checkpoint, plan: InflationPlan) -> Checkpoint:
+    """What a whole model keeps when a plan of layout ``sgm`` replaces its first stage.
 
-    checkpoint: Checkpoint
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """The names of the tensors that are copied unchanged."""
-        return tuple(n for n in self.checkpoint.tensors if not n.startswith(FIRST_STAGE))
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The entries of the model's own header that the result keeps."""
-        recorded = self.checkpoint.metadata
-        kept = {key: text for key, text in recorded.items() if not key.startswith("inflate.")}
-        return {**kept, PREFIX_KEY: FIRST_STAGE}
-
-    def check(self, plan: InflationPlan) -> None:
-        """Check that a plan of layout ``sgm`` can replace the model's own first stage."""
-        path, tensors = self.checkpoint.path, self.checkpoint.tensors
-        decoder = f"{FIRST_STAGE}{DECODER}"
-        parts = (f"{FIRST_STAGE}encoder.", decoder)
-        own = {name: info.shape for name, info in tensors.items() if name.startswith(parts)}
-        if not any(name.startswith(decoder) for name in own):
-            raise FamilyError(
-                f"{path} has no decoder under {FIRST_STAGE}; --into expects the file of a whole "
-                "model, such as SVD's"
-            )
-        new = {tensor.info.name: tensor.shape for tensor in plan.tensors}
-        added = new.keys() - own.keys()
-        if not is_inflated(own):
-            added = {name for name in added if not is_inflated([name])}
-        differ = {name for name in own if own[name] != new.get(name)} | added
-        problems = [
-            f"{name}: its shape here is {new.get(name)}, in the model's own {own.get(name)}"
-            for name in sorted(differ)
+    Raises:
+        FamilyError: it has no first stage.
+        PlanError: the plan does not fit in its place, or safetensors cannot store the rest.
+    """
+    path, decoder = whole.path, f"{FIRST_STAGE}{DECODER}"
+    parts = (f"{FIRST_STAGE}encoder.", decoder)
+    own = {name: info.shape for name, info in whole.tensors.items() if name.startswith(parts)}
+    if not any(name.startswith(decoder) for name in own):
+        raise FamilyError(
+            f"{path} has no decoder under {FIRST_STAGE}; --into expects the file of a whole "
+            "model, such as SVD's"
+        )
+    new = {tensor.info.name: tensor.shape for tensor in plan.tensors}
+    added = new.keys() - own.keys()
+    if not is_inflated(own):
+        added = {name for name in added if not is_inflated([name])}
+    differ = {name for name in own if own[name] != new.get(name)} | added
+    problems = [
+        f"{name}: its shape here is {new.get(name)}, in the model's own {own.get(name)}"
+        for name in sorted(differ)
+    ]
+    replaced = frozenset(name for name in whole.tensors if name.startswith(FIRST_STAGE))
+    rest = overlaid(whole, {}, replaced)
+    if whole.files.format == "torch":
+        problems += [
+            f"{name} is stored as {info.dtype}, which safetensors does not have"
+            for name, info in rest.tensors.items()
+            if info.dtype not in STORED_NAMES.values()
         ]
-        if self.checkpoint.files.format == "torch":
-            problems += [
-                f"{name} is stored as {tensors[name].dtype}, which safetensors does not have"
-                for name in self.kept
-                if tensors[name].dtype not in STORED_NAMES.values()
-            ]
-        if problems:
-            raise PlanError(f"the first stage does not fit into {path}:", problems)
+    if problems:
+        raise PlanError(f"the first stage does not fit into {path}:", problems)
+    kept = {key: text for key, text in whole.metadata.items() if not key.startswith("inflate.")}
+    return replace(rest, metadata={**kept, recorded.PREFIX_KEY: FIRST_STAGE})
 
 
 def _is_temporal(key: str) -> bool:

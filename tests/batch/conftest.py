@@ -20,12 +20,12 @@ import inflate
 from ..checkpoints import autoencoder, write_safetensors
 
 ROOT = Path(inflate.__file__).parents[1]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
 
 
 def environment() -> dict[str, str]:
     """The environment of a process that runs ``inflate``."""
-    return {**os.environ, **ENVIRONMENT}
+    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "250", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **own}
 
 
 Sources = Callable[..., list[Path]]

@@ -13,9 +13,8 @@ from safetensors.torch import save
 
 from inflate.batch.batch import Batch
 from inflate.batch.files import key_of_source, mark_of_output, mark_of_source
-from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger
-from inflate.batch.run import Run
+from inflate.batch.run import Run, Watch
 from inflate.batch.survey import Outcome, survey
 from inflate.batch.task import Event, Task
 from inflate.errors import InflateError
@@ -50,7 +49,7 @@ def _made(digest: bytes) -> tuple[bytes, str]:
     return save(weights, {"inflate.fingerprint": found}), found
 
 
-class Watcher:
+class Watcher(Watch):
     """Counts how often it waits."""
 
     def __init__(self) -> None:
@@ -59,15 +58,6 @@ class Watcher:
     def waits(self) -> None:
         """Remember."""
         self.waited += 1
-
-    def moved(self, job: Job, phase: str, done: int, total: int) -> None:
-        """Nothing."""
-
-    def lost(self, job: Job, why: str) -> None:
-        """Nothing."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """Nothing."""
 
 
 class FakeExecutor:
@@ -142,7 +132,7 @@ class FakeExecutor:
 
     def send(self, kind: Any, task: Task, **content: Any) -> None:
         """Send an event."""
-        self._events.append(Event(kind, task.number, "worker 1", content))
+        self._events.append(Event(kind, task.number, content))
 
     def _record(self, task: Task, path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(Path(task.source).read_bytes()).digest()

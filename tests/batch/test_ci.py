@@ -93,17 +93,12 @@ def test_a_workflow_is_sound(path: Path) -> None:
 
 def test_the_template_keeps_the_ledger_and_no_checkpoints() -> None:
     workflow = load(TEMPLATE)
-    steps = workflow["jobs"]["convert"]["steps"]
-    used = {step["uses"].split("@")[0]: step["with"] for step in steps if "with" in step}
-    restored, saved = used["actions/cache/restore"], used["actions/cache/save"]
-    assert restored["path"] == saved["path"] == "out"
-    assert saved["key"] == restored["key"]
-    assert restored["key"].startswith(restored["restore-keys"])
-    uploads = [step for step in steps if step.get("uses", "").startswith("actions/upload")]
-    paths = {step["with"]["path"]: step["if"] for step in uploads}
-    assert set(paths) == {"inflate-reports", "inflate-reports/junit.xml", "out"}
-    assert "inputs.upload-outputs" in paths["out"]
+    steps = [step for step in workflow["jobs"]["convert"]["steps"] if "with" in step]
+    used = {step["uses"].split("@")[0]: step["with"] for step in steps}
+    assert used["actions/cache/restore"]["path"] == used["actions/cache/save"]["path"] == "out"
+    (upload,) = (
+        step for step in steps if "upload" in step["uses"] and step["with"]["path"] == "out"
+    )
+    assert "inputs.upload-outputs" in upload["if"]
     inputs = workflow["on"]["workflow_dispatch"]["inputs"]
     assert inputs["upload-outputs"]["default"] == "false"
-    text = TEMPLATE.read_text(encoding="utf-8")
-    assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(inputs)

@@ -13,16 +13,16 @@ import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inflate.batch.ledger import Ledger
 from inflate.batch.local import LocalExecutor
-from inflate.batch.task import Event, Task, run_task
-from inflate.signals import ENDING
+from inflate.batch.task import Event, Task, _device, run_task
+from inflate.workflow import production
 
 from ..conversions import print_of
 from .conftest import ROOT, Sources, environment, inflate_batch
@@ -40,7 +40,7 @@ def hidden(folder: Path) -> list[str]:
 # One task
 
 
-def events_of(task: Task, *, go: bool = True, gpu: int | None = None) -> list[Event]:
+def events_of(task: Task, *, go: bool = True) -> list[Event]:
     """The events of a task that runs in this process."""
     events: list[Event] = []
 
@@ -48,7 +48,7 @@ def events_of(task: Task, *, go: bool = True, gpu: int | None = None) -> list[Ev
         events.append(event)
         return go
 
-    run_task(task, "worker 1", events.append, ask, gpu)
+    run_task(task, events.append, ask)
     return events
 
 
@@ -84,8 +84,6 @@ def test_an_error_becomes_the_result_of_its_task(
 def test_a_task_whose_source_changes_fails_and_is_not_known(
     tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inflate.workflow import production
-
     (source,), carry_out = sources(1), production.carry_out
 
     def changing(*arguments: Any) -> Any:
@@ -99,28 +97,13 @@ def test_a_task_whose_source_changes_fails_and_is_not_known(
     assert not (tmp_path / "v.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("wanted", "gpu", "expected"),
-    [
-        (None, None, "auto"),
-        ("cuda:1", 0, "cuda:1"),
-        ("auto", 0, "cuda:0"),
-        (None, 3, "cuda:1"),
-        ("cuda", 2, "cuda:0"),
-    ],
-)
-def test_each_worker_has_its_gpu(
-    wanted: str | None, gpu: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from inflate.batch.task import _device
-
+def test_each_worker_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert _device(wanted, gpu) == expected
+    wanted = [(None, None), ("cuda:1", 0), ("auto", 0), (None, 3), ("cuda", 2)]
+    assert [_device(*one) for one in wanted] == ["auto", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _device(wanted, gpu) == (wanted or "auto")
+    assert _device(None, 0) == "auto"
 
 
 # Worker processes
@@ -190,11 +173,10 @@ def is_locked(ledger: Path) -> bool:
     return False
 
 
-@pytest.fixture
-def publishing(
-    tmp_path: Path, sources: Sources
-) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
-    """A worker that waits for an answer before it publishes, and the connection to it."""
+@pytest.mark.parametrize("batch_is_gone", [False, True])
+def test_a_worker_that_ends_removes_what_it_staged(
+    batch_is_gone: bool, tmp_path: Path, sources: Sources
+) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ours, theirs = Pipe()
     worker = subprocess.Popen(
@@ -210,30 +192,14 @@ def publishing(
     # The lock of a batch that is killed outlives it until its workers have ended.
     os.close(ledger.lock)
     assert is_locked(ledger.path)
-    yield worker, ours
+    if batch_is_gone:
+        ours.close()
+    else:
+        worker.terminate()
     _, said = worker.communicate(timeout=60)
-    assert said == b""
+    assert (worker.returncode, said) == (128 + signal.SIGTERM, b"")
     assert list((tmp_path / "out").iterdir()) == []
     assert not is_locked(ledger.path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, *(
-    pytest.param(number, marks=pytest.mark.slow) for number in ENDING if number != signal.SIGTERM
-)])  # fmt: skip
-def test_a_signal_to_a_worker_removes_what_it_staged(
-    number: int, publishing: tuple[subprocess.Popen[bytes], Connection]
-) -> None:
-    worker, _connection = publishing
-    worker.send_signal(number)
-    assert worker.wait(timeout=60) == 128 + number
-
-
-def test_workers_end_with_a_batch(
-    publishing: tuple[subprocess.Popen[bytes], Connection],
-) -> None:
-    worker, connection = publishing
-    connection.close()
-    assert worker.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 # Whole batches

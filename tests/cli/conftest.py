@@ -15,9 +15,11 @@ from inflate.cli.app import main
 from inflate.signals import ENDING
 
 from ..checkpoints import autoencoder, write_torch
+from ..conversions import nudged
 
 Run = Callable[..., "Ran"]
 CPU = ("--device", "cpu")
+BIAS = "decoder.conv_out.time_mix_conv.bias"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     yield command
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def wrong(tiny_video: Path, tmp_path: Path) -> Path:
+    """A video checkpoint that does not equal its image decoder, since ``BIAS`` was changed."""
+    return nudged(tiny_video, tmp_path / "wrong.safetensors", BIAS)
 
 
 @pytest.fixture

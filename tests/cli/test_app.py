@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import re
 import shlex
@@ -97,16 +98,14 @@ USAGE_ERRORS = [
     (("convert",), "SOURCE"),
     (("convert", "x", "--time-mode", "al"), "did you mean 'all'"),
     (("convert", "x", "--alpha", "much"), "'much'"),
-    (("convert", "x", "--alpha", "nan"), "'nan'"),
-    (("convert", "x", "--seed", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "9" * 5000), f"'{'9' * 80}'"),
     (("convert", "x", "--video-kernel-size", "3,x,1"), "'3,x,1'"),
     (("convert", "x", "--aplha", "1"), "did you mean '--alpha'"),
     (("convert", "x", "--preset", "flux"), "did you mean '--config'"),
     (("verify", "x", "y", "z"), "z"),
-    (("verify", "x", "--atol", "-1"), "'-1'"),
-    (("verify", "x", "--atol", "inf", "--json"), "'inf'"),
-    (("batch", "x", "--jobs", "all"), "'all'"),
+    (("verify", "x", "--seed", "1.5", "--json"), "'1.5'"),
+    (("batch", "x", "--jobs", "0"), "--jobs"),
+    (("batch", "x", "--memory", "nan"), "--memory"),
     (("presets", "xport", "kl-f8"), "export"),
 ]
 
@@ -125,7 +124,7 @@ def test_ctrl_c_anywhere_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inflate.workflow.verify", interrupted)
+    monkeypatch.setattr("inflate.verify", interrupted)
     ran = run("verify", "x")
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 
@@ -260,27 +259,23 @@ def test_each_option_is_an_argument_of_the_same_type_and_default(command: str) -
             assert kinds_of(own) <= kinds_of(hints[name]) <= kinds_of(own) | more
 
 
-@pytest.mark.parametrize("name", JOB_OPTIONS)
-def test_each_option_of_a_job_is_a_key_of_the_manifest(name: str, tmp_path: Path) -> None:
+def test_each_option_of_a_job_is_a_key_of_the_manifest_and_counts_in_the_ledger(
+    tmp_path: Path,
+) -> None:
     manifest = tmp_path / "manifest.yaml"
-    job = {"source": "img.ckpt", name: OTHER_VALUES[name]}
-    manifest.write_text(json.dumps({"jobs": [job]}))
+    jobs = [{"source": "img.ckpt", name: OTHER_VALUES[name]} for name in JOB_OPTIONS]
+    manifest.write_text(json.dumps({"jobs": jobs}))
     read = read_manifest(manifest)
     assert read.problems == ()
-    value = read.entries[0].options[name]
-    assert (list(value) if isinstance(value, tuple) else value) == OTHER_VALUES[name]
+    for name, entry in zip(JOB_OPTIONS, read.entries, strict=True):
+        value = entry.options[name]
+        assert (list(value) if isinstance(value, tuple) else value) == OTHER_VALUES[name]
+        counts = Job("img.ckpt", "out", entry.options).settings != Job("img.ckpt", "out").settings
+        assert counts == (name != "overwrite"), name
 
 
-@pytest.mark.parametrize("name", sorted(set(JOB_OPTIONS) - {"overwrite"}))
-def test_each_option_of_a_job_is_in_its_entry_in_the_ledger(name: str) -> None:
-    value = OTHER_VALUES[name]
-    value = tuple(value) if isinstance(value, list) else value
-    changed = Job("img.ckpt", "out.safetensors", {name: value})
-    assert changed.settings != Job("img.ckpt", "out.safetensors").settings
-
-
-def test_an_unknown_choice_is_refused_in_python() -> None:
+def test_values_of_options_are_checked_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        ConvertOptions(time_mode="al")  # type: ignore[arg-type]
-    (problem,) = caught.value.problems
-    assert "'al' (did you mean 'all'?)" in problem
+        VerifyOptions(atol=-1, rtol=math.inf, max_side=0, weights="emma")  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 4
+    assert any("'emma' (did you mean 'ema'?)" in problem for problem in caught.value.problems)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,9 +13,10 @@ from safetensors.torch import load_file
 import inflate
 from inflate.inflation.initializers import ZEROS
 
-from ..checkpoints import autoencoder, write_safetensors, write_torch
+from ..checkpoints import autoencoder, write_torch
 from ..conversions import corrupt_start, metadata_of, nudged, snapshot
-from .conftest import CPU, Ran, Run
+from ..safety.refusals import refused
+from .conftest import BIAS, CPU, Run
 
 
 def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_a_dry_run_prints_the_counts_and_with_verbose_the_tensors(run: Run, tmp_
     assert origins["decoder.conv_in.weight"][-3:] == ["copy", "of", "decoder.conv_in.weight"]
     assert origins["decoder.conv_out.time_mix_conv.weight"][-1] == "dirac"
     (dropped,) = [row for row in rows if row[:1] == ["dropped:"]]
-    assert dropped[-3:] == ["1", "20", "B"]
+    assert dropped[-4:] == ["1", "5", "20", "B"]
 
 
 def test_where_parity_does_not_hold_nothing_is_published(
@@ -97,15 +96,6 @@ def test_where_parity_does_not_hold_nothing_is_published(
     ran = run("convert", source, "--time-mode", "all", "-q", *CPU)
     assert (ran.code, ran.out, ran.err) == (1, "", "")
     assert snapshot(tmp_path) == before
-
-
-BIAS = "decoder.conv_out.time_mix_conv.bias"
-
-
-@pytest.fixture
-def wrong(tiny_video: Path, tmp_path: Path) -> Path:
-    """A video checkpoint that does not equal its image decoder."""
-    return nudged(tiny_video, tmp_path / "wrong.safetensors", BIAS)
 
 
 def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> None:
@@ -134,13 +124,9 @@ def test_tensors_not_finite_are_named(
     run: Run, tiny: Path, tiny_video: Path, tmp_path: Path
 ) -> None:
     damaged = nudged(tiny_video, tmp_path / "damaged", BIAS, by=math.nan)
-    ran = run("verify", tiny, damaged, "--json", *CPU)
+    ran = run("verify", tiny, damaged, *CPU)
     assert ran.code == 1
-    document = ran.document
-    assert (document["verdict"], document["max_abs_error"]) == ("fail", None)
-    assert document["not_finite"] == [BIAS]
-    lines = run("verify", tiny, damaged, *CPU).out.splitlines()
-    assert any(line.startswith("cause: ") and BIAS in line for line in lines)
+    assert f"\ncause:  NaN or infinity in {BIAS}\n" in ran.out
 
 
 def test_the_options_are_passed_on(run: Run, tiny: Path, tiny_video: Path, tmp_path: Path) -> None:
@@ -183,92 +169,20 @@ def test_when_tensors_learn(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert any("--merge-strategy learned" in line for line in lines)
 
 
-TINY = {"ch_mult": [1]}
-
-
-def refused(run: Run, folder: Path, *arguments: object, named: object) -> Ran:
-    """Run a command that cannot work, and check all that holds for every one of them."""
-    before = snapshot(folder)
-    ran = run(*arguments)
-    assert ran.code == 2
-    if "--json" in arguments:
-        assert json.loads(ran.out)["schema"] == "inflate/error/1"
-    else:
-        assert ran.out == ""
-    assert ran.err.startswith("error: ")
-    assert ran.err.count("error:") == 1
-    assert str(named) in ran.err
-    assert "Traceback" not in ran.err
-    assert snapshot(folder) == before
-    return ran
-
-
-def cut(path: Path) -> Path:
-    """A file that ends too early."""
-    content = write_safetensors(path, autoencoder(**TINY)).read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    return path
-
-
-def directory(path: Path) -> Path:
-    path.mkdir()
-    (path / "file").write_text("content")
-    return path
-
-
-def several(path: Path) -> Path:
-    weights = autoencoder(**TINY)
-    return write_torch(path, {f"{p}.{k}": v for p in ("a", "b") for k, v in weights.items()})
-
-
-UNREADABLE: dict[str, Callable[[Path], Any]] = {
-    "gone.ckpt": lambda path: path,
-    "cut.safetensors": cut,
-    "folder.ckpt": directory,
-    "several.pt": several,
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_a_file_that_no_command_can_read(
-    run: Run, name: str, image: Path, videos: dict[str, Path], tmp_path: Path
-) -> None:
-    bad = tmp_path / name
-    UNREADABLE[name](bad)
+def test_files_and_destinations_that_no_command_can_use(source: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "cut.pt"
+    bad.write_bytes(source.read_bytes()[:5000])
     for arguments in (
         ("convert", bad),
         ("convert", bad, "--dry-run", "--json"),
-        ("verify", bad, videos["all"]),
-        ("verify", image, bad, "--json"),
+        ("verify", bad, source),
+        ("verify", source, bad, "--json"),
+        ("convert", tmp_path / "gone.ckpt"),
+        ("convert", source, "-o", tmp_path / "gone" / "v.safetensors", "--overwrite"),
+        ("convert", source, "-o", tmp_path / "v.PT"),
+        ("convert", source, "-o", tmp_path / "v.json", "--layout", "sgm", "--dry-run"),
     ):
-        refused(run, tmp_path, *arguments, *CPU, named=bad)
-
-
-# Where the output goes
-
-
-@pytest.mark.parametrize(
-    "output",
-    ["gone/v.safetensors", "img.pt/v.safetensors", "folder.safetensors", "img.pt", "v" * 250],
-)
-def test_a_destination_that_cannot_be(run: Run, source: Path, tmp_path: Path, output: str) -> None:
-    directory(tmp_path / "folder.safetensors")
-    for options in ((), ("--overwrite",)):
-        arguments = ("convert", source, "-o", tmp_path / output, *options)
-        refused(run, tmp_path, *arguments, named=tmp_path / Path(output).parts[0])
-
-
-@pytest.mark.parametrize(("layout", "ending"), [("autoencoder", ".PT"), ("sgm", ".json")])
-def test_an_ending_of_another_type_of_file(
-    run: Run, source: Path, tmp_path: Path, layout: str, ending: str
-) -> None:
-    output = tmp_path / f"v{ending}"
-    for more in ((), ("--dry-run",)):
-        arguments = ("convert", source, "-o", output, "--layout", layout, *more)
-        refused(run, tmp_path, *arguments, named=output)
-
-
-# Values of options
+        assert str(tmp_path) in refused(tmp_path, *arguments)
 
 
 @pytest.mark.parametrize("command", ["convert", "verify", "demo"])
@@ -283,11 +197,10 @@ def test_a_device_that_is_not_there(
     assert not list(tmp_path.rglob("*.video.*"))
 
 
-def test_wrong_order(run: Run, image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
+def test_wrong_order(image: Path, videos: dict[str, Path], tmp_path: Path) -> None:
     video = videos["all"]
     both = f"inflate verify {image} {video}"
-    assert both in refused(run, tmp_path, "verify", video, image, named=image).err
+    assert both in refused(tmp_path, "verify", video, image)
     for words in ((image, image), (image,), (video, video)):
-        assert both not in refused(run, tmp_path, "verify", *words, named=words[0]).err
-    ran = refused(run, tmp_path, "convert", video, "-o", tmp_path / "v.safetensors", named=video)
-    assert "inflated already" in ran.err
+        assert both not in refused(tmp_path, "verify", *words)
+    assert "inflated already" in refused(tmp_path, "convert", video, "-o", tmp_path / "v")

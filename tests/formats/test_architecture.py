@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from inflate import convert
 from inflate.config.schema import Temporal
 from inflate.errors import InflateError, PlanError
 from inflate.models import Decoder, VideoDecoder
-from inflate.workflow import convert
 from tests.io.opening import architecture_of, temporal_of
 
 from ..checkpoints import DDCONFIG, autoencoder_shapes, prefixed, write_safetensors, write_torch

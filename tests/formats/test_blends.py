@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
+from inflate import convert
 from inflate.errors import ConfigError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
-from inflate.workflow import convert
 
 from ..checkpoints import DDCONFIG, write_safetensors
 from ..conversions import CPU, metadata_of

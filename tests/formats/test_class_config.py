@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from inflate import convert, inspect
 from inflate.errors import CheckpointError, ConfigError, FamilyError, InflateError
 from inflate.formats.source import describe
 from inflate.io.folder import FOLDER_FILES
 from inflate.io.reader import open_checkpoint
-from inflate.workflow import convert, inspect
 
 from ..checkpoints import ATTENTION_IN_UP, NO_ATTENTION, autoencoder, write_safetensors
 from ..conversions import CPU

@@ -20,7 +20,8 @@ import pytest
 import torch
 import yaml
 
-from inflate.workflow import ConversionResult, convert
+from inflate import convert
+from inflate.workflow.production import ConversionResult
 
 from ..checkpoints import FIRST_STAGE, autoencoder_shapes, under, video_autoencoder
 from ..conversions import CPU

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import inflate
+from inflate import convert
 from inflate.errors import ConfigError, PlanError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.loading import read_tensor
 from inflate.vocabulary import TARGETS
-from inflate.workflow import convert
 from tests.io.opening import assert_same
 
 from ..checkpoints import (

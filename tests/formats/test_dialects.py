@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from inflate import inspect
 from inflate.formats.dialects import to_diffusers
 from inflate.models import VideoDecoder
-from inflate.workflow import inspect
 from tests.formats.test_architecture import configurations
 from tests.io.opening import assert_same, located
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import inflate
+from inflate import convert
 from inflate.errors import PlanError
-from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from inflate import convert, inspect
 from inflate.errors import FamilyError
-from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, prefixed, write_safetensors, write_torch
 from ..conversions import CPU

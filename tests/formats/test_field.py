@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inflate import workflow
+import inflate
+from inflate import inspect
 from inflate.config.schema import Architecture
 from inflate.errors import CheckpointError, FamilyError, InflateError, PlanError
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 from inflate.vocabulary import TARGETS
-from inflate.workflow import inspect
 from tests.io.opening import assert_same
 
 from ..checkpoints import autoencoder, bare_decoder, prefixed, video_autoencoder
@@ -45,7 +45,7 @@ def convert(path: Path, output: Path | None = None, **options: Any) -> Any:
     for layout in (None, *TARGETS):
         expected[layout] = ()
         try:
-            workflow.convert(path, layout=layout, dry_run=True, **which)  # type: ignore[arg-type]
+            inflate.convert(path, layout=layout, dry_run=True, **which)  # type: ignore[arg-type]
         except InflateError as error:
             expected[layout] = problems_of(error)
     try:
@@ -54,7 +54,7 @@ def convert(path: Path, output: Path | None = None, **options: Any) -> Any:
     except InflateError as error:  # It cannot be read at all.
         shown = dict.fromkeys(expected, problems_of(error))
     assert shown == expected
-    return workflow.convert(path, output, **options)
+    return inflate.convert(path, output, **options)
 
 
 def found(path: Path, **options: Any) -> tuple[Weights, tuple[str, ...]]:

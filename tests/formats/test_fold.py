@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 import inflate
+from inflate import convert, inspect, verify
 from inflate.errors import PlanError
 from inflate.parity.probes import FOLD_PROBE
 from inflate.parity.result import FoldResult
-from inflate.workflow import convert, inspect, verify
 from tests.io.opening import assert_same
 
 from ..checkpoints import FIRST_STAGE, autoencoder, under, write_safetensors

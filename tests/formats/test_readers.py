@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import inflate
+from inflate import convert, inspect, save_video_autoencoder, verify
 from inflate.errors import ConfigError, FamilyError, OutputError, PlanError
 from inflate.io.reader import open_checkpoint
-from inflate.workflow import convert, inspect, save_video_autoencoder, verify
 from tests.io.opening import assert_same
 
 from ..checkpoints import (

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from inflate import convert, inspect, verify
 from inflate.errors import CheckpointError, FamilyError
-from inflate.workflow import convert, inspect, verify
 from tests.io.opening import assert_same
 
 from ..checkpoints import (

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
+from inflate import convert
 from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
 from inflate.vocabulary import TARGETS
-from inflate.workflow import convert
 
 from ..checkpoints import DDCONFIG, autoencoder, write_lightning, write_safetensors
 from ..conversions import CPU, converted, image_decode

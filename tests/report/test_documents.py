@@ -30,7 +30,7 @@ from inflate.report.writing import (
     save_report,
     write_report,
 )
-from inflate.workflow import ConversionResult
+from inflate.workflow.production import ConversionResult
 
 from ..checkpoints import autoencoder, write_torch
 from ..conversions import CPU

@@ -17,7 +17,7 @@ import inflate
 from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.protected import ReadFiles, conflicts, place_of
-from inflate.workflow import checking, conversion, verification
+from inflate.workflow import conversion, verification
 
 from ..checkpoints import write_safetensors
 from ..conversions import CPU, sha256
@@ -304,7 +304,7 @@ def test_there_is_no_verdict_on_files_that_changed(
 def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = checking.check
+    check = verification.check
 
     def failing(*arguments: Any, **options: Any) -> Any:
         touch(single)
@@ -312,7 +312,7 @@ def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
         object.__setattr__(report, "verdict", "fail")
         return report
 
-    monkeypatch.setattr(checking, "check", failing)
+    monkeypatch.setattr(verification, "check", failing)
     with pytest.raises(CheckpointError):
         inflate.convert(single, tmp_path / "out", **CPU)
     assert not (tmp_path / "out").exists()

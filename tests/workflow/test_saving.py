@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import inflate
+from inflate import inspect
 from inflate.errors import ConfigError, InflateError, OutputError, PlanError
 from inflate.models import VideoDecoder
 from inflate.parity.result import ParityReport
-from inflate.workflow import inspect
 
 from ..checkpoints import DDCONFIG, autoencoder, write_safetensors, write_torch
 from ..conversions import CPU, metadata_of, print_of, rewritten, sha256, snapshot
