@@ -18,7 +18,7 @@ from inflate.report.facts import facts
 from inflate.report.junit import as_junit
 from inflate.report.markdown import SIGNS, as_markdown
 from inflate.report.summary import advice, causes, missed_damages
-from inflate.workflow import ConversionResult
+from inflate.workflow.production import ConversionResult
 
 from ..conversions import CPU
 from .building import (
