@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from inflate.errors import CheckpointError, nearest
 from inflate.io import file_signatures
@@ -25,8 +25,7 @@ from inflate.io.folder import (
 )
 from inflate.io.protected import ReadFiles
 from inflate.io.ranges import partial_of
-
-Format = Literal["safetensors", "torch"]
+from inflate.io.writer import Container
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class CheckpointFiles:
     """
 
     path: Path
-    format: Format
+    format: Container
     weights: tuple[Path, ...]
     folder_config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
@@ -139,7 +138,7 @@ def read_files(path: Path) -> tuple[Path, ...]:
     return (path, *read.marks)
 
 
-def _format_of(path: Path, read: ReadFiles) -> Format:
+def _format_of(path: Path, read: ReadFiles) -> Container:
     """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
     try:
         kind = read.look(path).st_mode

@@ -100,13 +100,12 @@ def open_repository(location: str) -> HubFolder:
             raise ValueError("expected hf://OWNER/REPO[@REVISION]/PATH/TO/FILE of a model")
         api = HfApi(library_name="inflate")
         info = api.model_info(found.repo_id, revision=found.revision, files_metadata=True)
-    if info.sha is None:
-        raise CheckpointError(f"{location} has no commit yet; upload the checkpoint first")
+    commit = info.sha or found.revision
     files = {}
     for entry in info.siblings or ():
         if entry.size is not None:
             digests = {"sha256": entry.lfs.sha256} if entry.lfs else {}
-            version = entry.blob_id or info.sha
+            version = entry.blob_id or commit
             files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, version, digests)
     above, slash, name = found.path_in_repo.rpartition("/")
     root = f"hf://{rest.removesuffix(found.path_in_repo).rstrip('/')}/"
@@ -115,7 +114,7 @@ def open_repository(location: str) -> HubFolder:
         **vars(place),
         fs=fs,
         repo=found.repo_id,
-        commit=info.sha,
+        commit=commit,
         root=root,
         files=files,
     )

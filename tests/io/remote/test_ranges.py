@@ -18,7 +18,7 @@ from inflate.batch.files import key_of_source
 from inflate.errors import CheckpointError
 from inflate.io import ranges
 from inflate.io.files import find_files, hash_file
-from inflate.io.ranges import BLOCK, REQUEST, blocks_of, requests
+from inflate.io.ranges import BLOCK
 from inflate.io.reader import open_checkpoint
 from inflate.io.remote import fetch
 from inflate.workflow.inspection import inspect
@@ -260,13 +260,13 @@ def test_a_server_that_does_not_answer_ranges_is_asked_for_the_whole(web: Web, l
     assert web.count("GET") == count
 
 
-@pytest.mark.parametrize(
-    "blocks", [[], [0], [0, 1, 5], list(range(3 * REQUEST)), [7, *range(200, 201 + REQUEST)]]
-)
-def test_requests_cover_the_blocks_and_no_more(blocks: list[int]) -> None:
-    size = 400 * BLOCK + 7
-    spans = requests(blocks, size)
-    assert blocks_of(spans) == blocks
-    assert all(end - start <= REQUEST * BLOCK for start, end in spans)
-    assert requests([400], size) == [(400 * BLOCK, size)]
-    assert blocks_of([(5, 5), (BLOCK - 1, BLOCK + 1), (0, 1)]) == [0, 1]
+def test_requests_are_small_and_made_once(
+    url: str, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "REQUEST", 2)
+    with open_checkpoint(fetch(url)) as checkpoint:
+        counted.spans.clear()
+        for _ in range(2):
+            checkpoint.read(next(iter(FOREIGN)))
+    assert all(end - start <= 2 * BLOCK for start, end in counted.spans)
+    assert counted.total <= FOREIGN[next(iter(FOREIGN))].nbytes + 2 * BLOCK
