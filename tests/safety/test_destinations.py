@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import subprocess
@@ -168,17 +167,3 @@ def test_a_destination_that_is_a_link_is_replaced_and_not_its_target(
     assert {name: after.get(name) for name in before if name.startswith("precious")} == {
         name: content for name, content in before.items() if name.startswith("precious")
     }
-
-
-@both
-def test_other_files_with_names_of_staged_ones_are_kept(
-    options: tuple[str, ...], single: Path, out: Path
-) -> None:
-    precious = out.parent / "precious"
-    precious.write_text("precious")
-    out.with_name(f".{out.name}.0123abcd.staged").symlink_to(precious)
-    os.mkfifo(out.with_name(f".{out.name}.0123abce.staged"))
-    before = names(out.parent)
-    convert(single, out, *options)
-    assert names(out.parent) == sorted([*before, out.name])
-    assert precious.read_text() == "precious"
