@@ -114,17 +114,6 @@ def test_other_records_are_never_unpacked(tmp_path: Path) -> None:
     assert not Path("/outside").exists()
 
 
-def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
-    secret = tmp_path / "s"
-    secret.write_bytes(DATA)
-    target = str(secret).encode().ljust(256, b"\0")
-    content = dict_of({"a": tensor((64,), over=storage(64))})
-    entries = [Entry("a/data.pkl", program(content)), Entry("a/data/0", target, attributes=LINK)]
-    found = read(write_raw_zip(tmp_path / "a.ckpt", entries))
-    assert found is not None
-    assert found["a"][:4] != FOUR
-
-
 def test_the_byte_order_is_respected(tmp_path: Path) -> None:
     for order in (b"big", b"little", b"", b"middle", b"big" * 1000):
         found = read(write_raw_zip(tmp_path / "a.ckpt", changed(ORDER, data=order)))
