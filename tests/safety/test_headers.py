@@ -155,15 +155,14 @@ def test_a_false_index_is_refused(tmp_path: Path) -> None:
 
 KL = {"_class_name": "AutoencoderKL"}
 CONFIGS: list[Any] = [
-    *(text for text in BROKEN if text != "\ud800"), '{"_class_name":' + "9" * 5000 + "}", {},
-    *({"_class_name": name} for name in ("Exec", ["AutoencoderKL"], ESCAPES, "x" * 5000)),
+    "{", NESTED, '{"_class_name":' + "9" * 5000 + "}", {},
+    *({"_class_name": name} for name in (["AutoencoderKL"], ESCAPES, "x" * 5000)),
     *({**KL, "norm_num_groups": groups} for groups in (16, ESCAPES, None)),
-    *({**KL, "scaling_factor": factor} for factor in ("large", ESCAPES, [1], {"x": 1}, 10**400)),
+    *({**KL, "scaling_factor": factor} for factor in (ESCAPES, [1], 10**400)),
 ]  # fmt: skip
 OURS = [
-    *(text for text in BROKEN if text not in ("\ud800", NESTED)), '{"evil":1}',
-    '{"\\u001b[2J\\nerror: x":1}', '{"dtype":"\\u001b[2J\\nerror: x"}', '{"seed":"many"}',
-    '{"architecture":{"ch":99}}', '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000,
+    "{", "[]", '{"\\u001b[2J\\nerror: x":1}', '{"dtype":"\\u001b[2J\\nerror: x"}',
+    '{"seed":"many"}', '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000,
     '{"seed":' + "9" * 5000 + "}",
 ]  # fmt: skip
 

@@ -188,30 +188,6 @@ def test_devices_pipes_sockets_and_links_to_them_are_not_destinations(
     assert len(conflicts(["pipe", "socket", "device", "link"], [])) == 4
 
 
-@pytest.mark.usefixtures("no_work")
-def test_no_command_writes_into_a_pipe(
-    single: Path, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = tmp_path / "special" / "r.md"
-    pipe.parent.mkdir()
-    os.mkfifo(pipe)
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
-    out = ("-o", tmp_path / "out")
-    for words in (
-        ("convert", single, "-o", pipe, *ONTO),
-        ("convert", single, "-o", pipe, *EXPORT, "--overwrite"),
-        ("convert", single, "--report", pipe, *CPU_FLAGS),
-        ("convert", single, "--github-summary", *CPU_FLAGS),
-        ("verify", single, "--report", pipe, *CPU_FLAGS),
-        ("verify", single, "--save-outputs", pipe, *CPU_FLAGS),
-        ("report", document, "-o", pipe),
-        ("batch", single, *out, "--ledger", pipe),
-        ("batch", single, "-o", f"{pipe.parent}/r{{prefix}}.md", "--overwrite"),
-        ("batch", single, *out, "--github-summary"),
-    ):
-        refused(tmp_path, *words)
-
-
 def test_the_demo_writes_through_no_link(
     single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
