@@ -72,18 +72,6 @@ def is_whole(place: Path, file: RemoteFile) -> bool:
     return whole and bool(file.version)
 
 
-def fetch_whole(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
-    """A local folder that holds whole and verified copies of these files."""
-    kept = folder.kept(files, progress)
-    if kept is not None:
-        return kept
-    place = place_for(folder, files)
-    if not all(is_whole(place, file) for file in files):
-        with locked(place, folder.shown(), progress):
-            download(folder, files, place, progress)
-    return place
-
-
 def download(
     folder: StoreFolder, files: Sequence[RemoteFile], place: Path, progress: Progress
 ) -> None:

@@ -141,22 +141,21 @@ def read_files(path: Path) -> tuple[Path, ...]:
 def _format_of(path: Path, read: ReadFiles) -> Container:
     """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
     try:
-        kind = read.look(path).st_mode
-        if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
+        found = read.look(path)
+        if not stat.S_ISREG(found.st_mode):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
             head = file.read(file_signatures.FIRST_BYTES)
-        size = path.stat().st_size
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist{like(path)}; expected a checkpoint file"
         ) from error
     except (OSError, ValueError) as error:  # A ValueError: a name with a NUL.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if size == 0:
+    if found.st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
-    if file_signatures.header_length(head, size) is not None:
+    if file_signatures.header_length(head, found.st_size) is not None:
         return "safetensors"
     other = (
         file_signatures.DISTRIBUTED if path.suffix == ".distcp" else file_signatures.known_as(head)
@@ -166,7 +165,9 @@ def _format_of(path: Path, read: ReadFiles) -> Container:
     if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
         return "torch"
     if head[8:9] == b"{":
-        raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
+        raise CheckpointError(
+            f"{path} is cut short ({found.st_size} bytes). Copy or download it again"
+        )
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{str(head[:8])[1:]}); expected .ckpt, .pt, .pth, .bin or .safetensors"

@@ -11,7 +11,6 @@ from typing import Any
 from inflate.errors import CheckpointError
 from inflate.io.contents import RemoteFile
 from inflate.io.faults import in_words
-from inflate.io.location import Location
 from inflate.io.stores import StoreFolder
 from inflate.progress import Progress, summed
 
@@ -109,9 +108,11 @@ def open_repository(location: str) -> HubFolder:
             files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, version, digests)
     above, slash, name = found.path_in_repo.rpartition("/")
     root = f"hf://{rest.removesuffix(found.path_in_repo).rstrip('/')}/"
-    place = Location("hf", root + above + slash, name, name)
     return HubFolder(
-        **vars(place),
+        store="hf",
+        folder=root + above + slash,
+        name=name,
+        tail=name,
         fs=fs,
         repo=found.repo_id,
         commit=commit,

@@ -166,13 +166,16 @@ def partial_of(path: Path) -> PartialFile | None:
 
 def fetch_files(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
     """A local folder of these files, in which those of safetensors may be partial."""
+    place = caching.place_for(folder, files)
     candidates = [file for file in files if file.name.endswith(".safetensors") and file.version]
+    opened: list[RemoteFile] = []
     if candidates:
-        place = caching.place_for(folder, files)
         with caching.locked(place, folder.shown(), progress):
             opened = [file for file in candidates if PartialFile(folder, file, place).open()]
-            if opened:
-                others = [file for file in files if file not in opened]
-                caching.download(folder, others, place, progress)
-                return place
-    return caching.fetch_whole(folder, files, progress)
+    if not opened and (kept := folder.kept(files, progress)):
+        return kept
+    others = [file for file in files if file not in opened]
+    if not all(caching.is_whole(place, file) for file in others):
+        with caching.locked(place, folder.shown(), progress):
+            caching.download(folder, others, place, progress)
+    return place

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from inflate.io.arrays import ALIGNMENT
-from inflate.io.index import TensorInfo
+from inflate.io.index import TensorInfo, dense_strides
 from inflate.io.pickles import STORAGE_TYPES
 from inflate.io.unpickling import METADATA
 from inflate.io.writer import Container, SafetensorsWriter, TensorWriter, reserve
@@ -35,21 +35,19 @@ class TorchWriter(TensorWriter):
         super().__init__(file)
         self._file = file
         self._tensors = list(tensors)
-        self._records: dict[str, zipfile.ZipInfo] = {}
+        self._records: list[zipfile.ZipInfo] = []
         self._end = 0
         for number, info in enumerate(self._tensors):
             record = _record(f"archive/data/{number}", self._end, info.nbytes)
-            self._records[info.name], self._end = record, _start(record) + info.nbytes
+            self._records.append(record)
+            self._starts[info.name] = _start(record)
+            self._end = _start(record) + info.nbytes
         reserve(file, self._end)
         self._write_directory(metadata)
 
-    def position(self, name: str) -> int:
-        """Where a tensor begins in the file."""
-        return _start(self._records[name])
-
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the file, once all tensors are written."""
-        for record in self._records.values():
+        for record in self._records:
             record.CRC, at = 0, _start(record)
             end = at + record.file_size
             for start in range(at, end, _PIECE):
@@ -59,11 +57,11 @@ class TorchWriter(TensorWriter):
 
     def _write_directory(self, metadata: Mapping[str, str]) -> None:
         """Write all that is not numbers: headers, small records, and the directory."""
-        for record in self._records.values():
+        for record in self._records:
             self.write(memoryview(record.FileHeader()), record.header_offset)
         program = _pickled(self._tensors, metadata)
         with zipfile.ZipFile(self._file, "w") as archive:
-            archive.filelist += self._records.values()
+            archive.filelist += self._records
             archive.start_dir = self._end
             for name, content in (
                 ("data.pkl", program),
@@ -112,16 +110,11 @@ def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> byte
 def _tensor(number: int, info: TensorInfo) -> bytes:
     kind = _global("torch", STORAGE_TYPES[info.dtype])
     parts = (_text("storage"), kind, _text(str(number)), _text("cpu"), _number(info.parameters))
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(info.shape):
-        strides.insert(0, step)
-        step *= max(extent, 1)
     arguments = _tuple(
         _tuple(*parts) + pickle.BINPERSID,
         _number(0),
         _tuple(*map(_number, info.shape)),
-        _tuple(*map(_number, strides)),
+        _tuple(*map(_number, dense_strides(info.shape))),
         pickle.NEWFALSE,  # requires_grad
         _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE,  # hooks
     )
