@@ -14,7 +14,7 @@ from inflate.errors import ConfigError, FamilyError, quoted
 from inflate.formats.locate import Located
 from inflate.formats.recorded import CONFIG_KEY
 from inflate.io.files import CheckpointFiles
-from inflate.io.folder import CLASSES, VIDEO_CLASS
+from inflate.io.folder import CLASSES, CONFIG, VIDEO_CLASS
 from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]
@@ -62,17 +62,19 @@ def _configs(
     files: CheckpointFiles, metadata: Mapping[str, str], located: Located, seen: Architecture
 ) -> Iterator[tuple[str, ClassConfig]]:
     """Every class configuration of a checkpoint, and where it is from."""
-    nearby = files.config_nearby
+    here = [(str(files.folder / CONFIG), files.config)] if files.config else []
+    of_folder = files.path == files.folder
     # Other models may share the folder of a file: a configuration of other sizes is theirs, and
     # a file that records its own needs no other.
-    if nearby and CONFIG_KEY not in metadata and not _differences(nearby, _sizes(located, seen)):
-        yield str(files.config_path), nearby
+    fits = CONFIG_KEY not in metadata and not _differences(files.config, _sizes(located, seen))
+    if fits and not of_folder:
+        yield from here
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:
             yield from ((f"{files.path}, header {key!r}", found) for found in _in_header(text))
-    if files.folder_config:
-        yield str(files.config_path), files.folder_config
+    if of_folder:
+        yield from here
 
 
 def _in_header(text: str) -> Iterator[ClassConfig]:

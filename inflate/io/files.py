@@ -30,32 +30,29 @@ from inflate.io.writer import Container
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of a checkpoint: those that hold weights, and what a folder's config says.
+    """The files of a checkpoint: those that hold weights, and what ``config.json`` says.
 
-    ``shards`` maps tensors to files, where there is an index; ``config_nearby`` is the
-    ``config.json`` next to a file, if it is of one of our classes.
+    ``path`` is the folder, the file or the index that was given; ``config`` is that of the folder,
+    or what lies next to a file, if it is of one of our classes. ``shards`` maps tensors to files.
     """
 
     path: Path
     format: Container
     weights: tuple[Path, ...]
-    folder_config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
-    config_nearby: Mapping[str, Any] = field(default_factory=dict)
     read: ReadFiles = field(default_factory=ReadFiles)
 
     @property
-    def config_path(self) -> Path | None:
-        """The ``config.json`` that is read, if one is."""
-        if self.config_nearby:
-            return self.weights[0].parent / CONFIG
-        return self.path / CONFIG if self.folder_config else None
+    def folder(self) -> Path:
+        """The folder that they are in."""
+        return self.weights[0].parent
 
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file that is hashed: the weights, and the index that was given."""
-        index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()
-        return (*index, *self.weights)
+        given = () if self.path in (self.folder, *self.weights) else (self.path,)
+        return (*given, *self.weights)
 
 
 @dataclass(frozen=True)
@@ -124,9 +121,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
                 f"{path} names shards of two formats ({file.name} is of {kind}); expected one"
             )
     shards = {tensor: folder / name for tensor, name in found.shards.items()}
-    return CheckpointFiles(
-        path, formats[0], weights, found.config, shards, found.config_nearby, read
-    )
+    return CheckpointFiles(path, formats[0], weights, found.config, shards, read)
 
 
 def read_files(path: Path) -> tuple[Path, ...]:

@@ -14,13 +14,12 @@ import pytest
 from safetensors.torch import save_file
 
 import inflate
-from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.protected import ReadFiles, conflicts, place_of
-from inflate.workflow import checking, conversion, verification
+from inflate.workflow import conversion, verification
 
 from ..checkpoints import write_safetensors
-from ..conversions import CPU, sha256
+from ..conversions import CPU
 from ..media import clip, picture
 from .refusals import command, refused
 from .serving import EXPORT
@@ -188,18 +187,6 @@ def test_devices_pipes_sockets_and_links_to_them_are_not_destinations(
     assert len(conflicts(["pipe", "socket", "device", "link"], [])) == 4
 
 
-def test_the_demo_writes_through_no_link(
-    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "DEMO_CHECKPOINT", single)
-    precious = tmp_path / "precious"
-    precious.write_text("precious")
-    (tmp_path / "demo.ckpt").symlink_to(precious)
-    assert command(["demo", tmp_path, "-q", *CPU_FLAGS])[0] == 0
-    assert precious.read_text() == "precious"
-    assert sha256(tmp_path / "demo.ckpt") == sha256(single)
-
-
 # Inputs that change, or that something cuts short
 
 
@@ -275,20 +262,3 @@ def test_there_is_no_verdict_on_files_that_changed(
     monkeypatch.setattr(verification, "run_check", late)
     with pytest.raises(CheckpointError):
         inflate.verify(*copies, **CPU)
-
-
-def test_a_failed_parity_of_a_source_that_changed_is_not_a_verdict(
-    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = checking.check
-
-    def failing(*arguments: Any, **options: Any) -> Any:
-        touch(single)
-        report = check(*arguments, **options)
-        object.__setattr__(report, "verdict", "fail")
-        return report
-
-    monkeypatch.setattr(checking, "check", failing)
-    with pytest.raises(CheckpointError):
-        inflate.convert(single, tmp_path / "out", **CPU)
-    assert not (tmp_path / "out").exists()

@@ -98,7 +98,7 @@ def test_a_folder_of_diffusers(place: Place, weights: str, name: str) -> None:
     place.put_weights("pipe/vae/", weights)
     path = place.path(name)
     found = find_files(path)
-    assert found.folder_config == json.loads(CONFIG)
+    assert found.config == json.loads(CONFIG)
     wanted = set(SHARDS) if weights.endswith(".json") else {weights}
     assert {file.name for file in found.weights} == wanted
     if place.local is None:
@@ -109,7 +109,7 @@ def test_a_folder_of_diffusers(place: Place, weights: str, name: str) -> None:
 def test_a_file_of_a_folder_is_read_with_its_configuration(place: Place, weights: str) -> None:
     place.put("config.json", CONFIG)
     place.put_weights("", weights)
-    assert find_files(place.path(weights)).config_nearby == json.loads(CONFIG)
+    assert find_files(place.path(weights)).config == json.loads(CONFIG)
 
 
 def test_the_best_weights_of_a_folder_are_taken(place: Place) -> None:
