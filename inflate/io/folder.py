@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,15 +31,13 @@ FOLDER_FILES = tuple(
 )
 """The names of weights in a folder of diffusers, the best first."""
 
-_INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+_INDEX_NAME = re.compile(r"(.*)\.(safetensors|bin)\.index\.json", re.DOTALL)
 
 
 def without_index_ending(name: str) -> str | None:
     """The name of the checkpoint that an index of this name lists; None for other names."""
-    for ending in _INDEX_ENDINGS:
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return None
+    found = _INDEX_NAME.fullmatch(name)
+    return found and found[1]
 
 
 def shown(name: str) -> str:

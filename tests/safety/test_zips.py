@@ -70,6 +70,9 @@ def test_an_archive_that_lies_is_refused(tmp_path: Path, server: Server) -> None
     paths = [write_raw_zip(tmp_path / name.replace("/", "|"), entries)
              for name, entries in LIES.items()]  # fmt: skip
     paths += [write_raw_zip(tmp_path / str(at), SOUND, directory=at) for at in (0, 1 << 30)]
+    paths.append(write_raw_zip(tmp_path / "no headers", SOUND))
+    sound = paths[-1].read_bytes()
+    paths[-1].write_bytes(sound[:4] + sound[4:].replace(b"PK\3\4", b"PK\0\0"))
     for path, answer in zip(paths, server.open(paths), strict=True):
         assert (answer["error"] or "opened").startswith(str(path)), answer
         assert answer["peak"] < 8 * MIB, path
