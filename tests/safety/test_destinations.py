@@ -23,13 +23,6 @@ both = pytest.mark.parametrize("options", [QUICK, EXPORT], ids=["file", "folder"
 either = pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwritten"])
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """A destination in a folder of its own."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "video.safetensors"
-
-
 def names(folder: Path) -> list[str]:
     """What is in a folder, hidden or not."""
     return sorted(path.name for path in folder.iterdir())
