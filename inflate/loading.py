@@ -6,7 +6,7 @@ random start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from inflate.config.schema import Config
 from inflate.errors import DeviceError, FamilyError, PlanError, quoted
+from inflate.formats.architecture import mismatches
 from inflate.formats.layouts import DECODER
-from inflate.formats.shapes import mismatches
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
@@ -129,11 +129,7 @@ def load_video(
         FamilyError: the source is an image checkpoint.
         PlanError: its tensors do not fit its configuration.
     """
-    if not source.inflated:
-        raise FamilyError(
-            f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
-            " expected a video checkpoint. 'inflate convert' makes one of it"
-        )
+    _check_inflated(source)
     decoder = _fill(
         build_video_decoder(source.config), DECODER, source, dtype, stored_as, shared=shared
     )
@@ -145,11 +141,11 @@ def load_post_quant_conv(
     source: Source, dtype: torch.dtype, *, stored_as: Source | None = None
 ) -> nn.Module | None:
     """The 1x1 convolution before the decoder, or None where the source has none."""
-    if source.info("post_quant_conv.weight") is None:
+    channels = _quant_channels(source, "post_quant_conv.")
+    if channels is None:
         return None
-    out_channels, in_channels = source.read("post_quant_conv.weight").shape[:2]
     with torch.device("meta"):
-        conv = conv1x1(in_channels, out_channels)
+        conv = conv1x1(*channels)
     return _fill(conv, "post_quant_conv.", source, dtype, stored_as)
 
 
@@ -162,8 +158,8 @@ def load_encoder(source: Source, dtype: torch.dtype) -> LatentEncoder:
     if not source.located.part("encoder."):
         raise FamilyError(f"{source.checkpoint.path} holds no encoder, so it makes no latents")
     with torch.device("meta"):
-        whole = LatentEncoder(_build_encoder(source), **_encoding(source))
-    return _fill_parts(whole, ("encoder", "quant_conv", "quantize"), source, dtype)
+        whole = LatentEncoder(**_encoding(source))
+    return _fill(whole, "", source, dtype)
 
 
 def load_video_decoder(
@@ -197,7 +193,7 @@ def load_video_autoencoder(
     Arguments and errors are those of :func:`load_video_decoder`.
     """
     with _opened(path, device, merge_strategy) as (source, where):
-        decoder = load_video(source)
+        _check_inflated(source)
         if source.located.part("quantize.") and source.config.architecture.n_embed is None:
             raise PlanError(
                 f"{path} has a quantiser without quantize.embedding.weight, which is not a "
@@ -206,13 +202,12 @@ def load_video_autoencoder(
             )
         with torch.device("meta"):
             whole = VideoAutoencoder(
-                decoder,
-                _build_encoder(source),
+                build_video_decoder(source.config),
                 post_quant_conv=_quant_channels(source, "post_quant_conv."),
                 **_encoding(source),
             )
-        parts = ("encoder", "quant_conv", "post_quant_conv", "quantize")
-        return _fill_parts(whole, parts, source).to(where)
+        whole.decoder.file_metadata = dict(source.checkpoint.metadata)
+        return _fill(whole, "", source).to(where)
 
 
 @contextmanager
@@ -231,17 +226,19 @@ def _opened(
         yield describe(checkpoint, given_blend(merge_strategy)), where
 
 
-def _build_encoder(source: Source) -> Encoder | None:
-    """The encoder of a source, on the device in use; None where the source has none."""
-    if not source.located.part("encoder."):
-        return None
-    return Encoder(**source.config.architecture.module_arguments())
+def _check_inflated(source: Source) -> None:
+    if not source.inflated:
+        raise FamilyError(
+            f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
+            " expected a video checkpoint. 'inflate convert' makes one of it"
+        )
 
 
 def _encoding(source: Source) -> dict[str, Any]:
-    """The arguments of a :class:`LatentEncoder` after its encoder."""
-    architecture = source.config.architecture
+    """The arguments of a :class:`LatentEncoder`; its encoder is built on the device in use."""
+    architecture, has_encoder = source.config.architecture, source.located.part("encoder.")
     return {
+        "encoder": Encoder(**architecture.module_arguments()) if has_encoder else None,
         "latent_channels": architecture.embed_dim or architecture.z_channels,
         "quant_conv": _quant_channels(source, "quant_conv."),
         # Other quantisers have no plain codebook: their latents are taken as they are.
@@ -258,18 +255,6 @@ def _quant_channels(source: Source, part: str) -> tuple[int, int] | None:
     return in_channels, out_channels
 
 
-def _fill_parts(
-    whole: M, names: Sequence[str], source: Source, dtype: torch.dtype | None = None
-) -> M:
-    """Fill those parts of a whole that are not None."""
-    for name in names:
-        part = getattr(whole, name)
-        if part is not None:
-            # Some quantisers have more tensors than their codebook.
-            _fill(part, f"{name}.", source, dtype, extra=name == "quantize")
-    return whole.eval()
-
-
 def _fill(
     module: M,
     part: str,
@@ -282,14 +267,17 @@ def _fill(
 ) -> M:
     """Fill a module on the meta device with the tensors of a part, under strict names.
 
-    The part must hold nothing else, unless ``extra``.
+    The part, or those parts of a whole that the module has, must hold nothing else, unless
+    ``extra``.
     """
     known: dict[str, Tensor] = {}
     if shared is not None:
-        known = {part + name: tensor for name, tensor in shared.state_dict().items()}
+        known = {part + key: tensor for key, tensor in shared.state_dict().items()}
     shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = mismatches(source.located, shapes, [] if extra else source.located.part(part))
-    if problems:
+    parts = dict.fromkeys(key.partition(".")[0] + "." for key in shapes)
+    parts.pop("quantize.", None)  # Some quantisers have more tensors than their codebook.
+    present = [key for name in parts for key in source.located.part(name)]
+    if problems := mismatches(source.located, shapes, [] if extra else present):
         raise PlanError(f"{source.checkpoint.path} does not fit its architecture:", problems)
 
     def read(key: str) -> Tensor:

@@ -34,8 +34,6 @@ TIME_MODES: tuple[str, ...] = get_args(TimeMode)
 MERGE_STRATEGIES: tuple[str, ...] = get_args(MergeStrategy)
 ATTN_TYPES: tuple[str, ...] = get_args(AttnType)
 TARGETS: tuple[str, ...] = get_args(Target)
-POST_QUANTS: tuple[str, ...] = get_args(PostQuant)
-WEIGHTS: tuple[str, ...] = get_args(Weights)
 STORED_TYPES: tuple[str, ...] = get_args(StoredType)
 
 GROUPS = 32

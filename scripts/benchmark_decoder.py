@@ -270,7 +270,7 @@ def _diffusers(decoder: Any) -> Any:
     theirs = model.decoder
     expected = theirs.state_dict()
     own = {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
-    names = {key: name.removeprefix("decoder.") for key, name in to_diffusers(own, levels).items()}
+    names = {key: to_diffusers(key, levels).removeprefix("decoder.") for key in own}
     tensors = {names[key]: value.view(expected[names[key]].shape) for key, value in own.items()}
     theirs.load_state_dict(tensors, strict=True, assign=True)
     return theirs.eval()

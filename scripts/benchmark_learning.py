@@ -162,25 +162,33 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "inflate"
     from matplotlib import pyplot
 
-    kind = next(iter(results["runs"]))
+    *_, kind = sorted(results["runs"], key="conv-only 3".__eq__)  # That kind, if it was run.
     figure, axes = pyplot.subplots(2, len(NOISES), figsize=(11, 5), sharex=True)
     colours = {"identity": "C0", "original": "C1", "fixed": "C2"}
     for (row, name), (column, noise) in itertools.product(
         enumerate(("psnr", "flicker")), enumerate(NOISES)
     ):
-        axis = axes[row, column]
+        axis, frames = axes[row, column], results["frames"][str(noise)][name]
+        near = [frames]  # The original's start is far from all others, and would flatten them.
         for start, seeds in results["runs"][kind].items():
             curves = np.array([[point[1][str(noise)][name] for point in run] for run in seeds])
             steps = [point[0] for point in seeds[0]]
             axis.plot(steps, curves.mean(axis=0), color=colours[start], label=start)
             low, high = curves.min(axis=0), curves.max(axis=0)
             axis.fill_between(steps, low, high, color=colours[start], alpha=0.2)
-        axis.axhline(results["frames"][str(noise)][name], color="grey", ls="--", label="frames")
+            if start != "original":
+                near += [*low, *high]
+            else:
+                last = f"original: {curves[:, 0].mean():.1f} to {curves[:, -1].mean():.1f}"
+                axis.annotate(last, (0.04, 0.05), xycoords="axes fraction", color=colours[start])
+        axis.axhline(frames, color="grey", ls="--", label="frames")
+        room = 0.15 * (max(near) - min(near)) or 1.0
+        axis.set_ylim(min(near) - 2 * room, max(near) + room)
         axis.set_title(f"noise {noise}" if row == 0 else "")
         axis.set_xlabel("step" if row else "")
     axes[0, 0].set_ylabel("PSNR, dB")
     axes[1, 0].set_ylabel("flicker, grey levels")
-    axes[0, 0].legend(fontsize=8)
+    axes[1, 0].legend(fontsize=8, loc="upper right")
     figure.suptitle(
         f"{kind}: held-out clip, {len(next(iter(results['runs'][kind].values())))} seeds"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +16,8 @@ from torch import Tensor
 from inflate.models import Decoder, Encoder, VideoDecoder
 
 from .models.builders import drawn_weights, made_once, shapes_of
+
+T = TypeVar("T")
 
 DDCONFIG: dict[str, Any] = {
     "double_z": True, "z_channels": 4, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,
@@ -91,9 +93,14 @@ def video_autoencoder(
     return weights
 
 
-def prefixed(weights: Mapping[str, Tensor], prefix: str = FIRST_STAGE) -> dict[str, Tensor]:
-    """The same tensors with ``prefix`` before their names."""
+def prefixed(weights: Mapping[str, T], prefix: str = FIRST_STAGE) -> dict[str, T]:
+    """The same tensors, or shapes, with ``prefix`` before their names."""
     return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+def under(weights: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The tensors, or shapes, below a prefix, under the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def write_safetensors(

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from inflate import workflow
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.source import describe
 from inflate.inflation import apply
@@ -24,14 +25,24 @@ from inflate.inflation.initializers import Rule
 from inflate.io.reader import open_checkpoint
 from inflate.io.writer import SafetensorsWriter
 from inflate.models import Decoder
-from inflate.workflow import production
+from inflate.workflow import ConversionResult, production
 
-from .checkpoints import DDCONFIG
+from .checkpoints import DDCONFIG, under
 
 CPU: dict[str, Any] = {"device": "cpu"}
 """Where bits are promised, whatever machine the tests run on."""
 
 Change = Callable[[dict[str, Tensor]], None]
+
+
+def converted(
+    source: Path, output: Path | None = None, verdict: str = "bitwise", **options: Any
+) -> ConversionResult:
+    """Convert on the CPU, with this verdict."""
+    result = workflow.convert(source, output, **{**CPU, **options})
+    assert result.parity is not None
+    assert result.parity.verdict == verdict
+    return result
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -107,6 +118,7 @@ def corrupt_start(
             yield piece + np.float32(by) if corrupted(key, rule) else piece
 
     monkeypatch.setattr(apply, "draw_chunks", chunks)
+    monkeypatch.setattr(apply, "ZEROS", None)  # Zeros would not be drawn at all.
 
 
 def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
@@ -125,8 +137,7 @@ def corrupt_file(monkeypatch: pytest.MonkeyPatch, name: str, by: float) -> None:
 def image_decode(weights: Mapping[str, Tensor], z: Tensor, **changes: Any) -> Tensor:
     """The images of latents ``N e h w``, decoded without the package's loading."""
     decoder = Decoder(**{**DDCONFIG, **changes}).eval()
-    own = {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith("decoder.")}
-    decoder.load_state_dict(own, strict=True)
+    decoder.load_state_dict(under(weights, "decoder."), strict=True)
     with torch.inference_mode():
         if "post_quant_conv.weight" in weights:
             weight, bias = weights["post_quant_conv.weight"], weights["post_quant_conv.bias"]

@@ -26,6 +26,7 @@ from .checkpoints import (
     FIRST_STAGE,
     autoencoder,
     prefixed,
+    under,
     video_autoencoder,
     write_safetensors,
     write_torch,
@@ -37,11 +38,6 @@ LATENTS = noise(4, 4, 4, 3)
 """Two videos of two frames."""
 
 KERNEL = (3, 1, 1)
-
-
-def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a part, under its own names."""
-    return {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
 
 
 def written(folder: Path, header: Any, temporal: dict[str, Any] | None = None) -> Path:
@@ -63,10 +59,10 @@ def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
     }  # fmt: skip
     weights = video_autoencoder(temporal=temporal, **attention)
     decoder = load_video_decoder(write_safetensors(tmp_path / "a", prefixed(weights, prefix)))
-    assert_same(decoder.state_dict(), part(weights, "decoder."))
+    assert_same(decoder.state_dict(), under(weights, "decoder."))
     assert (decoder.time_mode, decoder.merge_strategy) == (mode, "learned")
     expected = VideoDecoder(**{**DDCONFIG, **attention}, **temporal).eval()
-    expected.load_state_dict(part(weights, "decoder."), strict=True)
+    expected.load_state_dict(under(weights, "decoder."), strict=True)
     with torch.no_grad():
         assert torch.equal(decoder(LATENTS, timesteps=2), expected(LATENTS, timesteps=2))
     assert not decoder.training
@@ -78,7 +74,7 @@ def test_a_video_decoder_of_another_tool_is_rebuilt_and_trains(
 def test_a_module_has_the_stored_type_and_its_device(dtype: torch.dtype, tmp_path: Path) -> None:
     weights = video_autoencoder(dtype=dtype, **SMALLEST)
     path = write_safetensors(tmp_path / "a", weights)
-    assert_same(load_video_decoder(path).state_dict(), part(weights, "decoder."))
+    assert_same(load_video_decoder(path).state_dict(), under(weights, "decoder."))
     meta = torch.device("meta")
     for module in (load_video_decoder(path, device="meta"), load_video_autoencoder(path, meta)):
         assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
@@ -162,7 +158,7 @@ def conv(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 def encoded_by_hand(weights: dict[str, Tensor], kind: str, e: int) -> Tensor:
     encoder = Encoder(**{**DDCONFIG, "double_z": kind != "vq"}).eval()
-    encoder.load_state_dict(part(weights, "encoder."), strict=True)
+    encoder.load_state_dict(under(weights, "encoder."), strict=True)
     h = encoder(IMAGES)
     if kind != "plain":
         h = conv(weights, "quant_conv", h)
@@ -181,7 +177,7 @@ def test_encode_and_decode_are_what_their_parts_compute(kind: str, e: int, tmp_p
     whole = load_video_autoencoder(write_safetensors(tmp_path / "a", weights))
     assert_same(whole.state_dict(), weights)
     decoder = VideoDecoder(**DDCONFIG, **temporal).eval()
-    decoder.load_state_dict(part(weights, "decoder."), strict=True)
+    decoder.load_state_dict(under(weights, "decoder."), strict=True)
     with torch.no_grad():
         latents = whole.encode(IMAGES)
         assert latents.shape == (4, e, 4, 3)

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.errors import OutputError
-from inflate.inflation.initializers import ZEROS
-from inflate.inflation.plan import Make
+from inflate.inflation.initializers import ZEROS, Rule
 from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult, ParityReport
 from inflate.workflow import checking
@@ -50,7 +49,7 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert source.keys() <= target.keys()
     for key, tensor in source.items():
         assert torch.equal(target[key], tensor), key
-    made = {t.key for t in result.plan.tensors if isinstance(t.origin, Make)}
+    made = {t.key for t in result.plan.tensors if isinstance(t.origin, Rule)}
     assert made == target.keys() - source.keys() != set()
 
 
@@ -126,7 +125,7 @@ def test_another_seed_changes_the_random_start_alone(image: Path, tmp_path: Path
     drawn = {
         t.key
         for t in result.plan.tensors
-        if isinstance(t.origin, Make) and t.origin.rule.name == "uniform"
+        if isinstance(t.origin, Rule) and t.origin.name == "uniform"
     }
     assert changed == drawn != set()
 

@@ -88,7 +88,7 @@ def estimate(job: Job) -> Estimate | None:
         obstacles = getattr(error, "problems", ()) or (str(error),)
         return Estimate(size, None, _ACTIVATIONS, tuple(obstacles))
     spatial, temporal = (
-        sum(tensor.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
+        sum(tensor.info.parameters for tensor in plan.of(part)) for part in ("spatial", "temporal")
     )
     images = 1 if plan.config.dtype in (None, "float32") else 2
     modules = 0 if options.skip_parity else 4 * ((1 + images) * spatial + temporal)

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from inflate.cli.console import print_table, print_text, say_line
 from inflate.cli.render_parity import print_document
-from inflate.config.presets import matching_presets, scaling_factors
+from inflate.config.loading import matching_presets, scaling_factors
 from inflate.config.schema import Architecture, Temporal
 from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
-from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
+from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.remote import shown
 from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
@@ -48,7 +48,7 @@ def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: b
     rows = []
     for tensor in plan.tensors:
         origin = tensor.origin
-        where = f"copy of {origin.source}" if isinstance(origin, Copy) else str(origin.rule)
+        where = f"copy of {origin}" if isinstance(origin, str) else str(origin)
         rows.append((tensor.info.name, shape_text(tensor.shape), tensor.dtype, where))
     print_table(("tensor", "shape", "type", "origin"), rows)
 
@@ -162,19 +162,19 @@ def _print_counts(plan: InflationPlan) -> None:
         fates[_fate(tensor)].append(tensor)
     fates["written"] = list(plan.tensors)
     parts: list[tuple[str, int, int | None, int]] = [
-        (fate, len(found), sum(t.parameters for t in found), sum(t.info.nbytes for t in found))
+        (fate, len(found), sum(t.info.parameters for t in found), sum(t.info.nbytes for t in found))
         for fate, found in fates.items()
         if found or fate == "copied"
     ]
     for reason in dict.fromkeys(dropped.reason for dropped in plan.dropped):
-        sizes = [dropped.nbytes for dropped in plan.dropped if dropped.reason == reason]
+        sizes = [dropped.info.nbytes for dropped in plan.dropped if dropped.reason == reason]
         parts.insert(-1, (f"dropped: {reason}", len(sizes), None, sum(sizes)))
     _print_parts(parts)
 
 
 def _fate(tensor: PlannedTensor) -> str:
     if tensor.part == "temporal":
-        return "temporal, copied" if isinstance(tensor.origin, Copy) else "initialised"
+        return "temporal, copied" if isinstance(tensor.origin, str) else "initialised"
     return "copied" if tensor.part == "spatial" else "passed through"
 
 

@@ -27,35 +27,26 @@ from inflate.config.schema import (
 from inflate.errors import ConfigError, nearest, quoted
 from inflate.io.files import like
 
-_OF_SIDES = {
+_OF_SIDES = ("level_channels", "num_res_blocks", "attention_levels")
+_COMMON = ("z_channels", "out_ch", "resamp_with_conv")
+_AROUND = ("in_channels", "double_z", "embed_dim", "n_embed")
+"""What tensors show of an architecture; the last, a decoder alone does not show."""
+
+_WORDS = {
     "level_channels": "channels of the levels (ch times ch_mult)",
-    "num_res_blocks": "num_res_blocks",
     "attention_levels": "levels with attention (from attn_resolutions and resolution)",
-}
-_VISIBLE = {
-    **_OF_SIDES,
-    "z_channels": "z_channels",
-    "out_ch": "out_ch",
-    "resamp_with_conv": "resamp_with_conv",
-    "in_channels": "in_channels",
-    "double_z": "double_z",
     "embed_dim": "embed_dim (of the quant convs)",
     "n_embed": "n_embed (of the codebook)",
 }
-"""What tensors show of an architecture, in words."""
-
-_AROUND = ("in_channels", "double_z", "embed_dim", "n_embed")
-"""Of these, what a decoder alone does not show."""
 
 
 def known_keys() -> list[str]:
     """Every dotted key of a configuration."""
-    keys = list(DECODER_KEYS)
-    for field in dataclasses.fields(Config):
-        section = SECTIONS.get(field.name)
-        inner = [f".{f.name}" for f in dataclasses.fields(section)] if section else [""]
-        keys += [field.name + suffix for suffix in inner]
-    return keys
+    own = [field.name for field in dataclasses.fields(Config) if field.name not in SECTIONS]
+    inner = [
+        f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in dataclasses.fields(kind)
+    ]
+    return [*DECODER_KEYS, *inner, *own]
 
 
 def config_files(name_or_path: str | None) -> tuple[Path, ...]:
@@ -141,9 +132,8 @@ def build_config(
             problems.append(f"{key}: unknown key{close}")
     config = Config(architecture=seen)
     if settings:
-        from inflate.config.yaml_files import (
-            with_settings,
-        )  # It imports OmegaConf, which takes long.
+        # It imports OmegaConf, which takes long.
+        from inflate.config.yaml_files import with_settings
 
         own = {key: value for key, value in settings.items() if key in known}
         config, wrong = with_settings(config, own)
@@ -156,19 +146,38 @@ def build_config(
     return config
 
 
+def scaling_factors(architecture: Architecture) -> list[float]:
+    """The scaling factors that presets of this architecture name, each once."""
+    presets = load_presets()
+    named = (presets[name].architecture.scaling_factor for name in matching_presets(architecture))
+    return sorted({float(factor) for factor in named if factor is not None})
+
+
+def matching_presets(architecture: Architecture) -> list[str]:
+    """The names of the presets that describe this architecture, as far as tensors show it."""
+    if not architecture.is_symmetric:
+        return []
+    return [
+        name
+        for name, preset in load_presets().items()
+        if not _disagreements(preset.architecture, architecture, decoder_only=False)
+    ]
+
+
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
     """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
+    visible: tuple[str, ...] = (*_OF_SIDES, *_COMMON, *_AROUND)
     if decoder_only:
-        wanted, seen = wanted.decoder, seen.decoder
-    sides = [("", wanted, seen, _VISIBLE)]
+        wanted, seen, visible = wanted.decoder, seen.decoder, (*_OF_SIDES, *_COMMON)
+    sides = [("", wanted, seen, visible)]
     if not (wanted.is_symmetric and seen.is_symmetric):
         sides.append((" of the decoder", wanted.decoder, seen.decoder, _OF_SIDES))
     found = [
-        f"{words}{of}: the configuration says {_or_none(getattr(want, name))}, the checkpoint has "
-        f"{_or_none(getattr(have, name))}"
-        for of, want, have, visible in sides
-        for name, words in visible.items()
-        if getattr(want, name) != getattr(have, name) and not (decoder_only and name in _AROUND)
+        f"{_WORDS.get(name, name)}{of}: the configuration says {_or_none(getattr(want, name))}, "
+        f"the checkpoint has {_or_none(getattr(have, name))}"
+        for of, want, have, names in sides
+        for name in names
+        if getattr(want, name) != getattr(have, name)
     ]
     if (wanted.attn_type == "none") != (seen.attn_type == "none"):
         has = "no attention" if seen.attn_type == "none" else "attention"

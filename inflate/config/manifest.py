@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inflate.config.yaml_files import load_yaml, plain, with_settings
+from inflate.config.yaml_files import load_yaml, with_settings
 from inflate.errors import InflateError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Manifest:
         ConfigError: it is not YAML, not a mapping, or a value calls a resolver; all else is in
             ``problems``.
     """
-    values = plain(load_yaml(path), path)
+    values = load_yaml(path)
     problems = [
         f"{key}: unknown key{nearest(key, _KEYS)}; expected {', '.join(_KEYS)}"
         for key in values
@@ -82,16 +82,11 @@ def read_manifest(path: Path) -> Manifest:
             f"jobs[{number}]", {"source": job} if isinstance(job, str) else job, problems
         )
         if own.source:
-            matrix = {k: v for k, v in defaults.matrix.items() if k not in own.options}
-            options = {k: v for k, v in defaults.options.items() if k not in own.matrix}
-            entries.append(
-                dataclasses.replace(
-                    own,
-                    output=defaults.output if own.output is None else own.output,
-                    options={**options, **own.options},
-                    matrix={**matrix, **own.matrix},
-                )
-            )
+            output = defaults.output if own.output is None else own.output
+            merged = defaults.with_options(own.options)
+            options = {k: v for k, v in merged.options.items() if k not in own.matrix}
+            matrix = {**merged.matrix, **own.matrix}
+            entries.append(Entry(own.place, own.source, output, options, matrix))
         elif isinstance(job, Mapping) and job.get("source") is None:
             problems.append(f"{own.place} has no source; expected a path, pattern or URL")
     return Manifest(path.parent, tuple(entries), ledger, tuple(problems), path)
@@ -102,24 +97,19 @@ def _read_entry(place: str, content: object, problems: list[str]) -> Entry:
     if not isinstance(content, Mapping):
         problems.append(f"{place} is {quoted(content)}; expected keys such as {_EXAMPLE}")
         return Entry(place, "")
-    names: dict[str, str] = {}
-    given: dict[str, Any] = {}
-    matrix: dict[str, tuple[Any, ...]] = {}
     known = ("source", "output", "matrix", *JOB_OPTIONS)
-    for key, value in content.items():
-        if key not in known:
-            problems.append(f"{place}.{key}: unknown key{nearest(str(key), known)}")
-        elif value is None:
-            continue
-        elif key in ("source", "output"):
-            if isinstance(value, str) and value:
-                names[key] = value
-            else:
-                problems.append(f"{place}.{key} is {quoted(value)}; expected a path or URL")
-        elif key == "matrix":
-            matrix = _read_matrix(f"{place}.matrix", value, problems)
-        else:
-            given[key] = value
+    problems += [
+        f"{place}.{key}: unknown key{nearest(str(key), known)}"
+        for key in content
+        if key not in known
+    ]
+    given = {k: value for k, value in content.items() if k in known and value is not None}
+    names = {key: given.pop(key) for key in ("source", "output") if key in given}
+    for key, value in [*names.items()]:
+        if not isinstance(value, str) or not value:
+            problems.append(f"{place}.{key} is {quoted(value)}; expected a path or URL")
+            del names[key]
+    matrix = _read_matrix(f"{place}.matrix", given.pop("matrix", {}), problems)
     problems += [
         f"{place}.{key} is set and in its matrix too; keep one of them"
         for key in sorted(given.keys() & matrix.keys())

@@ -13,18 +13,11 @@ import yaml
 
 from inflate.config.schema import Architecture
 
-_SHOWN = (
-    *("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "in_channels", "out_ch"),
-    *("z_channels", "double_z", "embed_dim", "n_embed"),
-)
-"""What tensors show of an architecture."""
-
 
 @dataclass(frozen=True)
 class Preset:
     """A named configuration that comes with the package."""
 
-    name: str
     path: Path
     content: dict[str, Any]
 
@@ -58,25 +51,5 @@ def load_presets() -> Mapping[str, Preset]:
     found = {}
     for path in sorted(preset_folder().glob("*.yaml"), key=lambda path: path.stem):
         content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 (a safe one)
-        found[path.stem] = Preset(path.stem, path, content)
+        found[path.stem] = Preset(path, content)
     return MappingProxyType(found)
-
-
-def scaling_factors(architecture: Architecture) -> list[float]:
-    """The scaling factors that presets of this architecture name, each once."""
-    presets = load_presets()
-    named = (presets[name].architecture.scaling_factor for name in matching_presets(architecture))
-    return sorted({float(factor) for factor in named if factor is not None})
-
-
-def matching_presets(architecture: Architecture) -> list[str]:
-    """The names of the presets that describe this architecture, as far as tensors show it."""
-    if not architecture.is_symmetric:
-        return []
-    known = {name: preset.architecture for name, preset in load_presets().items()}
-    return [
-        name
-        for name, own in known.items()
-        if all(getattr(own, key) == getattr(architecture, key) for key in _SHOWN)
-        and (own.attn_type == "none") is (architecture.attn_type == "none")
-    ]

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,59 +38,45 @@ def read_file(path: Path) -> Settings:
     Raises:
         ConfigError: it is not YAML, holds nothing of an autoencoder, or calls a resolver.
     """
-    content = load_yaml(path)
-    places = list(_autoencoders(OmegaConf.to_container(content, resolve=False)))
-    if not places:
-        return flatten(plain(content, path))
+    values = load_yaml(path)
+    found = {place: (params, around) for place, params, around in _autoencoders(values)}
+    if not found:
+        return flatten(values)
     # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
     # first stage is the one that decodes.
-    chosen = [place for place in places if "first_stage_config" in place.split(".")] or places
+    chosen = [place for place in found if "first_stage_config" in place.split(".")] or [*found]
     if len(chosen) > 1:
         raise ConfigError(
             f"{path} describes several autoencoders, at {', '.join(chosen)}; "
             "keep the one that is meant in a file of its own"
         )
-    try:
-        outer, _, _ = chosen[0].rpartition("ddconfig")
-        params = OmegaConf.select(content, chosen[0])
-        around = {key: OmegaConf.select(content, outer + key) for key in ("embed_dim", "n_embed")}
-    except REFUSALS as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
-    if not isinstance(params, DictConfig):
+    params, around = found[chosen[0]]
+    if not isinstance(params, Mapping):
         raise ConfigError(f"{path}: {chosen[0]} is {quoted(params)}; expected keys and values")
-    settings = _from_ldm(plain(params, path), chosen[0], path)
-    if chosen[0].endswith("ddconfig"):
-        settings |= {f"architecture.{k}": v for k, v in around.items() if v is not None}
-    return settings
+    settings = _from_ldm(params, chosen[0], path)
+    known = {f"architecture.{key}": around.get(key) for key in ("embed_dim", "n_embed")}
+    return settings | {key: value for key, value in known.items() if value is not None}
 
 
-def load_yaml(path: Path) -> DictConfig:
-    """The mapping in a YAML file, its ``${other.key}`` not yet resolved.
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, its ``${other.key}`` resolved.
 
     Raises:
-        ConfigError: it is not readable YAML, not a mapping, a text holds NUL, or a value calls a
-            resolver: ``${oc.env:HOME}`` would bring what is not in the file into outputs.
+        ConfigError: it is not readable YAML, not a mapping, a text holds NUL, an interpolation
+            leads nowhere, or a value calls a resolver: ``${oc.env:HOME}`` would bring what is not
+            in the file into outputs.
     """
+    content: object = None
     try:
         problems = list(_problems(path))
-        content = OmegaConf.load(path)
-    except AssertionError as error:  # Of OmegaConf, where the single value is not plain text.
-        raise ConfigError(f"{path} holds a single value; expected keys and values") from error
+        with suppress(AssertionError):  # Of OmegaConf, where the single value is not plain text.
+            content = OmegaConf.load(path)
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} holds a list or a single value; expected keys and values")
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
-    return content
-
-
-def plain(content: DictConfig, path: Path) -> dict[str, Any]:
-    """A mapping as plain values, its interpolations resolved.
-
-    Raises:
-        ConfigError: an interpolation leads nowhere.
-    """
     try:
         values = OmegaConf.to_container(content, resolve=True)
     except REFUSALS as error:
@@ -116,15 +103,18 @@ def with_settings(defaults: T, settings: Settings) -> tuple[T, list[str]]:
     return defaults if problems else _with_tuples(OmegaConf.to_object(draft)), problems
 
 
-def _autoencoders(raw: object, place: str = "") -> Iterator[str]:
-    """The dotted places of mappings that describe an autoencoder, as sgm or LDM has them."""
-    for key, value in raw.items() if isinstance(raw, Mapping) else ():
+def _autoencoders(
+    values: Mapping[str, Any], place: str = ""
+) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
+    """The dotted places of autoencoders, as sgm or LDM has them; parameters, and those around."""
+    for key, value in values.items():
         if key == "ddconfig":
-            yield f"{place}{key}"
-        elif key == "decoder_config" and isinstance(value, Mapping) and "params" in value:
-            yield f"{place}{key}.params"
-        else:
-            yield from _autoencoders(value, f"{place}{key}.")
+            yield f"{place}{key}", value, values
+        elif isinstance(value, Mapping):
+            if key == "decoder_config" and "params" in value:
+                yield f"{place}{key}.params", value["params"], {}
+            else:
+                yield from _autoencoders(value, f"{place}{key}.")
 
 
 def _from_ldm(params: Mapping[str, Any], place: str, path: Path) -> Settings:

@@ -1,20 +1,27 @@
-"""The architecture and the temporal layers, read off the names and shapes of tensors."""
+"""Architecture and temporal layers, read off names and shapes; and tensors that do not fit."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from inflate.config.schema import Architecture, Temporal
 from inflate.errors import PlanError
-from inflate.formats.layouts import DECODER
+from inflate.formats.layouts import DECODER, UNCHECKED, is_inflated
+from inflate.formats.locate import Located
+from inflate.formats.spec import Shape, image_shapes
+from inflate.io.index import FLOATS, NARROW
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, Shape]
 
 _RESOLUTION = 256
 """The resolution that attention is counted by; no tensor shows it."""
+
+_MOST, _EXAMPLES = 10, 3
+"""Problems of one kind that are listed; of more, so many are, and the rest is counted."""
 
 
 def infer_architecture(shapes: Shapes, path: object) -> Architecture:
@@ -43,25 +50,24 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
         raise PlanError(f"{path}: its tensors fit no architecture of this family:", problems)
 
     resolution = max(_RESOLUTION, 2 ** (max(len(levels), len(own_levels)) - 1))
-    conv_in = outside.get("conv_in.weight", ())
     # What an encoder lacks is reported later, with everything else that does not fit.
     whole = own_levels == list(range(len(own_levels))) and own_levels
     if whole and all(_is_kernel(outside.get(key)) for key in _first_convs("down", own_levels)):
-        encoder = _half(outside, "down", own_levels, resolution, conv_in[0] if conv_in else 0)
+        ch = _extent(outside, "conv_in.weight", 0)
+        encoder = _half(outside, "down", own_levels, resolution, ch or 0)
         decoder = _half(inside, "up", levels, resolution, encoder["ch"])
     else:
         encoder = decoder = _half(inside, "up", levels, resolution)
-    z_channels = inside["conv_in.weight"][1]
-    conv_out = outside.get("conv_out.weight")
-    double_z = not conv_out or conv_out[0] == 2 * z_channels
+    z_channels, out_ch = inside["conv_in.weight"][1], inside["conv_out.weight"][0]
+    double_z = _extent(outside, "conv_out.weight", 0) in (None, 2 * z_channels)
     embed_dim = _extent(shapes, "post_quant_conv.weight", 1)
     if embed_dim is None and (twice := _extent(shapes, "quant_conv.weight", 0)) is not None:
         embed_dim = twice // 2 if double_z else twice
     seen = Architecture(
         **encoder,
         z_channels=z_channels,
-        in_channels=conv_in[1] if len(conv_in) == 4 else inside["conv_out.weight"][0],
-        out_ch=inside["conv_out.weight"][0],
+        in_channels=_extent(outside, "conv_in.weight", 1) or out_ch,
+        out_ch=out_ch,
         resolution=resolution,
         resamp_with_conv=len(levels) == 1 or "up.1.upsample.conv.weight" in inside,
         double_z=double_z,
@@ -85,6 +91,61 @@ def infer_temporal(shapes: Shapes) -> Temporal:
     kernel = conv[2] if len(set(conv[2:])) == 1 else conv[2:]
     attends = any("time_mix_block" in key.split(".") for key in decoder)
     return Temporal(time_mode="all" if attends else "conv-only", video_kernel_size=kernel)
+
+
+def image_problems(located: Located, architecture: Architecture) -> list[str]:
+    """Every way in which the tensors of a file do not fit their architecture, as messages.
+
+    Parts other than the decoder may be absent; a part that is present must be complete. Temporal
+    tensors are not compared.
+    """
+    problems = []
+    for part, expected in image_shapes(architecture).items():
+        present = [key for key in located.part(part) if key not in located.temporal]
+        if part in UNCHECKED:
+            present = [key for key in present if key in expected]
+        if present or part == DECODER:
+            problems += mismatches(located, expected, present)
+    known = (*FLOATS, *NARROW)
+    return problems + _counted(
+        f"{info.name} is stored as {info.dtype}; expected one of {', '.join(known)}"
+        for key, info in located.tensors.items()
+        # Other quantisers have integer counters; they are passed through unchanged.
+        if info.dtype not in known
+        and (not key.startswith(UNCHECKED) or key == "quantize.embedding.weight")
+    )
+
+
+def mismatches(located: Located, expected: Shapes, present: Collection[str]) -> list[str]:
+    """Missing, extra and misshapen tensors of a part, as messages.
+
+    Where many tensors have the same problem, three are named and the others counted.
+    """
+    extra = {located.name_of(key): key for key in present if key not in expected}
+    missing = {located.name_of(key): key for key in expected if key not in located.tensors}
+    hint = ""
+    if extra and not missing:
+        hint = ": another tool added them; --ignore PATTERN leaves them out"
+    elif missing and is_inflated(missing.values()):
+        hint = ": the file has fewer temporal layers than its configuration says"
+    return [
+        *_counted(
+            (
+                f"{name} is missing; expected the shape {list(expected[key])}{_alike(name, extra)}"
+                for name, key in missing.items()
+            ),
+            hint,
+        ),
+        *_counted(
+            (f"{name} is not part of this architecture{_alike(name, missing)}" for name in extra),
+            hint,
+        ),
+        *_counted(
+            f"{info.name} has the shape {list(info.shape)}; expected {list(shape)}"
+            for key, shape in expected.items()
+            if (info := located.tensors.get(key)) is not None and info.shape != shape
+        ),
+    ]
 
 
 def _half(
@@ -111,11 +172,11 @@ def _first_convs(side: str, levels: Iterable[int]) -> list[str]:
     return [f"{side}.{level}.block.0.conv1.weight" for level in levels]
 
 
-def _is_kernel(shape: tuple[int, ...] | None) -> bool:
+def _is_kernel(shape: Shape | None) -> bool:
     return shape is not None and len(shape) == 4 and 0 not in shape
 
 
-def _under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
+def _under(shapes: Shapes, prefix: str) -> dict[str, Shape]:
     return {k.removeprefix(prefix): s for k, s in shapes.items() if k.startswith(prefix)}
 
 
@@ -126,3 +187,15 @@ def _indices(names: Iterable[str], pattern: str) -> list[int]:
 def _extent(shapes: Shapes, name: str, axis: int) -> int | None:
     shape = shapes.get(name, ())
     return shape[axis] if len(shape) > axis else None
+
+
+def _counted(problems: Iterable[str], hint: str = "") -> list[str]:
+    found = list(problems)
+    if len(found) <= _MOST:
+        return found
+    return [*found[:_EXAMPLES], f"and {len(found) - _EXAMPLES} more tensors like these{hint}"]
+
+
+def _alike(name: str, others: Iterable[str]) -> str:
+    close = get_close_matches(name, list(others), 1, cutoff=0.95)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -37,13 +37,6 @@ class Blend:
     alpha: float | None = None
     recorded: bool = False
 
-    @property
-    def note(self) -> str | None:
-        """What a user of the file needs to know; None where the file records its blend."""
-        if self.recorded:
-            return None
-        return f"the file does not record how it blends: {self.strategy} was taken ({self.reason})"
-
 
 def find_blend(
     located: Located,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from inflate.config.schema import Architecture, Settings
@@ -18,8 +19,10 @@ from inflate.io.folder import CLASSES, CONFIG, VIDEO_CLASS
 from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]
+Expected = dict[str, tuple[object, ...]]
+"""Settings and the values that each may have."""
 
-_FAMILY: Mapping[str, tuple[object, ...]] = {
+_FAMILY: Expected = {
     "norm_num_groups": (GROUPS,),
     "act_fn": ("silu", "swish"),
     "norm_type": ("group",),
@@ -43,10 +46,11 @@ def class_settings(
         ConfigError: it contradicts the tensors.
     """
     settings: Settings = {}
-    for where, config in _configs(files, metadata, located, seen):
+    sizes = _sizes(located, seen)
+    for where, config in _configs(files, metadata, sizes):
         if other := _differences(config, _FAMILY):
             raise FamilyError(f"{where} asks for another computation: {'; '.join(other)}")
-        if other := _differences(config, _sizes(located, seen) | _layers(located, seen)):
+        if other := _differences(config, sizes | _layers(located, seen)):
             raise ConfigError(f"{where} does not fit the tensors:", other)
         settings |= {
             f"architecture.{key}": config[key]
@@ -59,36 +63,36 @@ def class_settings(
 
 
 def _configs(
-    files: CheckpointFiles, metadata: Mapping[str, str], located: Located, seen: Architecture
+    files: CheckpointFiles, metadata: Mapping[str, str], sizes: Expected
 ) -> Iterator[tuple[str, ClassConfig]]:
     """Every class configuration of a checkpoint, and where it is from."""
     here = [(str(files.folder / CONFIG), files.config)] if files.config else []
     of_folder = files.path == files.folder
     # Other models may share the folder of a file: a configuration of other sizes is theirs, and
     # a file that records its own needs no other.
-    fits = CONFIG_KEY not in metadata and not _differences(files.config, _sizes(located, seen))
+    fits = CONFIG_KEY not in metadata and not _differences(files.config, sizes)
     if fits and not of_folder:
         yield from here
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:
-            yield from ((f"{files.path}, header {key!r}", found) for found in _in_header(text))
+            content: Any = None
+            with suppress(ValueError, RecursionError):  # Not JSON: a text of another tool.
+                content = json.loads(text)
+            if _is_class(content):
+                yield f"{files.path}, header {key!r}", content
     if of_folder:
         yield from here
 
 
-def _in_header(text: str) -> Iterator[ClassConfig]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return  # Not JSON: a text of another tool.
-    if isinstance(content, dict):
-        kind = content.get("_class_name", "block_out_channels" in content and CLASSES[0])
-        if kind in CLASSES:
-            yield content
+def _is_class(content: object) -> bool:
+    """Whether JSON is the configuration of one of our classes, which it need not name."""
+    if not isinstance(content, dict):
+        return False
+    return content.get("_class_name", "block_out_channels" in content and CLASSES[0]) in CLASSES
 
 
-def _differences(config: ClassConfig, expected: Mapping[str, tuple[object, ...]]) -> list[str]:
+def _differences(config: ClassConfig, expected: Expected) -> list[str]:
     """The settings of a configuration that have none of their expected values."""
     return [
         f"{key} is {'null' if config[key] is None else quoted(config[key])}; expected {values[0]!r}"
@@ -97,11 +101,11 @@ def _differences(config: ClassConfig, expected: Mapping[str, tuple[object, ...]]
     ]
 
 
-def _sizes(located: Located, seen: Architecture) -> dict[str, tuple[object, ...]]:
+def _sizes(located: Located, seen: Architecture) -> Expected:
     """The class and the sizes that the tensors show; some classes name those of both sides."""
     channels, upper = list(seen.level_channels), list(seen.decoder.level_channels)
     images = tuple(name for name in CLASSES if name != VIDEO_CLASS)
-    sizes: dict[str, tuple[object, ...]] = {
+    sizes: Expected = {
         "_class_name": (VIDEO_CLASS,) if located.inflated else images,
         "latent_channels": (seen.z_channels,),
         "out_channels": (seen.out_ch,),
@@ -120,12 +124,12 @@ def _sizes(located: Located, seen: Architecture) -> dict[str, tuple[object, ...]
     return sizes
 
 
-def _layers(located: Located, seen: Architecture) -> dict[str, tuple[object, ...]]:
+def _layers(located: Located, seen: Architecture) -> Expected:
     """The settings whose layers the tensors show."""
     decoder = seen.decoder
     up = ["AttnUpDecoderBlock2D" if level in decoder.attention_levels else "UpDecoderBlock2D"
           for level in reversed(range(len(decoder.ch_mult)))]  # fmt: skip
-    layers: dict[str, tuple[object, ...]] = {
+    layers: Expected = {
         "mid_block_add_attention": (decoder.attn_type != "none",),
         "up_block_types": (up,),
     }

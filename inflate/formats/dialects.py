@@ -8,7 +8,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 Dialect = Literal["ldm", "diffusers"]
@@ -67,27 +67,12 @@ def to_ldm(rest: str, levels: int) -> str:
     return _renamed(rest, _ENDS)
 
 
-def to_diffusers(keys: Iterable[str], levels: int, *, video: bool = True) -> dict[str, str]:
-    """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for each key of LDM.
+def to_diffusers(key: str, levels: int, *, video: bool = True) -> str:
+    """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for a key of LDM.
 
     Raises:
-        KeyError: a key that has no place there.
+        KeyError: the key has no place there.
     """
-    return {key: _exported(key, levels, video) for key in keys}
-
-
-def _level(side: str, number: int, levels: int) -> int:
-    """A level as the other dialect counts it: diffusers counts ``up_blocks`` from the latent."""
-    return levels - 1 - number if side == "up" else number
-
-
-def _renamed(rest: str, names: Mapping[str, str]) -> str:
-    module, _, leaf = rest.rpartition(".")
-    own = names.get(module, module)
-    return f"{own}.{leaf}" if own else leaf
-
-
-def _exported(key: str, levels: int, video: bool) -> str:
     part, _, rest = key.partition(".")
     if part in ("quant_conv", "post_quant_conv"):
         return key
@@ -107,6 +92,17 @@ def _exported(key: str, levels: int, video: bool) -> str:
     if video and part == "decoder" and not own.startswith("t"):
         own = f"spatial_res_block.{own}"
     return f"{part}.{block}.resnets.{place}.{own}"
+
+
+def _level(side: str, number: int, levels: int) -> int:
+    """A level as the other dialect counts it: diffusers counts ``up_blocks`` from the latent."""
+    return levels - 1 - number if side == "up" else number
+
+
+def _renamed(rest: str, names: Mapping[str, str]) -> str:
+    module, _, leaf = rest.rpartition(".")
+    own = names.get(module, module)
+    return f"{own}.{leaf}" if own else leaf
 
 
 def _named(rest: str, names: Mapping[str, str], *same: str) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from inflate.errors import FamilyError
 from inflate.formats.candidates import Candidate, choose, without_wrappers
 from inflate.formats.dialects import Dialect, to_diffusers
-from inflate.formats.layouts import DECODER, drop_reason, is_inflated, other_family
+from inflate.formats.layouts import DECODER, drop_reason, other_family, temporal_part
 from inflate.io.index import NARROW, TensorInfo
 
 _EMA = "model_ema."
@@ -27,7 +28,7 @@ _ATTENTION_WEIGHT = re.compile(r"(^|\.)attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$
 
 
 @dataclass(frozen=True)
-class LeftBehind:
+class Dropped:
     """A tensor of the file that is not part of the autoencoder, and the reason."""
 
     info: TensorInfo
@@ -48,15 +49,20 @@ class Located:
     bare: bool
     dialect: Dialect
     tensors: Mapping[str, TensorInfo]
-    dropped: tuple[LeftBehind, ...]
+    dropped: tuple[Dropped, ...]
     notes: tuple[str, ...] = ()
     scales: Mapping[str, TensorInfo] = field(default_factory=dict)
     averages: int = 0
 
+    @cached_property
+    def temporal(self) -> list[str]:
+        """The keys of its temporal tensors."""
+        return [key for key in self.part(DECODER) if temporal_part(key)]
+
     @property
     def inflated(self) -> bool:
         """Whether its decoder is a video decoder."""
-        return is_inflated(self.part(DECODER))
+        return bool(self.temporal)
 
     def part(self, part: str) -> list[str]:
         """The keys of a part, such as ``encoder.``."""
@@ -69,7 +75,7 @@ class Located:
         if self.dialect == "diffusers":
             levels = {key.split(".")[2] for key in self.part(f"{DECODER}up.")}
             with suppress(KeyError):
-                key = to_diffusers([key], len(levels), video=self.inflated)[key]
+                key = to_diffusers(key, len(levels), video=self.inflated)
         return self.prefix + (key.removeprefix(DECODER) if self.bare else key)
 
 
@@ -138,7 +144,7 @@ def locate(
         bare=chosen.bare,
         dialect=chosen.dialect,
         tensors=in_ldm_shapes(tensors),
-        dropped=tuple(LeftBehind(index[n], reasons[n]) for n in index if n not in taken),
+        dropped=tuple(Dropped(index[n], reasons[n]) for n in index if n not in taken),
         notes=tuple(notes),
         scales=scales,
         averages=len(averages),

@@ -44,8 +44,11 @@ class Source:
     @property
     def blend_notes(self) -> tuple[str, ...]:
         """What a user needs to know of a blend that the file does not record, in words."""
-        note = None if self.blend is None else self.blend.note
-        return () if note is None else (note,)
+        blend = self.blend
+        if blend is None or blend.recorded:
+            return ()
+        taken = f"{blend.strategy} was taken ({blend.reason})"
+        return (f"the file does not record how it blends: {taken}",)
 
     def info(self, key: str) -> TensorInfo | None:
         """What the file says of a key, such as ``decoder.conv_in.weight``."""

@@ -153,25 +153,16 @@ def _attention(path: str, channels: int, temporal: Temporal | None) -> Specs:
 
 
 def _time_mix_block(path: str, c: int) -> Specs:
-    yield from _norm(f"{path}.norm_in", c)
-    yield from _feed_forward(f"{path}.ff_in", c)
-    yield from _time_attention(f"{path}.attn1", c)
-    yield from _feed_forward(f"{path}.ff", c)
-    yield from _norm(f"{path}.norm2", c)
-    yield from _time_attention(f"{path}.attn2", c)
-    yield from _norm(f"{path}.norm1", c)
-    yield from _norm(f"{path}.norm3", c)
-
-
-def _feed_forward(path: str, c: int) -> Specs:
-    yield from _linear(f"{path}.net.0.proj", c, 8 * c)  # Two halves, one of which is the gate.
-    yield from _linear(f"{path}.net.2", 4 * c, c)
-
-
-def _time_attention(path: str, c: int) -> Specs:
-    for name in ("to_q", "to_k", "to_v"):
-        yield from _linear(f"{path}.{name}", c, c, bias=False)
-    yield from _linear(f"{path}.to_out.0", c, c)
+    for name in ("norm_in", "ff_in", "attn1", "ff", "norm2", "attn2", "norm1", "norm3"):
+        if name.startswith("norm"):
+            yield from _norm(f"{path}.{name}", c)
+        elif name.startswith("ff"):  # The first has two halves, one of which is the gate.
+            yield from _linear(f"{path}.{name}.net.0.proj", c, 8 * c)
+            yield from _linear(f"{path}.{name}.net.2", 4 * c, c)
+        else:
+            for projection in ("to_q", "to_k", "to_v"):
+                yield from _linear(f"{path}.{name}.{projection}", c, c, bias=False)
+            yield from _linear(f"{path}.{name}.to_out.0", c, c)
 
 
 def _mix_factor(path: str, weighs: Weighs) -> TensorSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -31,8 +31,8 @@ class Layout:
         naming: the dialect of its names.
         prefix: precedes each name.
         bare: whether its names are those inside the decoder.
-        svd: whether its reader knows only temporal layers like SVD's, whose blend is learned.
-        hardwired: the settings of the architecture that its reader does not read but assume.
+        hardwired: the settings of the architecture that its reader does not read but assume. Such
+            a reader knows only temporal layers like SVD's, whose blend is learned.
         folds: whether the quant convs are folded in without ``--post-quant fold``.
         temporal_only: whether it holds the temporal layers alone.
         file_name: its reader's name for the file, if that has one.
@@ -44,7 +44,6 @@ class Layout:
     naming: Dialect = "ldm"
     prefix: str = ""
     bare: bool = False
-    svd: bool = False
     hardwired: Mapping[str, Any] = field(default_factory=dict)
     folds: bool = False
     temporal_only: bool = False
@@ -69,10 +68,10 @@ LAYOUTS: Mapping[Target, Layout] = {
     "sgm": Layout("sgm's DiffusionEngine", endings=_EITHER, prefix=FIRST_STAGE),
     "diffusers": Layout(
         "diffusers' AutoencoderKLTemporalDecoder", (DECODER, "encoder.", "quant_conv."), (),
-        naming="diffusers", svd=True, hardwired=_USUAL,
+        naming="diffusers", hardwired=_USUAL,
     ),
     "comfyui": Layout(
-        "ComfyUI's Load VAE", svd=True, folds=True,
+        "ComfyUI's Load VAE", folds=True,
         hardwired={
             **_USUAL, "ch": 128, "ch_mult": (1, 2, 4, 4), "z_channels": 4, "in_channels": 3,
             "out_ch": 3,
@@ -120,9 +119,8 @@ def container_of(target: Target, output: object) -> Container:
 
 def unmet(
     target: Target,
-    shapes: Mapping[str, tuple[int, ...]],
+    keys: Collection[str],
     config: Config,
-    *,
     attention_is_identity: bool,
     copying: bool,
 ) -> list[str]:
@@ -131,35 +129,30 @@ def unmet(
     Temporal attention that is an identity may be left out. When ``copying`` a video checkpoint, no
     option changes its temporal layers.
     """
-    found = list(_unmet(target, shapes, config, attention_is_identity, copying))
+    layout = LAYOUTS[target]
+    found = [*_misfits(layout, keys, config)]
+    for why, option in _unlike_svd(config, attention_is_identity) if layout.hardwired else ():
+        found.append((why + _AS_TRAINED, "") if copying else (why, option))
     # An option that leaves another demand unmet is not advised.
     helps = all(option for _, option in found)
     return [f"{why}: {option}" if helps else why for why, option in found]
 
 
-def _unmet(
-    target: Target,
-    shapes: Mapping[str, tuple[int, ...]],
-    config: Config,
-    attention_is_identity: bool,
-    copying: bool,
-) -> Iterator[tuple[str, str]]:
-    """What is not met, and the option that changes it, if any does."""
-    layout, a = LAYOUTS[target], config.architecture
-    present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in shapes)]
+_AS_TRAINED = " (--layout autoencoder, decoder and temporal hold temporal layers as trained)"
+
+
+def _misfits(layout: Layout, keys: Collection[str], config: Config) -> Iterator[tuple[str, str]]:
+    """What a layout has no place for or assumes otherwise, and the option that changes it."""
+    a = config.architecture
+    present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in keys)]
     extra = [part for part in present if part not in layout.parts and "encoder." in layout.parts]
     if quant := [part[:-1] for part in extra if part.endswith("quant_conv.")]:
         yield f"it has no place for {' and '.join(quant)}", "choose --post-quant fold"
     if "quantize." in extra:
         yield "it has no place for a codebook (quantize.*), as 'autoencoder' and 'decoder' have", ""
-    if layout.svd:
-        yield from _unlike_svd(config, attention_is_identity=attention_is_identity, copying=copying)
     for name, value in layout.hardwired.items():
-        if getattr(a, name) != value:
-            yield (
-                f"{layout.readers} assumes {name} {value}, and this one has {getattr(a, name)}",
-                "",
-            )
+        if (own := getattr(a, name)) != value:
+            yield f"{layout.readers} assumes {name} {value}, and this one has {own}", ""
     if not layout.hardwired:
         return
     if "encoder." not in present:
@@ -180,28 +173,17 @@ def _unmet(
             yield f"its quant_conv keeps {a.z_channels} channels; this one has {a.embed_dim}", ""
 
 
-def _unlike_svd(
-    config: Config, *, attention_is_identity: bool, copying: bool
-) -> Iterator[tuple[str, str]]:
+def _unlike_svd(config: Config, attention_is_identity: bool) -> Iterator[tuple[str, str]]:
     """Where temporal layers are not those of SVD's decoder, which some readers assume."""
     temporal = config.temporal
-    # Those of a video checkpoint stay as they are.
-    way_out = " (--layout autoencoder, decoder and temporal hold temporal layers as trained)"
-    copied = way_out if copying else ""
-
-    def choose(options: str) -> str:
-        return "" if copying else f"choose {options}"
-
     if temporal.time_mode == "attn-only":
-        why = "it needs temporal residual blocks"
-        yield why + copied, choose("--time-mode conv-only")
+        yield "it needs temporal residual blocks", "choose --time-mode conv-only"
     elif temporal.kernel != (3, 1, 1):
         kernel = ",".join(map(str, temporal.kernel))
         why = f"it needs kernel 3,1,1, and this one has {kernel}"
-        yield why + copied, choose("--video-kernel-size 3,1,1")
+        yield why, "choose --video-kernel-size 3,1,1"
     if temporal.time_mode == "all" and not attention_is_identity:
-        why = "it has no temporal attention, and this one's is no longer an identity"
-        yield why + way_out, ""
+        yield "it has no temporal attention, and this one's is no longer an identity", ""
     if temporal.merge_strategy != "learned":
         why = f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}"
-        yield why + copied, choose("--merge-strategy learned, or an alpha between 0 and 1")
+        yield why, "choose --merge-strategy learned, or an alpha between 0 and 1"

@@ -40,28 +40,12 @@ def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     input with zeros in place of the bias: not at all if the bias is zero. In the image such a
     change reaches everywhere, since attention and the norms see all pixels.
     """
-
-    def fold() -> tuple[Array, Array]:
-        outer, inner = read("decoder.conv_in.weight"), read("post_quant_conv.weight")[:, :, 0, 0]
-        shift = np.einsum("ozhw,z->o", outer, read("post_quant_conv.bias"))
-        return np.einsum("ozhw,ze->oehw", outer, inner), read("decoder.conv_in.bias") + shift
-
-    read = partial(_read64, checkpoint)
-    channels = checkpoint.tensors["post_quant_conv.weight"].shape[1]
-    return _folded(checkpoint, "decoder.conv_in", "post_quant_conv", (1, channels), fold)
+    return _folded(checkpoint, "post_quant_conv", "decoder.conv_in", into="decoder.conv_in")
 
 
 def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``quant_conv`` folded into the encoder's last convolution: exact up to rounding."""
-
-    def fold() -> tuple[Array, Array]:
-        inner, outer = read("encoder.conv_out.weight"), read("quant_conv.weight")[:, :, 0, 0]
-        bias = read("quant_conv.bias") + outer @ read("encoder.conv_out.bias")
-        return np.einsum("eo,oihw->eihw", outer, inner), bias
-
-    read = partial(_read64, checkpoint)
-    channels = checkpoint.tensors["quant_conv.weight"].shape[0]
-    return _folded(checkpoint, "encoder.conv_out", "quant_conv", (0, channels), fold)
+    return _folded(checkpoint, "encoder.conv_out", "quant_conv", into="encoder.conv_out")
 
 
 def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Checkpoint:
@@ -104,27 +88,31 @@ def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def _folded(
-    checkpoint: Checkpoint,
-    layer: str,
-    quant: str,
-    channels: tuple[int, int],
-    fold: Callable[[], tuple[Array, Array]],
-) -> Checkpoint:
-    """A checkpoint with one convolution folded into another, which gets ``(axis, channels)``."""
-    axis, extent = channels
-    old = checkpoint.tensors[f"{layer}.weight"].shape
-    shape = (*old[:axis], extent, *old[axis + 1 :])
+def _folded(checkpoint: Checkpoint, first: str, second: str, *, into: str) -> Checkpoint:
+    """A checkpoint with one convolution and the next, of which one is 1x1, joined ``into`` one."""
+    read = partial(_read64, checkpoint)
+    infos = [checkpoint.tensors[f"{layer}.weight"] for layer in (first, second)]
+    kernel = max(info.shape[2:] for info in infos)
+    shape = (infos[1].shape[0], infos[0].shape[1], *kernel)
+
+    def weight() -> Array:
+        product = np.einsum("ozhw,zeij->oehwij", read(f"{second}.weight"), read(f"{first}.weight"))
+        # Two of the four axes of the kernels have one element.
+        return np.asarray(product.reshape(shape))
+
+    def bias() -> Array:
+        shift = np.einsum("ozhw,z->o", read(f"{second}.weight"), read(f"{first}.bias"))
+        return np.asarray(read(f"{second}.bias") + shift)
+
+    (gone,) = {first, second} - {into}
     computed: dict[str, Computed] = {}
-    for index, (part, own) in enumerate((("weight", shape), ("bias", shape[:1]))):
-        info = checkpoint.tensors[f"{layer}.{part}"]
-        stored = _stored(info, f"{info.name} with {quant}", own, info.dtype)
-        computed[f"{layer}.{part}"] = (stored, partial(_part, fold, index))
-    return overlaid(checkpoint, computed, [f"{quant}.weight", f"{quant}.bias"])
-
-
-def _part(fold: Callable[[], tuple[Array, Array]], index: int) -> Array:
-    return fold()[index]
+    for part, own, compute in (("weight", shape, weight), ("bias", shape[:1], bias)):
+        info = checkpoint.tensors[f"{into}.{part}"]
+        computed[f"{into}.{part}"] = (
+            _stored(info, f"{info.name} with {gone}", own, info.dtype),
+            compute,
+        )
+    return overlaid(checkpoint, computed, [f"{gone}.weight", f"{gone}.bias"])
 
 
 def _stored(info: TensorInfo, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:

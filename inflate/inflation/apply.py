@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from queue import SimpleQueue
 
 from inflate.errors import PlanError
-from inflate.inflation.initializers import draw_chunks
-from inflate.inflation.plan import Copy, InflationPlan, Make, PlannedTensor
+from inflate.inflation.initializers import ZEROS, Rule, draw_chunks
+from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite, np
 from inflate.io.reader import Checkpoint
 from inflate.io.writer import TensorWriter
@@ -60,8 +61,8 @@ def carry_out(
         buffer = buffers.get()
         try:
             output = _Output(writer, planned, buffer)
-            if isinstance(planned.origin, Copy):
-                return _copy(planned, planned.origin, checkpoint, output)
+            if isinstance(planned.origin, str):
+                return _copy(planned, checkpoint, output)
             return _make(planned, planned.origin, plan.config.seed, output)
         finally:
             buffers.put(buffer)
@@ -118,21 +119,12 @@ class _Output:
         self._position = writer.position(planned.info.name)
         self._digest = hashlib.sha256()
 
-    def add(self, numbers: Array, *, blank: bool = False) -> None:
-        """Add the next numbers; ``blank`` ones are what the reserved room reads as already."""
+    def add(self, numbers: Array) -> None:
+        """Add the next numbers."""
         content = bytes_of(numbers)
         self._digest.update(content)
-        if not blank:
-            self._writer.write(content, self._position)
+        self._writer.write(content, self._position)
         self._position += content.nbytes
-
-    def repeat(self, number: Array, count: int) -> None:
-        """Add one number so many times."""
-        piece = self.buffer.view(number.dtype)[:count]
-        piece[...] = number
-        blank = not any(bytes_of(number))
-        for start in range(0, count, len(piece)):
-            self.add(piece[: count - start], blank=blank)
 
     @property
     def digest(self) -> str:
@@ -140,46 +132,53 @@ class _Output:
         return self._digest.hexdigest()
 
 
-def _copy(
-    planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint, output: _Output
-) -> _Written:
-    same = checkpoint.tensors[origin.key].dtype == planned.dtype
+def _copy(planned: PlannedTensor, checkpoint: Checkpoint, output: _Output) -> _Written:
+    same = checkpoint.tensors[planned.key].dtype == planned.dtype
     read = hashlib.sha256()
     finite = True
-    for piece in checkpoint.pieces(origin.key, output.buffer):
+    for piece in checkpoint.pieces(planned.key, output.buffer):
         if not same:
             read.update(bytes_of(piece))
         stored = cast(piece, planned.dtype)
         finite = finite and is_finite(stored)
         output.add(stored)
     source_digest = output.digest if same else read.hexdigest()
-    problem = None if finite else _not_finite(planned, origin, checkpoint)
+    problem = None if finite else _not_finite(planned, checkpoint)
     return _Written(output.digest, source_digest, problem)
 
 
-def _make(planned: PlannedTensor, origin: Make, seed: int, output: _Output) -> _Written:
-    for piece in draw_chunks(origin.rule, planned.shape, planned.key, seed, _PIECE // 4):
-        if piece.strides == (0,):
-            output.repeat(cast(piece[:1], planned.dtype), piece.size)
-        else:
-            output.add(cast(piece, planned.dtype))
+def _make(planned: PlannedTensor, rule: Rule, seed: int, output: _Output) -> _Written:
+    if rule == ZEROS:  # The room that was reserved reads as zeros.
+        return _Written(_digest_of_zeros(planned.info.nbytes))
+    for piece in draw_chunks(rule, planned.shape, planned.key, seed, _PIECE // 4):
+        # A constant is stored once.
+        output.add(cast(np.ascontiguousarray(piece), planned.dtype))
     # All numbers lie between the bounds: if the bounds are finite, so are they.
-    bound = cast(np.array([origin.rule.value]), planned.dtype)
+    bound = cast(np.array([rule.value]), planned.dtype)
     if is_finite(bound):
         return _Written(output.digest)
-    problem = f"{planned.key}, made as {origin.rule}, overflows in {planned.dtype}"
+    problem = f"{planned.key}, made as {rule}, overflows in {planned.dtype}"
     return _Written(output.digest, problem=problem)
 
 
-def _not_finite(planned: PlannedTensor, origin: Copy, checkpoint: Checkpoint) -> str:
+@cache
+def _digest_of_zeros(nbytes: int) -> str:
+    """The SHA-256 of so many zeros; most tensors of zeros have one of a few sizes."""
+    piece, digest = bytes(_PIECE), hashlib.sha256()
+    for start in range(0, nbytes, _PIECE):
+        digest.update(piece[: nbytes - start])
+    return digest.hexdigest()
+
+
+def _not_finite(planned: PlannedTensor, checkpoint: Checkpoint) -> str:
     """What is wrong with a tensor, with the number of values that it concerns."""
-    numbers = checkpoint.read(origin.key).astype(np.float64)
+    numbers = checkpoint.read(planned.key).astype(np.float64)
     bad = int((~np.isfinite(numbers)).sum())
     if bad:
-        return f"{origin.source} holds NaN or infinity ({bad} of {numbers.size} values)"
+        return f"{planned.origin} holds NaN or infinity ({bad} of {numbers.size} values)"
     stored = cast(numbers, planned.dtype).astype(np.float64)
     lost = int((~np.isfinite(stored)).sum())
     return (
-        f"{origin.source} overflows in {planned.dtype} ({lost} of {numbers.size} values, the "
+        f"{planned.origin} overflows in {planned.dtype} ({lost} of {numbers.size} values, the "
         f"largest {abs(numbers).max():.4g}); store it in bfloat16 or float32"
     )

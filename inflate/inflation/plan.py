@@ -7,15 +7,15 @@ passed through, or dropped for a reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from inflate.config.schema import Config
+from inflate.config.schema import Config, Temporal
 from inflate.errors import FamilyError, PlanError
-from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS, is_inflated
-from inflate.formats.locate import Located
-from inflate.formats.shapes import image_problems, mismatches
+from inflate.formats.architecture import image_problems, mismatches
+from inflate.formats.layouts import DECODER, PASSED_THROUGH, STATISTICS
+from inflate.formats.locate import Dropped, Located
 from inflate.formats.spec import decoder_spec
 from inflate.inflation.initializers import Rule, start_rule
 from inflate.io.index import FLOATS, WIDTHS, TensorInfo
@@ -29,24 +29,10 @@ MIX_FACTOR = ".mix_factor"
 
 
 @dataclass(frozen=True)
-class Copy:
-    """A tensor that is copied from the source: its key, and its name in the source file."""
-
-    key: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Make:
-    """A tensor that a rule makes."""
-
-    rule: Rule
-
-
-@dataclass(frozen=True)
 class PlannedTensor:
     """A tensor of the target: its key, its shape and stored type, its part and its origin.
 
+    ``origin`` is the rule that makes it or, of a copied tensor, its name in the source file;
     ``name`` is its name in the target file, if the layout gives it another than its key.
     """
 
@@ -54,37 +40,29 @@ class PlannedTensor:
     shape: tuple[int, ...]
     dtype: str
     part: Part
-    origin: Copy | Make
+    origin: str | Rule
     name: str = ""
-
-    @property
-    def parameters(self) -> int:
-        """The number of its elements."""
-        return math.prod(self.shape)
 
     @property
     def info(self) -> TensorInfo:
         """How the target file stores it."""
-        nbytes = self.parameters * WIDTHS[self.dtype]
+        nbytes = math.prod(self.shape) * WIDTHS[self.dtype]
         return TensorInfo(self.name or self.key, self.shape, self.dtype, nbytes)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A tensor of the source that is not copied, and why."""
-
-    source: str
-    reason: str
-    nbytes: int
 
 
 @dataclass(frozen=True, repr=False)
 class InflationPlan:
-    """All tensors of the target, in the order of the file, and those dropped from the source."""
+    """All tensors of the target, in the order of the file, and those dropped from the source.
+
+    ``notes`` are for the user; ``folder_config`` is the ``config.json`` of a layout that is a
+    folder.
+    """
 
     config: Config
     tensors: tuple[PlannedTensor, ...]
     dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...] = ()
+    folder_config: Mapping[str, Any] | None = None
 
     def of(self, part: Part) -> tuple[PlannedTensor, ...]:
         """The target's tensors of a part."""
@@ -93,7 +71,7 @@ class InflationPlan:
     @property
     def initialised(self) -> tuple[PlannedTensor, ...]:
         """The temporal tensors that rules make; none in a copy of a video checkpoint."""
-        return tuple(t for t in self.of("temporal") if isinstance(t.origin, Make))
+        return tuple(t for t in self.of("temporal") if isinstance(t.origin, Rule))
 
     @property
     def nbytes(self) -> int:
@@ -117,30 +95,29 @@ def make_plan(
             "layout"
         )
     spec = decoder_spec(config.architecture, config.temporal)
-    present = [key for key in located.part(DECODER) if is_inflated([key])]
-    problems = image_problems(located, config.architecture, present)
+    problems = image_problems(located, config.architecture)
     if copying:
         expected = {tensor.key: tensor.shape for tensor in spec if tensor.part is not None}
-        problems += mismatches(located, expected, present)
+        problems += mismatches(located, expected, located.temporal)
     if problems:
         raise PlanError(f"{path} does not fit its architecture:", problems)
-    made = config.dtype or located.tensors[f"{DECODER}conv_in.weight"].dtype
+    own = located.tensors[f"{DECODER}conv_in.weight"].dtype
     tensors = []
     for tensor in spec:
-        wide = config.float32_norms and tensor.part is not None and tensor.role == "norm"
-        if tensor.part is None or copying:
-            part: Part = "spatial" if tensor.part is None else "temporal"
-            stored = "float32" if wide else config.dtype
+        part: Part = "spatial" if tensor.part is None else "temporal"
+        wide = config.float32_norms and part == "temporal" and tensor.role == "norm"
+        stored = "float32" if wide else config.dtype
+        if part == "spatial" or copying:
             tensors.append(_copied(located, tensor.key, part, stored))
         else:
-            dtype, rule = "float32" if wide else made, start_rule(tensor, config.temporal)
-            tensors.append(PlannedTensor(tensor.key, tensor.shape, dtype, "temporal", Make(rule)))
+            rule = start_rule(tensor, config.temporal)
+            tensors.append(PlannedTensor(tensor.key, tensor.shape, stored or own, part, rule))
     for key in (key for part in PASSED_THROUGH for key in located.part(part)):
         # Statistics are not weights: they keep their type.
         stored = None if key.startswith(STATISTICS) else config.dtype
         tensors.append(_copied(located, key, "passed-through", stored))
-    dropped = tuple(Dropped(d.info.name, d.reason, d.info.nbytes) for d in located.dropped)
-    return InflationPlan(config, tuple(widest_first(tensors)), dropped)
+    notes = () if copying else _dead_weight(config.temporal)
+    return InflationPlan(config, tuple(widest_first(tensors)), located.dropped, notes)
 
 
 def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str, str] | None:
@@ -168,12 +145,11 @@ def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str
     )
 
 
-def dead_weight(plan: InflationPlan) -> tuple[str, ...]:
+def _dead_weight(temporal: Temporal) -> tuple[str, ...]:
     """Notes on new temporal tensors that can never learn, because of their blend."""
-    temporal = plan.config.temporal
     learned = temporal.merge_strategy == "learned"
     why = blocked(temporal.alpha, temporal.merge_strategy, mix_factor=learned)
-    if why is None or not plan.initialised:
+    if why is None:
         return ()
     return (f"{why[0]}: such tensors never learn. To let them learn, {why[1]}",)
 
@@ -187,4 +163,4 @@ def _copied(located: Located, key: str, part: Part, dtype: str | None) -> Planne
     info = located.tensors[key]
     # Counters of a quantiser stay integers whatever type the weights are stored in.
     stored = (dtype or info.dtype) if info.dtype in FLOATS else info.dtype
-    return PlannedTensor(key, info.shape, stored, part, Copy(key, info.name))
+    return PlannedTensor(key, info.shape, stored, part, info.name)

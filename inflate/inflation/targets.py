@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from inflate.config.presets import scaling_factors
+from inflate.config.loading import scaling_factors
 from inflate.config.schema import Architecture
 from inflate.errors import PlanError
 from inflate.formats.dialects import to_diffusers
 from inflate.formats.layouts import DECODER, STATISTICS
+from inflate.formats.locate import Dropped
 from inflate.formats.targets import LAYOUTS, unmet
 from inflate.inflation.initializers import DIRAC, ZEROS
-from inflate.inflation.plan import Dropped, InflationPlan, Make, PlannedTensor, widest_first
+from inflate.inflation.plan import InflationPlan, PlannedTensor, widest_first
 from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215
 """The default of diffusers for a configuration without a scaling factor."""
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A plan in a layout: its tensors named as there, and the ``config.json`` of a folder."""
-
-    plan: InflationPlan
-    folder_config: Mapping[str, Any] | None
-    notes: tuple[str, ...] = ()
-
-
 def fit(
     plan: InflationPlan, target: Target, *, attention_is_identity: bool, copying: bool
-) -> Fitted:
+) -> InflationPlan:
     """Arrange a plan under LDM's keys in a layout; for the flags see :func:`unmet`.
 
     Raises:
         PlanError: the layout cannot hold the plan; every reason is reported.
     """
-    layout, shapes = LAYOUTS[target], {tensor.key: tensor.shape for tensor in plan.tensors}
-    identity = attention_is_identity
-    problems = unmet(target, shapes, plan.config, attention_is_identity=identity, copying=copying)
-    if problems:
+    layout, keys = LAYOUTS[target], [tensor.key for tensor in plan.tensors]
+    if problems := unmet(target, keys, plan.config, attention_is_identity, copying):
         raise PlanError(f"layout {target!r} cannot hold this:", problems)
     architecture, temporal = plan.config.architecture, plan.config.temporal
-    if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in shapes):
+    if not any(key.startswith(("quant_conv.", "post_quant_conv.")) for key in keys):
         architecture = replace(architecture, embed_dim=None)
     reasons = {}
     for tensor in plan.tensors:
         if not layout.holds(tensor.key):
             reasons[tensor.key] = f"layout {target!r} has no place for it"
-        elif layout.svd and _is_temporal_attention(tensor):
+        elif layout.hardwired and _is_temporal_attention(tensor):
             reasons[tensor.key] = "an identity at the start, which this layout has no place for"
-    if layout.svd and temporal.time_mode == "all":
+    if layout.hardwired and temporal.time_mode == "all":
         temporal = replace(temporal, time_mode="conv-only")
-    notes = []
+    notes = [*plan.notes]
     if any(key.startswith(STATISTICS) for key in reasons):
         notes.append(
             f"the layout has no place for the statistics of the latents ({STATISTICS}*); the "
@@ -69,25 +58,26 @@ def fit(
     if layout.naming == "diffusers":
         architecture, more = _with_latents(architecture)
         notes += more
-        if "quant_conv.weight" not in shapes:
+        if "quant_conv.weight" not in keys:
             kept = _with_quant_conv(kept, 2 * architecture.z_channels)
             architecture = replace(architecture, embed_dim=architecture.z_channels)
         folder_config = _class_config(architecture)
-        names = to_diffusers([t.key for t in kept], len(architecture.ch_mult))
-        kept = [
-            replace(t, name=names[t.key], shape=t.shape[: 2 if _is_attention_weight(t) else None])
-            for t in kept
-        ]
+        levels = len(architecture.ch_mult)
+        kept = [replace(t, name=to_diffusers(t.key, levels), shape=_of_class(t)) for t in kept]
     else:
         kept = [replace(tensor, name=layout.name_of(tensor.key)) for tensor in kept]
     dropped = [
-        Dropped(getattr(t.origin, "source", t.key), reasons[t.key], t.info.nbytes)
+        Dropped(replace(t.info, name=t.origin if isinstance(t.origin, str) else t.key), reason)
         for t in plan.tensors
-        if t.key in reasons
+        if (reason := reasons.get(t.key))
     ]
-    config = replace(plan.config, architecture=architecture, temporal=temporal)
-    fitted = replace(plan, config=config, tensors=tuple(kept), dropped=(*plan.dropped, *dropped))
-    return Fitted(fitted, folder_config, tuple(notes))
+    return InflationPlan(
+        replace(plan.config, architecture=architecture, temporal=temporal),
+        tuple(kept),
+        (*plan.dropped, *dropped),
+        tuple(notes),
+        folder_config,
+    )
 
 
 def _with_latents(architecture: Architecture) -> tuple[Architecture, list[str]]:
@@ -135,8 +125,8 @@ def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[Planne
     """Tensors with an identity ``quant_conv``, which diffusers' class always has."""
     dtype = next(t.dtype for t in tensors if t.key == "encoder.conv_out.weight")
     shape = (channels, channels, 1, 1)
-    weight = PlannedTensor("quant_conv.weight", shape, dtype, "passed-through", Make(DIRAC))
-    bias = replace(weight, key="quant_conv.bias", shape=(channels,), origin=Make(ZEROS))
+    weight = PlannedTensor("quant_conv.weight", shape, dtype, "passed-through", DIRAC)
+    bias = replace(weight, key="quant_conv.bias", shape=(channels,), origin=ZEROS)
     return widest_first([*tensors, weight, bias])
 
 
@@ -144,5 +134,7 @@ def _is_temporal_attention(tensor: PlannedTensor) -> bool:
     return tensor.part == "temporal" and tensor.key.startswith(f"{DECODER}mid.attn_1.")
 
 
-def _is_attention_weight(tensor: PlannedTensor) -> bool:
-    return ".attn_1." in tensor.key and tensor.shape[2:] == (1, 1)
+def _of_class(tensor: PlannedTensor) -> tuple[int, ...]:
+    """The shape of a tensor in diffusers' class, whose attention has matrices."""
+    is_matrix = ".attn_1." in tensor.key and tensor.shape[2:] == (1, 1)
+    return tensor.shape[:2] if is_matrix else tensor.shape

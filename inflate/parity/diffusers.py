@@ -98,9 +98,10 @@ def _image_autoencoder(diffusers: Any, reference: Source, candidate: Source) -> 
             use_post_quant_conv=False,
         )
     expected = {name: value.shape for name, value in model.state_dict().items()}
+    names = {to_diffusers(key, levels, video=False): key for key in types}
     tensors = {
         name: read_tensor(reference, key).to(types[key]).float().view(expected[name])
-        for key, name in to_diffusers(types, levels, video=False).items()
+        for name, key in names.items()
     }
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()

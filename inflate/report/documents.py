@@ -85,11 +85,9 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
 
 def plan_counts(plan: InflationPlan) -> dict[str, int]:
     """How many tensors are copied, initialised, passed through and dropped."""
-    from inflate.inflation.plan import Make  # It needs numpy, which presets do without.
-
     parts = Counter(tensor.part for tensor in plan.tensors)
     temporal = (tensor.origin for tensor in plan.tensors if tensor.part == "temporal")
-    made = sum(isinstance(origin, Make) for origin in temporal)
+    made = sum(not isinstance(origin, str) for origin in temporal)
     return {
         "copied": parts["spatial"] + parts["temporal"] - made,
         "initialised": made,
@@ -100,8 +98,6 @@ def plan_counts(plan: InflationPlan) -> dict[str, int]:
 
 def plan_document(plan: InflationPlan) -> dict[str, Any]:
     """Every tensor of a plan with its origin, and every tensor that is dropped."""
-    from inflate.inflation.plan import Copy, Make  # It needs numpy, which presets do without.
-
     tensors = [
         {
             "key": tensor.info.name,
@@ -109,12 +105,15 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
             "dtype": tensor.dtype,
             "bytes": tensor.info.nbytes,
             "part": tensor.part,
-            "source": tensor.origin.source if isinstance(tensor.origin, Copy) else None,
-            "rule": str(tensor.origin.rule) if isinstance(tensor.origin, Make) else None,
+            "source": tensor.origin if isinstance(tensor.origin, str) else None,
+            "rule": None if isinstance(tensor.origin, str) else str(tensor.origin),
         }
         for tensor in plan.tensors
     ]
-    dropped = [{"source": d.source, "reason": d.reason, "bytes": d.nbytes} for d in plan.dropped]
+    dropped = [
+        {"source": left.info.name, "reason": left.reason, "bytes": left.info.nbytes}
+        for left in plan.dropped
+    ]
     return {"tensors": tensors, "dropped": dropped}
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from inflate.config.presets import scaling_factors
+from inflate.config.loading import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.formats.source import Source
 from inflate.io.staging import write_atomically

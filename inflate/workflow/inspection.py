@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inflate.config.presets import matching_presets
+from inflate.config.loading import matching_presets
 from inflate.config.schema import Architecture, Temporal
 from inflate.display import Displayed, bytes_text
 from inflate.errors import InflateError
 from inflate.formats.architecture import infer_architecture, infer_temporal
 from inflate.formats.blending import Blend, find_blend
 from inflate.formats.fingerprint import fingerprint_of
-from inflate.formats.layouts import DECODER, PASSED_THROUGH, is_inflated
+from inflate.formats.layouts import DECODER, PASSED_THROUGH
 from inflate.formats.locate import Located, locate
 from inflate.formats.recorded import (
     LAYOUT_KEY,
@@ -245,10 +245,9 @@ def _kind(located: Located) -> str:
 
 
 def _parts(located: Located) -> tuple[Group, ...]:
-    decoder = located.part(DECODER)
     keys = {
-        "decoder": [key for key in decoder if not is_inflated([key])],
-        "decoder, temporal": [key for key in decoder if is_inflated([key])],
+        "decoder": [key for key in located.part(DECODER) if key not in located.temporal],
+        "decoder, temporal": located.temporal,
         **{part.rstrip("."): located.part(part) for part in PASSED_THROUGH},
     }
     return tuple(

@@ -14,8 +14,8 @@ from inflate.formats.spec import decoder_spec
 from inflate.formats.targets import LAYOUTS
 from inflate.formats.views import with_learned_blend
 from inflate.inflation.initializers import IDENTITY_LAYERS
-from inflate.inflation.plan import InflationPlan, dead_weight, make_plan
-from inflate.inflation.targets import Fitted, fit
+from inflate.inflation.plan import InflationPlan, make_plan
+from inflate.inflation.targets import fit
 from inflate.io.reader import Checkpoint
 from inflate.options import SETTINGS, ConvertOptions
 from inflate.progress import Progress
@@ -37,21 +37,15 @@ class Job:
     original: Source
     source: Source
     target: Target
-    fitted: Fitted
+    plan: InflationPlan
     folded: bool
     fold: FoldResult | None
     whole: WholeModel | None = None
 
     @property
-    def plan(self) -> InflationPlan:
-        """The plan, in the target's layout."""
-        return self.fitted.plan
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user of the result."""
-        notes = [*self.source.located.notes, *self.source.blend_notes]
-        notes += [*dead_weight(self.plan), *self.fitted.notes]
+        notes = [*self.source.located.notes, *self.source.blend_notes, *self.plan.notes]
         if self.whole is not None:
             kept, name = len(self.whole.kept), self.whole.checkpoint.path.name
             notes.append(f"{kept} other tensors of {name} are copied unchanged")
@@ -133,12 +127,12 @@ def prepare(original: Source, options: ConvertOptions, whole: WholeModel | None 
     seen = _blended_for(source, target, copying=copying)
     plan = make_plan(seen.located, seen.config, path, copying=copying)
     identity = not copying or _temporal_attention_is_identity(seen)
-    fitted = fit(plan, target, attention_is_identity=identity, copying=copying)
+    plan = fit(plan, target, attention_is_identity=identity, copying=copying)
     if whole is not None:
-        whole.check(fitted.plan)
+        whole.check(plan)
     # Measured last, since that loads torch: misfits are reported at once.
     fold = measured(original, source, options) if is_folded else None
-    return Job(original, seen, target, fitted, is_folded, fold, whole)
+    return Job(original, seen, target, plan, is_folded, fold, whole)
 
 
 def _selection(options: ConvertOptions) -> dict[str, Any]:
@@ -155,7 +149,7 @@ def _copies(options: ConvertOptions) -> bool:
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
     """The source with its fixed blend as the learned one that its reader knows, to start from."""
     temporal = seen.config.temporal
-    if not LAYOUTS[target].svd or temporal.merge_strategy == "learned":
+    if not LAYOUTS[target].hardwired or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
         return seen  # No sigmoid reaches it: fit() reports that with the other problems.

@@ -35,7 +35,7 @@ from inflate.formats.recorded import (
 )
 from inflate.formats.targets import container_of
 from inflate.inflation.apply import Digests, carry_out, copy_as_is
-from inflate.inflation.plan import Copy, InflationPlan, PlannedTensor
+from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.files import hash_files
 from inflate.io.ranges import partial_of
 from inflate.io.staging import saying_why, stage
@@ -123,7 +123,7 @@ def produce(
         header = {**whole.metadata, **header}
         infos += [whole.checkpoint.tensors[name] for name in whole.kept]
         read = read.joined(whole.checkpoint.files.read)
-    folder_config = job.fitted.folder_config
+    folder_config = job.plan.folder_config
     with (
         stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
         ThreadPoolExecutor(3) as pool,
@@ -251,6 +251,6 @@ def _group(name: str) -> str:
 
 
 def _origin(tensor: PlannedTensor) -> str:
-    if isinstance(tensor.origin, Copy):
-        return f"copied from {_group(tensor.origin.source)}"
-    return f"made: {tensor.origin.rule.name}"
+    if isinstance(tensor.origin, str):
+        return f"copied from {_group(tensor.origin)}"
+    return f"made: {tensor.origin.name}"

@@ -117,7 +117,7 @@ def save_video_autoencoder(
         header.pop(key, None)
         if recorded.get(key):
             header[key] = recorded[key]
-    folder_config = job.fitted.folder_config
+    folder_config = job.plan.folder_config
     with (
         stage(destination, read, overwrite=overwrite, folder_config=folder_config) as staged,
         saying_why(destination, job.plan.nbytes),

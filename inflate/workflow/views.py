@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from inflate.display import error_text
 from inflate.errors import FamilyError, PlanError
+from inflate.formats.architecture import image_problems
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import DECODER, is_inflated
-from inflate.formats.locate import LeftBehind
+from inflate.formats.locate import Dropped
 from inflate.formats.recorded import (
     ORIGIN_FINGERPRINT_KEY,
     POST_QUANT_KEY,
@@ -18,7 +19,6 @@ from inflate.formats.recorded import (
     SOURCE_NAME_KEY,
     origin_of,
 )
-from inflate.formats.shapes import image_problems
 from inflate.formats.source import Source
 from inflate.formats.targets import FIRST_STAGE
 from inflate.formats.views import overlaid, with_post_quant_folded, with_quant_folded
@@ -40,8 +40,7 @@ def noted(source: Source, *notes: str) -> Source:
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
     checkpoint, path = source.checkpoint, source.checkpoint.path
-    temporal = [key for key in source.located.part(DECODER) if is_inflated([key])]
-    if problems := image_problems(source.located, source.config.architecture, temporal):
+    if problems := image_problems(source.located, source.config.architecture):
         raise PlanError(f"{path} does not fit its architecture:", problems)
     e, z = source.config.architecture.embed_dim, source.config.architecture.z_channels
     after = bool(source.located.part("post_quant_conv."))
@@ -58,9 +57,7 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
     if target == "decoder" and e != z:
         # The fold changes the latents that the decoder takes: it is alone from here on.
         around = {k: i for k, i in checkpoint.tensors.items() if not k.startswith(DECODER)}
-        left = [
-            LeftBehind(info, "layout 'decoder' is the bare decoder") for info in around.values()
-        ]
+        left = [Dropped(info, "layout 'decoder' is the bare decoder") for info in around.values()]
         located = replace(source.located, dropped=(*source.located.dropped, *left))
         source = replace(source, located=located)
         checkpoint = overlaid(checkpoint, {}, frozenset(around))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,21 @@ import pytest
 import yaml
 
 from inflate.config.loading import build_config, known_keys, parse_set, read_config
-from inflate.config.schema import Architecture, Config, Temporal
+from inflate.config.schema import Architecture, Config, Temporal, flatten
 from inflate.errors import ConfigError
 
 SEEN = Architecture(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4)
 
-# For every key: how it is written after --set, and the value that means.
-VALUES: dict[str, tuple[str, Any]] = {
-    "architecture.ch": ("32", 32), "architecture.ch_mult": ("[2, 4]", (2, 4)),
-    "architecture.num_res_blocks": ("1", 1), "architecture.z_channels": ("4", 4),
-    "architecture.attn_resolutions": ("[]", ()), "architecture.in_channels": ("3", 3),
-    "architecture.out_ch": ("3", 3), "architecture.resolution": ("512", 512),
-    "architecture.dropout": ("0.5", 0.5), "architecture.resamp_with_conv": ("true", True),
-    "architecture.give_pre_end": ("false", False), "architecture.tanh_out": ("true", True),
-    "architecture.attn_type": ("vanilla-xformers", "vanilla-xformers"),
-    "architecture.double_z": ("true", True), "architecture.embed_dim": ("4", 4),
-    "architecture.n_embed": ("null", None), "architecture.scaling_factor": ("0.5", 0.5),
-    "architecture.shift_factor": ("1e-1", 0.1),
-    "architecture.latents_mean": ("[0.5, -1]", (0.5, -1.0)),
-    "architecture.latents_std": ("[1, 2]", (1.0, 2.0)),
-    "architecture.force_upcast": ("false", False), "architecture.sample_size": ("32", 32),
-    "temporal.time_mode": ("all", "all"), "temporal.merge_strategy": ("fixed", "fixed"),
-    "temporal.alpha": ("0.25", 0.25), "temporal.video_kernel_size": ("[5, 1, 3]", (5, 1, 3)),
-    "seed": ("7", 7), "dtype": ("float16", "float16"), "float32_norms": ("true", True),
-    "description": ("a=b", "a=b"),
-}  # fmt: skip
-
-
-def value_of(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
+EVERY = Config(
+    Architecture(
+        ch=32, ch_mult=(2, 4), num_res_blocks=1, z_channels=4, attn_resolutions=(), resolution=512,
+        dropout=0.5, tanh_out=True, attn_type="vanilla-xformers", embed_dim=4, scaling_factor=0.5,
+        shift_factor=0.1, latents_mean=(0.5, -1.0), latents_std=(1.0, 2.0), force_upcast=False,
+        sample_size=32,
+    ),
+    Temporal("all", "fixed", 0.25, (5, 1, 3)), 7, "float16", True, "a=b",
+)  # fmt: skip
+"""Another value than the default for all that no tensor shows."""
 
 
 def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
@@ -55,9 +39,12 @@ def problems_of(*layers: dict[str, Any], seen: Architecture = SEEN) -> str:
 
 
 def test_set_reaches_every_key() -> None:
-    assert set(VALUES) == {key for key in known_keys() if "decoder" not in key}
-    config = build_config(SEEN, parse_set(f"{key}={text}" for key, (text, _) in VALUES.items()))
-    assert {key: value_of(config, key) for key in VALUES} == {k: v for k, (_, v) in VALUES.items()}
+    values = flatten(asdict(EVERY))
+    assert {*values} == {key for key in known_keys() if not key.startswith("decoder.")}
+    # JSON is YAML, too.
+    assignments = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    assert build_config(SEEN, parse_set(assignments)) == EVERY
+    assert build_config(SEEN, parse_set(["alpha=1e-1"])).temporal.alpha == 0.1
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "2001-99-99"], ids=["digits", "date"])

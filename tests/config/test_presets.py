@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from inflate.config import presets
-from inflate.config.loading import known_keys, read_config
-from inflate.config.presets import load_presets, matching_presets
+from inflate.config.loading import known_keys, matching_presets, read_config
+from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
 from inflate.vocabulary import DDCONFIG_KEYS
 from tests.io.opening import architecture_of, architecture_of_preset

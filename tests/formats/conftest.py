@@ -13,7 +13,7 @@ import pytest
 from inflate.formats.targets import LAYOUTS
 from inflate.io.reader import Checkpoint
 
-from ..checkpoints import DDCONFIG
+from ..checkpoints import DDCONFIG, autoencoder, write_safetensors
 from ..cli.conftest import run
 from .making import LIKE_CLASS
 
@@ -24,6 +24,12 @@ __all__ = ["run"]
 def diffusers() -> ModuleType:
     """The package, which takes seconds to import."""
     return pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """An image autoencoder without quant convs, which every layout has a place for."""
+    return write_safetensors(tmp_path / "plain.safetensors", autoencoder("plain", **LIKE_CLASS))
 
 
 @pytest.fixture

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inflate.models import VideoDecoder
-
-from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, video_autoencoder
+from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, under, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
 LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
@@ -25,12 +24,11 @@ CLASS_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 """A small ``AutoencoderKL``."""
 
-THREE_LEVELS: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (32, 64, 64),
-}
-"""What makes it one of three levels."""
+DEEPER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3, "block_out_channels": (32, 64, 64)
+}  # fmt: skip
+THREE_LEVELS = {**DEEPER, "up_block_types": ("UpDecoderBlock2D",) * 3}
+"""What makes it one of three levels; a video decoder has no ``up_block_types``."""
 
 INSIDE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
@@ -100,15 +98,9 @@ def moving_averages(weights: Mapping[str, Tensor], prefix: str = "") -> dict[str
 
 def diffusers_model(kind: Any, seed: int = 0, **changes: Any) -> nn.Module:
     """A model of a class of diffusers with drawn weights, none of them zero."""
-    model: nn.Module = kind(**{**CLASS_CONFIG, **changes})
-    model.load_state_dict(drawn_weights(shapes_of(model), seed), strict=True)
-    return model.eval()
-
-
-def temporal_model(kind: Any, seed: int = 0, **changes: Any) -> nn.Module:
-    """An ``AutoencoderKLTemporalDecoder`` of the same size with drawn weights."""
-    taken = ("down_block_types", "block_out_channels", "layers_per_block", "latent_channels")
-    model: nn.Module = kind(**{**{k: CLASS_CONFIG[k] for k in taken}, **changes})
+    accepted = signature(kind).parameters
+    config = {key: value for key, value in CLASS_CONFIG.items() if key in accepted}
+    model: nn.Module = kind(**{**config, **changes})
     model.load_state_dict(drawn_weights(shapes_of(model), seed), strict=True)
     return model.eval()
 
@@ -118,18 +110,6 @@ def old_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     pattern = re.compile(r"(attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.")
     return {pattern.sub(lambda m: f"{m[1]}.{old[m[2]]}.", k): v for k, v in weights.items()}
-
-
-def bare_video_decoder(weights: Mapping[str, Tensor], **arguments: Any) -> VideoDecoder:
-    """The video decoder of sgm, filled strictly with bare keys."""
-    decoder = VideoDecoder(**arguments)
-    decoder.load_state_dict(dict(weights), strict=True)
-    return decoder.eval()
-
-
-def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, under the rest of their names."""
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def first_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import inflate
 from inflate.errors import PlanError
-from inflate.workflow import ConversionResult, convert
+from inflate.workflow import convert
 
 from ..checkpoints import autoencoder, write_safetensors
 from ..cli.conftest import Run
-from ..conversions import CPU, corrupt_file, metadata_of
+from ..conversions import CPU, converted, corrupt_file, metadata_of
 from ..models.builders import error, noise
 from .making import INSIDE, LIKE_CLASS, THREE_LEVELS, diffusers_model, weights_file
 
@@ -28,11 +28,6 @@ TOLERANCE = 1e-5
 EXPORT: dict[str, Any] = {**CPU, "layout": "diffusers", "video_kernel_size": (3, 1, 1)}
 
 LATENTS = noise(6, 4, 3, 5)
-
-
-def spoken_for(result: ConversionResult) -> str:
-    assert result.parity is not None
-    return result.parity.verdict
 
 
 SHARDS = {"max_shard_size": "200KB"}
@@ -57,8 +52,7 @@ def test_a_folder_as_save_pretrained_writes_it(
     model.save_pretrained(tmp_path / "model" / inside, **options)
     written = sorted((tmp_path / "model" / inside).glob(names))
     assert len(written) > 2 if "*" in names else len(written) == 1
-    result = convert(tmp_path / "model", **CPU)
-    assert spoken_for(result) == "bitwise"
+    result = converted(tmp_path / "model")
     assert result.output == tmp_path / "model.video.safetensors"
     assert result.plan.config.architecture.scaling_factor == 0.13025
     ours = inflate.load_video_autoencoder(result.output)
@@ -88,8 +82,7 @@ def test_any_autoencoder_of_its_classes_decodes_as_there(
 ) -> None:
     model = diffusers_model(getattr(diffusers, kind), **changes)
     model.save_pretrained(tmp_path / "model")
-    result = convert(tmp_path / "model", tmp_path / "out", **CPU)
-    assert spoken_for(result) == "bitwise"
+    converted(tmp_path / "model", tmp_path / "out")
     ours = inflate.load_video_autoencoder(tmp_path / "out")
     images = noise(2, model.config["in_channels"], 16, 24)
     with torch.inference_mode():
@@ -125,8 +118,7 @@ def test_the_export_decodes_as_the_original_did(
     model = diffusers_model(diffusers.AutoencoderKL, scaling_factor=0.5, **SOURCES[source])
     model.save_pretrained(tmp_path / "model")
     narrow = {"dtype": "bfloat16", "float32_norms": True} if source == "sd3" else {}
-    result = convert(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
-    assert spoken_for(result) == "bitwise"
+    result = converted(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
     if narrow:
         stored = load_file(weights_file(tmp_path / "out"))
         types = {
@@ -154,12 +146,11 @@ def test_the_export_decodes_as_the_original_did(
 
 @pytest.mark.parametrize(("alpha", "time_mode"), [(0.25, "all"), (0.9, "conv-only")])
 def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_out(
-    diffusers: ModuleType, alpha: float, time_mode: str, tmp_path: Path
+    diffusers: ModuleType, alpha: float, time_mode: str, plain: Path, tmp_path: Path
 ) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
     blend: dict[str, Any] = {"merge_strategy": "fixed", "alpha": alpha, "time_mode": time_mode}
-    result = convert(path, tmp_path / "out", **EXPORT, **blend)
-    assert spoken_for(result) != "fail"
+    result = convert(plain, tmp_path / "out", **EXPORT, **blend)
+    assert result.passed
     blends = [
         tensor for name, tensor in load_file(weights_file(tmp_path / "out")).items()
         if name.endswith("mix_factor")
@@ -167,17 +158,16 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     assert blends
     for tensor in blends:
         assert tensor.sigmoid().item() == pytest.approx(alpha)
-    reasons = {d.source: d.reason for d in result.plan.dropped}
+    reasons = {d.info.name: d.reason for d in result.plan.dropped}
     assert all("time_mix_block" in k or "video_time_embed" in k or k.endswith("attn_1.mix_factor")
                for k in reasons)  # fmt: skip
     assert bool(reasons) is (time_mode == "all")
     exported(diffusers, tmp_path / "out")
 
 
-def test_the_scaling_factor_is_what_was_set(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
+def test_the_scaling_factor_is_what_was_set(plain: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {**EXPORT, "set_": ["scaling_factor=0.13025"], "skip_parity": True}
-    assert convert(path, tmp_path / "out", **options).notes == ()
+    assert convert(plain, tmp_path / "out", **options).notes == ()
     assert json.loads((tmp_path / "out/config.json").read_text())["scaling_factor"] == 0.13025
     again = convert(tmp_path / "out", dry_run=True, layout="diffusers", **CPU)
     assert again.plan.config.architecture.scaling_factor == 0.13025
@@ -218,11 +208,12 @@ def test_each_reason_is_given(
     assert all(word in problem for word, problem in zip(words, problems, strict=True))
 
 
-def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) -> None:
-    image = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
+def test_temporal_attention_that_has_learned_cannot_be_exported(
+    plain: Path, tmp_path: Path
+) -> None:
     video = tmp_path / "video.safetensors"
     options: dict[str, Any] = {"time_mode": "all", "video_kernel_size": (3, 1, 1)}
-    convert(image, video, skip_parity=True, **CPU, **options)
+    convert(plain, video, skip_parity=True, **CPU, **options)
     weights = load_file(video)
     weights["decoder.mid.attn_1.time_mix_block.ff.net.2.bias"][0] = 1e-6
     save_file(weights, video, metadata_of(video))
@@ -231,16 +222,15 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(tmp_path: Path) 
 
 
 def test_without_the_package_one_line_says_how_to_get_it(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
-    command = ("convert", path, "-o", tmp_path / "out", "--layout", "diffusers",
+    command = ("convert", plain, "-o", tmp_path / "out", "--layout", "diffusers",
                "--video-kernel-size", "3,1,1", "--device", "cpu")  # fmt: skip
     ran = run(*command)
     assert (ran.code, ran.out) == (2, "")
     assert "pip install '.[diffusers]'" in ran.err
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [plain]
     # What it is not needed for continues without it.
     assert run(*command, "--dry-run").code == 0
     assert run(*command, "--skip-parity").code == 0
@@ -262,14 +252,13 @@ def test_an_export_that_differs_is_not_published(
     name: str,
     weights_differ: bool,
     decoders_differ: bool,
+    plain: Path,
     tmp_path: Path,
 ) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder("plain", **LIKE_CLASS))
     corrupt_file(monkeypatch, name, 0.05)
-    result = convert(path, tmp_path / "out", **EXPORT)
-    assert spoken_for(result) == "fail"
+    result = converted(plain, tmp_path / "out", "fail", **EXPORT)
     assert result.output is None
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [plain]
     assert result.parity is not None
     assert bool(result.parity.weights.different) is weights_differ
     assert any(probe.verdict == "fail" for probe in result.parity.probes) is decoders_differ

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from inflate.workflow import convert, inspect
 
 from ..checkpoints import autoencoder, prefixed, write_safetensors, write_torch
 from ..conversions import CPU
-from .making import weights_file
 
 FAMILIES = {
     "decoder.mid_block.resnets.0.conv1.conv.weight": "a causal 3D autoencoder",
@@ -41,21 +39,6 @@ def test_a_file_of_another_family_is_refused_by_name(
         convert(path, **CPU)
     assert f"{path} holds {FAMILIES[name]}" in str(caught.value)
     assert inspect(path).obstacles == (str(caught.value),)
-
-
-def test_a_class_of_diffusers_is_refused_as_a_file_and_as_a_folder(
-    diffusers: ModuleType, tmp_path: Path
-) -> None:
-    model = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 3), num_decoder_blocks=(3, 1),
-    )  # fmt: skip
-    model.save_pretrained(tmp_path / "model")
-    path = weights_file(tmp_path / "model")
-    for source, found in ((path, "TAESD"), (tmp_path / "model", "AutoencoderTiny")):
-        with pytest.raises(FamilyError, match=found):
-            convert(source, **CPU)
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_another_family_next_to_one_of_this_is_left_behind(tmp_path: Path) -> None:

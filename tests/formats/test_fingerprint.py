@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from inflate.formats.dialects import to_diffusers
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.source import describe
 from inflate.io.reader import open_checkpoint
 
 from ..checkpoints import autoencoder, prefixed, write_lightning, write_safetensors, write_torch
+from .test_dialects import renamed
 
 Weights = dict[str, Tensor]
 
@@ -30,15 +30,7 @@ def print_of(path: Path, **options: Any) -> str:
 
 
 def named_by_diffusers(path: Path, tensors: Weights) -> Path:
-    names = to_diffusers(list(tensors), 1, video=False)
-    return write_safetensors(
-        path,
-        {
-            names[key]: tensor[:, :, 0, 0].contiguous() if ".attn_1." in key and tensor.dim() == 4
-            else tensor
-            for key, tensor in tensors.items()
-        },
-    )  # fmt: skip
+    return write_safetensors(path, renamed(tensors, 1))
 
 
 SAME: dict[str, Callable[[Path, Weights], Path]] = {

@@ -21,12 +21,13 @@ from ..checkpoints import (
     KINDS,
     autoencoder,
     prefixed,
+    under,
     write_lightning,
     write_safetensors,
     write_torch,
 )
-from ..conversions import CPU
-from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, under, whole_model
+from ..conversions import CPU, converted, metadata_of
+from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, whole_model
 
 Writer = Callable[..., Path]
 
@@ -43,9 +44,7 @@ LOSS = {
 def kept(path: Path, expected: Mapping[str, Tensor], **options: Any) -> None:
     """Convert a file, and find all of its autoencoder in the result, bit for bit."""
     out = path.with_name("out.safetensors")
-    result = convert(path, out, **{**CPU, **options})
-    assert result.parity is not None
-    assert result.parity.verdict == "bitwise"
+    result = converted(path, out, **options)
     written = load_file(out)
     assert_same({name: written[name] for name in expected}, expected)
     assert {t.key for t in result.plan.tensors if t.part != "temporal"} == set(expected)
@@ -79,7 +78,7 @@ def test_planning_reads_nothing_of_seven_gigabytes(
         file.write(len(header).to_bytes(8, "little") + header + content[8 + length :])
         file.truncate(8 + len(header) + end + 7_000_000_000)
     plan = convert(path, dry_run=True, **CPU).plan
-    assert max(dropped.nbytes for dropped in plan.dropped) == 7_000_000_000
+    assert max(dropped.info.nbytes for dropped in plan.dropped) == 7_000_000_000
     assert not reads
     assert inspect(path).obstacles == ()
     assert all(name.startswith(FIRST_STAGE) for name in reads[path])
@@ -90,18 +89,14 @@ def test_files_of_the_ldm_zoo(kind: str, tmp_path: Path) -> None:
     weights = autoencoder(kind, **SMALLEST)
     path = write_lightning(tmp_path / "model.ckpt", {**weights, **LOSS})
     kept(path, weights)
-    assert {d.source for d in convert(path, dry_run=True, **CPU).plan.dropped} == set(LOSS)
+    assert metadata_of(tmp_path / "out.safetensors")["inflate.layout"] == "autoencoder"
+    assert {d.info.name for d in convert(path, dry_run=True, **CPU).plan.dropped} == set(LOSS)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [lambda w: {"state_dict": w}, lambda w: w, lambda w: {**w, **LOSS, **moving_averages(w)}],
-    ids=["nested", "plain", "with what trained it"],
-)
-def test_a_vae_pt(content: Any, tmp_path: Path) -> None:
+def test_a_vae_pt(tmp_path: Path) -> None:
     weights = autoencoder(**SMALLEST)
-    path = tmp_path / "anime.vae.pt"
-    torch.save(content(weights), path)
+    stored = {**weights, **LOSS, **moving_averages(weights)}
+    path = write_torch(tmp_path / "anime.vae.pt", stored)
     kept(path, weights)
     assert convert(path, skip_parity=True, **CPU).output == tmp_path / "anime.vae.video.safetensors"
 
@@ -126,32 +121,25 @@ def test_narrow_types_are_kept(writer: Writer, dtype: torch.dtype, tmp_path: Pat
     assert {tensor.dtype for tensor in made.values()} == {dtype}
 
 
-def test_shards_behind_their_index(tmp_path: Path, reads: dict[Path, set[str]]) -> None:
+@pytest.mark.parametrize(
+    ("family", "stem", "ending"), [("sd3", "model", "safetensors"), ("sd1", "pytorch_model", "bin")]
+)
+def test_shards_behind_their_index(
+    family: str, stem: str, ending: str, tmp_path: Path, reads: dict[Path, set[str]]
+) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
-    weights = whole_model("sd3")
+    weights = whole_model(family)
     hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="model{suffix}.safetensors", max_shard_size="200KB"
-    )
-    index = tmp_path / "model.safetensors.index.json"
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    kept(index, first_stage(weights))
-    assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
-    assert convert(index, skip_parity=True, **CPU).output == tmp_path / "model.video.safetensors"
-
-
-def test_shards_of_torch_behind_their_index(tmp_path: Path) -> None:
-    hub = pytest.importorskip("huggingface_hub", reason="it writes the shards")
-    weights = whole_model("sd1")
-    hub.save_torch_state_dict(
-        weights, tmp_path, filename_pattern="pytorch_model{suffix}.bin", max_shard_size="200KB",
-        safe_serialization=False,
+        weights, tmp_path, filename_pattern=f"{stem}{{suffix}}.{ending}", max_shard_size="200KB",
+        safe_serialization=ending != "bin",
     )  # fmt: skip
-    index = tmp_path / "pytorch_model.bin.index.json"
-    shards = sorted(tmp_path.glob("pytorch_model-*.bin"))
+    index = tmp_path / f"{stem}.{ending}.index.json"
+    shards = sorted(tmp_path.glob(f"{stem}-*.{ending}"))
     assert len(shards) > 2
     kept(index, first_stage(weights))
+    assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
     made = convert(index, skip_parity=True, **CPU)
-    assert made.output == tmp_path / "pytorch_model.video.safetensors"
+    assert made.output == tmp_path / f"{stem}.video.safetensors"
     assert len(inspect(index).files.all) == len(shards) + 1
     # A tensor that lies in another shard than the index says is not taken from there.
     for write in (write_torch, write_safetensors):
@@ -190,7 +178,7 @@ def test_moving_averages_are_taken_where_asked_for(kind: str, prefix: str, tmp_p
     assert convert(path, dry_run=True, weights="ema", **CPU).notes == ()
     counters = {f"{prefix}model_ema.{name}" for name in ("decay", "num_updates")}
     dropped = convert(path, dry_run=True, weights="ema", **CPU).plan.dropped
-    assert {d.source for d in dropped} == {*prefixed(plain, prefix), *counters}
+    assert {d.info.name for d in dropped} == {*prefixed(plain, prefix), *counters}
     video = tmp_path / "out.safetensors"
     assert verify(path, video, weights="ema", **CPU).verdict == "bitwise"
     assert verify(path, video, **CPU).verdict == "fail"

@@ -20,7 +20,7 @@ from inflate.models.temporal import TemporalBlock
 from inflate.vocabulary import ATTN_TYPES, MERGE_STRATEGIES, TIME_MODES
 from tests.io.opening import architecture_of, architecture_of_preset
 
-from ..checkpoints import KINDS, autoencoder_shapes
+from ..checkpoints import FIRST_STAGE, KINDS, autoencoder_shapes
 from ..models.builders import SMALL, shapes_of
 from .test_architecture import configurations
 
@@ -67,12 +67,15 @@ def test_every_preset_lists_the_tensors_of_its_modules_in_order(
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(configurations(), st.sampled_from(KINDS))
-def test_any_architecture_lists_the_tensors_of_its_modules(
-    config: dict[str, Any], kind: str
+@given(configurations(), st.sampled_from(KINDS), st.sampled_from(["", FIRST_STAGE]))
+def test_any_architecture_is_recovered_and_lists_the_tensors_of_its_modules(
+    config: dict[str, Any], kind: str, prefix: str
 ) -> None:
     expected = autoencoder_shapes(kind, **config)
-    parts = image_shapes(architecture_of(expected))
+    seen = architecture_of({prefix + key: shape for key, shape in expected.items()})
+    assert (seen.ch, list(seen.ch_mult)) == (config["ch"], config["ch_mult"])
+    assert seen.problems() == []
+    parts = image_shapes(seen)
     assert all(key.startswith(part) for part, shapes in parts.items() for key in shapes)
     assert {key: shape for shapes in parts.values() for key, shape in shapes.items()} == expected
 

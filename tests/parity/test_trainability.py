@@ -11,7 +11,8 @@ import torch
 
 from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source
-from inflate.inflation.plan import InflationPlan, Make, dead_weight
+from inflate.inflation.initializers import Rule
+from inflate.inflation.plan import InflationPlan
 from inflate.loading import build_video_decoder, make_tensor, read_tensor
 from inflate.models import VideoDecoder
 from inflate.parity.result import TensorLearning, TrainabilityResult
@@ -27,10 +28,10 @@ def decoder_of(plan: InflationPlan, source: Source) -> VideoDecoder:
     tensors = {}
     for made in plan.tensors:
         if made.key.startswith(DECODER):
-            if isinstance(made.origin, Make):
-                tensor = make_tensor(made.origin.rule, made.shape, made.key, plan.config.seed)
+            if isinstance(made.origin, Rule):
+                tensor = make_tensor(made.origin, made.shape, made.key, plan.config.seed)
             else:
-                tensor = read_tensor(source, made.origin.key)
+                tensor = read_tensor(source, made.key)
             stored = tensor.to(getattr(torch, made.dtype))
             tensors[made.key.removeprefix(DECODER)] = stored.double()
     decoder = build_video_decoder(plan.config)
@@ -76,7 +77,7 @@ def test_dead_weight_is_measured(strategy: str, alpha: float, tmp_path: Path) ->
     }
     result = measured(settings, tmp_path)
     never = {t.reason for t in result.tensors if t.learns == "never" and t.change}
-    notes = dead_weight(plan_of(autoencoder(ch_mult=[1]), tmp_path, settings))
+    notes = plan_of(autoencoder(ch_mult=[1]), tmp_path, settings).notes
     assert bool(notes) is bool(never)
 
 

@@ -128,8 +128,7 @@ class Ground:
         for shard in set(shards.values()):
             part = {name: bare[name] for name in bare if shards[name] == shard}
             write_safetensors(here / "parts" / shard, part)
-        names = to_diffusers([f"decoder.{key}" for key in bare], 1, video=False)
-        theirs = {name: bare[key.removeprefix("decoder.")] for key, name in names.items()}
+        theirs = {to_diffusers(f"decoder.{k}", 1, video=False): v for k, v in bare.items()}
         for file in ("folder/diffusion_pytorch_model.safetensors", "\x1b[2J.safetensors",
                      "\u202egpj.safetensors", "\udcff.safetensors"):  # fmt: skip
             # The library takes no names that are not text.
