@@ -63,11 +63,8 @@ class TorchWriter(TensorWriter):
         with zipfile.ZipFile(self._file, "w") as archive:
             archive.filelist += self._records
             archive.start_dir = self._end
-            for name, content in (
-                ("data.pkl", program),
-                ("byteorder", b"little"),
-                ("version", b"3\n"),
-            ):
+            small = {"data.pkl": program, "byteorder": b"little", "version": b"3\n"}
+            for name, content in small.items():
                 archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
         self._file.truncate()
 
