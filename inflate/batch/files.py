@@ -64,7 +64,7 @@ def mark_of_output(location: str | Path) -> str | None:
     if isinstance(location, str) and is_remote(location):
         found = version(location)
         return None if found is None else json.dumps([["version", found]])
-    path = location if isinstance(location, Path) else local_path(location)
+    path = local_path(location)
     if not path.is_dir():
         return _mark(path, ["."])
     return _mark(path, sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()))

@@ -79,7 +79,11 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
 
 def _values(source: str, options: Mapping[str, Any], settings: Settings) -> dict[str, str]:
     place = source.rstrip("/") if is_remote(source) else os.path.abspath(source)
-    values = {"stem": stem_of(source), "name": name_of(source), "parent": place.split("/")[-2]}
+    values = {
+        "stem": stem_of(source),
+        "name": name_of(source),
+        "parent": f"/{place}".split("/")[-2],
+    }
     for name in MATRIX_OPTIONS:
         value = settings.get(SETTINGS[name]) if name in SETTINGS else options.get(name)
         values[name] = _text(name, _UNSET[name] if value is None else value)

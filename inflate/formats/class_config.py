@@ -15,7 +15,7 @@ from inflate.errors import ConfigError, FamilyError, quoted
 from inflate.formats.locate import Located
 from inflate.formats.recorded import CONFIG_KEY
 from inflate.io.files import CheckpointFiles
-from inflate.io.folder import CLASSES, VIDEO_CLASS
+from inflate.io.folder import CLASSES, CONFIG, VIDEO_CLASS
 from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]
@@ -66,11 +66,13 @@ def _configs(
     files: CheckpointFiles, metadata: Mapping[str, str], sizes: Expected
 ) -> Iterator[tuple[str, ClassConfig]]:
     """Every class configuration of a checkpoint, and where it is from."""
-    nearby = files.config_nearby
+    here = [(str(files.folder / CONFIG), files.config)] if files.config else []
+    of_folder = files.path == files.folder
     # Other models may share the folder of a file: a configuration of other sizes is theirs, and
     # a file that records its own needs no other.
-    if nearby and CONFIG_KEY not in metadata and not _differences(nearby, sizes):
-        yield str(files.config_path), nearby
+    fits = CONFIG_KEY not in metadata and not _differences(files.config, sizes)
+    if fits and not of_folder:
+        yield from here
     for key, text in metadata.items():
         # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
         if '"_class_name"' in text or '"block_out_channels"' in text:
@@ -79,8 +81,8 @@ def _configs(
                 content = json.loads(text)
             if _is_class(content):
                 yield f"{files.path}, header {key!r}", content
-    if files.folder_config:
-        yield str(files.config_path), files.folder_config
+    if of_folder:
+        yield from here
 
 
 def _is_class(content: object) -> bool:

@@ -72,18 +72,6 @@ def is_whole(place: Path, file: RemoteFile) -> bool:
     return whole and bool(file.version)
 
 
-def fetch_whole(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
-    """A local folder that holds whole and verified copies of these files."""
-    kept = folder.kept(files, progress)
-    if kept is not None:
-        return kept
-    place = place_for(folder, files)
-    if not all(is_whole(place, file) for file in files):
-        with locked(place, folder.shown(), progress):
-            download(folder, files, place, progress)
-    return place
-
-
 def download(
     folder: StoreFolder, files: Sequence[RemoteFile], place: Path, progress: Progress
 ) -> None:
@@ -127,15 +115,14 @@ def locked(place: Path, shown: str, progress: Progress) -> Iterator[None]:
     """Hold a folder of the cache, which is made; wait while another process downloads into it."""
     with in_words(shown, "", CheckpointError):
         from filelock import FileLock, Timeout
+    lock = FileLock(place / ".lock")
     with local_errors():
         place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / ".lock")
-    try:
-        with local_errors():
+        try:
             lock.acquire(timeout=0)
-    except Timeout:
-        progress("waiting for another download", 0, 0)
-        lock.acquire()
+        except Timeout:
+            progress("waiting for another download", 0, 0)
+            lock.acquire()
     try:
         for abandoned in place.glob(f"{_UNFINISHED}*"):  # Left by a process that was killed.
             rmtree(abandoned, ignore_errors=True)
@@ -149,8 +136,6 @@ def local_errors() -> Iterator[None]:
     """Raise what the disk of the cache refuses as a CheckpointError."""
     try:
         yield
-    except TimeoutError:  # filelock's, which is an OSError too.
-        raise
     except OSError as error:
         raise CheckpointError(
             f"the cache {cache_folder()} cannot be used: {error.strerror}; free some space there, "

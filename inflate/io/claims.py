@@ -44,10 +44,7 @@ class UnresolvedCall:
     state: Any = None
 
     def __repr__(self) -> str:
-        # Objects of old classes are made by a helper, which is given the class.
-        first = self.arguments[0] if isinstance(self.arguments, tuple) and self.arguments else None
-        made = self.name == "copyreg._reconstructor" and isinstance(first, Name)
-        return repr(first) if made else self.name
+        return self.name
 
     @property
     def is_module(self) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from inflate.errors import CheckpointError, nearest
 from inflate.io import file_signatures
@@ -25,38 +25,34 @@ from inflate.io.folder import (
 )
 from inflate.io.protected import ReadFiles
 from inflate.io.ranges import partial_of
-
-Format = Literal["safetensors", "torch"]
+from inflate.io.writer import Container
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of a checkpoint: those that hold weights, and what a folder's config says.
+    """The files of a checkpoint: those that hold weights, and what ``config.json`` says.
 
-    ``shards`` maps tensors to files, where there is an index; ``config_nearby`` is the
-    ``config.json`` next to a file, if it is of one of our classes.
+    ``path`` is the folder, the file or the index that was given; ``config`` is that of the folder,
+    or what lies next to a file, if it is of one of our classes. ``shards`` maps tensors to files.
     """
 
     path: Path
-    format: Format
+    format: Container
     weights: tuple[Path, ...]
-    folder_config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
-    config_nearby: Mapping[str, Any] = field(default_factory=dict)
     read: ReadFiles = field(default_factory=ReadFiles)
 
     @property
-    def config_path(self) -> Path | None:
-        """The ``config.json`` that is read, if one is."""
-        if self.config_nearby:
-            return self.weights[0].parent / CONFIG
-        return self.path / CONFIG if self.folder_config else None
+    def folder(self) -> Path:
+        """The folder that they are in."""
+        return self.weights[0].parent
 
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file that is hashed: the weights, and the index that was given."""
-        index = (self.path,) if self.path.is_file() and self.path not in self.weights else ()
-        return (*index, *self.weights)
+        given = () if self.path in (self.folder, *self.weights) else (self.path,)
+        return (*given, *self.weights)
 
 
 @dataclass(frozen=True)
@@ -125,9 +121,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
                 f"{path} names shards of two formats ({file.name} is of {kind}); expected one"
             )
     shards = {tensor: folder / name for tensor, name in found.shards.items()}
-    return CheckpointFiles(
-        path, formats[0], weights, found.config, shards, found.config_nearby, read
-    )
+    return CheckpointFiles(path, formats[0], weights, found.config, shards, read)
 
 
 def read_files(path: Path) -> tuple[Path, ...]:
@@ -139,25 +133,24 @@ def read_files(path: Path) -> tuple[Path, ...]:
     return (path, *read.marks)
 
 
-def _format_of(path: Path, read: ReadFiles) -> Format:
+def _format_of(path: Path, read: ReadFiles) -> Container:
     """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
     try:
-        kind = read.look(path).st_mode
-        if not stat.S_ISREG(kind):  # Opening a pipe would wait for its writer.
+        found = read.look(path)
+        if not stat.S_ISREG(found.st_mode):  # Opening a pipe would wait for its writer.
             raise CheckpointError(f"{path} is not a regular file; expected a checkpoint file")
         with path.open("rb") as file:
             head = file.read(file_signatures.FIRST_BYTES)
-        size = path.stat().st_size
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist{like(path)}; expected a checkpoint file"
         ) from error
     except (OSError, ValueError) as error:  # A ValueError: a name with a NUL.
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if size == 0:
+    if found.st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Safetensors first: the length that it begins with may look like the start of a pickle.
-    if file_signatures.header_length(head, size) is not None:
+    if file_signatures.header_length(head, found.st_size) is not None:
         return "safetensors"
     other = (
         file_signatures.DISTRIBUTED if path.suffix == ".distcp" else file_signatures.known_as(head)
@@ -167,7 +160,9 @@ def _format_of(path: Path, read: ReadFiles) -> Format:
     if head.startswith((b"\x80", b"PK\3\4")) or zipfile.is_zipfile(path):
         return "torch"
     if head[8:9] == b"{":
-        raise CheckpointError(f"{path} is cut short ({size} bytes). Copy or download it again")
+        raise CheckpointError(
+            f"{path} is cut short ({found.st_size} bytes). Copy or download it again"
+        )
     raise CheckpointError(
         f"{path} is neither a torch checkpoint nor a safetensors file (it begins with "
         f"{str(head[:8])[1:]}); expected .ckpt, .pt, .pth, .bin or .safetensors"

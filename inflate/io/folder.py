@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,15 +31,13 @@ FOLDER_FILES = tuple(
 )
 """The names of weights in a folder of diffusers, the best first."""
 
-_INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
+_INDEX_NAME = re.compile(r"(.*)\.(safetensors|bin)\.index\.json", re.DOTALL)
 
 
 def without_index_ending(name: str) -> str | None:
     """The name of the checkpoint that an index of this name lists; None for other names."""
-    for ending in _INDEX_ENDINGS:
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return None
+    found = _INDEX_NAME.fullmatch(name)
+    return found and found[1]
 
 
 def shown(name: str) -> str:
@@ -73,8 +72,8 @@ F = TypeVar("F", bound=Folder)
 class Members(Generic[F]):
     """The files of a checkpoint, by their names in one folder.
 
-    ``config`` is the content of the ``config.json`` of a folder of diffusers, ``config_nearby``
-    that of one next to a file, if it is of these classes. ``shards`` maps tensors to files.
+    ``config`` is the content of the ``config.json`` of a folder of diffusers, or of one next to a
+    file, if it is of these classes. ``shards`` maps tensors to files.
     """
 
     folder: F
@@ -82,13 +81,12 @@ class Members(Generic[F]):
     index: str | None = None
     shards: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    config_nearby: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Every file, those first that say what the others are."""
-        config = [CONFIG] if self.config or self.config_nearby else []
-        return [*config, *([self.index] if self.index else []), *self.weights]
+        config, index = [CONFIG] if self.config else [], [self.index] if self.index else []
+        return [*config, *index, *self.weights]
 
 
 def members_of_file(folder: F, name: str) -> Members[F]:
@@ -103,7 +101,7 @@ def members_of_file(folder: F, name: str) -> Members[F]:
                 raise
         if nearby.get("_class_name") not in CLASSES:
             nearby = {}
-    return _members(folder, name, config_nearby=nearby)
+    return _members(folder, name, nearby)
 
 
 def members_of_folder(folder: F) -> Members[F]:
@@ -131,13 +129,13 @@ def members_of_folder(folder: F) -> Members[F]:
         raise CheckpointError(
             f"{folder.shown()} has none of {', '.join(FOLDER_FILES)}; name the file"
         )
-    return _members(folder, weights, config=config)
+    return _members(folder, weights, config)
 
 
-def _members(folder: F, name: str, **configs: Any) -> Members[F]:
+def _members(folder: F, name: str, config: Mapping[str, Any]) -> Members[F]:
     """A checkpoint of one file, or of the shards that an index lists."""
     if without_index_ending(name) is None:
-        return Members(folder, (name,), **configs)
+        return Members(folder, (name,), config=config)
     where, shards = folder.shown(name), _json(folder, name).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{where} has no 'weight_map'; expected an index of shards")
@@ -150,7 +148,7 @@ def _members(folder: F, name: str, **configs: Any) -> Members[F]:
     missing = [shard for shard in weights if not folder.has(shard)]
     if missing:
         raise CheckpointError(f"{where} names shards that are missing: {first_names(missing)}")
-    return Members(folder, weights, name, shards, **configs)
+    return Members(folder, weights, name, shards, config)
 
 
 def first_names(names: list[str]) -> str:

@@ -41,7 +41,7 @@ def read_header(file: SourceFile) -> Contents:
         raise _lie(path, f"its header of {length} bytes is longer than the library reads")
     try:
         text = file.read(length, 8).decode("utf-8")
-        content = json.loads(text, object_pairs_hook=_no_twice, parse_constant=_no_constant)
+        content = json.loads(text, object_pairs_hook=_no_twice)
     except (ValueError, RecursionError) as error:
         raise _lie(path, f"its header cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -106,10 +106,6 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key[:100]!r} stands twice")
         found[key] = value
     return found
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def _lie(path: Path, what: str, *, cut: bool = False) -> CheckpointError:

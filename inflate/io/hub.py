@@ -11,7 +11,6 @@ from typing import Any
 from inflate.errors import CheckpointError
 from inflate.io.contents import RemoteFile
 from inflate.io.faults import in_words
-from inflate.io.location import Location
 from inflate.io.stores import StoreFolder
 from inflate.progress import Progress, summed
 
@@ -100,22 +99,23 @@ def open_repository(location: str) -> HubFolder:
             raise ValueError("expected hf://OWNER/REPO[@REVISION]/PATH/TO/FILE of a model")
         api = HfApi(library_name="inflate")
         info = api.model_info(found.repo_id, revision=found.revision, files_metadata=True)
-    if info.sha is None:
-        raise CheckpointError(f"{location} has no commit yet; upload the checkpoint first")
+    commit = info.sha or found.revision
     files = {}
     for entry in info.siblings or ():
         if entry.size is not None:
             digests = {"sha256": entry.lfs.sha256} if entry.lfs else {}
-            version = entry.blob_id or info.sha
+            version = entry.blob_id or commit
             files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, version, digests)
     above, slash, name = found.path_in_repo.rpartition("/")
     root = f"hf://{rest.removesuffix(found.path_in_repo).rstrip('/')}/"
-    place = Location("hf", root + above + slash, name, name)
     return HubFolder(
-        **vars(place),
+        store="hf",
+        folder=root + above + slash,
+        name=name,
+        tail=name,
         fs=fs,
         repo=found.repo_id,
-        commit=info.sha,
+        commit=commit,
         root=root,
         files=files,
     )

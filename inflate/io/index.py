@@ -24,6 +24,11 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 """The types that weights are taken in."""
 
 
+def dense_strides(shape: tuple[int, ...]) -> list[int]:
+    """How far apart the numbers along each axis are where they lie in order, without gaps."""
+    return [math.prod(max(n, 1) for n in shape[axis + 1 :]) for axis in range(len(shape))]
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """A stored tensor: its name in the file, its shape, its type (as in ``float32``), its bytes."""

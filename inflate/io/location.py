@@ -49,17 +49,17 @@ class Location:
         return quote(name) if self.store == "https" else name
 
 
-def is_remote(location: str) -> bool:
+def is_remote(location: str | Path) -> bool:
     """Whether a location is a URL such as ``s3://bucket/file``, and not a path of a local file."""
-    found = _URL.match(location)
+    found = _URL.match(str(location))
     return found is not None and found[1].lower() not in _LOCAL
 
 
-def local_path(location: str) -> Path:
+def local_path(location: str | Path) -> Path:
     """The path of a location that is not remote; ``file://`` is understood."""
-    if not _URL.match(location):
+    if not _URL.match(str(location)):
         return Path(location)
-    parts = urlsplit(location)
+    parts = urlsplit(str(location))
     if parts.netloc not in ("", "localhost"):
         raise InflateError(f"{location} is of the machine {parts.netloc!r}; expected file:///PATH")
     from urllib.request import url2pathname  # Loads http and ssl.

@@ -156,8 +156,6 @@ def _fault(location: str | Path) -> str | None:
 
 def _local(location: str | Path) -> Path | None:
     """The path of a location; None for a URL of a store."""
-    if isinstance(location, Path):
-        return location
     return None if is_remote(location) else local_path(location)
 
 

@@ -7,6 +7,7 @@ arrived. When all have, the file is verified and the record removed.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -54,7 +55,7 @@ class PartialFile:
 
     def fetch(self, wanted: Iterable[tuple[int, int]], progress: Progress = silent) -> None:
         """Download what is missing of some parts."""
-        blocks = blocks_of(wanted)
+        wanted = list(wanted)
         with self._mutex:
             with caching.local_errors():
                 same = os.path.samestat(self.path.stat(), self._found)
@@ -62,12 +63,11 @@ class PartialFile:
                 raise CheckpointError(
                     f"{self.path} was removed while in use; run the command again"
                 )
-            if all(self._present[block] for block in blocks):
+            if not self._missing(wanted):
                 return
             with caching.locked(self.place, self.folder.shown(self.file.name), progress):
                 self._load()
-                missing = [block for block in blocks if not self._present[block]]
-                self._download(requests(missing, self.file.size), progress)
+                self._download(self._missing(wanted), progress)
                 self._finish()
 
     def check_unchanged(self) -> None:
@@ -95,6 +95,15 @@ class PartialFile:
             self._write(first, 0)
         self._load()
         return True
+
+    def _missing(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The requests for the blocks that some parts lie in and that have not arrived."""
+        there = bytearray(b"\1" * self._count)
+        for start, end in wanted:
+            blocks = slice(start // BLOCK, -(-end // BLOCK) if end > start else 0)
+            there[blocks] = self._present[blocks]
+        runs = re.finditer(rb"\0{1,%d}" % REQUEST, there)
+        return [(run.start() * BLOCK, min(run.end() * BLOCK, self.file.size)) for run in runs]
 
     def _download(self, spans: Sequence[tuple[int, int]], progress: Progress) -> None:
         total, done = sum(end - start for start, end in spans), 0
@@ -157,33 +166,16 @@ def partial_of(path: Path) -> PartialFile | None:
 
 def fetch_files(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
     """A local folder of these files, in which those of safetensors may be partial."""
+    place = caching.place_for(folder, files)
     candidates = [file for file in files if file.name.endswith(".safetensors") and file.version]
+    opened: list[RemoteFile] = []
     if candidates:
-        place = caching.place_for(folder, files)
         with caching.locked(place, folder.shown(), progress):
             opened = [file for file in candidates if PartialFile(folder, file, place).open()]
-            if opened:
-                others = [file for file in files if file not in opened]
-                caching.download(folder, others, place, progress)
-                return place
-    return caching.fetch_whole(folder, files, progress)
-
-
-def blocks_of(spans: Iterable[tuple[int, int]]) -> list[int]:
-    """The blocks that some parts lie in, in order."""
-    found: set[int] = set()
-    for start, end in spans:
-        if end > start:
-            found.update(range(start // BLOCK, -(-end // BLOCK)))
-    return sorted(found)
-
-
-def requests(blocks: Iterable[int], size: int) -> list[tuple[int, int]]:
-    """The parts of a file of this size that some blocks make up, none larger than a request."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][-1] + 1 and len(runs[-1]) < REQUEST:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return [(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, size)) for run in runs]
+    if not opened and (kept := folder.kept(files, progress)):
+        return kept
+    others = [file for file in files if file not in opened]
+    if not all(caching.is_whole(place, file) for file in others):
+        with caching.locked(place, folder.shown(), progress):
+            caching.download(folder, others, place, progress)
+    return place

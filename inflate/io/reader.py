@@ -75,9 +75,7 @@ class Checkpoint:
         extent = self.extent(key)
         dtype = numpy_dtype(self.tensors[key].dtype)
         if extent is None:
-            flat = self.read(key).reshape(-1)
-            step = len(buffer) // dtype.itemsize
-            yield from (flat[start : start + step] for start in range(0, len(flat), step))
+            yield from _in_parts(self.read(key), len(buffer))
             return
         for start in range(0, extent.nbytes, len(buffer)):
             part = buffer[: extent.nbytes - start]
@@ -101,9 +99,7 @@ def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> b
     else:
         if info.dtype != other.dtype.name:
             return False
-        flat = other.reshape(-1)
-        step = _PIECE // flat.itemsize
-        pieces = (flat[start : start + step] for start in range(0, len(flat), step))
+        pieces = _in_parts(other, _PIECE)
     own = checkpoint.pieces(key, aligned_empty(_PIECE))
     return all(
         first is not None
@@ -111,6 +107,11 @@ def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> b
         and np.array_equal(first.view(np.uint8), second.view(np.uint8))
         for first, second in zip_longest(own, pieces)
     )
+
+
+def _in_parts(array: Array, nbytes: int) -> Iterator[Array]:
+    flat, step = array.reshape(-1), nbytes // array.itemsize
+    return (flat[start : start + step] for start in range(0, len(flat), step))
 
 
 @contextmanager

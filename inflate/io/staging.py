@@ -125,7 +125,7 @@ def stage(
     _remove_abandoned(destination, folder=folder)
     with ExitStack() as held:
         with saying_why(destination):
-            path, file = _open_locked(destination, folder_config, held)
+            path, file = _open_new(destination, folder_config, held)
         staged = Staged(path, destination, overwrite, file, read)
         try:
             yield staged
@@ -205,25 +205,20 @@ def _hidden(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.staged")
 
 
-def _open_locked(
+def _open_new(
     destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
 ) -> tuple[Path, BinaryIO]:
     """A hidden file, alone or in a hidden folder; open, and locked until ``held`` is left."""
+    folder = folder_config is not None
     while True:
         path = _hidden(destination)
-        if folder_config is None:
-            file = held.enter_context(path.open("x+b"))
-        else:
-            path.mkdir()
+        path.mkdir() if folder else path.touch(exist_ok=False)
         try:
-            if folder_config is None:
-                _lock(file.fileno())
-                if path.exists():
-                    return path, file
-                continue
-            handle = os.open(path, os.O_RDONLY)
-            held.callback(os.close, handle)
-            _lock(handle)
+            handle = _handle(path, held, folder=folder)
+            with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not folder:
+                return path, held.enter_context(path.open("r+b"))
             with (path / CONFIG).open("x", encoding="utf-8") as config:
                 config.write(json.dumps(folder_config, indent=2) + "\n")
                 config.flush()
@@ -236,9 +231,11 @@ def _open_locked(
             raise
 
 
-def _lock(handle: int) -> None:
-    with suppress(OSError):  # What no run can lock, no run takes for abandoned.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _handle(path: str | Path, held: ExitStack, *, folder: bool) -> int:
+    """A handle to lock or to sync, closed when ``held`` is left."""
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    held.callback(os.close, handle)
+    return handle
 
 
 def _remove_abandoned(destination: Path, *, folder: bool) -> None:
@@ -254,10 +251,8 @@ def _remove_abandoned(destination: Path, *, folder: bool) -> None:
         if not ours(follow_symlinks=False):
             continue
         with suppress(OSError), ExitStack() as held:
-            handle = os.open(entry.path, os.O_RDONLY if folder else os.O_RDWR)
-            held.callback(os.close, handle)
             # Refused where a run that is alive holds it.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(_handle(entry.path, held, folder=folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(Path(entry.path))
 
 
@@ -271,6 +266,4 @@ def _remove(path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError), ExitStack() as held:  # Where this is refused, the rename stands.
-        handle = os.open(folder, os.O_RDONLY)
-        held.callback(os.close, handle)
-        os.fsync(handle)
+        os.fsync(_handle(folder, held, folder=True))

@@ -10,7 +10,7 @@ from typing import Any
 
 from inflate.errors import CheckpointError, InflateError, nearest
 from inflate.io.contents import RemoteFile, digests_of, version_of
-from inflate.io.faults import in_words, reason, status_of
+from inflate.io.faults import in_words, status_of
 from inflate.io.folder import LARGEST_JSON
 from inflate.io.location import Location
 from inflate.progress import Progress
@@ -64,13 +64,10 @@ class StoreFolder(Location):
                 found: Mapping[str, Any] = self.fs.info(url)
                 return found
             except FileNotFoundError as error:
-                absent = error
-        # The web's driver raises this for every failure, with the real one as the cause.
-        cause, store = absent.__cause__, self.store
-        if store == "https" and cause and status_of(cause) not in (404, 410):
-            raise self.kind(
-                f"{self.shown()} cannot be looked up: {reason(cause, store)}"
-            ) from cause
+                # The web's driver raises this for every failure, with the real one as the cause.
+                cause = error.__cause__
+                if self.store == "https" and cause and status_of(cause) not in (404, 410):
+                    raise cause from cause.__cause__
         return None
 
     def stat(self, name: str) -> RemoteFile | None:

@@ -11,58 +11,18 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import BinaryIO
 
-from inflate.errors import OutputError
 from inflate.io.arrays import ALIGNMENT
-from inflate.io.index import TensorInfo
+from inflate.io.index import TensorInfo, dense_strides
 from inflate.io.pickles import STORAGE_TYPES
 from inflate.io.unpickling import METADATA
 from inflate.io.writer import Container, SafetensorsWriter, TensorWriter, reserve
 
-_LARGEST = (1 << 32) - (1 << 24)
-"""Bytes of tensors that fit an archive with 32-bit offsets, the pickle included."""
-
 _PIECE = 1 << 20
-_DATE = (1 << 5) | 1
-"""1980-01-01, where the dates of the format begin."""
-
-
-@dataclass
-class _Record:
-    """A record of the archive: its name, where its header begins, and its bytes."""
-
-    name: bytes
-    start: int
-    nbytes: int
-    checksum: int = 0
-
-    @property
-    def data(self) -> int:
-        """Where its bytes begin: at a multiple of 64, behind at least four bytes of padding."""
-        return -(-(self.start + 34 + len(self.name)) // ALIGNMENT) * ALIGNMENT
-
-    @property
-    def end(self) -> int:
-        return self.data + self.nbytes
-
-    def _fields(self) -> bytes:
-        sizes = (self.checksum, self.nbytes, self.nbytes, len(self.name))
-        return struct.pack("<HHHHHIIIH", 10, 0, 0, 0, _DATE, *sizes)
-
-    def header(self) -> bytes:
-        """The header before its bytes; an extra field of the kind that torch uses pads it."""
-        extra = self.data - self.start - 30 - len(self.name)
-        padding = struct.pack("<HH", 0x4246, extra - 4) + b"Z" * (extra - 4)
-        return b"PK\3\4" + self._fields() + struct.pack("<H", extra) + self.name + padding
-
-    def entry(self) -> bytes:
-        """Its entry in the directory."""
-        rest = struct.pack("<HHHHII", 0, 0, 0, 0, 0, self.start)
-        return b"PK\1\2" + struct.pack("<H", 10) + self._fields() + rest + self.name
 
 
 class TorchWriter(TensorWriter):
@@ -71,57 +31,58 @@ class TorchWriter(TensorWriter):
     def __init__(
         self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
     ) -> None:
-        """Lay out an empty file and reserve its room; its metadata may still change.
-
-        Raises:
-            OutputError: the tensors do not fit such a file.
-        """
+        """Lay out an empty file and reserve its room; its metadata may still change."""
         super().__init__(file)
+        self._file = file
         self._tensors = list(tensors)
-        nbytes = sum(info.nbytes for info in self._tensors)
-        if nbytes > _LARGEST:
-            raise OutputError(
-                f"{nbytes:,} bytes do not fit a torch file as written here ({_LARGEST:,} at most); "
-                "choose a name that ends in .safetensors, or a smaller --dtype"
-            )
-        self._records: dict[str, _Record] = {}
+        self._records: list[zipfile.ZipInfo] = []
         self._end = 0
         for number, info in enumerate(self._tensors):
-            record = _Record(f"archive/data/{number}".encode(), self._end, info.nbytes)
-            self._records[info.name], self._end = record, record.end
+            record = _record(f"archive/data/{number}", self._end, info.nbytes)
+            self._records.append(record)
+            self._starts[info.name] = _start(record)
+            self._end = _start(record) + info.nbytes
         reserve(file, self._end)
         self._write_directory(metadata)
 
-    def position(self, name: str) -> int:
-        """Where a tensor begins in the file."""
-        return self._records[name].data
-
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the file, once all tensors are written."""
-        for record in self._records.values():
-            record.checksum = 0
-            for start in range(record.data, record.end, _PIECE):
-                piece = os.pread(self._handle, min(_PIECE, record.end - start), start)
-                record.checksum = zlib.crc32(piece, record.checksum)
+        for record in self._records:
+            record.CRC, at = 0, _start(record)
+            end = at + record.file_size
+            for start in range(at, end, _PIECE):
+                piece = os.pread(self._handle, min(_PIECE, end - start), start)
+                record.CRC = zlib.crc32(piece, record.CRC)
         self._write_directory(metadata)
 
     def _write_directory(self, metadata: Mapping[str, str]) -> None:
         """Write all that is not numbers: headers, small records, and the directory."""
-        records, at = list(self._records.values()), self._end
-        for record in records:
-            self.write(memoryview(record.header()), record.start)
+        for record in self._records:
+            self.write(memoryview(record.FileHeader()), record.header_offset)
         program = _pickled(self._tensors, metadata)
-        small = {b"data.pkl": program, b"byteorder": b"little", b"version": b"3\n"}
-        for name, content in small.items():
-            record = _Record(b"archive/" + name, at, len(content), zlib.crc32(content))
-            self.write(memoryview(record.header() + content), record.start)
-            records.append(record)
-            at = record.end
-        entries = b"".join(record.entry() for record in records)
-        count = len(records)
-        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(entries), at, 0)
-        self.write(memoryview(entries + end), at)
-        os.ftruncate(self._handle, at + len(entries) + len(end))
+        with zipfile.ZipFile(self._file, "w") as archive:
+            archive.filelist += self._records
+            archive.start_dir = self._end
+            small = {"data.pkl": program, "byteorder": b"little", "version": b"3\n"}
+            for name, content in small.items():
+                archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+        self._file.truncate()
+
+
+def _record(name: str, start: int, nbytes: int) -> zipfile.ZipInfo:
+    """A record whose header begins at ``start``, and its bytes at a multiple of 64."""
+    record = zipfile.ZipInfo(name)
+    record.header_offset, record.CRC = start, 0
+    record.file_size = record.compress_size = nbytes
+    # An extra field of the kind that torch uses pads the header.
+    padding = -(_start(record) + 4) % ALIGNMENT
+    record.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding
+    return record
+
+
+def _start(record: zipfile.ZipInfo) -> int:
+    """Where the bytes of a record begin."""
+    return record.header_offset + len(record.FileHeader())
 
 
 def open_writer(
@@ -146,16 +107,11 @@ def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> byte
 def _tensor(number: int, info: TensorInfo) -> bytes:
     kind = _global("torch", STORAGE_TYPES[info.dtype])
     parts = (_text("storage"), kind, _text(str(number)), _text("cpu"), _number(info.parameters))
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(info.shape):
-        strides.insert(0, step)
-        step *= max(extent, 1)
     arguments = _tuple(
         _tuple(*parts) + pickle.BINPERSID,
         _number(0),
         _tuple(*map(_number, info.shape)),
-        _tuple(*map(_number, strides)),
+        _tuple(*map(_number, dense_strides(info.shape))),
         pickle.NEWFALSE,  # requires_grad
         _global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE,  # hooks
     )

@@ -29,7 +29,7 @@ from inflate.io.claims import (
     items_of,
 )
 from inflate.io.folder import shown
-from inflate.io.index import UNKNOWN, WIDTHS, TensorInfo
+from inflate.io.index import UNKNOWN, WIDTHS, TensorInfo, dense_strides
 from inflate.io.pickles import PickleInterpreter
 from inflate.io.stored import Contents, Extent, Place, SourceFile
 
@@ -227,21 +227,13 @@ def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[
             f"{path}: {name} claims the shape {ref.shape}, beyond the file. Download it again"
         )
     extent = Extent(whole.file, whole.offset + first, span)
-    return info, extent if not span or _is_dense(ref) else partial(_gather, extent, ref)
+    in_order = zip(ref.shape, ref.strides, dense_strides(ref.shape), strict=True)
+    dense = all(n == 1 or stride == expected for n, stride, expected in in_order)
+    return info, extent if dense or not span else partial(_gather, extent, ref)
 
 
 def _unreadable(path: Path, name: str) -> Array:
     raise CheckpointError(f"{path}: {name} is of an unknown kind or type; expected a dense tensor")
-
-
-def _is_dense(ref: TensorRef) -> bool:
-    """Whether the numbers lie in the order of the axes, without gaps."""
-    expected = 1
-    for n, stride in zip(reversed(ref.shape), reversed(ref.strides), strict=True):
-        if n != 1 and stride != expected:
-            return False
-        expected *= n
-    return True
 
 
 def _gather(extent: Extent, ref: TensorRef) -> Array:

@@ -34,10 +34,11 @@ class TensorWriter(ABC):
 
     def __init__(self, file: BinaryIO) -> None:
         self._handle = file.fileno()
+        self._starts: dict[str, int] = {}
 
-    @abstractmethod
     def position(self, name: str) -> int:
         """Where a tensor begins in the file."""
+        return self._starts[name]
 
     @abstractmethod
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
@@ -68,7 +69,6 @@ class SafetensorsWriter(TensorWriter):
         """Lay out an empty file, reserve its room, and write its header."""
         super().__init__(file)
         self._entries: dict[str, object] = {}
-        self._starts: dict[str, int] = {}
         end = 0
         for info in sorted(tensors, key=lambda info: -_alignment_of(info.nbytes)):
             self._starts[info.name] = end
@@ -79,12 +79,9 @@ class SafetensorsWriter(TensorWriter):
             }
         length = 8 + len(self._json(metadata)) + _SPARE
         self._data = -(-length // ALIGNMENT) * ALIGNMENT
+        self._starts = {name: self._data + start for name, start in self._starts.items()}
         reserve(file, self._data + end)
         self.set_metadata(metadata)
-
-    def position(self, name: str) -> int:
-        """Where a tensor begins in the file."""
-        return self._data + self._starts[name]
 
     def set_metadata(self, metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the header in place."""

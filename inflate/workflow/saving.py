@@ -177,7 +177,8 @@ def _checkpoint(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: P
         for name, tensor in tensors.items()
     }
     places = {name: partial(as_array, tensor) for name, tensor in tensors.items()}
-    return Checkpoint(path, CheckpointFiles(path, "safetensors", ()), infos, metadata, (), places)
+    files = CheckpointFiles(path, "safetensors", (path,))
+    return Checkpoint(path, files, infos, metadata, (), places)
 
 
 def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:

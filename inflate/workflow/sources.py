@@ -24,17 +24,15 @@ def check_working_directory() -> None:
 
 def local_source(location: str | Path, progress: Progress) -> Path:
     """The local path of a source; a remote one is fetched first."""
-    if isinstance(location, Path):
-        return location
-    return fetch(location, progress) if is_remote(location) else local_path(location)
+    return fetch(str(location), progress) if is_remote(location) else local_path(location)
 
 
 def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
     """Every file of a source: those that are read, and the URLs of remote ones."""
-    if isinstance(location, Path) or not is_remote(location):
+    if not is_remote(location):
         return [files.path, *files.read.marks]
     # The copies in the cache have the names that the files have in their folder.
-    text = location.rstrip("/")
+    text = str(location).rstrip("/")
     folders = (text.rpartition("/")[0], text, f"{text}/vae")
     urls = [f"{folder}/{path.name}" for folder in folders for path in files.read.marks]
     return [text, *urls, *files.read.marks]
@@ -59,7 +57,7 @@ def default_output(source: str | Path, target: Target, *, inflated: bool) -> Pat
     ``STEM.LAYOUT.safetensors``; or the name that the reader of the layout expects. A folder of
     diffusers has no ending.
     """
-    folder = Path() if is_remote(str(source)) else Path(source).parent
+    folder = Path() if is_remote(source) else Path(source).parent
     stem, kind, layout = stem_of(source), "video", LAYOUTS[target]
     if layout.file_name is not None:
         return folder / layout.file_name

@@ -81,6 +81,11 @@ def test_templates(
     assert names(jobs_of(tmp_path, {"jobs": [job]})) == [expected]
 
 
+def test_a_url_of_nothing_has_no_parent(tmp_path: Path) -> None:
+    job = {"source": "http://", "output": "out/{parent}x"}
+    assert names(jobs_of(tmp_path, {"jobs": [job]})) == ["x"]
+
+
 def test_files_that_a_reader_knows_by_one_name_are_shown_apart(
     tmp_path: Path, sources: Sources
 ) -> None:

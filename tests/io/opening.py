@@ -21,7 +21,8 @@ from inflate.formats.locate import Located, locate
 from inflate.formats.source import Source, describe
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint, open_checkpoint
-from inflate.io.writer import SafetensorsWriter
+from inflate.io.torch_writer import open_writer
+from inflate.io.writer import Container, TensorWriter
 from inflate.loading import as_tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -103,10 +104,13 @@ def index_of(tensors: Mapping[str, Tensor]) -> list[TensorInfo]:
 
 
 def write_all(
-    file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> SafetensorsWriter:
+    file: BinaryIO,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    container: Container = "safetensors",
+) -> TensorWriter:
     """Write tensors into an empty file, the last of them first."""
-    writer = SafetensorsWriter(file, index_of(tensors), metadata or {})
+    writer = open_writer(container, file, index_of(tensors), metadata or {})
     for name, tensor in reversed(tensors.items()):
         content = tensor.detach().flatten().view(torch.uint8).numpy()
         writer.write(content.data, writer.position(name))

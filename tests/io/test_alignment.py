@@ -94,9 +94,7 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
     return list(module.state_dict().values())
 
 
-@pytest.mark.parametrize(
-    "offset", [o if o in (4, 40) else pytest.param(o, marks=pytest.mark.slow) for o in OFFSETS]
-)
+@pytest.mark.parametrize("offset", [4, 40])
 def test_the_same_weights_at_every_offset_are_the_same_module(
     video: Path, offset: int, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import warnings
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_empty
-from inflate.io.files import hash_file, like
+from inflate.io.files import like
 from inflate.io.reader import open_checkpoint, same_bytes
 from inflate.loading import as_tensor
 
@@ -59,13 +58,21 @@ def test_a_file_is_known_by_its_content_not_its_name(
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_pieces_are_the_numbers_in_their_order(writer: Writer, tmp_path: Path) -> None:
-    square = torch.arange(400.0).view(20, 20)
-    tensors = {"square": square, "turned": square.T, "none": torch.ones(0), "one": torch.ones(())}
+def test_tensors_are_read_in_the_order_of_their_axes(writer: Writer, tmp_path: Path) -> None:
+    square, last = torch.arange(400.0).view(20, 20), torch.channels_last
+    tensors = {
+        "square": square, "turned": square.T, "none": torch.ones(0), "one": torch.ones(()),
+        "weight": torch.arange(72.0).view(2, 4, 3, 3).contiguous(memory_format=last),
+        "pixel": torch.arange(8.0).view(2, 4, 1, 1).contiguous(memory_format=last),
+        "part": torch.arange(10.0)[::2],
+    }  # fmt: skip
     if writer is write_safetensors:
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with open_checkpoint(writer(tmp_path / "a", tensors)) as checkpoint:
         for name, tensor in tensors.items():
+            read = as_tensor(checkpoint.read(name))
+            assert torch.equal(read, tensor)
+            assert read.stride() == torch.empty(tensor.shape).stride()
             for nbytes in (64, 192, 1 << 12):
                 found = [part.copy() for part in checkpoint.pieces(name, aligned_empty(nbytes))]
                 assert all(part.nbytes <= nbytes and part.ndim == 1 for part in found)
@@ -86,14 +93,12 @@ def test_an_extent_is_where_exactly_the_bytes_of_a_tensor_lie(
             stored = path.read_bytes()[extent.offset : extent.offset + extent.nbytes]
             assert stored == checkpoint.read(name).tobytes()
     if writer is not write_safetensors:
-        path = writer(tmp_path / "b", {"part": whole[1:], "turned": whole.T, "row": whole[0, :3]})
+        path = writer(tmp_path / "b", {"part": whole[1:], "turned": whole.T})
         with open_checkpoint(path) as checkpoint:
-            extents = {name: checkpoint.extent(name) for name in checkpoint.tensors}
-        assert extents["turned"] is None
-        part, row = extents["part"], extents["row"]
+            part = checkpoint.extent("part")
+            assert checkpoint.extent("turned") is None
         assert part is not None
-        assert row is not None
-        assert (part.offset - row.offset, part.nbytes, row.nbytes) == (16, 32, 12)
+        assert part.nbytes == 32
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
@@ -112,20 +117,6 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
             checkpoint.read("big")
         with pytest.raises(CheckpointError, match=str(path)):
             list(checkpoint.pieces("big", aligned_empty(64)))
-
-
-@pytest.mark.parametrize("writer", [write_torch, partial(write_torch, **LEGACY)])
-def test_weights_are_laid_out_in_the_order_of_their_axes(writer: Writer, tmp_path: Path) -> None:
-    weight = torch.arange(72.0).view(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
-    pixel = torch.arange(8.0).view(2, 4, 1, 1).contiguous(memory_format=torch.channels_last)
-    part = torch.arange(10.0)[::2]
-    with open_checkpoint(
-        writer(tmp_path / "a.pt", {"w": weight, "pixel": pixel, "part": part})
-    ) as checkpoint:
-        for name, written in (("w", weight), ("pixel", pixel), ("part", part)):
-            read = as_tensor(checkpoint.read(name))
-            assert torch.equal(read, written)
-            assert read.stride() == torch.empty(written.shape).stride()
 
 
 def test_a_disk_that_refuses_to_read_is_an_error_of_the_file(
@@ -200,12 +191,6 @@ def test_a_file_cut_short_is_refused(writer: Writer, tmp_path: Path) -> None:
     for kept in (5, 60, len(content) // 3, len(content) * 2 // 3, len(content) - 1):
         path.write_bytes(content[:kept])
         refusal(path)
-
-
-def test_the_hash_is_that_of_the_files_bytes(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000
-    (tmp_path / "a").write_bytes(content)
-    assert hash_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Safetensors files, written in parts."""
+"""Files of tensors, written in parts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from inflate.io.writer import SafetensorsWriter
 
-from .opening import assert_same, index_of, write_all
+from .opening import assert_same, index_of, read_all, write_all
 
 TENSORS = {
     "wide": torch.arange(3, dtype=torch.float64), "decoder.conv": torch.arange(6.0).view(1, 2, 3),
@@ -39,21 +40,13 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "img.video.safetensors"
 
 
-def test_the_library_reads_what_is_written(out: Path) -> None:
-    write(out, format="pt", note="größer")
-    assert_same(load_file(out), TENSORS)
-    with safe_open(out, framework="pt") as file:
-        assert file.metadata() == {"format": "pt", "note": "größer"}
-        assert set(file.keys()) == set(TENSORS)
-
-
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
                        st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 32]), max_size=3)), max_size=6),
     st.text(max_size=40),
 )  # fmt: skip
-def test_every_tensor_is_aligned_as_far_as_its_size_allows(
+def test_the_library_reads_tensors_that_are_aligned_as_far_as_their_sizes_allow(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[tuple[str, list[int]]], note: str
 ) -> None:
     tensors = {
@@ -63,6 +56,8 @@ def test_every_tensor_is_aligned_as_far_as_its_size_allows(
     out = tmp_path_factory.mktemp("aligned") / "a.safetensors"
     write(out, tensors, note=note)
     assert_same(load_file(out), tensors)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata() == {"note": note}
     content = out.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
@@ -125,3 +120,25 @@ def test_the_metadata_is_replaced_in_place(out: Path) -> None:
     assert_same(load_file(out), TENSORS)
     with safe_open(out, framework="pt") as file:
         assert file.metadata() == {"verdict": "bitwise"}
+
+
+# Torch files
+
+
+@pytest.mark.parametrize("limit", [zipfile.ZIP64_LIMIT, 8], ids=["small", "as over 4 GB"])
+def test_torch_reads_what_is_written(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "video.pt"
+    tensors = {name: tensor for name, tensor in TENSORS.items() if tensor.ndim}
+    with monkeypatch.context() as patch, out.open("x+b") as file:
+        patch.setattr(zipfile, "ZIP64_LIMIT", limit)
+        writer = write_all(file, tensors, {"verdict": "unverified" * 9}, "torch")
+        writer.set_metadata({"verdict": "bitwise"})
+    assert all(writer.position(name) % 64 == 0 for name in tensors)
+    loaded = torch.load(out, weights_only=True, mmap=True)
+    assert loaded["inflate"] == {"verdict": "bitwise"}
+    assert_same(loaded["state_dict"], tensors)
+    assert_same(read_all(out)[1], tensors)
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None

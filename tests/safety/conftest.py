@@ -50,6 +50,13 @@ def single(tmp_path: Path, weights: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A destination in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "video.safetensors"
+
+
+@pytest.fixture
 def pair(tiny: Path, tiny_video: Path) -> tuple[Path, Path]:
     """An image checkpoint, and a video checkpoint made from it."""
     return tiny, tiny_video

@@ -6,15 +6,15 @@ A case depends on its seed, its kind, its number and the valid files alone.
 from __future__ import annotations
 
 import copy
-import io
+import functools
 import json
 import math
-import pickletools
 import re
 import struct
-import zipfile
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,6 +22,7 @@ import typer
 import yaml
 
 from inflate.cli.app import app_for
+from inflate.io.reader import open_checkpoint
 
 COMMANDS: Mapping[str, Any] = typer.main.get_command(app_for()).commands  # type: ignore[attr-defined]
 
@@ -357,22 +358,18 @@ def checkpoint(random: Random, stock: Stock) -> Case:
     return checkpoint_case(source, {name: content}, stock, words)
 
 
+@functools.cache
 def _parts(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
     """What comes before the numbers of a file, the numbers, and what comes after them."""
-    start, end = len(content), len(content)
-    if name.endswith(".safetensors"):
-        start = 8 + int.from_bytes(content[:8], "little")
-    elif name.endswith(".ckpt"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = sorted(entry.header_offset for entry in archive.infolist()
-                             if "/data/" in entry.filename)  # fmt: skip
-        start, end = entries[1] + 100, entries[-1]
-    elif name.endswith(".pth"):
-        stream = io.BytesIO(content)
-        for _ in range(5):
-            for _instruction in pickletools.genops(stream):
-                pass
-        start = stream.tell() + 8
+    if name.endswith(".json"):
+        return content, b"", b""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        with open_checkpoint(Path(file.name)) as checkpoint:
+            found = [checkpoint.extent(key) for key in checkpoint.tensors]
+    start = min(extent.offset for extent in found if extent)
+    end = max(extent.offset + extent.nbytes for extent in found if extent)
     return content[:start], content[start:end], content[end:]
 
 

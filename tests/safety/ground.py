@@ -1,7 +1,7 @@
 """Any command, run in a folder of valid files, and what must hold after it.
 
 Exit code 0, or 2 with one message, or 1 where parity did not hold; every file is as before; every
-new file is whole; JSON is JSON; no output moves a terminal's cursor; torch's settings stay.
+new file is whole; JSON is JSON; no output moves a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import torch
@@ -69,7 +68,7 @@ class Ground:
             (self.folder / name).parent.mkdir(exist_ok=True)
             (self.folder / name).write_bytes(content)
         before = {**snapshot(self.root), **self._before}
-        state, code, out = process_state(), None, ""
+        code, out = None, ""
         with _inside(self.folder):
             try:
                 code, out, err = main(case.arguments)
@@ -77,9 +76,8 @@ class Ground:
             except Exception as error:  # noqa: BLE001 - any bug is a finding
                 err = traceback.format_exc()
                 problems = [f"raised {type(error).__name__}: {error}"[:500]]
-        after, now = snapshot(self.root), process_state()
+        after = snapshot(self.root)
         problems += self._wrong_files(case, code, before, after)
-        problems += [f"{key} of the process is changed" for key in now if state[key] != now[key]]
         self._restore(after)
         return Outcome(code, out, err, tuple(problems))
 
@@ -206,20 +204,6 @@ def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> 
                 yield "stdout is not a document"
         except ValueError as error:
             yield f"stdout is not JSON: {error}"
-
-
-def process_state() -> dict[str, Any]:
-    """What a command must leave in its process as it was."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    switches = (torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
-    return {
-        "precision": [switch.fp32_precision for switch in switches],
-        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
-        "torch": (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
-                  torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()),
-        "random state": torch.get_rng_state().tolist(),
-        "environment": dict(os.environ),
-    }  # fmt: skip
 
 
 def _check_whole(path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,44 +115,26 @@ WRITERS = {"zip": write_zip, "before 1.6": write_legacy}
 
 @dataclass(frozen=True)
 class Entry:
-    """A record of an archive, and what its headers claim where that is false.
-
-    An ``absent`` one is only in the directory.
-    """
+    """A record of an archive, and what the directory claims where that is false."""
 
     name: str
     data: bytes
-    method: int = 0
-    flags: int = 0
-    attributes: int = 0
-    claimed: int | None = None
-    claimed_packed: int | None = None
-    offset: int | None = None
-    local_name: str | None = None
-    magic: bytes = b"PK\x03\x04"
-    absent: bool = False
+    method: int = zipfile.ZIP_STORED
+    claims: Mapping[str, int] = field(default_factory=dict)
+    """By the names of ``ZipInfo``."""
 
 
-def write_raw_zip(
-    path: Path, entries: Sequence[Entry], *, count: int | None = None, directory: int | None = None
-) -> Path:
-    """A zip archive byte by byte; ``count`` and ``directory`` are what its end claims."""
-    body, listing, most = b"", b"", (1 << 32) - 1
-    for entry in entries:
-        name = entry.name.encode()
-        local = name if entry.local_name is None else entry.local_name.encode()
-        size = len(entry.data) if entry.claimed is None else entry.claimed
-        packed = len(entry.data) if entry.claimed_packed is None else entry.claimed_packed
-        sizes = struct.pack("<III", zlib.crc32(entry.data), packed & most, size & most)
-        middle = struct.pack("<HHHHH", 20, entry.flags, entry.method, 0, 33)
-        offset = len(body) if entry.offset is None else entry.offset
-        listing += b"PK\x01\x02" + struct.pack("<H", 20) + middle + sizes
-        listing += struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, entry.attributes, offset) + name
-        if not entry.absent:
-            body += entry.magic + middle + sizes + struct.pack("<HH", len(local), 0) + local
-            body += entry.data
-    total = len(entries) if count is None else count
-    start = len(body) if directory is None else directory
-    end = struct.pack("<HHHHIIH", 0, 0, total, total, len(listing), start, 0)
-    path.write_bytes(body + listing + b"PK\x05\x06" + end)
+def write_raw_zip(path: Path, entries: Sequence[Entry], directory: int | None = None) -> Path:
+    """A zip archive of these records; ``directory`` is where its end claims that to begin."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # Two records of a name
+        for entry in entries:
+            info = zipfile.ZipInfo()
+            info.filename, info.compress_type = entry.name, entry.method
+            archive.writestr(info, entry.data)
+        for info, entry in zip(archive.filelist, entries, strict=True):
+            for name, value in entry.claims.items():
+                setattr(info, name, value)
+    if directory is not None:
+        path.write_bytes(path.read_bytes()[:-6] + struct.pack("<IH", directory, 0))
     return path

@@ -56,8 +56,8 @@ class Server:
         """Run jobs at once, each in its own child.
 
         Each has ``arguments`` of the command line, or ``open``, paths to open one after another,
-        or ``python``, a program with ``arguments``; and perhaps ``kill_after`` seconds, ``umask``,
-        ``memory`` in bytes, ``die`` (see ``_die_at``), ``wait`` seconds before it begins.
+        or ``python``, a program with ``arguments``; and perhaps ``umask``, ``memory`` in bytes,
+        ``die`` (see ``_die_at``), ``wait`` seconds before it begins.
         """
         started = []
         for job in jobs:
@@ -66,10 +66,10 @@ class Server:
             process = self._context.Process(target=_run, args=(job, *outputs))
             begin = time.monotonic()
             process.start()
-            started.append((process, job, begin, outputs))
+            started.append((process, begin, outputs))
         answers = []
-        for process, job, begin, outputs in started:
-            process.join(max(0.0, begin + job.get("kill_after", 120.0) - time.monotonic()))
+        for process, begin, outputs in started:
+            process.join(120)
             process.kill()
             process.join()
             seconds, code = time.monotonic() - begin, process.exitcode

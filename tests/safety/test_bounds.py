@@ -51,8 +51,8 @@ def opened(
 # Tensors that reach outside
 
 OUTSIDE = [
-    tensor((5,)), tensor((2,), (4,)), tensor((1,), (1,), 4), tensor((1,), (1,), 1 << 61),
-    tensor((0,), (1,), 5), tensor((1,), (1,), -1), tensor((2,), (-1,), 3), tensor((-4,)),
+    tensor((5,)), tensor((2,), (4,)), tensor((1,), (1,), 4), tensor((0,), (1,), 5),
+    tensor((1,), (1,), -1), tensor((2,), (-1,), 3), tensor((-4,)),
     # Shapes and strides that overflow, or do not match
     tensor((1 << 61, 16), (0, 0)), tensor((3, 3), (1 << 61, 1 << 61)), tensor((4,), (1, 1)),
     tensor((2, 2), (1,)), tensor((1,) * 65, (1,) * 65),

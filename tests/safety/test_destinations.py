@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..conversions import metadata_of, sha256, snapshot
+from ..conversions import metadata_of, snapshot
 from .refusals import command, refused
 from .serving import EXPORT, Server
 
@@ -22,13 +21,6 @@ CONFIG = "config.json"
 
 both = pytest.mark.parametrize("options", [QUICK, EXPORT], ids=["file", "folder"])
 either = pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwritten"])
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """A destination in a folder of its own."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "video.safetensors"
 
 
 def names(folder: Path) -> list[str]:
@@ -58,7 +50,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("share", [-1, 0.3, pytest.param(0.99, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [-1, 0.3])
 @both
 @either
 def test_nothing_is_left_on_a_full_disk(
@@ -82,15 +74,6 @@ def test_nothing_is_left_on_a_full_disk(
         more = ["--overwrite"] * overwrite
         refused(out.parent, "convert", single, "-o", destination, *options, *more)
     assert snapshot(single.parent) == before
-
-
-def test_a_disk_with_just_enough_room_is_enough(single: Path, out: Path) -> None:
-    convert(single, out, *QUICK)
-    with small_disk(out.parent / "disk", -(-out.stat().st_size // 4096) * 4096) as disk:
-        convert(single, disk / "a.safetensors", *QUICK)
-        assert sha256(disk / "a.safetensors") == sha256(out)
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        refused(disk, "convert", single, "-o", disk / "b.safetensors", *QUICK)
 
 
 # Two at once
@@ -168,17 +151,3 @@ def test_a_destination_that_is_a_link_is_replaced_and_not_its_target(
     assert {name: after.get(name) for name in before if name.startswith("precious")} == {
         name: content for name, content in before.items() if name.startswith("precious")
     }
-
-
-@both
-def test_other_files_with_names_of_staged_ones_are_kept(
-    options: tuple[str, ...], single: Path, out: Path
-) -> None:
-    precious = out.parent / "precious"
-    precious.write_text("precious")
-    out.with_name(f".{out.name}.0123abcd.staged").symlink_to(precious)
-    os.mkfifo(out.with_name(f".{out.name}.0123abce.staged"))
-    before = names(out.parent)
-    convert(single, out, *options)
-    assert names(out.parent) == sorted([*before, out.name])
-    assert precious.read_text() == "precious"

@@ -44,41 +44,32 @@ def second(start: int, end: int, data: int, shape: int = 2) -> bytes:
 LIES: list[bytes] = [
     # Tensors that overlap, leave gaps or lie outside
     second(0, 8, 8), second(4, 12, 12), second(12, 20, 20), second(8, 16, 8),
-    entries(16, a={**F32, "shape": [4], "data_offsets": [0, 16]},
-            b={**F32, "data_offsets": [4, 12]}),
-    second(1 << 40, (1 << 40) + 8, 16), second((1 << 64) - 8, 1 << 64, 16),
-    second(4, 4, 8, shape=0), second(99, 99, 8, shape=0),
+    second((1 << 64) - 8, 1 << 64, 16), second(99, 99, 8, shape=0),
     *(one(data_offsets=offsets) for offsets in (
-        [4, 12], [8, 0], [-8, 0], [0], [0, 8, 8], ["0", "8"], [0.0, 8.0], [False, True])),
-    entries(a={"dtype": "F32", "shape": [2]}),
+        [4, 12], [8, 0], [-8, 0], [0, 8, 8], ["0", "8"], [0.0, 8.0], [False, True])),
     # Shapes and types that do not fit
     *(one(shape=shape) for shape in (
-        [3], [1], [1 << 40, 1 << 40], [(1 << 62) + 2], [10**400], [2] + [1] * 1_000_000,
-        [1 << 62] * 100_000, [0, *[1 << 62] * 60], [-2, -1], [2.0], 2)),
+        [3], [1 << 40, 1 << 40], [10**400], [2] + [1] * 1_000_000, [0, *[1 << 62] * 60], [-2, -1],
+        [2.0], 2)),
     *(one(dtype=dtype) for dtype in ("F64", ["F32"], ESCAPES, "F" * 100_000)),
-    entries(a={"shape": [2], "data_offsets": [0, 8]}), entries(a=[F32]), entries(a=None),
-    raw('{"a":{"dtype":"F32","shape":[' + "9" * 5000 + "]}}"),
+    entries(a={"dtype": "F32", "shape": [2]}), entries(a={"shape": [2], "data_offsets": [0, 8]}),
+    entries(a=[F32]), entries(a=None),
     # Lengths of the header and of the data
-    raw("", 0, 0), raw(" " * 64),
+    raw("", 0, 0), raw(" " * 64), raw(TEXT, 7), raw(TEXT, 9), raw('{"__metadata__":{}}', 8),
     *(raw(TEXT, length=length) for length in (
-        1 << 29, 100_000_001, (1 << 64) - 1, (1 << 64) - 8, len(TEXT) - 1, len(TEXT) + 1,
-        len(TEXT) + 8)),
-    raw(TEXT, 7), raw(TEXT, 9), raw(TEXT, 0), raw('{"__metadata__":{}}', 8),
+        1 << 29, 100_000_001, (1 << 64) - 1, len(TEXT) - 1, len(TEXT) + 1)),
     # Text
     *map(raw, (
         b'{"\xff\xfe":1}', TEXT.encode("utf-16"), b"\xef\xbb\xbf" + TEXT.encode(), b'{"\xc3',
-        f'{{"\\ud800":{json.dumps(F32)}}}', f'{{"\ud800":{json.dumps(F32)}}}', "{", TEXT + "{}",
-        "{/**/}", "[]", '{"a":' * 20_000, '{"a":' + NESTED,
-        '{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,8]}}',
+        f'{{"\\ud800":{json.dumps(F32)}}}', TEXT + "{}", "{/**/}", "[]", '{"a":' * 20_000,
+        '{"a":{"dtype":"F32","shape":[' + "9" * 5000 + "]}}",
         '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,Infinity]}}')),
     # Names and keys
     *(raw(text.replace("F32", json.dumps(F32))) for text in (
-        '{"a":F32,"a":F32}', '{"a":F32,"\\u0061":F32}', '{"\\u001b[2J":F32}',
-        '{"a\\nerror: b":F32}', '{"%s":F32}' % ("x" * 5000))),
+        '{"a":F32,"a":F32}', '{"a":F32,"\\u0061":F32}', '{"a\\nerror: b":F32}',
+        '{"%s":F32}' % ("x" * 5000), '{"__metadata__":{"x":"1","x":"2"},"a":F32}')),
     raw(TEXT.replace('"dtype"', '"data_offsets":[0,8],"dtype"')),
     raw('{"%s":1,"%s":1}' % (("x" * 10_000,) * 2)),
-    raw('{"__metadata__":{},"__metadata__":{},' + TEXT[1:]),
-    raw('{"__metadata__":{"x":"1","x":"2"},' + TEXT[1:]),
     *(entries(a=F32, __metadata__=metadata) for metadata in ("x", {"x": 1}, {"x": {}})),
 ]  # fmt: skip
 
@@ -126,15 +117,24 @@ def dumped(content: Any) -> bytes:
 
 
 BROKEN = ["", "{", "[]", "\ud800", NESTED]
-SHARDS = ["../one.safetensors", "/etc/passwd", "sub/one.safetensors", ".", "", "three.safetensors",
-          "x" * 300, "one\0.safetensors", ESCAPES, "a.safetensors.index.json", "two.safetensors",
-          "\ud800", ["one.safetensors"]]  # fmt: skip
+SHARDS = [
+    "../one.safetensors",
+    "/etc/passwd",
+    ".",
+    "",
+    "three.safetensors",
+    "x" * 300,
+    "one\0.safetensors",
+    ESCAPES,
+    "a.safetensors.index.json",
+    "\ud800",
+    ["one.safetensors"],
+]
 INDICES: list[Any] = [
-    *BROKEN, '{"weight_map":' + "9" * 5000 + "}", {"metadata": {}}, {"weight_map": {}},
-    {"weight_map": ["one.safetensors"]}, *({"weight_map": {"one": shard}} for shard in SHARDS),
-    {"weight_map": {str(i): f"{i}.safetensors" for i in range(1000)}},
-    {"weight_map": {"three": "one.safetensors"}}, {"weight_map": {ESCAPES: "one.safetensors"}},
-    {"weight_map": {ESCAPES: []}},
+    *BROKEN, '{"weight_map":' + "9" * 5000 + "}", {"metadata": {}},
+    *({"weight_map": shards} for shards in (
+        {}, ["one.safetensors"], *({"one": shard} for shard in SHARDS), {"one": "two.safetensors"},
+        {ESCAPES: "one.safetensors"}, {ESCAPES: []}, {str(i): f"{i}.bin" for i in range(1000)})),
 ]  # fmt: skip
 
 
@@ -155,15 +155,14 @@ def test_a_false_index_is_refused(tmp_path: Path) -> None:
 
 KL = {"_class_name": "AutoencoderKL"}
 CONFIGS: list[Any] = [
-    *(text for text in BROKEN if text != "\ud800"), '{"_class_name":' + "9" * 5000 + "}", {},
-    *({"_class_name": name} for name in ("Exec", ["AutoencoderKL"], ESCAPES, "x" * 5000)),
+    "{", NESTED, '{"_class_name":' + "9" * 5000 + "}", {},
+    *({"_class_name": name} for name in (["AutoencoderKL"], ESCAPES, "x" * 5000)),
     *({**KL, "norm_num_groups": groups} for groups in (16, ESCAPES, None)),
-    *({**KL, "scaling_factor": factor} for factor in ("large", ESCAPES, [1], {"x": 1}, 10**400)),
+    *({**KL, "scaling_factor": factor} for factor in (ESCAPES, [1], 10**400)),
 ]  # fmt: skip
 OURS = [
-    *(text for text in BROKEN if text not in ("\ud800", NESTED)), '{"evil":1}',
-    '{"\\u001b[2J\\nerror: x":1}', '{"dtype":"\\u001b[2J\\nerror: x"}', '{"seed":"many"}',
-    '{"architecture":{"ch":99}}', '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000,
+    "{", "[]", '{"\\u001b[2J\\nerror: x":1}', '{"dtype":"\\u001b[2J\\nerror: x"}',
+    '{"seed":"many"}', '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000,
     '{"seed":' + "9" * 5000 + "}",
 ]  # fmt: skip
 

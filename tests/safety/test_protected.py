@@ -14,13 +14,12 @@ import pytest
 from safetensors.torch import save_file
 
 import inflate
-from inflate.cli import demo
 from inflate.errors import CheckpointError, OutputError
 from inflate.io.protected import ReadFiles, conflicts, place_of
 from inflate.workflow import conversion, verification
 
 from ..checkpoints import write_safetensors
-from ..conversions import CPU, sha256
+from ..conversions import CPU
 from ..media import clip, picture
 from .refusals import command, refused
 from .serving import EXPORT
@@ -186,42 +185,6 @@ def test_devices_pipes_sockets_and_links_to_them_are_not_destinations(
     Path("device").symlink_to("/dev/null")
     Path("link").symlink_to("pipe")
     assert len(conflicts(["pipe", "socket", "device", "link"], [])) == 4
-
-
-@pytest.mark.usefixtures("no_work")
-def test_no_command_writes_into_a_pipe(
-    single: Path, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = tmp_path / "special" / "r.md"
-    pipe.parent.mkdir()
-    os.mkfifo(pipe)
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
-    out = ("-o", tmp_path / "out")
-    for words in (
-        ("convert", single, "-o", pipe, *ONTO),
-        ("convert", single, "-o", pipe, *EXPORT, "--overwrite"),
-        ("convert", single, "--report", pipe, *CPU_FLAGS),
-        ("convert", single, "--github-summary", *CPU_FLAGS),
-        ("verify", single, "--report", pipe, *CPU_FLAGS),
-        ("verify", single, "--save-outputs", pipe, *CPU_FLAGS),
-        ("report", document, "-o", pipe),
-        ("batch", single, *out, "--ledger", pipe),
-        ("batch", single, "-o", f"{pipe.parent}/r{{prefix}}.md", "--overwrite"),
-        ("batch", single, *out, "--github-summary"),
-    ):
-        refused(tmp_path, *words)
-
-
-def test_the_demo_writes_through_no_link(
-    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "DEMO_CHECKPOINT", single)
-    precious = tmp_path / "precious"
-    precious.write_text("precious")
-    (tmp_path / "demo.ckpt").symlink_to(precious)
-    assert command(["demo", tmp_path, "-q", *CPU_FLAGS])[0] == 0
-    assert precious.read_text() == "precious"
-    assert sha256(tmp_path / "demo.ckpt") == sha256(single)
 
 
 # Inputs that change, or that something cuts short

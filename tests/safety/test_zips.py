@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,12 @@ def changed(index: int, **changes: Any) -> list[Entry]:
     return [replace(entry, **changes) if i == index else entry for i, entry in enumerate(SOUND)]
 
 
+def claiming(index: int, **claims: int) -> list[Entry]:
+    return changed(index, claims=claims)
+
+
 def packed(index: int, content: bytes) -> list[Entry]:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    data = packer.compress(content) + packer.flush()
-    return changed(index, data=data, method=8, claimed=len(content))
+    return changed(index, data=content, method=zipfile.ZIP_DEFLATED)
 
 
 LIES: dict[str, list[Entry]] = {
@@ -51,32 +52,27 @@ LIES: dict[str, list[Entry]] = {
        for name in ("b/data/0", "../a/data/0", "/a/data/0")},
     "fewer numbers": changed(NUMBERS, data=DATA[:-1]),
     "numbers that are compressed": packed(NUMBERS, DATA),
-    "numbers that are encrypted": changed(NUMBERS, flags=1),
-    "numbers of another size packed": changed(NUMBERS, claimed_packed=8),
-    **{f"numbers of {size} bytes": changed(NUMBERS, claimed=size, claimed_packed=size)
+    "numbers that are encrypted": claiming(NUMBERS, flag_bits=1),
+    "numbers of another size packed": claiming(NUMBERS, compress_size=8),
+    **{f"numbers of {size} bytes": claiming(NUMBERS, file_size=size, compress_size=size)
        for size in (1 << 20, 17, 0xFFFFFFFE, 0xFFFFFFFF)},
-    **{f"a pickle of {size} bytes": changed(PICKLE, claimed=size, claimed_packed=size)
+    **{f"a pickle of {size} bytes": claiming(PICKLE, file_size=size, compress_size=size)
        for size in (40, 0xFFFFFFFE)},
     "a pickle that is a bomb": packed(PICKLE, b"]" * (256 * MIB)),
     "numbers that are a bomb": packed(NUMBERS, bytes(256 * MIB)),
     "an order that is a bomb": packed(ORDER, bytes(256 * MIB)),
-    **{f"numbers at {offset}": changed(NUMBERS, offset=offset)
+    **{f"numbers at {offset}": claiming(NUMBERS, header_offset=offset)
        for offset in (1 << 30, 0xFFFFFFFF, 10, 0)},
-    "numbers without a header": changed(NUMBERS, magic=b"PK\0\0"),
-}  # fmt: skip
-ENDS: dict[str, tuple[list[Entry], dict[str, int]]] = {
-    "a directory elsewhere": (SOUND, {"directory": 1 << 30}),
-    "a directory too early": (SOUND, {"directory": 0}),
-    "more entries than there are": (
-        [*SOUND[:2], Entry("a/data/0", DATA, absent=True)], {"count": 60000},
-    ),
 }  # fmt: skip
 
 
 def test_an_archive_that_lies_is_refused(tmp_path: Path, server: Server) -> None:
-    cases = {name: (entries, {}) for name, entries in LIES.items()} | ENDS
-    paths = [write_raw_zip(tmp_path / name.replace("/", "|"), entries, **end)
-             for name, (entries, end) in cases.items()]  # fmt: skip
+    paths = [write_raw_zip(tmp_path / name.replace("/", "|"), entries)
+             for name, entries in LIES.items()]  # fmt: skip
+    paths += [write_raw_zip(tmp_path / str(at), SOUND, directory=at) for at in (0, 1 << 30)]
+    paths.append(write_raw_zip(tmp_path / "no headers", SOUND))
+    sound = paths[-1].read_bytes()
+    paths[-1].write_bytes(sound[:4] + sound[4:].replace(b"PK\3\4", b"PK\0\0"))
     for path, answer in zip(paths, server.open(paths), strict=True):
         assert (answer["error"] or "opened").startswith(str(path)), answer
         assert answer["peak"] < 8 * MIB, path
@@ -93,12 +89,10 @@ LINK = (stat.S_IFLNK | 0o777) << 16
 STRANGE = [
     *(Entry(name, b"x") for name in ("../../outside", "a/../../../../../../tmp/inflate-outside",
                                      "/outside", "C:\\outside", "b/x", "", "\0")),
-    Entry("a/link", b"/etc/passwd", attributes=LINK),
-    Entry("a/data/1", b"/etc/passwd", attributes=LINK),
-    Entry("a/device", b"", attributes=(stat.S_IFBLK | 0o666) << 16),
+    Entry("a/link", b"/etc/passwd", claims={"external_attr": LINK}),
+    Entry("a/data/1", b"/etc/passwd", claims={"external_attr": LINK}),
     Entry("a/data/", b""),
     Entry("a/code/evil.py", b"import os"),
-    Entry("a/x", b"x", local_name="../../outside"),
     Entry("b/data/0", bytes(16)),
 ]  # fmt: skip
 
@@ -112,17 +106,6 @@ def test_other_records_are_never_unpacked(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.rglob("*")] == ["one", "two", "a.ckpt"]
     assert not Path("/tmp/inflate-outside").exists()
     assert not Path("/outside").exists()
-
-
-def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
-    secret = tmp_path / "s"
-    secret.write_bytes(DATA)
-    target = str(secret).encode().ljust(256, b"\0")
-    content = dict_of({"a": tensor((64,), over=storage(64))})
-    entries = [Entry("a/data.pkl", program(content)), Entry("a/data/0", target, attributes=LINK)]
-    found = read(write_raw_zip(tmp_path / "a.ckpt", entries))
-    assert found is not None
-    assert found["a"][:4] != FOUR
 
 
 def test_the_byte_order_is_respected(tmp_path: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,29 +48,14 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """An S3 server, moto's, as a process of its own."""
+    """An S3 server, moto's."""
     pytest.importorskip("s3fs", reason="the extra remote is not installed")
-    pytest.importorskip("moto", reason="moto's server is not installed")
-    command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-    )
-    try:
-        assert process.stdout is not None
-        lines = iter(process.stdout)
-        found = next(
-            (m for m in (re.search(r"http://127\.0\.0\.1:\d+", x) for x in lines) if m), None
-        )
-        assert found is not None, f"moto's server ended with {process.wait()}"
-        # Its log has to go somewhere, or the pipe fills and the server stands still.
-        drain = threading.Thread(target=process.stdout.read)
-        drain.start()
-        yield found[0]
-    finally:
-        process.kill()
-        process.wait()
-    drain.join()
-    process.stdout.close()
+    moto = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 @pytest.fixture

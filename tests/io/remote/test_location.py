@@ -79,11 +79,6 @@ def test_what_is_not_a_location_is_refused(location: str) -> None:
         assert "pass" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "C:a", "/a", "a/", "a\n", ".a"])
-def test_names_that_lead_elsewhere_are_not_plain(name: str) -> None:
-    assert not is_plain(name)
-
-
-@pytest.mark.parametrize("name", ["a", "a.ckpt", "a..b", "a b", "ä", "model-00001-of-2.bin"])
-def test_names_of_files_are_plain(name: str) -> None:
-    assert is_plain(name)
+def test_a_plain_name_leads_nowhere_else() -> None:
+    assert all(map(is_plain, ("a", "a.ckpt", "a..b", "a b", "ä", "model-00001-of-2.bin")))
+    assert not any(map(is_plain, ("", ".", "..", "a/b", "a\\b", "C:a", "/a", "a/", "a\n", ".a")))

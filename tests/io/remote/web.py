@@ -33,8 +33,8 @@ class Page:
 class Web:
     """A running server: its pages, and the requests that it got."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
+        self.url = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, str]] = []
         self.sent = 0
@@ -120,16 +120,22 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve() -> Iterator[Web]:
-    """Run a server on a free port of the loopback interface."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    web = Web(f"http://127.0.0.1:{server.server_address[1]}")
-    server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
+def listen(handler: type[BaseHTTPRequestHandler], **attributes: object) -> Iterator[str]:
+    """Serve a free port of the loopback interface by a handler with these attributes."""
+    server = _Server(("127.0.0.1", 0), type("Handler", (handler,), attributes))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield web
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serve() -> Iterator[Web]:
+    """Serve pages."""
+    web = Web()
+    with listen(_Handler, web=web) as web.url:
+        yield web
