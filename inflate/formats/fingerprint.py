@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from inflate.formats.locate import in_ldm_shapes
-from inflate.io.arrays import aligned_empty, bytes_of
+from inflate.io.arrays import aligned_zeros, bytes_of
 from inflate.io.index import TensorInfo
 from inflate.io.reader import Checkpoint
 
@@ -47,6 +47,6 @@ def fingerprint_of(autoencoder: Checkpoint, known: Mapping[str, str] | None = No
 
 def _digest(checkpoint: Checkpoint, key: str) -> str:
     digest = hashlib.sha256()
-    for piece in checkpoint.pieces(key, aligned_empty(_PIECE)):
+    for piece in checkpoint.pieces(key, aligned_zeros(_PIECE)):
         digest.update(bytes_of(piece))
     return digest.hexdigest()

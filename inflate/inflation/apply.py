@@ -12,14 +12,15 @@ from queue import SimpleQueue
 from inflate.errors import PlanError
 from inflate.inflation.initializers import ZEROS, Rule, draw_chunks
 from inflate.inflation.plan import InflationPlan, PlannedTensor
-from inflate.io.arrays import Array, Bytes, aligned_empty, bytes_of, cast, is_finite, np
+from inflate.io.arrays import Array, Bytes, aligned_zeros, bytes_of, cast, is_finite, np
 from inflate.io.reader import Checkpoint
 from inflate.io.writer import TensorWriter
 from inflate.progress import Progress
 
 _WORKERS = 2
-_PIECE = 1 << 20
-"""Bytes that a worker handles at once, so that they are in its cache for each of its steps."""
+_PIECE = 1 << 22
+"""Bytes that a worker handles at once: few enough for a cache, and so many that it seldom has to
+wait for the interpreter, which is busy loading torch."""
 
 _SYNCED = 64 << 20
 """Bytes after which the disk is asked to write, so that little is left to wait for at the end."""
@@ -55,7 +56,7 @@ def carry_out(
     """
     buffers: SimpleQueue[Bytes] = SimpleQueue()  # Touching new memory costs more than writing.
     for _ in range(_WORKERS):
-        buffers.put(aligned_empty(_PIECE))
+        buffers.put(aligned_zeros(_PIECE))
 
     def write(planned: PlannedTensor) -> _Written:
         buffer = buffers.get()
@@ -98,7 +99,7 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
         CheckpointError: a tensor cannot be read.
         OSError: the file cannot be written.
     """
-    buffer = aligned_empty(_PIECE)
+    buffer = aligned_zeros(_PIECE)
     for name in names:
         position, extent = writer.position(name), checkpoint.extent(name)
         if extent is None:

@@ -32,9 +32,9 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def aligned_empty(nbytes: int) -> Bytes:
-    """A new buffer of bytes that begins at a multiple of :data:`ALIGNMENT`, not yet filled."""
-    room = np.empty(nbytes + ALIGNMENT, np.uint8)
+def aligned_zeros(nbytes: int) -> Bytes:
+    """A new buffer of zeros that begins at a multiple of :data:`ALIGNMENT`."""
+    room = np.zeros(nbytes + ALIGNMENT, np.uint8)
     start = -room.__array_interface__["data"][0] % ALIGNMENT
     return room[start : start + nbytes]
 
@@ -46,7 +46,7 @@ def bytes_of(array: Array) -> memoryview:
 
 def aligned(array: Array) -> Array:
     """An aligned copy in the order of its axes."""
-    copy = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy = aligned_zeros(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from inflate.errors import CheckpointError, about
-from inflate.io.arrays import Array, Bytes, aligned, aligned_empty, np, numpy_dtype
+from inflate.io.arrays import Array, Bytes, aligned, aligned_zeros, np, numpy_dtype
 from inflate.io.files import CheckpointFiles, find_files
 from inflate.io.folder import first_names
 from inflate.io.header import read_header
@@ -95,12 +95,12 @@ def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> b
     if isinstance(other, Checkpoint):
         if other.tensors[key].dtype != info.dtype:
             return False
-        pieces = other.pieces(key, aligned_empty(_PIECE))
+        pieces = other.pieces(key, aligned_zeros(_PIECE))
     else:
         if info.dtype != other.dtype.name:
             return False
         pieces = _in_parts(other, _PIECE)
-    own = checkpoint.pieces(key, aligned_empty(_PIECE))
+    own = checkpoint.pieces(key, aligned_zeros(_PIECE))
     return all(
         first is not None
         and second is not None

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inflate.errors import CheckpointError
-from inflate.io.arrays import Array, Bytes, aligned_empty
+from inflate.io.arrays import Array, Bytes, aligned_zeros
 from inflate.io.index import TensorInfo
 from inflate.io.ranges import partial_of
+
+_ZEROS = bytes(1 << 18)
 
 
 class SourceFile:
@@ -67,10 +69,19 @@ class Extent:
     nbytes: int
 
     def read(self) -> Bytes:
-        """The bytes, in an aligned buffer."""
-        buffer = aligned_empty(self.nbytes)
-        self.file.read_into(buffer.data, self.offset)
+        """The bytes, in an aligned buffer.
+
+        Leading zeros are not copied into it: it reads as zeros, and takes memory only where it is
+        written. Half the temporal weights start as zeros.
+        """
+        buffer, start = aligned_zeros(self.nbytes), 0
+        while start + len(_ZEROS) <= self.nbytes and self._are_zeros(start):
+            start += len(_ZEROS)
+        self.file.read_into(buffer[start:].data, self.offset + start)
         return buffer
+
+    def _are_zeros(self, start: int) -> bool:
+        return self.file.read(len(_ZEROS), self.offset + start) == _ZEROS
 
 
 Place = Extent | Callable[[], Array]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inflate.errors import CheckpointError, FamilyError
-from inflate.io.arrays import aligned_empty
+from inflate.io.arrays import aligned_zeros
 from inflate.io.files import like
 from inflate.io.reader import open_checkpoint, same_bytes
 from inflate.loading import as_tensor
@@ -74,7 +74,7 @@ def test_tensors_are_read_in_the_order_of_their_axes(writer: Writer, tmp_path: P
             assert torch.equal(read, tensor)
             assert read.stride() == torch.empty(tensor.shape).stride()
             for nbytes in (64, 192, 1 << 12):
-                found = [part.copy() for part in checkpoint.pieces(name, aligned_empty(nbytes))]
+                found = [part.copy() for part in checkpoint.pieces(name, aligned_zeros(nbytes))]
                 assert all(part.nbytes <= nbytes and part.ndim == 1 for part in found)
                 assert [value for part in found for value in part] == tensor.flatten().tolist()
 
@@ -116,7 +116,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(
         with pytest.raises(CheckpointError, match=str(path)):
             checkpoint.read("big")
         with pytest.raises(CheckpointError, match=str(path)):
-            list(checkpoint.pieces("big", aligned_empty(64)))
+            list(checkpoint.pieces("big", aligned_zeros(64)))
 
 
 def test_a_disk_that_refuses_to_read_is_an_error_of_the_file(
@@ -221,3 +221,15 @@ def test_the_bytes_of_two_files_are_compared_to_the_last(
         assert same_bytes(one, "a", numbers.numpy()) is (changed is None)
         assert not same_bytes(one, "a", numbers.double().numpy())
         assert not same_bytes(one, "a", numbers.numpy()[:-1])
+
+
+@pytest.mark.parametrize("place", [None, 0, 70_000, 65_536, 65_535, 199_999])
+def test_zeros_and_what_follows_them_are_read(place: int | None, tmp_path: Path) -> None:
+    numbers = torch.zeros(200_000)
+    if place is not None:
+        numbers[place] = -0.0
+    path = write_safetensors(
+        tmp_path / "zeros.safetensors", {"before": torch.ones(3), "x": numbers}
+    )
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.read("x").tobytes() == numbers.numpy().tobytes()
