@@ -19,6 +19,11 @@ from ..checkpoints import autoencoder, write_safetensors
 from .conftest import Sources, environment, write_manifest
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def jobs_of(folder: Path, content: Mapping[str, Any], **options: Any) -> list[Job]:
     """The jobs of a manifest in a folder."""
     return list(open_batch([str(write_manifest(folder / "m.yaml", content))], None, options).jobs)
@@ -70,6 +75,7 @@ def test_the_command_wins(tmp_path: Path, sources: Sources) -> None:
         ("{time_mode}", {"set": ["temporal.time_mode=all"], "time_mode": "conv-only"}, "conv-only"),
         ("{dtype}{seed}{layout}", {"seed": 4, "layout": "sgm"}, "source4sgm"),
         ("{{{stem}}}", {}, "{m00}"),
+        ("{parent}x", {"source": "http://"}, "x"),
         ("{weights}{post_quant}{attn_type}{prefix}{float32_norms}", {}, "plainkeepsourcefalse"),
     ],
 )
@@ -79,11 +85,6 @@ def test_templates(
     sources(1)
     job = {"source": "ckpts/m00.safetensors", "output": f"out/{template}", **options}
     assert names(jobs_of(tmp_path, {"jobs": [job]})) == [expected]
-
-
-def test_a_url_of_nothing_has_no_parent(tmp_path: Path) -> None:
-    job = {"source": "http://", "output": "out/{parent}x"}
-    assert names(jobs_of(tmp_path, {"jobs": [job]})) == ["x"]
 
 
 def test_files_that_a_reader_knows_by_one_name_are_shown_apart(
@@ -148,12 +149,9 @@ def test_a_file_that_is_not_a_manifest(content: str, tmp_path: Path) -> None:
         open_batch([str(tmp_path / "m.yaml")], None, {})
 
 
-def test_a_pattern_leaves_out_what_the_batch_makes(
-    tmp_path: Path, sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_leaves_out_what_the_batch_makes(sources: Sources) -> None:
     sources(2)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ckpts/m00.video.safetensors").write_bytes(b"made by an earlier run")
+    Path("ckpts/m00.video.safetensors").write_bytes(b"made by an earlier run")
     batch = open_batch(["ckpts/*.safetensors"], None, {})
     assert names(list(batch.jobs)) == ["m00.video.safetensors", "m01.video.safetensors"]
     assert len(batch.notes) == 1
@@ -169,15 +167,9 @@ def test_a_pattern_leaves_out_what_the_batch_makes(
     ],
 )
 def test_sources_without_a_manifest(
-    output: str,
-    expected: str,
-    ledger: str,
-    tmp_path: Path,
-    sources: Sources,
-    monkeypatch: pytest.MonkeyPatch,
+    output: str, expected: str, ledger: str, sources: Sources
 ) -> None:
     sources(2)
-    monkeypatch.chdir(tmp_path)
     batch = open_batch(["ckpts/*.safetensors"], output, {"time_mode": "all"})
     assert batch.jobs[0].output == expected
     assert batch.ledger == Path(ledger) / "inflate-ledger.sqlite"
@@ -185,9 +177,8 @@ def test_sources_without_a_manifest(
 
 
 def test_the_ledger_stays_where_it_is_when_sources_come(tmp_path: Path, sources: Sources) -> None:
-    path = write_manifest(
-        tmp_path / "m.yaml", {"jobs": [{"source": "ckpts/*", "output": "out/{stem}/v.safetensors"}]}
-    )
+    job = {"source": "ckpts/*", "output": "out/{stem}/v.safetensors"}
+    path = write_manifest(tmp_path / "m.yaml", {"jobs": [job]})
     sources(1)
     one = open_batch([str(path)], None, {}).ledger
     sources(3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -84,18 +83,21 @@ def test_a_dry_run_prints_the_counts_and_with_verbose_the_tensors(run: Run, tmp_
 def test_where_parity_does_not_hold_nothing_is_published(
     run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)
-    before = snapshot(tmp_path)
-    ran = run("convert", source, "--time-mode", "all", *CPU)
-    assert ran.code == 1
-    assert "parity: FAIL" in ran.out
-    assert "nothing was written" in ran.out
-    ran = run("convert", source, "--time-mode", "all", "--json", *CPU)
-    assert (ran.code, ran.document["output"]) == (1, None)
-    assert ran.document["parity"]["verdict"] == "fail"
-    ran = run("convert", source, "--time-mode", "all", "-q", *CPU)
-    assert (ran.code, ran.out, ran.err) == (1, "", "")
-    assert snapshot(tmp_path) == before
+    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)  # No branch is an identity.
+    words = ("convert", source, "--time-mode", "all", *CPU)
+    for old in (False, True):
+        if old:
+            (tmp_path / "img.video.safetensors").write_text("of before")
+            words = (*words, "--overwrite")
+        before = snapshot(tmp_path)
+        ran = run(*words)
+        assert (ran.code, "parity: FAIL" in ran.out) == (1, True)
+        ran = run(*words, "--json")
+        assert (ran.code, ran.document["output"]) == (1, None)
+        assert ran.document["parity"]["verdict"] == "fail"
+        ran = run(*words, "-q")
+        assert (ran.code, ran.out, ran.err) == (1, "", "")
+        assert snapshot(tmp_path) == before
 
 
 def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> None:
@@ -118,15 +120,6 @@ def test_quiet_prints_file_and_verdict(run: Run, tiny: Path, tiny_video: Path, w
     ):
         ran = run("verify", *arguments, "-q", *CPU)
         assert (ran.code, ran.out, ran.err) == (code, f"{arguments[1]}: {verdict}\n", "")
-
-
-def test_tensors_not_finite_are_named(
-    run: Run, tiny: Path, tiny_video: Path, tmp_path: Path
-) -> None:
-    damaged = nudged(tiny_video, tmp_path / "damaged", BIAS, by=math.nan)
-    ran = run("verify", tiny, damaged, *CPU)
-    assert ran.code == 1
-    assert f"\ncause:  NaN or infinity in {BIAS}\n" in ran.out
 
 
 def test_the_options_are_passed_on(run: Run, tiny: Path, tiny_video: Path, tmp_path: Path) -> None:
@@ -161,12 +154,9 @@ def test_when_tensors_learn(run: Run, tiny: Path, tmp_path: Path) -> None:
     run("convert", tiny, "-o", dead, "--merge-strategy", "fixed", "--skip-parity", "-q")
     ran = run("verify", tiny, dead, "--trainability", *CPU)
     assert ran.code == 0, "the verdict is that of parity alone"
-    lines = ran.out.splitlines()
-    (at,) = (i for i, line in enumerate(lines) if line.startswith("temporal layers: "))
-    assert lines[at].startswith("temporal layers: 2 tensors learn now, 0 from the next step, ")
-    never = [line for line in lines[at:] if line.startswith("never, ")]
+    never = [line for line in ran.out.splitlines() if line.startswith("never, ")]
     assert any("decoder.mid.block_1.time_stack.in_layers.0.weight" in line for line in never)
-    assert any("--merge-strategy learned" in line for line in lines)
+    assert "--merge-strategy learned" in ran.out
 
 
 def test_files_and_destinations_that_no_command_can_use(source: Path, tmp_path: Path) -> None:
