@@ -101,18 +101,6 @@ def test_what_cannot_be_trained_is_refused_before_training(
         assert snapshot(folder) == before
 
 
-def test_ctrl_c_ends_the_example_with_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("av.open", stop)
-    words = ["finetune.py", folder / "start.safetensors", folder / "clip.mp4", "-o", folder / "new"]
-    monkeypatch.setattr(sys, "argv", [*map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(FINETUNE), run_name="__main__")
-    assert stopped.value.code == 130
-
-
 @pytest.mark.parametrize("layout", ["sgm", "cogvideo", "comfyui", "diffusers"])
 def test_another_tool_decodes_a_trained_file_as_we_do(
     layout: Any, folder: Path, monkeypatch: pytest.MonkeyPatch

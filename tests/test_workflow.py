@@ -16,7 +16,6 @@ from inflate.errors import OutputError
 from inflate.inflation.initializers import Rule
 from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult
-from inflate.workflow import verification
 
 from .checkpoints import autoencoder, write_torch
 from .conversions import (
@@ -48,14 +47,6 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
         assert torch.equal(target[key], tensor), key
     made = {t.key for t in result.plan.tensors if isinstance(t.origin, Rule)}
     assert made == target.keys() - source.keys() != set()
-
-
-@pytest.mark.parametrize(("name", "stem"), [("a.vae.pt", "a.vae"), ("plain", "plain")])
-def test_the_default_output_is_next_to_the_source(tmp_path: Path, name: str, stem: str) -> None:
-    write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
-    result = inflate.convert(tmp_path / name, skip_parity=True)
-    assert result.output == tmp_path / f"{stem}.video.safetensors"
-    assert set(snapshot(tmp_path)) == {name, result.output.name}
 
 
 def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
@@ -109,21 +100,6 @@ def test_what_is_judged_is_read_back_from_the_file(
     assert result.parity is not None
     assert result.parity.weights.different == (damaged,)
     assert not result.passed
-    assert snapshot(tmp_path) == {}
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_whatever_happens_nothing_is_left(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        (staged,) = snapshot(tmp_path)
-        assert staged.startswith(".video.safetensors.")
-        raise error
-
-    monkeypatch.setattr(verification, "run_check", stop)
-    with pytest.raises(error):
-        inflate.convert(image, tmp_path / "video.safetensors", **CPU)
     assert snapshot(tmp_path) == {}
 
 

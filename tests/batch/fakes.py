@@ -85,7 +85,7 @@ class FakeExecutor:
         """The events since the last call."""
         events, self._events = self._events, []
         for event in events:
-            if event.kind != "publish":
+            if event.kind == "end":
                 self._tasks.pop(event.number, None)
         return events
 

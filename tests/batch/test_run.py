@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +25,7 @@ from inflate.errors import ConfigError
 
 from ..checkpoints import write_safetensors
 from ..conversions import metadata_of, sha256
-from .conftest import Sources, environment
+from .conftest import Sources
 from .fakes import FakeExecutor, Watcher, by_stem, made_of, ran, statuses
 
 
@@ -209,12 +207,8 @@ def test_a_worker_that_was_given_up_may_not_publish(sources: Sources) -> None:
     assert executor.answers == [False, True]
 
 
-class KilledError(BaseException):
-    """The batch dies here."""
-
-
 class _DeadlyExecutor(FakeExecutor):
-    """The batch dies at the ``count``-th publication, before or after the worker acts on it."""
+    """The batch dies at a publication, before or after the worker acts on it."""
 
     def __init__(self, count: int, *, acted: bool) -> None:
         super().__init__()
@@ -226,7 +220,7 @@ class _DeadlyExecutor(FakeExecutor):
         if self._count >= 0 or self._acted:
             super().answer(event, go)
         if self._count < 0:
-            raise KilledError
+            raise SystemExit
 
 
 @pytest.mark.parametrize("acted", [False, True])
@@ -240,7 +234,7 @@ def test_a_batch_killed_between_any_two_steps_resumes(
         with monkeypatch.context() as patch:
             # A killed batch gives nothing back; the system releases its lock.
             patch.setattr(Ledger, "__exit__", lambda self, *_: os.close(self.lock))
-            with pytest.raises(KilledError):
+            with pytest.raises(SystemExit):
                 ran(opened(), executor=_DeadlyExecutor(count, acted=acted))
         outputs = [output_of(number) for number in range(2)]
         whole = sum(
@@ -255,9 +249,6 @@ def test_a_batch_killed_between_any_two_steps_resumes(
         for path, made in zip(paths, outputs, strict=True):
             assert made.read_bytes() == made_of(path)
             path.write_bytes(path.read_bytes() + b"%d" % round_)
-
-
-# An error ends its job alone
 
 
 class _Corrupting(FakeExecutor):
@@ -280,9 +271,6 @@ def test_what_cannot_be_recorded_is_not_published(sources: Sources) -> None:
     assert statuses(ran(opened())[0]) == ["held", "held*"]
 
 
-# Two batches, one ledger
-
-
 def test_a_second_batch_waits_and_takes_the_results_of_the_first(sources: Sources) -> None:
     sources(1)
     batch, watch, first = opened(), Watcher(), FakeExecutor()
@@ -295,21 +283,6 @@ def test_a_second_batch_waits_and_takes_the_results_of_the_first(sources: Source
     outcomes, executor = second.result()
     assert statuses(outcomes) == ["held*"]
     assert (len(first.ran), executor.ran) == (1, [])
-
-
-def test_the_lock_of_a_killed_batch_is_released_and_its_file_reused(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite"
-    code = (
-        "import os, sys; from pathlib import Path; from inflate.batch.ledger import Ledger\n"
-        "ledger = Ledger(Path(sys.argv[1]))\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    died = subprocess.run([sys.executable, "-c", code, path], env=environment(), check=False)
-    assert died.returncode == -9
-    assert list(tmp_path.glob(".*")) == [tmp_path / ".l.sqlite.lock"]
-    with Ledger(path, lambda: pytest.fail("it waits")):
-        pass
-    assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.mark.parametrize(("memory", "together"), [(None, 3), (100, 3), (70, 2), (5, 1)])

@@ -22,10 +22,8 @@ def test_the_result_is_on_stdout(run: Run, source: Path, tmp_path: Path) -> None
     ran = run("convert", source, "--time-mode", "all", *CPU)
     assert (ran.code, ran.err) == (0, "")
     output = tmp_path / "img.video.safetensors"
-    assert "parity: bitwise  (largest error 0, float32 on cpu)" in ran.out
-    assert f"{source} -> {output}" in ran.out
-    assert "ch 32, ch_mult 1, num_res_blocks 1, z_channels 4" in ran.out, "the architecture"
-    assert "all, learned, alpha 0" in ran.out
+    for shown in ("parity: bitwise", f"{source} -> {output}", "ch_mult 1", "all, learned"):
+        assert shown in ran.out
     assert sorted(snapshot(tmp_path)) == ["img.pt", "img.video.safetensors"]
     assert metadata_of(output)["inflate.parity.verdict"] == "bitwise"
 
@@ -104,9 +102,9 @@ def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> Non
     files = (tiny, wrong)
     ran = run("verify", *files, *CPU)
     assert ran.code == 1
-    assert ran.out.startswith("parity: FAIL   largest error 0.1 (limit 1e-05 + 1e-05 |ref|)")
-    assert f"\ncause:  {BIAS} changed since conversion\n" in ran.out
-    assert f"\nnext:   inflate verify {' '.join(map(str, files))} --bisect\n" in ran.out
+    assert ran.out.startswith("parity: FAIL ")
+    assert f"\ncause:  {BIAS} " in ran.out
+    assert f"inflate verify {' '.join(map(str, files))} --bisect\n" in ran.out
     ran = run("verify", *files, "--json", *CPU)
     assert (ran.code, ran.document["verdict"]) == (1, "fail")
     assert ran.document["max_abs_error"] == pytest.approx(0.1, rel=1e-3)
