@@ -16,8 +16,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-every_mode = pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])
-
 
 @pytest.mark.parametrize(("time_mode", "device"), [("all", "cuda"), ("conv-only", "auto")])
 def test_conversions_are_checked(image: Path, tmp_path: Path, time_mode: str, device: str) -> None:
@@ -44,7 +42,7 @@ def test_tf32_is_off_even_where_it_was_asked_for(image: Path, videos: dict[str, 
     assert not report.environment.tf32
 
 
-@every_mode
+@pytest.mark.parametrize("time_mode", ["all", "conv-only", "attn-only"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_every_type(image: Path, videos: dict[str, Path], time_mode: str, dtype: str) -> None:
     report = inflate.verify(image, videos[time_mode], dtype=dtype, device="cuda")
