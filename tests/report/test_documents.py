@@ -12,11 +12,6 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-import inflate
-from inflate.batch.jobs import Job
-from inflate.batch.ledger import Row
-from inflate.batch.reports import batch_document
-from inflate.batch.survey import Outcome
 from inflate.cli.app import main
 from inflate.errors import ConfigError, InflateError, OutputError
 from inflate.report import writing
@@ -30,10 +25,9 @@ from inflate.report.writing import (
     save_report,
     write_report,
 )
-from inflate.workflow.production import ConversionResult
 
 from ..checkpoints import autoencoder, write_torch
-from ..conversions import CPU
+from ..conversions import converted
 from .building import EQUAL, REPORTS, document_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,23 +67,11 @@ def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path
     assert read_document(tmp_path / "out.json") == stored(document)
 
 
-@pytest.fixture(scope="module")
-def conversion(tmp_path_factory: pytest.TempPathFactory) -> ConversionResult:
-    """A conversion of a file with something in it to leave behind."""
-    folder = tmp_path_factory.mktemp("conversion")
+def test_a_conversion(tmp_path: Path) -> None:
     weights = autoencoder()
-    weights["loss.logvar"] = weights["decoder.conv_in.bias"].clone()
-    return inflate.convert(
-        write_torch(folder / "img.pt", weights),
-        time_mode="all",
-        merge_strategy="fixed",
-        seed=3,
-        video_kernel_size=(3, 1, 1),
-        **CPU,
-    )
-
-
-def test_a_conversion(conversion: ConversionResult) -> None:
+    weights["loss.logvar"] = weights["decoder.conv_in.bias"].clone()  # To leave behind.
+    options = {"time_mode": "all", "merge_strategy": "fixed", "video_kernel_size": (3, 1, 1)}
+    conversion = converted(write_torch(tmp_path / "img.pt", weights), **options)
     document = stored(conversion_document(conversion))
     assert problem_of(document) is None
     assert document["output"] == str(conversion.output)
@@ -105,24 +87,6 @@ def test_a_conversion(conversion: ConversionResult) -> None:
     assert sum(counts.values()) - 1 == len(conversion.plan.tensors)
 
 
-def test_a_batch(conversion: ConversionResult) -> None:
-    job = Job("in/img.ckpt", "out/img.safetensors", {"video_kernel_size": (3, 1, 1)})
-    outcomes = [
-        Outcome(
-            job,
-            Row(
-                "out",
-                state="held",
-                document={"conversion": conversion_document(conversion), "seconds": 1},
-            ),
-        ),
-        Outcome(job, Row("out", state="failed", document={"error": "no", "traceback": "line"})),
-        Outcome(job, Row("out")),
-    ]
-    document = batch_document(outcomes, ledger="l.sqlite", executor="local", seconds=1.0)
-    assert problem_of(stored(document)) is None
-
-
 @pytest.mark.parametrize(
     ("line", "schema", "code"),
     [
@@ -131,6 +95,8 @@ def test_a_batch(conversion: ConversionResult) -> None:
         ("presets", "presets/1", 0),
         ("verify {image} {video} --device cpu", "parity-report/2", 0),
         ("convert {image} -o {out} --dry-run", "conversion/2", 0),
+        ("batch {image} -o {out} --device cpu", "batch/2", 0),
+        ("batch {image} {video} -o {out} --device cpu", "batch/2", 2),
         ("inspect {missing}", "error/1", 2),
         ("verify {video} {missing} --atol inf", "error/1", 2),
         ("convert {image} --config sd-vea-ft-mse", "error/1", 2),

@@ -83,15 +83,10 @@ def test_what_is_not_finite_is_magenta(bad: float) -> None:
         assert decoded(uri)[1, 1].tolist() == [128, 128, 128]
 
 
-def plot_of(name: str) -> dict[str, Any]:
-    plot = error_plot(document_of(name))
-    assert plot is not None
-    return plot
-
-
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "bare"])
 def test_the_limit_separates_what_passes_from_what_fails(name: str) -> None:
-    plot = plot_of(name)
+    plot = error_plot(document_of(name))
+    assert plot is not None
     assert len(plot["marks"]) == len(REPORTS[name].layers)
     for mark in plot["marks"]:
         assert TOP <= mark["y"] <= plot["bottom"]
