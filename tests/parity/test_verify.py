@@ -23,8 +23,6 @@ from inflate.parity.result import (
     Tolerance,
     WeightsResult,
 )
-from inflate.report.documents import parity_document
-from inflate.report.summary import advice
 
 from ..checkpoints import (
     FIRST_STAGE,
@@ -229,5 +227,4 @@ def test_another_reference_is_reported(
     report = inflate.verify(image, video, **CPU)
     assert report.verdict == "bitwise"
     assert report.recorded_source == RecordedSource(image.name, elsewhere, given=False)
-    assert advice(parity_document(report)) == []
     assert elsewhere in " ".join(report.notes)

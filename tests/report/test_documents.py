@@ -13,14 +13,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from inflate.cli.app import main
-from inflate.errors import ConfigError, InflateError, OutputError
+from inflate.errors import InflateError, OutputError
 from inflate.report import writing
 from inflate.report.documents import conversion_document, parity_document
 from inflate.report.schemas import problem_of, published_schemas, read_document
 from inflate.report.writing import (
     append_summary,
     check_reports,
-    github_summary,
     render,
     save_report,
     write_report,
@@ -99,7 +98,6 @@ def test_a_conversion(tmp_path: Path) -> None:
         ("batch {image} {video} -o {out} --device cpu", "batch/2", 2),
         ("inspect {missing}", "error/1", 2),
         ("verify {video} {missing} --atol inf", "error/1", 2),
-        ("convert {image} --config sd-vea-ft-mse", "error/1", 2),
         ("convert {image} --no-such-option", "error/1", 2),
     ],
 )
@@ -117,7 +115,6 @@ def test_every_document_that_a_command_prints(
 BROKEN = {
     "unknown verdict": lambda d: d.update(verdict="good"),
     "extra key": lambda d: d.update(extra=1),
-    "missing key": lambda d: d.pop("floor"),
     "missing key in a row": lambda d: d["layers"][3]["errors"].pop("needed"),
 }
 
@@ -184,23 +181,15 @@ def test_reports_are_replaced_by_whole_ones(
 
 
 @pytest.mark.parametrize(
-    "names",
-    [
-        ["report.pdf"],
-        ["report"],
-        ["folder.html"],
-        ["missing/report.json"],
-        ["a.md", "b.md", "./a.md"],
-        ["s3://bucket/report.json"],
-    ],
+    "names", ["a.pdf", "a", "folder.html", "gone/a.json", "a.md b.md ./a.md", "s3://bucket/a.json"]
 )
 def test_what_could_not_be_written_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder.html").mkdir()
     with pytest.raises(OutputError):
-        check_reports(names)
+        check_reports(names.split())
     assert [p.name for p in tmp_path.iterdir()] == ["folder.html"]
 
 
@@ -213,14 +202,10 @@ def test_pages_alone_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_report(document_of("bare"), tmp_path / "report.xml")
 
 
-def test_a_summary_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "summary"
     path.write_text("before\n")
-    monkeypatch.setenv(writing.SUMMARY, str(path))
-    append_summary(github_summary(), "caf\udce9\n")
+    append_summary(path, "caf\udce9\n")
     assert path.read_text(encoding="utf-8") == "before\ncaf\\udce9\n"
     with pytest.raises(OutputError):
         append_summary(tmp_path, "text")
-    monkeypatch.delenv(writing.SUMMARY)
-    with pytest.raises(ConfigError):
-        github_summary()

@@ -105,8 +105,6 @@ def test_the_causes_are_layers_modules_and_tensors() -> None:
     assert list(causes(document_of("failed")).values()) == [[GUILTY], [FIRST]]
     (tensors,) = causes(document_of("wrong weights")).values()
     assert tensors == ["encoder.conv_in.bias", "encoder.conv_in.weight"]
-    trained = replace(BARE, weights=WeightsResult(3, (), TemporalResult(2, ("mix_factor",))))
-    assert list(causes(parity_document(trained)).values()) == [["mix_factor"]]
     assert causes(document_of("bare")) == {}
 
 
