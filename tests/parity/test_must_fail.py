@@ -154,7 +154,7 @@ def test_every_start_is_bitwise_the_image_decoder(
 ) -> None:
     weights, path = autoencoder(**changes), tmp_path / "video.safetensors"
     image = write_lightning(tmp_path / "image.ckpt", weights)
-    options = {"time_mode": mode, "merge_strategy": merge, "alpha": alpha}
+    options: dict[str, Any] = {"time_mode": mode, "merge_strategy": merge, "alpha": alpha}
     report = converted(image, path, **options, video_kernel_size=kernel).parity
     assert report is not None
     assert report.max_abs_error == 0.0

@@ -17,6 +17,7 @@ GUILTY = "decoder.up.2.block.1.time_stack.out_layers.3"
 FIRST = "decoder.up.2.block.1.conv2"
 PROBES = (
     ("single-frame", (1, 4, 8, 8), 1),
+    ("two-frames", (2, 4, 8, 8), 2),
     ("odd-frames", (5, 4, 6, 10), 5),
     ("permuted", (5, 4, 8, 8), 5),
     ("skip-video", (4, 4, 8, 8), 4),
@@ -77,7 +78,7 @@ PLAN = (
     r.PlanRow("encoder.conv_in.weight", "passed-through", (128,), "float32", 512),
     r.PlanRow("decoder.mid.block_1.mix_factor", "initialised", (1,), "float32", 4, "constant(0)"),
 )
-LEARNS = {
+LEARNS: dict[str, tuple[Any, ...]] = {
     "time_stack.in_layers.2": ("next-step", "the zero convolution behind it"),
     "time_stack.out_layers.3": ("now", "its gradient is not zero"),
     "mix_factor": ("never", "a fixed blend at 0", "choose --merge-strategy learned"),
@@ -85,7 +86,7 @@ LEARNS = {
 """When each temporal tensor of a block learns, why, and what to change."""
 
 LEARNING = tuple(
-    r.TensorLearning(name.removesuffix("conv2") + part, *when)  # type: ignore[arg-type]
+    r.TensorLearning(name.removesuffix("conv2") + part, *when)
     for name in layer_names()
     if name.endswith("conv2")
     for part, when in LEARNS.items()

@@ -69,8 +69,8 @@ def test_parity_reports_keep_to_the_schema_and_are_read_back(name: str, tmp_path
 def test_a_conversion(tmp_path: Path) -> None:
     weights = autoencoder()
     weights["loss.logvar"] = weights["decoder.conv_in.bias"].clone()  # To leave behind.
-    options = {"time_mode": "all", "merge_strategy": "fixed", "video_kernel_size": (3, 1, 1)}
-    conversion = converted(write_torch(tmp_path / "img.pt", weights), **options)
+    image = write_torch(tmp_path / "img.pt", weights)
+    conversion = converted(image, merge_strategy="fixed", video_kernel_size=(3, 1, 1))
     document = stored(conversion_document(conversion))
     assert problem_of(document) is None
     assert document["output"] == str(conversion.output)
