@@ -67,9 +67,7 @@ def bare_decoder(
     *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> dict[str, Tensor]:
     """The weights of an image decoder alone, without ``decoder.`` before their names."""
-    with torch.device("meta"):
-        decoder = Decoder(**{**DDCONFIG, **changes})
-    return _drawn(shapes_of(decoder), seed, dtype)
+    return _drawn(under(autoencoder_shapes("plain", **changes), "decoder."), seed, dtype)
 
 
 def video_autoencoder(

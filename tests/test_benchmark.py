@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,28 +33,19 @@ def test_a_program_is_measured_from_outside(bench: dict[str, ModuleType]) -> Non
 
 def test_medians_ratios_and_floors(bench: dict[str, ModuleType], tmp_path: Path) -> None:
     cases = {case.name: case for case in bench["cases"].all_cases(tmp_path)}
-    for name in ("convert", "convert, checked", "hand-written", "cp + fsync"):
-        cases[name].output.write_bytes(bytes(1000))
+    cases["convert"].output.write_bytes(bytes(1000))
     times = {
-        "import torch": [1.0, 1.0, 1.0], "cp + fsync": [0.25, 0.25, 9.0],
-        "hand-written": [4.0, 10.0, 8.0], "convert": [2.0, 2.5, 6.0],
-        "convert, checked": [4.0, 6.5, 8.0], "both decoders": [9.0, 9.0, 9.0],
+        "import torch": [1.0, 1.0, 1.0], "hand-written": [4.0, 10.0, 8.0],
+        "convert": [2.0, 2.5, 6.0], "convert, checked": [4.0, 6.5, 8.0],
     }  # fmt: skip
-    run, said = bench["running"].Run, json.dumps({"seconds": 2.0, "flops": 6e9})
-    found = {k: [run(s, 2 * s, int(s * 1e9), said) for s in v] for k, v in times.items()}
+    run = bench["running"].Run
+    found = {k: [run(s, 2 * s, int(s * 1e9), "") for s in v] for k, v in times.items()}
     machine = {"disk_bytes_per_second": 1000.0, "flops_per_second": 2e9}
-    rows = bench["report"].rows_of([cases[name] for name in found], found, machine)
-    row = {row["case"]: row for row in rows}
-    assert (row["convert"]["seconds"], row["convert"]["cpu_seconds"]) == (2.5, 5.0)
-    assert row["convert"]["peak_bytes"] == 2_500_000_000
-    assert row["convert"]["ratio"] == row["convert"]["cpu_ratio"] == 0.5  # of 0.5, 0.25, 0.75
-    floors = {case: found["floor_seconds"] for case, found in row.items()}
-    assert (floors["convert"], floors["convert, checked"], floors["import torch"]) == (2, 5, None)
-    assert row["convert"]["above_floor"] == 1.25
-
+    (row,) = bench["report"].rows_of([cases["convert"]], found, machine)
+    assert (row["seconds"], row["cpu_seconds"], row["peak_bytes"]) == (2.5, 5.0, 2_500_000_000)
+    assert row["ratio"] == row["cpu_ratio"] == 0.5  # of 0.5, 0.25, 0.75
+    assert (row["floor_seconds"], row["above_floor"]) == (2, 1.25)
     targets = bench["report"].targets_of(found)
     met = {t["target"]: t["met"] for t in targets if t["of"] == "time"}
     assert (met["convert / hand-written"], met["convert, checked / convert"]) == (False, True)
-    text = bench["report"].table(rows, targets, [{"case": "convert", "seconds": 5.0}])
-    (line,) = [line for line in text.splitlines() if line.startswith("| convert |")]
-    assert line.endswith("| 0.50 |"), "half the time of before"
+    assert "| convert |" in bench["report"].table([row], targets, [])

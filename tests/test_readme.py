@@ -27,11 +27,8 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_readme_is_short() -> None:
+def test_it_is_short_and_the_set_up_comes_first() -> None:
     assert len(README.splitlines()) <= 130
-
-
-def test_the_set_up_comes_first() -> None:
     language, text = blocks()[0]
     assert language == "bash"
     assert text.splitlines()[:3] == SET_UP

@@ -9,7 +9,6 @@ import pytest
 
 import inflate
 from inflate.cli.app import main
-from inflate.errors import OutputError
 
 from .checkpoints import autoencoder, write_torch
 from .conversions import CPU
@@ -38,13 +37,6 @@ def test_from_elsewhere_to_elsewhere_and_back(place: str, tmp_path: Path) -> Non
     report = inflate.verify(f"{place}/img.ckpt", f"{place}/video.safetensors", **CPU)
     assert report.verdict == "bitwise"
     assert report.candidate[0] == f"{place}/video.safetensors"
-
-
-def test_an_existing_object_is_kept(place: str) -> None:
-    fsspec.filesystem("memory").pipe(f"{place}/video.safetensors", b"of before")
-    with pytest.raises(OutputError, match="--overwrite"):
-        inflate.convert(f"{place}/img.ckpt", f"{place}/video.safetensors", **CPU)
-    assert fsspec.filesystem("memory").cat(f"{place}/video.safetensors") == b"of before"
 
 
 def test_the_default_output_of_a_source_elsewhere_is_here(

@@ -36,12 +36,7 @@ def test_the_wheel_holds_the_package_and_finds_its_presets(tmp_path: Path) -> No
         "from inflate.config.presets import load_presets\n"
         "print(*sorted(str(p.path) for p in load_presets().values()), sep='\\n')\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    env = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", code]
+    found = subprocess.check_output(command, cwd=tmp_path, env=env, text=True).splitlines()
     assert found == [str(site / "inflate" / "configs" / name) for name in PRESETS]

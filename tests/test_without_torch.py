@@ -89,8 +89,9 @@ def test_every_command_works_and_its_file_is_complete(
         if "--json" in command:
             assert json.loads(out)
         if "-o" in command:
-            output = Path(command[command.index("-o") + 1])
-            assert metadata_of(output)["inflate.parity.verdict"] == "unverified"
+            metadata = metadata_of(Path(command[command.index("-o") + 1]))
+            assert metadata["inflate.parity.verdict"] == "unverified"
+            assert metadata["inflate.parity.device"] == "none"
 
 
 @pytest.mark.parametrize("words", [["convert", "--dry-run"], ["inspect"]])

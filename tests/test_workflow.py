@@ -13,16 +13,14 @@ from safetensors.torch import load_file
 
 import inflate
 from inflate.errors import OutputError
-from inflate.inflation.initializers import ZEROS, Rule
+from inflate.inflation.initializers import Rule
 from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult
-from inflate.workflow import verification
 
-from .checkpoints import autoencoder, write_safetensors, write_torch
+from .checkpoints import autoencoder, write_torch
 from .conversions import (
     CPU,
     corrupt_file,
-    corrupt_start,
     image_decode,
     metadata_of,
     print_of,
@@ -51,14 +49,6 @@ def test_what_a_conversion_gives(image: Path, tmp_path: Path, mode: str) -> None
     assert made == target.keys() - source.keys() != set()
 
 
-@pytest.mark.parametrize(("name", "stem"), [("a.vae.pt", "a.vae"), ("plain", "plain")])
-def test_the_default_output_is_next_to_the_source(tmp_path: Path, name: str, stem: str) -> None:
-    write_torch(tmp_path / name, autoencoder(ch_mult=[1]))
-    result = inflate.convert(tmp_path / name, skip_parity=True)
-    assert result.output == tmp_path / f"{stem}.video.safetensors"
-    assert set(snapshot(tmp_path)) == {name, result.output.name}
-
-
 def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     result = inflate.convert(image, output, time_mode="all", alpha=0.25, seed=5, **CPU)
@@ -76,18 +66,6 @@ def test_the_header_says_everything_and_nothing_of_the_place(image: Path, tmp_pa
     assert whole == json.loads(json.dumps(asdict(result.plan.config)))
     assert whole["seed"] == 5
     assert whole["architecture"]["ch_mult"] == [1, 2]
-
-
-def test_skipped_parity_is_published_and_recorded(image: Path, tmp_path: Path) -> None:
-    output = tmp_path / "video.safetensors"
-    result = inflate.convert(image, output, skip_parity=True, **CPU)
-    assert result.parity is None
-    assert result.passed
-    metadata = metadata_of(output)
-    assert metadata["inflate.parity.verdict"] == "unverified"
-    assert metadata["inflate.parity.device"] == "none"
-    assert metadata["inflate.source.fingerprint"] == print_of(image)
-    assert inflate.verify(image, output, **CPU).verdict == "bitwise"
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq", "plain"])
@@ -113,20 +91,6 @@ def test_the_same_work_gives_the_same_bytes(image: Path, tmp_path: Path) -> None
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_what_fails_gets_no_name(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corrupt_start(monkeypatch, lambda _, rule: rule == ZEROS)  # The branches are not identities.
-    (tmp_path / "before").write_text("of before")
-    before = snapshot(tmp_path)
-    for name in ("new", "before"):
-        result = inflate.convert(image, tmp_path / name, time_mode="all", overwrite=True, **CPU)
-        assert (result.passed, result.output) == (False, None)
-        assert result.parity is not None
-        assert result.parity.verdict == "fail"
-        assert snapshot(tmp_path) == before
-
-
 @pytest.mark.parametrize("damaged", ["encoder.conv_in.weight", "decoder.conv_in.weight"])
 def test_what_is_judged_is_read_back_from_the_file(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
@@ -139,21 +103,6 @@ def test_what_is_judged_is_read_back_from_the_file(
     assert snapshot(tmp_path) == {}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_whatever_happens_nothing_is_left(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        (staged,) = snapshot(tmp_path)
-        assert staged.startswith(".video.safetensors.")
-        raise error
-
-    monkeypatch.setattr(verification, "run_check", stop)
-    with pytest.raises(error):
-        inflate.convert(image, tmp_path / "video.safetensors", **CPU)
-    assert snapshot(tmp_path) == {}
-
-
 def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "video.safetensors"
     output.write_text("of before")
@@ -163,15 +112,6 @@ def test_an_existing_file_is_kept_unless_overwritten(image: Path, tmp_path: Path
     result = inflate.convert(image, output, overwrite=True, **CPU)
     assert result.fingerprint == print_of(output)
     assert list(snapshot(tmp_path)) == ["video.safetensors"]
-
-
-def test_a_dry_run_writes_nothing(image: Path, tmp_path: Path) -> None:
-    result = inflate.convert(image, tmp_path / "video.safetensors", dry_run=True, **CPU)
-    assert (result.output, result.fingerprint, result.parity) == (None, None, None)
-    assert result.passed
-    assert snapshot(tmp_path) == {}
-    made = inflate.convert(image, tmp_path / "video.safetensors", **CPU)
-    assert made.plan == result.plan
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -194,15 +134,6 @@ def test_a_narrower_type_is_judged_against_the_source_cast_to_it(
         worst = max(worst, (image_decode(source, z) - image_decode(cast, z)).abs().max().item())
     assert worst > 1e-4
     assert report.cast == CastResult("float32", dtype, pytest.approx(worst))
-
-
-def test_the_stored_type_is_the_sources_by_default(tmp_path: Path) -> None:
-    weights = autoencoder(dtype=torch.bfloat16)
-    result = inflate.convert(write_safetensors(tmp_path / "half.safetensors", weights), **CPU)
-    stored = load_file(tmp_path / "half.video.safetensors")
-    assert {t.dtype for t in stored.values()} == {torch.bfloat16}
-    assert result.parity is not None
-    assert (result.parity.verdict, result.parity.cast) == ("bitwise", None)
 
 
 def test_options_win_over_set_and_set_over_the_file(image: Path, tmp_path: Path) -> None:

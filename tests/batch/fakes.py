@@ -52,8 +52,7 @@ def _made(digest: bytes) -> tuple[bytes, str]:
 class Watcher(Watch):
     """Counts how often it waits."""
 
-    def __init__(self) -> None:
-        self.waited = 0
+    waited = 0
 
     def waits(self) -> None:
         """Remember."""
@@ -73,22 +72,21 @@ class FakeExecutor:
         self.answers: list[bool] = []
         self.together = 0
         self._tasks: dict[int, Task] = {}
-        self._begun: list[Task] = []
         self._events: list[Event] = []
 
     def submit(self, task: Task) -> None:
-        """Begin a task; it continues when its events are taken."""
+        """Do what a worker does before it publishes."""
         self.ran.append(task)
         self._tasks[task.number] = task
-        self._begun.append(task)
         self.together = max(self.together, len(self._tasks))
+        self.begin(task, self._act(task))
 
     def wait(self, seconds: float) -> list[Event]:
         """The events since the last call."""
-        for task in self._begun:
-            self.begin(task)
-        self._begun.clear()
         events, self._events = self._events, []
+        for event in events:
+            if event.kind == "end":
+                self._tasks.pop(event.number, None)
         return events
 
     def answer(self, event: Event, go: bool) -> None:
@@ -106,20 +104,15 @@ class FakeExecutor:
     def close(self) -> None:
         """Nothing runs."""
 
-    def begin(self, task: Task) -> None:
-        """Do what a worker does before it publishes."""
-        act = self._act(task)
-        if act in ("lost", "failed", "unequal"):
-            del self._tasks[task.number]
+    def begin(self, task: Task, act: str) -> None:
+        """Send the first event of a task."""
+        ends = {"failed": {"error": "no"}, "unequal": {"conversion": {"parity": FAILED}}}
         if act == "lost":
             self.send("lost", task, error="worker was killed")
             return
         assert task.options["overwrite"] or not Path(task.output).exists()
-        if act == "failed":
-            self.end(task, state=act, made=None, document={"seconds": 0.1, "error": "no"})
-        elif act == "unequal":
-            document = {"seconds": 0.1, "conversion": {"parity": FAILED}}
-            self.end(task, state=act, made=None, document=document)
+        if act in ends:
+            self.end(task, state=act, made=None, document={"seconds": 0.1, **ends[act]})
         else:
             staged = Path(task.output + ".staged")
             staged.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,21 +53,6 @@ def test_the_script_converts_and_publishes(tmp_path: Path, sources: Sources) -> 
     (tmp_path / "ckpts/m01.safetensors").unlink()
     ran = ci(tmp_path, "m.yaml", "--time-mode", "conv-only")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-def test_the_outputs_of_a_restored_cache_are_known(tmp_path: Path, sources: Sources) -> None:
-    """A cache brings the bytes back, with other inodes and times."""
-    sources(2)
-    content = {"defaults": {"device": "cpu"}, "jobs": [{"source": "ckpts/*", "output": "out/"}]}
-    write_manifest(tmp_path / "m.yaml", content)
-    assert ci(tmp_path, "m.yaml").returncode == 0
-    for folder in ("out", "ckpts"):
-        shutil.copytree(tmp_path / folder, tmp_path / "cache", copy_function=shutil.copyfile)
-        shutil.rmtree(tmp_path / folder)
-        (tmp_path / "cache").rename(tmp_path / folder)
-    ran = ci(tmp_path, "m.yaml", "--json")
-    assert ran.returncode == 0, ran.stderr
-    assert [job["reused"] for job in json.loads(ran.stdout)["jobs"]] == [True, True]
 
 
 def load(path: Path) -> dict[str, Any]:

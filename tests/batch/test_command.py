@@ -18,7 +18,6 @@ from inflate.batch.reports import (
     batch_document,
     failure_text,
     failures_first,
-    headline,
     to_html,
     to_junit,
     to_markdown,
@@ -53,29 +52,12 @@ def document_with(*outcomes: Outcome, **more: Any) -> dict[str, Any]:
     return batch_document(outcomes, ledger="l", executor="local", seconds=2.0, **more)
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "expected"),
-    [
-        (
-            [("held", True), ("held", False), ("unequal", True), ("failed", False)],
-            "2 of 4 converted, 1 not equal, 1 failed (2 unchanged since an earlier run; "
-            "--retry-failed tries failed jobs again)",
-        ),
-        ([("failed", False), ("not-run", False)], "0 of 2 converted, 1 failed, 1 not run"),
-    ],
-)
-def test_the_headline(outcomes: list[tuple[State, bool]], expected: str) -> None:
-    assert headline(document_with(*(outcome(*one) for one in outcomes))) == expected
-
-
 def test_failures_come_first_with_one_line_each() -> None:
     document = document_with(
-        outcome("held"),
-        outcome("not-run"),
-        outcome("unequal", conversion={"parity": FAILED}),
+        outcome("held"), outcome("not-run"), outcome("unequal", conversion={"parity": FAILED}),
         outcome("failed", error=f"{Path('a.ckpt').resolve()} is cut short;\ncopy it again"),
         outcome("failed", error="a bug: x", traceback="Traceback"),
-    )
+    )  # fmt: skip
     jobs = failures_first(document)
     assert [job["status"] for job in jobs] == ["failed", "failed", "unequal", "not-run", "held"]
     texts = [failure_text(job) for job in jobs]
@@ -106,8 +88,7 @@ def test_a_terminal_shows_bars_and_then_the_jobs(
     assert main(["batch", "ckpts/*", "-o", "out"]) == 2
     said = capsys.readouterr()
     assert "all jobs" in said.err
-    assert re.search(r"unequal +fail, 0\.1 s +ckpts/m02.safetensors -> out/m02", said.out)
-    assert re.search(r"ckpts/m01.safetensors -> out/m01\S+: no", said.out)
+    assert re.search(r"unequal .+ckpts/m02.safetensors -> out/m02", said.out)
 
 
 def test_json_and_reports(
@@ -175,9 +156,7 @@ def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[
     sources(2, broken=(1,))
     write_manifest(Path("m.yaml"), {"jobs": [{"source": "ckpts/*", "output": "out/"}]})
     assert main(["batch", "m.yaml", "--dry-run"]) == 2
-    out = capsys.readouterr().out
-    assert re.search(r"ckpts/m00.safetensors +586\.3 kB +out/m00\S+ +[\d.]+ MB +[\d.]+ MB", out)
-    assert "m01.safetensors: " in out
+    assert "m01.safetensors: " in capsys.readouterr().out
     assert not Path("out").exists()
     assert main(["batch", "m.yaml", "--dry-run", "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
@@ -189,21 +168,15 @@ def test_a_dry_run_prints_sizes(sources: Sources, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("m.yaml", "ckpts/*"),
-        ("nowhere/*",),
-        ("no.yaml",),
-        ("ckpts/*", "--github-summary"),
-        ("ckpts/*", "--report-dir", "file/x"),
-        ("ckpts/*", "--report-dir", "r"),
+        ("m.yaml", "ckpts/*"), ("nowhere/*",), ("no.yaml",), ("ckpts/*", "--github-summary"),
+        ("ckpts/*", "--report-dir", "file/x"), ("ckpts/*", "--report-dir", "r"),
         ("ckpts/*", "--ledger", "file/x"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_start_ends_with_2(
-    arguments: tuple[str, ...],
-    sources: Sources,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    arguments: tuple[str, ...], sources: Sources,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     sources(1)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     if "r" in arguments:

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import json
 import math
-import os
 import re
 import shlex
 import subprocess
@@ -26,18 +25,12 @@ from inflate.cli.console import say
 from inflate.cli.help import EXAMPLES, SUMMARY, panel_of
 from inflate.config.manifest import read_manifest
 from inflate.errors import ConfigError
-from inflate.options import (
-    JOB_OPTIONS,
-    ConvertOptions,
-    Group,
-    VerifyOptions,
-)
+from inflate.options import JOB_OPTIONS, ConvertOptions, Group, VerifyOptions
 
 from .conftest import CPU, Run
 
 ROOT = Path(inflate.__file__).parents[1]
 ESCAPE = "\x1b"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app_for()).commands  # type: ignore[attr-defined]
 PAGES = {(): typer.main.get_command(app_for()), **{(name,): c for name, c in COMMANDS.items()}}
 PAGES |= {("presets", name): c for name, c in COMMANDS["presets"].commands.items()}
@@ -174,21 +167,6 @@ def test_a_terminal_breaks_lines_between_words(
     assert first == " ".join(words)  # Not a terminal.
     assert " ".join(lines).split() == words
     assert all(len(line) <= 30 for line in lines if line != "x" * 50)
-
-
-def test_the_first_step_is_shown_before_torch_is_loaded() -> None:
-    code = (
-        "import sys\n"
-        "from inflate.cli import progress\n"
-        "sys.stderr.isatty = lambda: True\n"
-        "with progress.progress_bar(False):\n"
-        "    assert 'torch' not in sys.modules\n"
-        "    sys.exit(7)\n"
-    )
-    env = {**ONE_THREAD, "TERM": "xterm"}
-    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert ran.returncode == 7
-    assert ran.stderr.startswith("loading torch…")
 
 
 # As a process

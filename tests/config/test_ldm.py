@@ -12,10 +12,8 @@ import yaml
 from inflate.config.loading import read_config
 from inflate.errors import ConfigError
 
-DDCONFIG: dict[str, Any] = {
-    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
-    "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
-}  # fmt: skip
+from ..checkpoints import DDCONFIG
+
 SETTINGS = {f"architecture.{key}": value for key, value in DDCONFIG.items()}
 
 

@@ -164,18 +164,9 @@ def write(path: Path, text: str | bytes) -> str:
 
 
 def test_a_file_of_ours_is_read_and_its_interpolations_resolved(tmp_path: Path) -> None:
-    name = write(
-        tmp_path / "c.yaml",
-        """
-        description: mine
-        seed: 3
-        architecture: {resolution: 512}
-        temporal:
-          alpha: ${seed}
-          video_kernel_size: [3, 1, 1]
-        """,
-    )
-    assert read_config(name) == {
+    text = "seed: 3\narchitecture: {resolution: 512}\ndescription: mine\n"
+    text += "temporal: {alpha: '${seed}', video_kernel_size: [3, 1, 1]}\n"
+    assert read_config(write(tmp_path / "c.yaml", text)) == {
         "description": "mine", "seed": 3, "architecture.resolution": 512, "temporal.alpha": 3,
         "temporal.video_kernel_size": [3, 1, 1],
     }  # fmt: skip

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-from inflate.config import presets
 from inflate.config.loading import known_keys, matching_presets, read_config
 from inflate.config.presets import load_presets
 from inflate.config.schema import Architecture
@@ -29,16 +27,6 @@ def seen(name: str) -> Architecture:
     if kind == "vq":
         shapes["quantize.embedding.weight"] = (preset["n_embed"], preset["embed_dim"])
     return architecture_of(shapes)
-
-
-def test_presets_are_found_in_the_package_or_next_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "inflate"
-    monkeypatch.setattr(presets, "__file__", str(package / "config" / "presets.py"))
-    assert presets.preset_folder() == tmp_path / "configs"
-    (package / "configs").mkdir(parents=True)
-    assert presets.preset_folder() == package / "configs"
 
 
 @pytest.mark.parametrize("name", load_presets())

@@ -27,21 +27,6 @@ def test_an_architecture_that_cannot_be_built_is_refused(name: str, value: Any) 
     assert problem.startswith(f"architecture.{name} is ")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("alpha", {"merge_strategy": "fixed", "alpha": 1.5}),
-        ("alpha", {"merge_strategy": "fixed", "alpha": math.nan}),
-        ("video_kernel_size", {"video_kernel_size": (3, 2, 1)}),
-    ],
-)
-def test_temporal_layers_that_cannot_be_built_are_refused(
-    name: str, change: dict[str, Any]
-) -> None:
-    (problem,) = Temporal(**change).problems()
-    assert problem.startswith(f"temporal.{name} is {change[name]}")
-
-
 def test_attention_over_time_needs_attention() -> None:
     bare = replace(SMALL, attn_type="none")
     (problem,) = Config(bare, Temporal(time_mode="attn-only")).problems()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import FIRST_STAGE, autoencoder, prefixed, under, video_autoencoder
+from ..checkpoints import autoencoder, prefixed, video_autoencoder
 from ..models.builders import drawn_weights, shapes_of
 
 LIKE_CLASS: dict[str, Any] = {"num_res_blocks": 2, "ch_mult": [1]}
@@ -80,9 +80,9 @@ def whole_model(family: str, seed: int = 0) -> dict[str, Tensor]:
 
 def svd_model() -> dict[str, Tensor]:
     """A full file of SVD: a video autoencoder, and the image one among the conditioners."""
-    video = video_autoencoder("plain", seed=1, temporal=SVD, ch_mult=[1])
+    video = video_autoencoder("plain", seed=1, temporal=SVD, **LIKE_CLASS)
     return {
-        f"{_UNET}input_blocks.0.0.weight": torch.ones(8, 8),
+        f"{_UNET}input_blocks.0.0.weight": torch.arange(12.0).reshape(3, 4),
         "conditioner.embedders.0.open_clip.model.visual.proj": torch.ones(8, 8),
         **prefixed(autoencoder(seed=2, ch_mult=[1]), SVD_IMAGE),
         **prefixed(video),
@@ -110,11 +110,6 @@ def old_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     pattern = re.compile(r"(attentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.")
     return {pattern.sub(lambda m: f"{m[1]}.{old[m[2]]}.", k): v for k, v in weights.items()}
-
-
-def first_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The autoencoder of a full file."""
-    return under(weights, FIRST_STAGE)
 
 
 def weights_file(folder: Path) -> Path:

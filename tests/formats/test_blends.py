@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,10 @@ def with_numbers(path: Path, residual: list[float], attention: list[float]) -> P
     mode = "all" if residual and attention else "conv-only" if residual else "attn-only"
     saved(path, time_mode=mode)
     weights = load_file(path)
-    counts = {True: 0, False: 0}
+    turns = cycle(residual), cycle(attention)
     for key in weights:
         if key.endswith("mix_factor"):
-            inside = ".attn" in key
-            numbers = attention if inside else residual
-            weights[key] = torch.tensor([numbers[counts[inside] % len(numbers)]])
-            counts[inside] += 1
+            weights[key] = torch.tensor([next(turns[".attn" in key])])
     return write_safetensors(path, weights)
 
 

@@ -33,13 +33,14 @@ Place = Callable[[Path, Mapping[str, Any]], Path]
 
 
 def _folder(folder: Path, config: Mapping[str, Any], name: str = FOLDER_FILES[0]) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return write_safetensors(folder / name, autoencoder())
 
 
 PLACES: dict[str, Place] = {
     "folder": lambda folder, config: _folder(folder, config).parent,
-    "pipeline": lambda folder, config: _folder(_made(folder / "vae"), config).parent.parent,
+    "pipeline": lambda folder, config: _folder(folder / "vae", config).parent.parent,
     "file in it": _folder,
     "file of another name": lambda folder, config: _folder(folder, config, "vae.safetensors"),
     "header": lambda folder, config: write_safetensors(
@@ -48,14 +49,9 @@ PLACES: dict[str, Place] = {
 }
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_a_configuration_that_fits_is_taken(place: Place, tmp_path: Path) -> None:
-    source = place(_made(tmp_path / "source"), {**CONFIG, "act_fn": "swish"})
+    source = place(tmp_path, {**CONFIG, "act_fn": "swish"})
     assert inspect(source).obstacles == ()
     result = convert(source, tmp_path / "out", **CPU)
     assert result.passed
@@ -91,7 +87,7 @@ REFUSED: list[tuple[type[InflateError], str, Any]] = [
 def test_a_setting_that_this_family_lacks_or_the_tensors_contradict_is_refused(
     place: str, kind: type[InflateError], key: str, value: Any, tmp_path: Path
 ) -> None:
-    source = PLACES[place](_made(tmp_path / "source"), {**CONFIG, key: value})
+    source = PLACES[place](tmp_path, {**CONFIG, key: value})
     with pytest.raises(kind, match=key):
         convert(source, tmp_path / "out", **CPU)
     assert any(key in obstacle for obstacle in inspect(source).obstacles)

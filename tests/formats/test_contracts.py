@@ -23,7 +23,7 @@ import yaml
 from inflate import convert
 from inflate.workflow.production import ConversionResult
 
-from ..checkpoints import FIRST_STAGE, autoencoder_shapes, under, video_autoencoder
+from ..checkpoints import autoencoder_shapes, prefixed, under, video_autoencoder
 from ..conversions import CPU
 from .making import LIKE_CLASS, SVD
 
@@ -83,18 +83,15 @@ def violations(contract: Mapping[str, Any], names: Shapes) -> list[str]:
     return found
 
 
-def planned(contract: Mapping[str, Any], folder: Path, **options: Any) -> ConversionResult:
+def planned(contract: Mapping[str, Any], folder: Path) -> ConversionResult:
     """The plan for an autoencoder of full size."""
     shapes = autoencoder_shapes("plain", **KL_F8)
     image = without_numbers(folder / "img.safetensors", shapes)
+    where = {"layout": contract["layout"]}
     if contract.get("into"):
-        own = {f"{FIRST_STAGE}{name}": shape for name, shape in shapes.items()}
-        options["into"] = without_numbers(
-            folder / "full.safetensors", {**own, UNET: (4, 320, 3, 3)}
-        )
-    else:
-        options["layout"] = contract["layout"]
-    return convert(image, dry_run=True, **{"video_kernel_size": (3, 1, 1), **options}, **CPU)
+        whole = {**prefixed(shapes), UNET: (4, 320, 3, 3)}
+        where = {"into": without_numbers(folder / "full.safetensors", whole)}
+    return convert(image, dry_run=True, video_kernel_size=(3, 1, 1), **where, **CPU)
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

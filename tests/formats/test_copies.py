@@ -32,7 +32,7 @@ from ..checkpoints import (
 )
 from ..conversions import CPU, converted
 from ..models.builders import error, noise
-from .making import LIKE_CLASS, SVD, diffusers_model, weights_file
+from .making import DEEPER, LIKE_CLASS, SVD, diffusers_model, weights_file
 
 WHOLE = [each for each in TARGETS if each != "temporal"]
 COPIES = [
@@ -112,7 +112,8 @@ def test_from_each_layout_to_each(
 def test_a_folder_of_its_own_class_comes_back_the_same(
     diffusers: ModuleType, tmp_path: Path
 ) -> None:
-    model = diffusers_model(diffusers.AutoencoderKLTemporalDecoder, scaling_factor=0.5)
+    kind = diffusers.AutoencoderKLTemporalDecoder
+    model = diffusers_model(kind, scaling_factor=0.5, **DEEPER)
     model.save_pretrained(tmp_path / "model")
     decoders = {}
     for layout in ("autoencoder", "decoder"):
@@ -120,8 +121,7 @@ def test_a_folder_of_its_own_class_comes_back_the_same(
         decoders[layout] = inflate.load_video_decoder(tmp_path / layout)
     convert(tmp_path / "autoencoder", tmp_path / "back", layout="diffusers", **CPU)
     assert_same(load_file(weights_file(tmp_path / "back")), model.state_dict())
-    made = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(tmp_path / "back")
-    assert made.config["scaling_factor"] == 0.5
+    assert kind.from_pretrained(tmp_path / "back").config["scaling_factor"] == 0.5
     z = noise(6, 4, 3, 5)
     with torch.inference_mode():
         theirs = model.decode(z, num_frames=3).sample

@@ -61,26 +61,22 @@ def test_a_folder_as_save_pretrained_writes_it(
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "arguments"),
+    ("kind", "changes"),
     [
-        ("AutoencoderKL", {"use_quant_conv": False, "in_channels": 4, "out_channels": 1}, {}),
-        (
-            "AutoencoderKL",
-            {**THREE_LEVELS, "block_out_channels": (32, 96, 64), "layers_per_block": 1},
-            {},
-        ),
-        ("VQModel", {"num_vq_embeddings": 16, **INSIDE}, {"force_not_quantize": True}),
+        ("AutoencoderKL", {"mid_block_add_attention": False, "use_quant_conv": False,
+                           "in_channels": 4, "out_channels": 1}),
+        ("AutoencoderKL", {**THREE_LEVELS, "block_out_channels": (32, 96, 64),
+                           "layers_per_block": 1}),
+        ("AutoencoderKL", INSIDE),
+        ("VQModel", {"num_vq_embeddings": 16, **INSIDE}),
     ],
-    ids=["post quant alone, other images", "three levels", "codebook, attention inside"],
-)
+    ids=["no attention, post quant alone", "three levels", "attention inside", "codebook"],
+)  # fmt: skip
 def test_any_autoencoder_of_its_classes_decodes_as_there(
-    diffusers: ModuleType,
-    kind: str,
-    changes: dict[str, Any],
-    arguments: dict[str, Any],
-    tmp_path: Path,
+    diffusers: ModuleType, kind: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     model = diffusers_model(getattr(diffusers, kind), **changes)
+    arguments = {"force_not_quantize": True} if kind == "VQModel" else {}
     model.save_pretrained(tmp_path / "model")
     converted(tmp_path / "model", tmp_path / "out")
     ours = inflate.load_video_autoencoder(tmp_path / "out")
@@ -117,18 +113,7 @@ def test_the_export_decodes_as_the_original_did(
 ) -> None:
     model = diffusers_model(diffusers.AutoencoderKL, scaling_factor=0.5, **SOURCES[source])
     model.save_pretrained(tmp_path / "model")
-    narrow = {"dtype": "bfloat16", "float32_norms": True} if source == "sd3" else {}
-    result = converted(tmp_path / "model", tmp_path / "out", **EXPORT, **narrow)
-    if narrow:
-        stored = load_file(weights_file(tmp_path / "out"))
-        types = {
-            ".temporal_res_block.norm" in name: tensor.dtype for name, tensor in stored.items()
-        }
-        assert types == {True: torch.float32, False: torch.bfloat16}
-        assert result.parity is not None
-        assert result.parity.cast is not None
-        assert 0 < (result.parity.cast.max_abs_error or 0) < 0.1
-        return
+    result = converted(tmp_path / "model", tmp_path / "out", **EXPORT)
     assert result.parity is not None
     assert any(diffusers.__version__ in note for note in result.parity.notes)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -161,10 +146,9 @@ def test_a_fixed_blend_becomes_its_logit_and_attention_that_is_identity_is_left_
     assert blends
     for tensor in blends:
         assert tensor.sigmoid().item() == pytest.approx(alpha)
-    reasons = {d.info.name: d.reason for d in result.plan.dropped}
-    assert all("time_mix_block" in k or "video_time_embed" in k or k.endswith("attn_1.mix_factor")
-               for k in reasons)  # fmt: skip
-    assert bool(reasons) is (time_mode == "all")
+    left = [dropped.info.name for dropped in result.plan.dropped]
+    assert all("attn" in name for name in left)
+    assert bool(left) is (time_mode == "all")
     exported(diffusers, tmp_path / "out")
 
 
@@ -220,8 +204,7 @@ def test_temporal_attention_that_has_learned_cannot_be_exported(
     weights = load_file(video)
     weights["decoder.mid.attn_1.time_mix_block.ff.net.2.bias"][0] = 1e-6
     save_file(weights, video, metadata_of(video))
-    (problem,) = refusal(video, video_kernel_size=None)
-    assert "temporal attention" in problem
+    assert len(refusal(video, video_kernel_size=None)) == 1
 
 
 def test_without_the_package_one_line_says_how_to_get_it(
@@ -250,14 +233,9 @@ def test_without_the_package_one_line_says_how_to_get_it(
     ],
 )
 def test_an_export_that_differs_is_not_published(
-    diffusers: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    weights_differ: bool,
-    decoders_differ: bool,
-    plain: Path,
-    tmp_path: Path,
-) -> None:
+    diffusers: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, weights_differ: bool,
+    decoders_differ: bool, plain: Path, tmp_path: Path,
+) -> None:  # fmt: skip
     corrupt_file(monkeypatch, name, 0.05)
     result = converted(plain, tmp_path / "out", "fail", **EXPORT)
     assert result.output is None

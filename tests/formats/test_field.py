@@ -114,12 +114,8 @@ def test_several_are_choices_by_their_path(
         assert_same(found(path, prefix=prefix, skip_parity=True)[0], weights)
 
 
-def shadow(weights: Weights) -> Any:
-    return {"decay": 0.9, "shadow_params": list(weights.values())}
-
-
 REFUSED: dict[str, Callable[[Weights], Any]] = {
-    "shadow_params": shadow,
+    "shadow_params": lambda w: {"decay": 0.9, "shadow_params": list(w.values())},
     "nothing": lambda _: None,
     "a list": lambda w: [w],
     "a module": lambda _: torch.nn.Linear(2, 2),
@@ -190,21 +186,13 @@ def test_a_bare_decoder_is_found_under_any_prefix(prefix: str, tmp_path: Path) -
     assert_same(copied, prefixed(weights, "decoder."))
 
 
-def flux2() -> tuple[Weights, Weights]:
-    """An autoencoder of FLUX.2 as it is named here, and as its authors name it."""
-    weights = autoencoder(z_channels=8, **TINY)
-    weights |= {
-        "bn.running_mean": torch.arange(32.0),
-        "bn.running_var": torch.ones(32),
-        "bn.num_batches_tracked": torch.tensor(5),
-    }
-    inside = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}
-    return weights, {inside.get(k.split(".")[0], "") + k: v for k, v in weights.items()}
-
-
 def test_flux2_keeps_its_statistics(tmp_path: Path) -> None:
-    weights, stored = flux2()
-    path = saved(stored, tmp_path)
+    weights = autoencoder(z_channels=8, **TINY) | {
+        "bn.running_mean": torch.arange(32.0), "bn.running_var": torch.ones(32),
+        "bn.num_batches_tracked": torch.tensor(5),
+    }  # fmt: skip
+    inside = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}  # As its authors name it.
+    path = saved({inside.get(k.split(".")[0], "") + k: v for k, v in weights.items()}, tmp_path)
     copied, _ = found(path)
     assert_same(copied, weights)
     with open_checkpoint(tmp_path / "out.safetensors") as checkpoint:

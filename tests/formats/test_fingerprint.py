@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from inflate.formats.fingerprint import fingerprint_of
-from inflate.formats.source import describe
-from inflate.io.reader import open_checkpoint
-
 from ..checkpoints import autoencoder, prefixed, write_lightning, write_safetensors, write_torch
+from ..conversions import print_of
 from .test_dialects import renamed
 
 Weights = dict[str, Tensor]
@@ -24,22 +20,13 @@ def weights() -> Weights:
     return autoencoder("plain", ch_mult=[1])
 
 
-def print_of(path: Path, **options: Any) -> str:
-    with open_checkpoint(path) as checkpoint:
-        return fingerprint_of(describe(checkpoint, **options).checkpoint)
-
-
-def named_by_diffusers(path: Path, tensors: Weights) -> Path:
-    return write_safetensors(path, renamed(tensors, 1))
-
-
 SAME: dict[str, Callable[[Path, Weights], Path]] = {
     "torch": write_torch,
     "lightning": write_lightning,
     "under a prefix": lambda path, w: write_safetensors(path, prefixed(w)),
     "in another order": lambda path, w: write_torch(path, dict(reversed(w.items()))),
     "among others": lambda path, w: write_torch(path, {**w, "loss.logvar": torch.ones(1)}),
-    "in the names of diffusers": named_by_diffusers,
+    "in the names of diffusers": lambda path, w: write_safetensors(path, renamed(w, 1)),
 }
 
 

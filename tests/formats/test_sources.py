@@ -27,7 +27,7 @@ from ..checkpoints import (
     write_torch,
 )
 from ..conversions import CPU, converted, metadata_of
-from .making import AROUND, SVD_IMAGE, first_stage, moving_averages, svd_model, whole_model
+from .making import AROUND, SVD_IMAGE, moving_averages, svd_model, whole_model
 
 Writer = Callable[..., Path]
 
@@ -58,7 +58,7 @@ def test_of_a_whole_model_the_autoencoder_alone_is_read(
 ) -> None:
     weights = whole_model(family)
     path = writer(tmp_path / "model.file", weights)
-    kept(path, first_stage(weights))
+    kept(path, under(weights, FIRST_STAGE))
     assert reads[path] == {name for name in weights if name.startswith(FIRST_STAGE)}
 
 
@@ -136,7 +136,7 @@ def test_shards_behind_their_index(
     index = tmp_path / f"{stem}.{ending}.index.json"
     shards = sorted(tmp_path.glob(f"{stem}-*.{ending}"))
     assert len(shards) > 2
-    kept(index, first_stage(weights))
+    kept(index, under(weights, FIRST_STAGE))
     assert reads[index] == {name for name in weights if name.startswith(FIRST_STAGE)}
     made = convert(index, skip_parity=True, **CPU)
     assert made.output == tmp_path / f"{stem}.video.safetensors"

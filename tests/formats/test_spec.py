@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from inflate.config.presets import load_presets
-from inflate.config.schema import Architecture, Temporal
+from inflate.config.schema import Temporal
 from inflate.formats.spec import TensorSpec, decoder_spec, image_shapes
 from inflate.models import Decoder, Encoder, VideoDecoder
-from inflate.models.temporal import TemporalBlock
 from inflate.vocabulary import ATTN_TYPES, MERGE_STRATEGIES, TIME_MODES
 from tests.io.opening import architecture_of, architecture_of_preset
 
 from ..checkpoints import FIRST_STAGE, KINDS, autoencoder_shapes
-from ..models.builders import SMALL, shapes_of
+from ..models.builders import shapes_of
 from .test_architecture import configurations
 
 KERNELS: tuple[Any, ...] = (3, (3, 1, 1), (5, 3, 3))
@@ -78,32 +77,3 @@ def test_any_architecture_is_recovered_and_lists_the_tensors_of_its_modules(
     parts = image_shapes(seen)
     assert all(key.startswith(part) for part, shapes in parts.items() for key in shapes)
     assert {key: shape for shapes in parts.values() for key, shape in shapes.items()} == expected
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_what_a_tensor_is_for_is_what_its_module_is(kernel: Any) -> None:
-    """Role, inputs of an output, part and layer, and the branch that a ``mix_factor`` weighs."""
-    a = Architecture(**{**SMALL, "ch_mult": (1, 2), "attn_resolutions": (8,)})
-    temporal = Temporal("all", video_kernel_size=kernel)
-    with torch.device("meta"):
-        video = VideoDecoder(**a.module_arguments(), **temporal.module_arguments())
-    kinds = {
-        "norm": (nn.GroupNorm, nn.LayerNorm),
-        "conv": (nn.Conv2d, nn.Conv3d),
-        "linear": nn.Linear,
-        "mix_factor": TemporalBlock,
-    }
-    for tensor in decoder_spec(a, temporal):
-        path = tensor.key.removeprefix("decoder.").rpartition(".")[0]
-        module = video.get_submodule(path)
-        assert isinstance(module, kinds[tensor.role])
-        if tensor.role == "mix_factor":
-            assert isinstance(module, TemporalBlock)
-            assert (tensor.weighs, tensor.part) == (module.mix_weighs, "mix_factor")
-            continue
-        assert tensor.weighs is None
-        assert tensor.fan_in == module.get_parameter("weight")[0].numel()
-        if tensor.part is not None:
-            owner, _, layer = path.partition(f".{tensor.part}")
-            assert isinstance(video.get_submodule(owner).get_submodule(tensor.part), nn.Module)
-            assert tensor.layer == layer.removeprefix(".")

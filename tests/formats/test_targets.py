@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 import inflate
-from inflate import convert
+from inflate import convert, inspect
 from inflate.io.reader import open_checkpoint
 from inflate.models import VideoDecoder
 from inflate.vocabulary import TARGETS
 
-from ..checkpoints import DDCONFIG, autoencoder, write_lightning, write_safetensors
+from ..checkpoints import DDCONFIG, autoencoder, write_lightning
 from ..conversions import CPU, converted, image_decode
 from ..models.builders import noise
 from .making import weights_file
 
 HERE: dict[str, Any] = {**CPU, "video_kernel_size": (3, 1, 1)}
-
-
-def weights_of(path: Path) -> Path:
-    """The file of weights of a layout's output."""
-    return weights_file(path) if path.is_dir() else path
 
 
 @pytest.mark.parametrize(
@@ -52,39 +46,42 @@ def test_layout_decoder_loads_strictly_into_a_video_decoder(
     assert len(result.notes) == (kind != "plain")
 
 
-def grouped(names: Iterable[str]) -> Counter[str]:
-    """Names counted by their first two parts."""
-    parts = [name.split(".") for name in names]
-    return Counter(".".join(p[:2]) + ".*" if len(p) > 2 else ".".join(p) for p in parts)
-
-
 @pytest.mark.parametrize("layout", TARGETS)
 @pytest.mark.usefixtures("tiny_comfyui")
 def test_the_header_says_where_every_group_of_tensors_came_from(
     plain: Path, layout: str, tmp_path: Path
 ) -> None:
     convert(plain, tmp_path / "out", layout=layout, skip_parity=True, **HERE)
-    path = weights_of(tmp_path / "out")
-    with open_checkpoint(path) as checkpoint:
-        written, header = set(checkpoint.tensors), checkpoint.metadata
-    groups = json.loads(header["inflate.provenance"])
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        written, header = checkpoint.tensors, checkpoint.metadata
     counted: Counter[str] = Counter()
-    for entry in groups:
+    for entry in json.loads(header["inflate.provenance"]):
         counted[entry["tensors"]] += entry["count"]
         start = {"spatial": "copied from ", "temporal": "made: "}.get(entry["part"], "")
         assert entry["origin"].startswith(start)
-    assert counted == grouped(written)
+    parts = [name.split(".") for name in written]
+    names = (".".join(p[:2]) + ".*" if len(p) > 2 else ".".join(p) for p in parts)
+    assert counted == Counter(names)
+    if layout != "temporal":  # That is not an autoencoder without its base.
+        seen = inspect(tmp_path / "out")
+        assert (seen.layout, seen.layouts[layout]) == (layout, ())
+        assert seen.blend is not None
+        assert (seen.blend.strategy, seen.blend.alpha) == ("learned", 0.0)
 
 
-def test_temporal_norms_can_stay_in_float32(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "img.safetensors", autoencoder())
-    out = tmp_path / "out.safetensors"
-    options: dict[str, Any] = {"dtype": "float16", "time_mode": "all", "float32_norms": True}
-    result = converted(path, out, **options)
-    written = load_file(out)
+@pytest.mark.parametrize("layout", ["autoencoder", "diffusers"])
+def test_temporal_norms_can_stay_in_float32(layout: Any, plain: Path, tmp_path: Path) -> None:
+    if layout == "diffusers":
+        pytest.importorskip("diffusers")
+    options: dict[str, Any] = {**HERE, "dtype": "float16", "float32_norms": True}
+    if layout == "autoencoder":
+        options["time_mode"] = "all"
+    out = tmp_path / "out"
+    result = converted(plain, out, layout=layout, **options)
+    written = load_file(weights_file(out) if out.is_dir() else out)
     wide = {name for name, tensor in written.items() if tensor.dtype == torch.float32}
     assert wide == {
-        t.key for t in result.plan.of("temporal")
+        t.info.name for t in result.plan.of("temporal")
         if {"norm_in", "norm1", "norm2", "norm3"} & set(t.key.split("."))
         or {("in_layers", "0"), ("out_layers", "0")} & {tuple(t.key.split(".")[-3:-1])}
     }  # fmt: skip
