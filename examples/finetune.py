@@ -5,21 +5,19 @@
     inflate verify img.ckpt trained.safetensors --trained
 
 The spatial layers stay frozen, so the trained file still holds the image decoder. The decoder sees
-noisy posterior samples, like a diffusion model's latents. --resume continues an interrupted run.
+noisy posterior samples, as a diffusion model's latents are.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import inflate
 
@@ -36,7 +34,7 @@ def read_clip(path: str | Path, height: int | None = None) -> Tensor:
 
 
 def random_clips(
-    videos: Sequence[Tensor], rng: np.random.Generator, batch: int, frames: int, side: int
+    videos: list[Tensor], rng: np.random.Generator, batch: int, frames: int, side: int
 ) -> Tensor:
     """Random crops of consecutive frames, ``B T 3 side side`` in [-1, 1]."""
     clips = []
@@ -57,23 +55,23 @@ def noisy_latents(model: torch.nn.Module, clips: Tensor, noise: float) -> Tensor
 
 def loss_of(output: Tensor, clips: Tensor) -> Tensor:
     """L1 of the frames, and of the differences between neighbouring frames, ``B T C H W``."""
-    return F.l1_loss(output, clips) + F.l1_loss(output.diff(dim=1), clips.diff(dim=1))
+    return (output - clips).abs().mean() + (output.diff(dim=1) - clips.diff(dim=1)).abs().mean()
 
 
 def main() -> None:
     """Train, log, save."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("checkpoint", help="a video autoencoder that inflate convert wrote")
     parser.add_argument("clips", nargs="+", help="video files")
-    parser.add_argument("-o", "--output", type=Path, default=Path("trained.safetensors"))
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default="trained.safetensors", help="result")
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=2, help="clips per step")
     parser.add_argument("--frames", type=int, default=8, help="at least 2")
     parser.add_argument("--height", type=int, help="scale the clips to so many pixels")
     parser.add_argument("--side", type=int, default=64, help="pixels of the random crops")
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--lr", type=float, default=1e-4, help="learning rate")
     parser.add_argument("--noise", type=float, default=0.2, help="in units of the latents' std")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of crops and noise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--checkpointing", action="store_true", help="less memory, more time")
@@ -85,6 +83,8 @@ def main() -> None:
     for name, least in {"steps": 1, "batch": 1, "frames": 2, "side": 1}.items():
         if getattr(args, name) < least:
             parser.error(f"--{name} is {getattr(args, name)}; expected {least} or more")
+    if args.output.suffix != ".safetensors" or not args.output.parent.is_dir():
+        parser.error(f"-o is {args.output}; expected NAME.safetensors in a folder that exists")
     if args.output.exists() and not args.overwrite:
         parser.error(f"{args.output} exists; choose another name with -o, or pass --overwrite")
     if args.resume and not state_path.is_file():
@@ -92,15 +92,17 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
+    loading, videos = args.checkpoint, []
     try:
-        videos = [read_clip(path, args.height) for path in args.clips]
-        model = inflate.load_video_autoencoder(args.checkpoint).to(args.device)
-    except (inflate.InflateError, OSError, RuntimeError, ValueError, IndexError) as error:
-        parser.error(f"cannot load the checkpoint or a clip: {error}")
+        model = inflate.load_video_autoencoder(loading).to(args.device)
+        for loading in args.clips:
+            videos.append(read_clip(loading, args.height))
+    except (inflate.InflateError, OSError, RuntimeError, AssertionError, ValueError) as error:
+        parser.error(f"cannot load {loading}: {error}")
     for path, video in zip(args.clips, videos, strict=True):
         if len(video) < args.frames or min(video.shape[2:]) < args.side:
-            has = f"{len(video)} frames of {video.shape[3]} x {video.shape[2]} pixels"
-            parser.error(f"{path} has {has}; expected at least --frames of --side x --side")
+            shape = " x ".join(map(str, video.shape))
+            parser.error(f"{path} has T x C x H x W = {shape}; smaller than --frames or --side")
     blank = torch.zeros(1, 1, 3, args.side, args.side, device=args.device)
     if model.encoder is None or model.decode(model.encode(blank)).shape != blank.shape:
         parser.error(f"{args.checkpoint} does not encode and decode crops of --side {args.side}")

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import inflate
 from inflate.cli.app import main
 from inflate.cli.demo import DEMO_CHECKPOINT
 from inflate.errors import PlanError
+from inflate.formats.targets import LAYOUTS
 
 from .conversions import CPU, snapshot
 from .media import clip
@@ -99,19 +101,44 @@ def test_what_cannot_be_trained_is_refused_before_training(
         assert snapshot(folder) == before
 
 
-def test_diffusers_decodes_a_trained_file_as_we_do(folder: Path) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    # Both are folded: a fold changes the border, for every reader.
-    options: dict[str, Any] = {"post_quant": "fold", "allow_inexact": True, **CPU}
-    outputs: dict[Any, Path] = {"diffusers": folder / "vae", "autoencoder": folder / "ours"}
-    for layout, output in outputs.items():
-        trained = folder / "trained.safetensors"
-        assert inflate.convert(trained, output, layout=layout, **options).passed
+def test_ctrl_c_ends_the_example_with_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("av.open", stop)
+    words = ["finetune.py", folder / "start.safetensors", folder / "clip.mp4", "-o", folder / "new"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(FINETUNE), run_name="__main__")
+    assert stopped.value.code == 130
+
+
+@pytest.mark.parametrize("layout", ["sgm", "cogvideo", "comfyui", "diffusers"])
+def test_another_tool_decodes_a_trained_file_as_we_do(
+    layout: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ComfyUI assumes sizes that the demo checkpoint does not have.
+    comfyui = replace(LAYOUTS["comfyui"], hardwired={})
+    monkeypatch.setitem(LAYOUTS, "comfyui", comfyui)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"post_quant": "fold", "allow_inexact": True}
+    ending = "" if layout == "diffusers" else LAYOUTS[layout].endings[0]
+    output = folder / f"{layout}{ending}"
+    result = inflate.convert(
+        folder / "trained.safetensors", output, layout=layout, **options, **CPU
+    )
+    assert result.passed
     z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    # Ours is folded alike: a fold changes the border, for every reader.
+    ours = folder / f"ours-{layout}.safetensors"
+    inflate.convert(folder / "trained.safetensors", ours, layout="autoencoder", **options, **CPU)
     with torch.no_grad():
-        expected = inflate.load_video_autoencoder(outputs["autoencoder"]).decode(z, 3)
-        model = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(outputs["diffusers"])
-        found = model.decode(z, num_frames=3).sample
+        expected = inflate.load_video_autoencoder(ours).decode(z, 3)
+        if layout == "diffusers":
+            diffusers = pytest.importorskip("diffusers")
+            model = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(output)
+            found = model.decode(z, num_frames=3).sample
+        else:
+            found = inflate.load_video_autoencoder(output).decode(z, 3)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

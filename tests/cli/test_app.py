@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -167,6 +168,21 @@ def test_a_terminal_breaks_lines_between_words(
     assert first == " ".join(words)  # Not a terminal.
     assert " ".join(lines).split() == words
     assert all(len(line) <= 30 for line in lines if line != "x" * 50)
+
+
+def test_the_first_step_is_shown_before_torch_is_loaded() -> None:
+    code = (
+        "import sys\n"
+        "from inflate.cli import progress\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "with progress.progress_bar(False):\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    sys.exit(7)\n"
+    )
+    env = {**os.environ, "TERM": "xterm"}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ran.returncode == 7
+    assert ran.stderr.startswith("loading torch…")
 
 
 # As a process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_what_is_not_equal_ends_with_1(run: Run, tiny: Path, wrong: Path) -> Non
     ran = run("verify", *files, "--json", *CPU)
     assert (ran.code, ran.document["verdict"]) == (1, "fail")
     assert ran.document["max_abs_error"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_tensors_not_finite_are_named(
+    run: Run, tiny: Path, tiny_video: Path, tmp_path: Path
+) -> None:
+    damaged = nudged(tiny_video, tmp_path / "damaged", BIAS, by=math.nan)
+    ran = run("verify", tiny, damaged, *CPU)
+    assert ran.code == 1
+    assert f"\ncause:  NaN or infinity in {BIAS}\n" in ran.out
 
 
 def test_quiet_prints_file_and_verdict(run: Run, tiny: Path, tiny_video: Path, wrong: Path) -> None:
