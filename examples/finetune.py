@@ -8,8 +8,6 @@ The spatial layers stay frozen, so the trained file still holds the image decode
 noisy posterior samples, as a diffusion model's latents are.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -79,7 +79,11 @@ def test_what_cannot_be_trained_is_refused_before_training(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main = runpy.run_path(str(FINETUNE))["main"]
-    start, video, output = folder / "start.safetensors", folder / "clip.mp4", folder / "new"
+    start, video, output = (
+        folder / "start.safetensors",
+        folder / "clip.mp4",
+        folder / "new.safetensors",
+    )
     for wrong in (
         (DEMO_CHECKPOINT, video),  # An image autoencoder.
         (start, folder / "gone.mp4"),
@@ -89,8 +93,11 @@ def test_what_cannot_be_trained_is_refused_before_training(
         (start, video, "--side", 64),
         (start, video, "--steps", 0),
         (start, video, "--device", "nowhere"),
+        (start, video, "--device", "cuda:99"),
         (start, video, "--resume"),
         (start, video, "-o", start),
+        (start, video, "-o", folder / "new.mp4"),
+        (start, video, "-o", folder / "gone" / "new.safetensors"),
     ):
         before = snapshot(folder)
         words = ["finetune.py", "-o", str(output), *QUICK, *map(str, wrong)]
@@ -106,7 +113,13 @@ def test_ctrl_c_ends_the_example_with_130(folder: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("av.open", stop)
-    words = ["finetune.py", folder / "start.safetensors", folder / "clip.mp4", "-o", folder / "new"]
+    words = [
+        "finetune.py",
+        folder / "start.safetensors",
+        folder / "clip.mp4",
+        "-o",
+        folder / "new.safetensors",
+    ]
     monkeypatch.setattr(sys, "argv", [*map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(FINETUNE), run_name="__main__")
