@@ -73,9 +73,7 @@ def read_config(name_or_path: str) -> Settings:
             f"--config {name_or_path!r} does not name a preset or a file"
             f"{nearest(name_or_path, presets) or like(path)}; 'inflate presets' lists the presets"
         )
-    from inflate.config.yaml_files import (
-        read_file,
-    )  # Import OmegaConf only when needed: it is slow.
+    from inflate.config.yaml_files import read_file  # Importing OmegaConf is slow.
 
     return read_file(path)
 
@@ -134,7 +132,7 @@ def build_config(
             problems.append(f"{key}: unknown key{close}")
     config = Config(architecture=seen)
     if settings:
-        # Import OmegaConf only when needed: it is slow.
+        # Importing OmegaConf is slow.
         from inflate.config.yaml_files import with_settings
 
         own = {key: value for key, value in settings.items() if key in known}
