@@ -1,6 +1,6 @@
-"""Turn pretrained image autoencoders into video decoders that start out as their equals.
+"""Turn pretrained image autoencoders into video decoders with initially equal output.
 
-The public names are imported on first use, so that a command that only prints help loads no torch.
+The public names are imported on first use, so that printing help does not load torch.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ def run() -> int:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # Closed: the next opened file would receive what is printed.
+        except OSError:  # If closed, the next opened file would receive the printed text.
             os.open(os.devnull, os.O_RDWR)
     try:
         from inflate.cli.app import main

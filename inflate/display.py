@@ -1,4 +1,4 @@
-"""Short texts for values, and how results display themselves in a prompt and in a notebook."""
+"""Short texts for values, and the display of results at a prompt and in a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from inflate.errors import printable
 
 _SHORT = 3
-"""Facts in a ``repr``; a notebook shows all."""
+"""The number of facts in a ``repr``; a notebook shows all."""
 _LONGEST = 80
 
 
@@ -36,12 +36,12 @@ class Displayed:
 
 
 def one_line(text: str) -> str:
-    """A text in one line, in which nothing moves a cursor; files choose their words."""
+    """Text on one line without characters that move a cursor; it may come from a file."""
     return printable(text).replace("\n", "\\n")
 
 
 def bytes_text(nbytes: int) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes in a suitable unit."""
     size = float(nbytes)
     for unit in ("B", "kB", "MB"):
         if size < 1000:
@@ -56,7 +56,7 @@ def counted(number: int, word: str) -> str:
 
 
 def error_text(error: float | None) -> str:
-    """An error as text; None is one that is not finite."""
+    """An error as text; None means not finite."""
     return "not finite" if error is None else f"{error:.3g}"
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 class InflateError(Exception):
     """Base of every error that a user can cause and fix; its message is one line.
 
-    ``path`` is the file that it is about, if it is about one.
+    ``path`` is the file that causes the error, if any.
     """
 
     def __init__(self, message: str = "", *, path: object = None) -> None:
@@ -64,7 +64,7 @@ class OutputError(_ListError):
 
 @contextmanager
 def about(path: object) -> Iterator[None]:
-    """Give the errors raised inside the path that they are about, unless they have one."""
+    """Set the path of errors raised inside, unless they have one."""
     try:
         yield
     except InflateError as error:
@@ -73,20 +73,20 @@ def about(path: object) -> Iterator[None]:
 
 
 def _one_line(message: str) -> str:
-    """Escape line ends: messages quote file names and file contents."""
+    """Escape line ends: messages may quote file names and file contents."""
     return "\\n".join(message.splitlines())
 
 
 def printable(text: str) -> str:
-    """Escape everything but line ends that moves a terminal's cursor: files contain any text."""
+    """Escape all but line ends that moves a terminal's cursor: files may have any text."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def quoted(value: object) -> str:
-    """The ``repr`` of a value from outside, cut to 100 characters, for a message."""
+    """The ``repr`` of an untrusted value for a message, cut to 100 characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Thousands of digits; recursive lists.
+    except (ValueError, RecursionError):  # Thousands of digits, or recursive lists.
         return f"too large to print ({type(value).__name__})"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
@@ -100,13 +100,13 @@ _ALIASES = {
     "xformers": "vanilla-xformers", "comfy": "comfyui", "markdown": "md", "junit": "xml",
     "--preset": "--config",
 }  # fmt: skip
-"""Words that people type for another word of ours."""
+"""Common alternative words, and the words that we use."""
 
 
 def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = None) -> str:
-    """`` (did you mean 'x'?)`` for the known word that is most like ``word``, or nothing.
+    """`` (did you mean 'x'?)`` with the known word most similar to ``word``, or empty.
 
-    ``forms`` maps known words to how a message quotes them, where that differs.
+    ``forms`` maps known words to their form in messages, if that differs.
     """
     words = list(known)
     alias = _ALIASES.get(word.lower())
@@ -116,7 +116,7 @@ def nearest(word: str, known: Iterable[str], forms: Mapping[str, str] | None = N
 
 @contextmanager
 def needs_extra(extra: str, what: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise a failed import as ``kind``: ``what`` needs an extra, and how to install that."""
+    """Convert a failed import to ``kind``: ``what`` needs an extra, and how to install it."""
     try:
         yield
     except ImportError as error:

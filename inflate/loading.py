@@ -1,7 +1,7 @@
-"""Modules filled from checkpoints: image decoders, video decoders and whole autoencoders.
+"""Load modules from checkpoints: image decoders, video decoders and whole autoencoders.
 
-Every module is built on the meta device and filled under strict names, so that no tensor stays at a
-random start.
+Every module is built on the meta device and filled with strict name matching, so that no tensor
+keeps random values.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """A tensor over the memory of an array, in the type of the same name."""
+    """A tensor that shares an array's memory and type."""
     if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array)
-    # torch does not know the half types of ml_dtypes, so the bytes pass as integers.
+    # torch does not support the types of ml_dtypes, so pass the bytes as integers.
     dtype: torch.dtype = getattr(torch, array.dtype.name)
     return torch.from_numpy(array.view(f"u{array.itemsize}")).view(dtype)
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A tensor's numbers as an array on the CPU, in the type of the same name."""
+    """A tensor as an array on the CPU, with the same type."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype != torch.bfloat16:
         return tensor.numpy()
@@ -58,7 +58,7 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """A tensor at an address that is a multiple of 64: elsewhere kernels may round differently."""
+    """Align a tensor to 64 bytes: at other addresses kernels may round differently."""
     if tensor.device.type != "cpu" or not tensor.data_ptr() % ALIGNMENT:
         return tensor
     room = torch.empty(tensor.nbytes + ALIGNMENT, dtype=torch.uint8)
@@ -67,12 +67,12 @@ def aligned(tensor: Tensor) -> Tensor:
 
 
 def read_tensor(source: Source, key: str) -> Tensor:
-    """The tensor of a key that the source has."""
+    """Read the tensor of a key, which must exist."""
     return as_tensor(source.read(key))
 
 
 def in_parallel(read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
-    """What a function returns for each key; two threads share the touching of new memory."""
+    """The result of a function for each key; two threads share the cost of touching new memory."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(read, keys))
 
@@ -96,12 +96,12 @@ def make_tensor(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Tens
 def load_image_decoder(
     source: Source, dtype: torch.dtype, *, stored_as: Source | None = None
 ) -> Decoder:
-    """The image decoder of a source, computing in ``dtype``.
+    """Load the image decoder of a source, to compute in ``dtype``.
 
     Args:
         source: an image checkpoint.
         dtype: the type to compute in.
-        stored_as: first round each weight to its type in this source.
+        stored_as: first round each weight to its stored type in this source.
     """
     with torch.device("meta"):
         decoder = Decoder(**source.config.architecture.decoder.module_arguments())
@@ -116,14 +116,14 @@ def load_video(
     stored_as: Source | None = None,
     shared: nn.Module | None = None,
 ) -> VideoDecoder:
-    """The bare video decoder of a source, in its stored type where ``dtype`` is None.
+    """Load the bare video decoder of a source; in its stored type if ``dtype`` is None.
 
     Args:
         source: a video checkpoint.
         dtype: the type to compute in.
-        stored_as: first round each weight to its type in this source.
-        shared: a decoder on the CPU; where its tensors have the bytes of the source's, they are
-            used in their place.
+        stored_as: first round each weight to its stored type in this source.
+        shared: a decoder on the CPU; its tensors are used instead of the source's if their bytes
+            are equal.
 
     Raises:
         FamilyError: the source is an image checkpoint.
@@ -140,7 +140,7 @@ def load_video(
 def load_post_quant_conv(
     source: Source, dtype: torch.dtype, *, stored_as: Source | None = None
 ) -> nn.Module | None:
-    """The 1x1 convolution before the decoder, or None where the source has none."""
+    """The 1x1 convolution before the decoder; None if the source has none."""
     channels = _quant_channels(source, "post_quant_conv.")
     if channels is None:
         return None
@@ -150,13 +150,13 @@ def load_post_quant_conv(
 
 
 def load_encoder(source: Source, dtype: torch.dtype) -> LatentEncoder:
-    """The image encoder of a source with its quant conv and codebook, computing in ``dtype``.
+    """Load the image encoder of a source with quant conv and codebook, to compute in ``dtype``.
 
     Raises:
         FamilyError: the source has no encoder.
     """
     if not source.located.part("encoder."):
-        raise FamilyError(f"{source.checkpoint.path} holds no encoder, so it makes no latents")
+        raise FamilyError(f"{source.checkpoint.path} has no encoder, so it cannot make latents")
     with torch.device("meta"):
         whole = LatentEncoder(**_encoding(source))
     return _fill(whole, "", source, dtype)
@@ -165,20 +165,20 @@ def load_encoder(source: Source, dtype: torch.dtype) -> LatentEncoder:
 def load_video_decoder(
     path: str | Path, device: str | torch.device = "cpu", *, merge_strategy: str | None = None
 ) -> VideoDecoder:
-    """Rebuild the bare video decoder from a file alone, in its stored type, ready to decode.
+    """Load the bare video decoder from a file, in its stored type, ready to decode.
 
-    It takes latents after ``post_quant_conv``, as sgm's does; :func:`load_video_autoencoder` loads
-    the whole.
+    It takes latents after ``post_quant_conv``, like sgm's decoder; use
+    :func:`load_video_autoencoder` to load the whole autoencoder.
 
     Args:
-        path: a video checkpoint, ours or one in sgm's names.
-        device: where its tensors go.
+        path: a video checkpoint, ours or one with sgm's names.
+        device: the device for its tensors.
         merge_strategy: ``learned`` or ``fixed``, for a file that does not record how it blends.
 
     Raises:
         CheckpointError: the file cannot be read, or holds no video decoder.
-        DeviceError: the device is not known.
-        ConfigError: nothing shows how it blends, or it does not blend as ``merge_strategy`` says.
+        DeviceError: the device is unknown.
+        ConfigError: it is unknown how it blends, or it does not blend as ``merge_strategy`` says.
         PlanError: its tensors do not fit its configuration.
     """
     with _opened(path, device, merge_strategy) as (source, where):
@@ -188,16 +188,16 @@ def load_video_decoder(
 def load_video_autoencoder(
     path: str | Path, device: str | torch.device = "cpu", *, merge_strategy: str | None = None
 ) -> VideoAutoencoder:
-    """Rebuild encoder, quant convs, codebook and video decoder from a file alone.
+    """Load encoder, quant convs, codebook and video decoder from a file.
 
-    Arguments and errors are those of :func:`load_video_decoder`.
+    For arguments and errors see :func:`load_video_decoder`.
     """
     with _opened(path, device, merge_strategy) as (source, where):
         _check_inflated(source)
         if source.located.part("quantize.") and source.config.architecture.n_embed is None:
             raise PlanError(
-                f"{path} has a quantiser without quantize.embedding.weight, which is not a "
-                "codebook of nearest entries, so its latents cannot be made here; "
+                f"{path} has a quantiser without quantize.embedding.weight, so it does not "
+                "use nearest codebook entries, and its latents cannot be made here; "
                 "load_video_decoder(path) loads its decoder"
             )
         with torch.device("meta"):
@@ -214,7 +214,7 @@ def load_video_autoencoder(
 def _opened(
     path: object, device: object, merge_strategy: str | None
 ) -> Iterator[tuple[Source, torch.device]]:
-    """The source of a loader's arguments, and its device, which is checked first."""
+    """Open the source for a loader's arguments, and get its device, which is checked first."""
     check_location("path", path)
     try:
         where = torch.device(device)  # type: ignore[call-overload]
@@ -230,24 +230,24 @@ def _check_inflated(source: Source) -> None:
     if not source.inflated:
         raise FamilyError(
             f"{source.checkpoint.path} is an image autoencoder: its decoder has no temporal layers;"
-            " expected a video checkpoint. 'inflate convert' makes one of it"
+            " expected a video checkpoint. 'inflate convert' makes one"
         )
 
 
 def _encoding(source: Source) -> dict[str, Any]:
-    """The arguments of a :class:`LatentEncoder`; its encoder is built on the device in use."""
+    """The arguments of a :class:`LatentEncoder`; its encoder is built on the current device."""
     architecture, has_encoder = source.config.architecture, source.located.part("encoder.")
     return {
         "encoder": Encoder(**architecture.module_arguments()) if has_encoder else None,
         "latent_channels": architecture.embed_dim or architecture.z_channels,
         "quant_conv": _quant_channels(source, "quant_conv."),
-        # Other quantisers have no plain codebook: their latents are taken as they are.
+        # Other quantisers have no plain codebook: their latents are used unchanged.
         "codebook_entries": architecture.n_embed if source.located.part(_CODEBOOK) else None,
     }
 
 
 def _quant_channels(source: Source, part: str) -> tuple[int, int] | None:
-    """Channels in and out of a quant conv, or None where the source has none."""
+    """Input and output channels of a quant conv; None if the source has none."""
     if not source.located.part(part):
         return None
     shapes = quant_shapes(source.config.architecture)[part].values()
@@ -265,9 +265,9 @@ def _fill(
     extra: bool = False,
     shared: nn.Module | None = None,
 ) -> M:
-    """Fill a module on the meta device with the tensors of a part, under strict names.
+    """Fill a module on the meta device with the tensors of a part, with strict name matching.
 
-    The part, or those parts of a whole that the module has, must hold nothing else, unless
+    The part, or the module's parts of a whole autoencoder, must have no other tensors, unless
     ``extra``.
     """
     known: dict[str, Tensor] = {}
@@ -275,7 +275,7 @@ def _fill(
         known = {part + key: tensor for key, tensor in shared.state_dict().items()}
     shapes = {part + key: tuple(value.shape) for key, value in module.state_dict().items()}
     parts = dict.fromkeys(key.partition(".")[0] + "." for key in shapes)
-    parts.pop("quantize.", None)  # Some quantisers have more tensors than their codebook.
+    parts.pop("quantize.", None)  # Some quantisers have other tensors next to the codebook.
     present = [key for name in parts for key in source.located.part(name)]
     if problems := mismatches(source.located, shapes, [] if extra else present):
         raise PlanError(f"{source.checkpoint.path} does not fit its architecture:", problems)

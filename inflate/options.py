@@ -1,4 +1,4 @@
-"""The options of ``convert`` and ``verify``: flags, arguments, and keys of manifest and ledger."""
+"""The options of ``convert`` and ``verify``, as flags, arguments, manifest keys and ledger keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from inflate.vocabulary import (
     Weights,
 )
 
-# Optional and Union stay spelled out: OmegaConf and Typer read these annotations on Python 3.10.
+# Keep Optional and Union: OmegaConf and Typer read these annotations on Python 3.10.
 # ruff: noqa: UP007, UP045
 
 Group = Literal["Basics", "Temporal layers", "Output", "Checks", "Advanced"]
@@ -31,16 +31,16 @@ Scope = Literal["run", "job", "matrix"]
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option appears outside of Python."""
+    """Metadata of an option for the command line and manifests."""
 
     help: str
-    """One sentence for ``--help``, 60 characters at most."""
+    """One sentence for ``--help``, at most 60 characters."""
     group: Group
     metavar: str | None = None
     setting: str | None = None
-    """The key of the configuration that the option sets, if it is one."""
+    """The configuration key that the option sets, if any."""
     scope: Scope = "run"
-    """Whether a job of a manifest may have the option, and its matrix vary it."""
+    """Whether a manifest's job may set the option, and whether its matrix may vary it."""
     minimum: float | None = None
 
 
@@ -49,7 +49,7 @@ def _option(help: str, group: Group, default: Any = None, **more: Any) -> Any:
 
 
 def _varying(help: str, group: Group, default: Any = None, **more: Any) -> Any:
-    """An option that may vary within a matrix."""
+    """An option that a matrix may vary."""
     return _option(help, group, default, scope="matrix", **more)
 
 
@@ -78,10 +78,10 @@ _IGNORE = _option(
 
 
 class _Checked:
-    """Options that have values of their declared types and ranges.
+    """Options whose values are checked against their declared types and ranges.
 
     Raises:
-        ConfigError: options have other values; all of them at once.
+        ConfigError: values are of the wrong type or out of range; lists all of them.
         DeviceError: the device has an unknown name.
     """
 
@@ -122,7 +122,7 @@ class _Checked:
 
 @dataclass(frozen=True)
 class ConvertOptions(_Checked):
-    """Everything that decides a conversion apart from its source and its output."""
+    """All options of a conversion, except source and output."""
 
     config: Optional[str] = _varying(
         "Preset or YAML file. [default: read from the checkpoint]", "Basics", metavar="NAME|YAML"
@@ -134,7 +134,7 @@ class ConvertOptions(_Checked):
         "How the branches blend. [default: learned]", "temporal.merge_strategy"
     )
     alpha: Optional[float] = _temporal(
-        "Start of the blend, before a sigmoid if learned [default: 0]", "temporal.alpha", "NUMBER"
+        "Initial blend, before the sigmoid if learned. [default: 0]", "temporal.alpha", "NUMBER"
     )
     video_kernel_size: Optional[Union[int, tuple[int, ...]]] = _temporal(
         "Temporal kernel, odd sizes. [default: 3]", "temporal.video_kernel_size", "N|T,H,W"
@@ -148,25 +148,25 @@ class ConvertOptions(_Checked):
         metavar="KEY=VALUE",
         scope="job",
     )
-    seed: Optional[int] = _temporal("Seed of the temporal start. [default: 0]", "seed", "N")
+    seed: Optional[int] = _temporal("Seed of the new temporal weights. [default: 0]", "seed", "N")
     dtype: Optional[StoredType] = _varying(
         "Type to store. [default: the source's]", "Output", setting="dtype"
     )
     float32_norms: Optional[bool] = _varying(
-        "Keep temporal norms in float32, whatever --dtype.", "Output", setting="float32_norms"
+        "Keep temporal norms in float32 with any --dtype.", "Output", setting="float32_norms"
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
     ignore: Optional[tuple[str, ...]] = _IGNORE
-    layout: Optional[Target] = _varying("Layout to write; also of a video SOURCE.", "Output")
+    layout: Optional[Target] = _varying("Layout to write; also converts a video SOURCE.", "Output")
     into: Optional[str] = _option(
         "Whole model to copy with its first stage replaced.", "Output", metavar="FILE"
     )
     base: Optional[str] = _option(
-        "Image checkpoint of a SOURCE of temporal layers alone.", "Output", metavar="FILE"
+        "Image checkpoint for a SOURCE with only temporal layers.", "Output", metavar="FILE"
     )
     post_quant: PostQuant = _varying("Keep the quant convs, or fold them in.", "Output", "keep")
-    allow_inexact: bool = _switch("Fold although it changes the images.", "Output", "job")
+    allow_inexact: bool = _switch("Fold even if it changes the images.", "Output", "job")
     device: str = _DEVICE
     skip_parity: bool = _switch("Publish without the check; the file records it.", "Checks", "job")
     dry_run: bool = _switch("Print the plan; write nothing.", "Basics")
@@ -178,7 +178,7 @@ class ConvertOptions(_Checked):
 
 @dataclass(frozen=True)
 class VerifyOptions(_Checked):
-    """Everything that decides a verification apart from the two files."""
+    """All options of a verification, except the two files."""
 
     atol: Optional[float] = _option(
         "Absolute tolerance. [default: by --dtype]", "Checks", metavar="NUMBER", minimum=0
@@ -190,7 +190,7 @@ class VerifyOptions(_Checked):
     dtype: ComputeType = _option("Type to compute in.", "Checks", "float32")
     seed: int = _option("Seed of the probes.", "Checks", 0, metavar="N")
     merge_strategy: Optional[MergeStrategy] = _option(
-        "Blend of a CANDIDATE whose file does not record it.", "Advanced"
+        "Blend of the CANDIDATE, if its file does not record it.", "Advanced"
     )
     prefix: Optional[str] = _PREFIX
     weights: Weights = _WEIGHTS
@@ -206,7 +206,7 @@ class VerifyOptions(_Checked):
     latents: Optional[Path] = _option(
         "Also decode latents, T C h w or B T C h w, unscaled.", "Checks", metavar="FILE"
     )
-    scaled_latents: bool = _switch("--latents are scaled, as diffusion models use them.", "Checks")
+    scaled_latents: bool = _switch("The --latents are scaled as in diffusion models.", "Checks")
     max_side: Optional[int] = _option(
         "Longest side in pixels. [default: 128 on a CPU, else 512]",
         "Advanced",
@@ -214,7 +214,10 @@ class VerifyOptions(_Checked):
         minimum=1,
     )
     max_frames: Optional[int] = _option(
-        "Most images and frames. [default: 4 on a CPU, else 16]", "Advanced", metavar="N", minimum=1
+        "Most images and frames. [default: 4 on a CPU, else 16]",
+        "Advanced",
+        metavar="N",
+        minimum=1,
     )
     save_outputs: Optional[Path] = _option(
         "New folder for the latents and outputs of each probe.", "Output", metavar="DIR"
@@ -233,17 +236,17 @@ def flags(options: type[ConvertOptions] | type[VerifyOptions]) -> Mapping[str, F
 
 _FLAGS = flags(ConvertOptions)
 JOB_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope != "run")
-"""The options of ``convert`` that a job of a batch may have."""
+"""The options of ``convert`` that a batch job may set."""
 
 MATRIX_OPTIONS = tuple(name for name, flag in _FLAGS.items() if flag.scope == "matrix")
-"""Those that may vary within a matrix."""
+"""The options that a matrix may vary."""
 
 SETTINGS = {name: flag.setting for name, flag in _FLAGS.items() if flag.setting}
-"""The options that set a key of the configuration, and that key."""
+"""The options that set a configuration key, and that key."""
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """The words that an option of this type accepts; none where it is not a choice."""
+    """The words that an option of this type accepts; empty if it is not a choice."""
     return tuple(w for kind in _kinds(hint) if get_origin(kind) is Literal for w in get_args(kind))
 
 
@@ -254,7 +257,7 @@ def options_of(kind: type[_O], arguments: Mapping[str, Any]) -> _O:
 
 
 def check_location(name: str, value: object) -> None:
-    """Raise ConfigError where an argument is neither a path nor a URL."""
+    """Raise ConfigError if an argument is neither a path nor a URL."""
     if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name} is {quoted(value)}; expected a path or URL")
 
@@ -276,7 +279,7 @@ def _is_of(value: object, kind: Any) -> bool:
 
 
 _LARGEST = 10**4000
-"""Python writes few more digits than this has, and records hold numbers in digits."""
+"""Python converts few more digits than this to text, and records hold numbers as text."""
 
 _NAMES: Mapping[Any, str] = {
     bool: "True or False",
@@ -287,4 +290,4 @@ _NAMES: Mapping[Any, str] = {
     tuple[int, ...]: "several of them",
     tuple[str, ...]: "texts such as key=value",
 }
-"""The types of options, as messages call them."""
+"""Names of option types in messages."""

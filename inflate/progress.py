@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 Progress = Callable[[str, int, int], None]
-"""Called with a phase, its steps done, and their number; 0 where the number is not known."""
+"""Called with a phase, the steps done, and the total number of steps, or 0 if unknown."""
 
 
 def silent(phase: str, done: int, total: int) -> None:
@@ -13,9 +13,9 @@ def silent(phase: str, done: int, total: int) -> None:
 
 
 def summed(phase: str, sizes: Sequence[int], progress: Progress) -> Iterator[Progress]:
-    """A callback for each of several files, moved one after another, that reports on all of them.
+    """Callbacks for several files that are transferred in turn; each reports the progress of all.
 
-    ``phase`` is what is reported, such as ``downloading``; ``sizes`` are the bytes of each file.
+    ``phase`` is the reported phase, such as ``downloading``; ``sizes`` are the file sizes in bytes.
     """
     total, done = sum(sizes), 0
     for size in sizes:

@@ -8,14 +8,14 @@ from types import FrameType
 ENDING = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
-    if hasattr(signal, name)  # Windows has only the first.
+    if hasattr(signal, name)  # Windows has only SIGTERM.
 ]
 
 
 def end_on_signals() -> None:
-    """Exit with code 128 + N on signal N; signals that the parent ignores stay ignored."""
+    """Exit with code 128 + N on signal N; signals ignored by the parent stay ignored."""
     for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup does with SIGHUP.
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP.
             signal.signal(number, _end)
 
 

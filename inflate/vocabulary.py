@@ -16,12 +16,12 @@ ComputeType = Literal["float32", "float16", "bfloat16", "float64"]
 Verdict = Literal["bitwise", "within-tolerance", "fail"]
 ComparedWith = Literal["reference", "folded-reference"]
 TRAINED = "trained"
-"""What the header of a file that was saved after training has in the place of a verdict."""
+"""Replaces the verdict in the header of a file that was saved after training."""
 
 VERDICT_KEY = "inflate.parity.verdict"
 DEVICE_KEY = "inflate.parity.device"
 COMPARED_WITH_KEY = "inflate.parity.compared_with"
-"""Header keys of the verdict, and of what the output was compared with."""
+"""Header keys of the verdict, and of the reference of the comparison."""
 
 TemporalPart = Literal[
     "mix_factor", "time_stack", "time_mix_conv", "time_mix_block", "video_time_embed"
@@ -41,7 +41,7 @@ GROUPS = 32
 
 
 DDCONFIG_FIXED = {"use_linear_attn": False, "use_timestep": False}
-"""Keys of a ``ddconfig`` that have one value in this family; other values are another network."""
+"""Keys of a ``ddconfig`` with a single value in this family; other values mean another network."""
 
 DDCONFIG_KEYS = (
     *("attn_resolutions", "attn_type", "ch", "ch_mult", "double_z", "dropout", "gather_norm"),
@@ -49,15 +49,15 @@ DDCONFIG_KEYS = (
     *("tanh_out", "z_channels"),
     *DDCONFIG_FIXED,
 )
-"""Keys of the ``ddconfig`` of LDM, sgm and CogVideo. Encoder and decoder share it, so each module
-accepts and ignores the keys of the other."""
+"""Keys of the ``ddconfig`` in LDM, sgm and CogVideo. Encoder and decoder share it, so each module
+accepts and ignores the other's keys."""
 
 LARGEST_KERNEL = 999
-"""Larger kernels have no use, and their number of elements may not fit 64 bits."""
+"""Larger kernels are useless, and their number of elements may exceed 64 bits."""
 
 
 def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """The kernel of a temporal convolution, ``(time, height, width)``.
+    """The kernel size of a temporal convolution, ``(time, height, width)``.
 
     Raises:
         ValueError: not one or three positive odd numbers, or larger than :data:`LARGEST_KERNEL`;

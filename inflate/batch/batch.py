@@ -1,4 +1,4 @@
-"""A whole batch, from a manifest to the results: values in, values out, nothing is printed."""
+"""Run a whole batch, from a manifest to the results, without printing."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LEDGER = "inflate-ledger.sqlite"
 """The default name of a ledger."""
 
 _SHARE = 0.8
-"""The share of the free memory that the estimates of all running jobs may take."""
+"""The share of free memory that all running jobs together may use, by their estimates."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The jobs of a batch, and the place of its ledger."""
+    """The jobs of a batch, and the path of its ledger."""
 
     jobs: tuple[Job, ...]
     ledger: Path
@@ -54,26 +54,26 @@ def open_batch(
     report_dir: Path | None = None,
     summary: Path | None = None,
 ) -> Batch:
-    """The batch of a manifest (``.yaml``), or of sources and patterns with ``output`` as template.
+    """Build a batch from a manifest (``.yaml``), or from sources and patterns and an ``output``.
 
-    ``options`` of ``convert`` and ``ledger`` win over the manifest. ``report_dir`` and ``summary``
-    are where reports will be written later.
+    ``options`` of ``convert`` and ``ledger`` override the manifest. ``report_dir`` and ``summary``
+    are the places of reports that are written later.
 
     Raises:
-        ConfigError: everything that is wrong with it, at once.
-        OutputError: a file that is written is also read.
+        ConfigError: the batch has errors; lists all of them.
+        OutputError: an output is also a source.
     """
     check_working_directory()
     manifests = [text for text in arguments if text.lower().endswith((".yaml", ".yml"))]
     if not manifests:
         if output is not None and "{" not in output and not output.endswith(".safetensors"):
-            output = output.rstrip("/") + "/"  # A folder, which need not exist yet.
+            output = output.rstrip("/") + "/"  # A folder that may not exist yet.
         entries = tuple(Entry("", source, output, options) for source in arguments)
         manifest = Manifest(Path(), entries)
     elif len(arguments) > 1:
-        raise ConfigError(f"{manifests[0]} is a manifest; expected it alone, or sources alone")
+        raise ConfigError(f"{manifests[0]} is a manifest; expected one manifest, or only sources")
     elif output is not None:
-        raise ConfigError("-o goes with sources and patterns; a manifest names its own outputs")
+        raise ConfigError("-o is for sources and patterns; a manifest names its own outputs")
     else:
         manifest = read_manifest(Path(manifests[0]))
         entries = tuple(entry.with_options(options) for entry in manifest.entries)
@@ -84,7 +84,7 @@ def open_batch(
     reports = [] if report_dir is None else files_of_reports(report_dir)
     own = [*files_of_ledger(ledger), *reports]
     jobs, wrong, notes = expand(manifest, own)
-    outputs = {place_of(job.output): job for job in jobs}  # Collisions are found already.
+    outputs = {place_of(job.output): job for job in jobs}  # Collisions were found above.
     written: list[str | Path] = [*own, *([] if summary is None else [summary])]
     for job in outputs.values():
         written += outputs_of(job.output, folder=job.options.get("layout") == "diffusers")
@@ -107,12 +107,12 @@ def run(
     retry_failed: bool = False,
     fail_fast: bool = False,
 ) -> tuple[list[Outcome], float]:
-    """Run a batch to its end; the result of every job, and the seconds that all took.
+    """Run a batch to its end; returns the result of every job and the total seconds.
 
-    ``memory`` is in bytes, most of what is free by default.
+    ``memory`` is in bytes; by default most of the free memory.
 
     Raises:
-        InflateError: the batch cannot be started; a job that fails has its error in its result.
+        InflateError: the batch cannot be started; errors of jobs are in their results.
     """
     started = time.perf_counter()
     with Ledger(batch.ledger, watch.waits) as ledger:
@@ -127,7 +127,7 @@ def run(
             from inflate.batch import cluster
 
             workers = cluster.RayExecutor(jobs, ray_address)
-            # Ray places tasks by their estimates, and knows the memory of each machine.
+            # Ray schedules tasks by their estimates and the memory of each machine.
             memory = memory or 1 << 62
         with closing(workers):
             outcomes = Run(
@@ -137,7 +137,7 @@ def run(
 
 
 def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:
-    """Every file that a batch reads, as far as it is known before downloads."""
+    """Every file that a batch reads, as far as known before downloads."""
     if manifest.path is not None:
         yield manifest.path
     for config in dict.fromkeys(job.options.get("config") for job in jobs):

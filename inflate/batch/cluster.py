@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: each attempt is a Ray task.
 
-Workers send their events to an actor and wait there for answers. Sources and outputs must be where
-every machine finds them: on a shared file system, or remote.
+Workers send events to an actor and wait there for answers. Sources and outputs must be accessible
+from every machine: on a shared file system, or remote.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from inflate.errors import ConfigError, InflateError, needs_extra
 
 
 class Mailbox:
-    """Events of workers, and the answers to them; an actor of Ray."""
+    """A Ray actor that holds the events of workers and the answers to them."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._answers: defaultdict[int, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
     async def send(self, event: Event) -> None:
-        """Leave an event."""
+        """Post an event."""
         self._events.put_nowait(event)
 
     async def ask(self, event: Event) -> bool:
-        """Leave an event, and wait for its answer."""
+        """Post an event and wait for its answer."""
         self._events.put_nowait(event)
         return await self._answers[event.number].get()
 
     async def take(self, seconds: float) -> list[Event]:
-        """The events since the last call; waits at most this long for the first."""
+        """The events since the last call; waits up to ``seconds`` for the first."""
         taken = []
         with suppress(asyncio.TimeoutError):
             taken.append(await asyncio.wait_for(self._events.get(), seconds))
@@ -47,7 +47,7 @@ class Mailbox:
 
 
 class RayExecutor:
-    """Tasks that Ray places by what they need; the process leaves the cluster when it ends."""
+    """Runs tasks on Ray by their resource needs; the process leaves the cluster at its end."""
 
     def __init__(self, slots: int | None, address: str | None) -> None:
         """Join the cluster of ``address`` or ``RAY_ADDRESS``, or start one on this machine.
@@ -68,13 +68,13 @@ class RayExecutor:
         self._tasks: dict[Any, int] = {}
 
     def submit(self, task: Task) -> None:
-        """Give a task to Ray, with the resources that it needs."""
+        """Submit a task to Ray with the resources that it needs."""
         gpu = self._gpus and task.options.get("device") in (None, "auto", "cuda")
         reference = self._work.options(
             num_cpus=1,
             num_gpus=1 if gpu else 0,
-            memory=min(task.memory, int(self._largest)),  # What fits no machine waits forever.
-            max_retries=0,  # The batch itself submits again what was lost.
+            memory=min(task.memory, int(self._largest)),  # A larger task would wait forever.
+            max_retries=0,  # The batch itself resubmits lost tasks.
             name=f"inflate {task.number}",
         ).remote(task, self._mailbox)
         self._tasks[reference] = task.number
@@ -83,7 +83,7 @@ class RayExecutor:
         """The events since the last call."""
         tasks = list(self._tasks)
         ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0) if tasks else ([], [])
-        # Read after that: the mailbox has the last event of every task that has ended.
+        # Read events afterwards: the mailbox then has the last event of every ended task.
         events: list[Event] = self._ray.get(self._mailbox.take.remote(0 if ended else seconds))
         for reference in ended:
             number = self._tasks.pop(reference)
@@ -95,11 +95,11 @@ class RayExecutor:
         return events
 
     def answer(self, event: Event, go: bool) -> None:
-        """Let a worker publish, or not."""
+        """Allow or forbid a worker to publish."""
         self._ray.get(self._mailbox.answer.remote(event.number, go))
 
     def close(self) -> None:
-        """Cancel what still runs."""
+        """Cancel running tasks."""
         for reference in self._tasks:
             self._ray.cancel(reference, force=True)
         self._ray.kill(self._mailbox)
@@ -111,7 +111,7 @@ def _work(task: Task, mailbox: Any) -> None:
     def send(event: Event) -> None:
         sent = mailbox.send.remote(event)
         if event.kind == "end":
-            ray.get(sent)  # The task may not end before its last event arrives.
+            ray.get(sent)  # The task must not end before its last event arrives.
 
     def ask(event: Event) -> bool:
         return bool(ray.get(mailbox.ask.remote(event)))
@@ -121,7 +121,7 @@ def _work(task: Task, mailbox: Any) -> None:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Tasks without a GPU keep the environment's list of GPUs, which is Ray's future default.
+    # Tasks without a GPU keep CUDA_VISIBLE_DEVICES, which is Ray's future default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with needs_extra("ray", "--executor ray", InflateError):
         import ray

@@ -1,4 +1,4 @@
-"""How files are recognised: by size, time and inode, and where these differ by their content."""
+"""Recognise unchanged files: by size, time and inode, and if these differ, by content."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from inflate.progress import silent
 from inflate.workflow.planning import find_source
 from inflate.workflow.sources import local_source
 
-# A mark is JSON: a list of [name, size, time, inode] of every file, or the version in a store.
+# A mark is JSON: a list of [name, size, time, inode] per file, or the version in a store.
 
 
 def looks_unchanged(source: str, mark: str | None) -> bool:
-    """Whether a source still has this mark; a local source is not opened.
+    """Whether a source still has this mark; does not open a local source.
 
     Raises:
-        InflateError: a store cannot be asked.
+        InflateError: a store cannot be queried.
     """
     if mark is None:
         return False
@@ -42,7 +42,7 @@ def looks_unchanged(source: str, mark: str | None) -> bool:
 
 
 def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
-    """Whether an output has this mark, or else is a whole file of ours with this fingerprint."""
+    """Whether an output has this mark, or is a complete file of ours with this fingerprint."""
     found = mark_of_output(location)
     if found is None or found == mark:
         return found is not None
@@ -52,7 +52,7 @@ def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
         with open_checkpoint(local_path(location)) as checkpoint:
             located = locate(checkpoint.tensors, checkpoint.path)
             own = fingerprint_of(autoencoder_view(checkpoint, located))
-            # Its header says the same, and nothing was added: replacing it loses nothing.
+            # Its header matches, and nothing was added: replacing it loses nothing.
             recorded = checkpoint.metadata.get(FINGERPRINT_KEY)
             return own == recorded == fingerprint and not located.dropped
     except InflateError:
@@ -60,7 +60,7 @@ def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
 
 
 def mark_of_output(location: str | Path) -> str | None:
-    """The mark of a file, or of every file of a folder; None where there is nothing."""
+    """The mark of a file, or of every file of a folder; None if it does not exist."""
     if isinstance(location, str) and is_remote(location):
         found = version(location)
         return None if found is None else json.dumps([["version", found]])
@@ -71,31 +71,31 @@ def mark_of_output(location: str | Path) -> str | None:
 
 
 def mark_of_source(location: str) -> str | None:
-    """The mark of everything that a conversion reads of a source; None where there is nothing.
+    """The mark of everything that a conversion reads from a source; None if it does not exist.
 
-    The mark of a folder holds the folder itself, so that an added file is noticed.
+    The mark of a folder includes the folder itself, so that an added file is noticed.
 
     Raises:
-        InflateError: a store cannot be asked.
+        InflateError: a store cannot be queried.
     """
     if is_remote(location):
         found = version(location)
         if found != "":
             return None if found is None else json.dumps([["version", found]])
-        # The store has no versions: the mark is that of the verified copy in the cache.
+        # The store has no versions: use the mark of the verified copy in the cache.
         location = str(local_source(location, silent))
     path = local_path(location)
-    # A config.json that is put next to a file is read too.
+    # A config.json next to a file is also read.
     nearby = {path if path.is_dir() else path.parent / "config.json"}
     names = {os.path.relpath(file, path) for file in {*read_files(path), *nearby}}
     return _mark(path, sorted(names))
 
 
 def key_of_source(location: str, options: Mapping[str, Any]) -> str:
-    """The :func:`source_key` of what a job reads of a source.
+    """The :func:`source_key` of a job's source.
 
     Raises:
-        InflateError: it cannot be fetched, or holds no autoencoder.
+        InflateError: it cannot be downloaded, or has no autoencoder.
     """
     with open_checkpoint(local_source(location, silent)) as checkpoint:
         source = find_source(checkpoint, ConvertOptions(**options))
@@ -109,19 +109,19 @@ def source_key(fingerprint: str, config: Config) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
+    """Create a folder and its parents.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
 
 
 def _mark(path: Path, names: Iterable[str]) -> str | None:
-    """The mark of some files, which may be missing, of a path, which may not."""
+    """The mark of a path that must exist, and of some files that may be missing."""
     parts: list[tuple[str, int, int, int]] = []
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""From a manifest to jobs: find sources, multiply matrices, name outputs, estimate sizes."""
+"""From a manifest to jobs: find sources, expand matrices, name outputs, estimate sizes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from inflate.options import SETTINGS, ConvertOptions
 from inflate.workflow.planning import problems_of, settings_of
 
 RUNTIME = 250_000_000
-"""Bytes of a process that has loaded torch, before its first job."""
+"""Memory of a process that has loaded torch, before its first job, in bytes."""
 
 _ACTIVATIONS = 200_000_000
-"""Bytes of the probes' activations on a CPU, and of all else that does not depend on weights."""
+"""Memory of probe activations on a CPU and of everything else independent of weights, in bytes."""
 
 _NOT_IN_RESULT = ("overwrite", "config", "set", *SETTINGS)
-"""Options that do not decide a result, or do so only through the effective settings."""
+"""Options that do not affect the result, or only through the effective settings."""
 
 _ARCHITECTURE = [key for key in known_keys() if key.startswith(("architecture.", "decoder."))]
 
@@ -49,19 +49,19 @@ class Job:
 
     @cached_property
     def settings(self) -> str:
-        """Everything but the source that decides the result, as canonical JSON."""
+        """Everything that determines the result except the source, as canonical JSON."""
         others = {k: v for k, v in self.options.items() if k not in _NOT_IN_RESULT}
         return json.dumps(effective_settings(self.options) | others, sort_keys=True, default=list)
 
     def document(self) -> dict[str, Any]:
-        """The job in documents, without passwords."""
+        """The job for documents, without passwords."""
         places = {"source": shown(self.source), "output": shown(self.output)}
         return {**places, "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a job's source and output and its peak memory, None where they are not known.
+    """The sizes of a job's source and output, and its peak memory; None if unknown.
 
     ``obstacles`` are the reasons why it cannot run.
     """
@@ -73,17 +73,17 @@ class Estimate:
 
 
 def estimate(job: Job) -> Estimate:
-    """Estimate a job from a dry run of its conversion; of a remote source, nothing is known.
+    """Estimate a job from a dry run of its conversion; for a remote source all is unknown.
 
-    What a job takes is both decoders in float32, the image decoder twice where parity compares
-    rounded weights. Files pass through the page cache, which counts as free memory.
+    A job needs memory for both decoders in float32, and twice for the image decoder if parity
+    compares rounded weights. Files pass through the page cache, which counts as free memory.
     """
     if is_remote(job.source):
         return Estimate()
     from inflate.workflow.conversion import convert
 
     options = ConvertOptions(**job.options)
-    # Folding computes with the weights, and changes the size by one small tensor.
+    # Folding computes with weights, and changes the size by only one small tensor.
     dry = replace(options, dry_run=True, post_quant="keep", allow_inexact=False)
     files = filter(os.path.isfile, set(read_files(local_path(job.source))))
     size = sum(path.stat().st_size for path in files)
@@ -100,9 +100,9 @@ def estimate(job: Job) -> Estimate:
 
 
 def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str], list[str]]:
-    """The jobs of a manifest in its order, every problem, and notes.
+    """The jobs of a manifest in order, every problem, and notes.
 
-    Patterns do not match ``own``, the other files that the batch writes.
+    Patterns do not match ``own``, other files that the batch writes.
     """
     problems = list(manifest.problems)
     found: list[tuple[Job, bool]] = []
@@ -123,7 +123,7 @@ def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str
             try:
                 output = name_output(template, source, options, effective_settings(options), axes)
                 for name in (source, output):
-                    name.encode()  # No ledger and no report can hold a name that is not UTF-8.
+                    name.encode()  # Ledgers and reports cannot hold a name that is not UTF-8.
             except ConfigError as error:
                 problems.append(_at(entry, ".output", error))
             except UnicodeEncodeError as error:
@@ -135,7 +135,7 @@ def expand(manifest: Manifest, own: Iterable[Path]) -> tuple[list[Job], list[str
 
 
 def effective_settings(options: Mapping[str, Any]) -> Settings:
-    """The settings that options come to: later layers win, as in ``convert``.
+    """The effective settings of options: later layers win, as in ``convert``.
 
     Raises:
         ConfigError: the configuration or an assignment cannot be read.
@@ -144,10 +144,10 @@ def effective_settings(options: Mapping[str, Any]) -> Settings:
 
 
 def option_problems(options: Mapping[str, Any]) -> list[str]:
-    """Every problem of options that shows without their source."""
+    """Every problem of options that can be found without the source."""
     try:
         settings = _settings(ConvertOptions(**options))
-        # Which architecture fits shows in the source alone.
+        # Only the source shows which architecture fits.
         free = {k: v for k, v in settings.items() if k not in _ARCHITECTURE}
         build_config(Architecture(ch=128, ch_mult=(1,), num_res_blocks=1, z_channels=4), free)
     except InflateError as error:
@@ -156,7 +156,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
 
 
 def output_folder(manifest: Manifest) -> Path:
-    """The folder that all local outputs share, whichever sources a pattern matches."""
+    """The common folder of all local outputs, independent of the sources that a pattern matches."""
     folders = set()
     for entry in manifest.entries:
         place = _template(entry, manifest.folder)
@@ -174,7 +174,7 @@ def _at(entry: Entry, part: str, problem: object) -> str:
 
 
 def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
-    """The locations that a source stands for, and whether it is a pattern."""
+    """The locations that a source expands to, and whether it is a pattern."""
     if is_remote(pattern):
         if "*" not in pattern:  # A question mark begins the query of a web address.
             return [pattern], False
@@ -212,9 +212,9 @@ def _template(entry: Entry, folder: Path) -> str | None:
 def _without_own_outputs(
     found: list[tuple[Job, bool]], own: Iterable[Path]
 ) -> tuple[list[Job], list[str]]:
-    """Leave out jobs whose source matches a pattern and is written by this batch.
+    """Leave out jobs if a pattern matched their source and this batch writes it.
 
-    A job that would replace its own source stays, and is refused later.
+    A job that would replace its own source is kept, and refused later.
     """
     made = dict.fromkeys(map(place_of, own))
     made.update((place_of(job.output), place_of(job.source)) for job, _ in found)
@@ -224,7 +224,7 @@ def _without_own_outputs(
         if not globbed or made.get(place, place) == place:
             kept.append(job)
     left = len(found) - len(kept)
-    note = f"skipped {left} files that a pattern matches and that this batch writes"
+    note = f"skipped {left} files that match a pattern but are outputs of this batch"
     return kept, [note] if left else []
 
 

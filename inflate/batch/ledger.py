@@ -1,7 +1,7 @@
 """The ledger: the result of every job, in an SQLite file next to the outputs.
 
-One batch at a time has a ledger open. Its workers inherit the lock, which the system releases when
-the batch and all its workers have ended.
+Only one batch at a time can open a ledger. Its workers inherit the lock, which the system releases
+when the batch and all its workers have ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inflate.io.protected import check_written
 from inflate.io.remote import is_remote, local_path
 
 State = Literal["not-run", "publishing", "held", "unequal", "failed"]
-"""``publishing`` is written before the output gets its name, so that its maker is known later."""
+"""``publishing`` is recorded before the output gets its name, to identify it after a crash."""
 
 Made = tuple[str | None, str]
 """The mark and the fingerprint of an output."""
@@ -32,10 +32,10 @@ Made = tuple[str | None, str]
 
 @dataclass(frozen=True)
 class Row:
-    """The state of an output; all but ``made`` is from the last attempt.
+    """The state of an output; all fields except ``made`` are from the last attempt.
 
-    ``source_key`` is that of ``files.key_of_source``. ``made`` lists the files that batches
-    published or were about to publish here, the last one at the end. Only these may be replaced.
+    ``source_key`` comes from ``files.key_of_source``. ``made`` lists the files that batches
+    published or were about to publish here, the latest last. Only these may be replaced.
     """
 
     output: str
@@ -53,10 +53,10 @@ _IDS = struct.pack(">II", _VERSION, _PROGRAM)
 
 
 class Ledger:
-    """An open ledger; use it as a context, in one thread. ``lock`` is the handle for workers."""
+    """An open ledger; use it as a context manager, in one thread. ``lock`` is for workers."""
 
     def __init__(self, path: Path, waits: Callable[[], None] = lambda: None) -> None:
-        """Open a ledger, or make one; ``waits`` is called where another batch has it open.
+        """Open or create a ledger; ``waits`` is called if another batch has it open.
 
         Raises:
             OutputError: it cannot be opened, or is not a ledger of this version.
@@ -87,7 +87,7 @@ class Ledger:
         self._unlock()
 
     def row(self, output: str) -> Row:
-        """The row of a path or URL; a new one where there is none."""
+        """The row of a path or URL; a new row if there is none."""
         if not is_remote(output):
             output = os.path.relpath(local_path(output), self.path.parent)
         return self.rows.get(output, Row(output))
@@ -130,7 +130,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def _lock(path: Path, waits: Callable[[], None]) -> int:
-    """The handle of the lock, once no other batch has it."""
+    """The handle of the lock, after any other batch has released it."""
     while True:
         try:
             handle = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o666)
@@ -150,7 +150,7 @@ def _lock(path: Path, waits: Callable[[], None]) -> int:
 
 
 def _check_ours(path: Path) -> None:
-    """Refuse a file of another program by its header: SQLite may change a file that it opens.
+    """Refuse another program's file by its header: SQLite may change a file that it opens.
 
     Source:
         The application id and the user version: section 1.3 of https://sqlite.org/fileformat2.html.
@@ -171,7 +171,7 @@ def _digest(output: object, content: object) -> str:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    """A row as it was written.
+    """Parse a stored row.
 
     Raises:
         ValueError: another program has changed it.

@@ -1,7 +1,7 @@
-"""Worker processes on this machine: each lives as long as the batch and loads torch once.
+"""Worker processes on this machine; each runs as long as the batch and loads torch once.
 
-``python -m inflate.batch.local NUMBER FD`` is a worker: tasks and answers come through the
-connection of the file descriptor, and events go back through it.
+``python -m inflate.batch.local NUMBER FD`` is a worker: it receives tasks and answers, and sends
+events, through the connection of the file descriptor.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from inflate.batch.task import Event, Task, run_task
 from inflate.signals import end_on_signals
 
 _GRACE, _GRACE_OF_ORPHAN = 8.0, 5.0
-"""Seconds for workers to remove what they have staged; less where their batch is gone."""
+"""Seconds for workers to remove their staged files; less if their batch is gone."""
 
 
 class LocalExecutor:
-    """Worker processes, started when they are first needed; one that dies is replaced."""
+    """Worker processes, started on first use; a process that dies is replaced."""
 
     def __init__(self, slots: int, lock: int) -> None:
         """Prepare for ``slots`` tasks at once; every worker inherits the handle of the lock."""
@@ -35,7 +35,7 @@ class LocalExecutor:
         self._workers: dict[int, _Worker] = {}
 
     def submit(self, task: Task) -> None:
-        """Give a task to a free worker; there is one, or room for one."""
+        """Give a task to a free or new worker; the caller keeps to the number of slots."""
         worker = next((w for w in self._workers.values() if w.task is None), None)
         if worker is None:
             number = next(n for n in range(self.slots) if n not in self._workers)
@@ -63,7 +63,7 @@ class LocalExecutor:
         return events
 
     def answer(self, event: Event, go: bool) -> None:
-        """Let a worker publish, or not."""
+        """Allow or forbid a worker to publish."""
         for worker in self._workers.values():
             if worker.task == event.number:
                 worker.send(go)
@@ -71,7 +71,7 @@ class LocalExecutor:
                     worker.task = None
 
     def close(self) -> None:
-        """Stop the workers; they remove what they have staged."""
+        """Stop the workers; they remove their staged files."""
         for worker in self._workers.values():
             worker.process.terminate()
         deadline = time.monotonic() + _GRACE
@@ -88,13 +88,13 @@ class _Worker:
         self.task: int | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``end``.
         self.connection, theirs = Pipe()
-        # Workers that each use every core would wait for one another.
+        # Workers that all use every core would slow each other down.
         threads = str(max(1, (os.cpu_count() or 1) // slots))
         self.process = subprocess.Popen(  # noqa: S603 - this program.
             [sys.executable, "-m", "inflate.batch.local", str(number), str(theirs.fileno())],
             pass_fds=[theirs.fileno(), lock],
             stdin=subprocess.DEVNULL,
-            stdout=self._errors,  # What a library prints goes with the errors.
+            stdout=self._errors,  # Print the output of libraries to stderr.
             stderr=self._errors,
             env={"OMP_NUM_THREADS": threads, **os.environ},
             start_new_session=True,  # Ctrl-C goes to the batch, which then stops its workers.
@@ -102,11 +102,11 @@ class _Worker:
         theirs.close()
 
     def send(self, message: Task | bool) -> None:
-        with suppress(OSError):  # A worker that is gone is reported by ``wait``.
+        with suppress(OSError):  # ``wait`` reports a dead worker.
             self.connection.send(message)
 
     def end(self, seconds: float) -> str:
-        """Wait for the end, at most so long, then kill; how it ended, and its last errors."""
+        """Wait up to ``seconds``, then kill; returns how the process ended and its last errors."""
         self.connection.close()
         try:
             code = self.process.wait(seconds)
@@ -118,17 +118,17 @@ class _Worker:
         self._errors.close()
         how = f"ended with code {code}"
         if code < 0:
-            memory = " (the system kills where memory runs out)" if -code == signal.SIGKILL else ""
+            memory = " (possible cause: no memory left)" if -code == signal.SIGKILL else ""
             how = f"was killed by signal {-code}{memory}"
         return "\n".join([f"worker {self.number + 1} {how}", *lines])
 
 
 def serve(number: int, descriptor: int) -> None:
-    """Run one task after another, until the connection ends."""
+    """Run tasks in turn until the connection closes."""
     connection = Connection(descriptor)
     received: queue.Queue[object] = queue.Queue()
     end_on_signals()
-    # Imported before the thread starts, which ends the process with the connection.
+    # Import before the thread starts that ends the process with the connection.
     import inflate.report.documents
     import inflate.workflow.conversion  # noqa: F401
 
@@ -148,8 +148,8 @@ def _receive(connection: Connection, received: queue.Queue[object]) -> None:
     with suppress(EOFError, OSError):
         while True:
             received.put(connection.recv())
-    # The batch has ended or was killed: no answer will come and nothing more is published.
-    os.kill(os.getpid(), signal.SIGTERM)  # A real signal, since it wakes whatever waits.
+    # The batch has ended or was killed: no answer will come, and nothing more is published.
+    os.kill(os.getpid(), signal.SIGTERM)  # A real signal, since it interrupts waiting calls.
     time.sleep(_GRACE_OF_ORPHAN)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The names of outputs: templates such as ``out/{stem}.{time_mode}.safetensors``, filled in."""
+"""Output names from templates such as ``out/{stem}.{time_mode}.safetensors``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNSET = {
     **asdict(ConvertOptions()), **asdict(Temporal()), "attn_type": "source", "dtype": "source",
     "config": "none", "prefix": "", "layout": "autoencoder", "seed": 0, "float32_norms": False,
 }  # fmt: skip
-"""What stands for an option that is not set."""
+"""The text for an option that is not set."""
 
 
 def name_output(
@@ -33,23 +33,23 @@ def name_output(
     settings: Settings,
     axes: Sequence[str],
 ) -> str:
-    """The output of a job; ``axes`` of the matrix distinguish names that are not from a template.
+    """The output of a job; without a template, the matrix ``axes`` make names distinct.
 
-    A template is a name with fields, or a folder, which ends in a slash. None stands for the folder
-    of the source.
+    A template is a name with fields, or a folder, which ends in a slash. None means the folder of
+    the source.
 
     Raises:
-        ConfigError: an unknown field, or not a valid template.
+        ConfigError: a field is unknown, or the template is invalid.
     """
     values = _values(source, options, settings)
     if template is not None and not template.endswith("/"):
         return _filled(template, values)
     target: Target = options.get("layout") or "autoencoder"
     stem = stem_of(source)
-    # A copy of a video checkpoint is named after its layout, as by convert.
+    # A copy of a video checkpoint is named after its layout, as in convert.
     copied = bool(options.get("layout")) and stem.endswith(".video")
     default = default_output(source, target, inflated=copied)
-    # Where a layout has one name for its file, each job needs its own.
+    # If a layout has a fixed file name, each job needs its own name.
     name = default.name if default.name.startswith(stem) else f"{stem}.{default.name}"
     if axes:
         name = stem + "".join(f".{values[axis]}" for axis in axes) + name.removeprefix(stem)
@@ -65,7 +65,7 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
             return text[0]
         if text in "{}":
             raise ConfigError(
-                f"{template!r} has a brace without a field; write {{{{ or }}}} for a brace itself"
+                f"{template!r} has a brace without a field; write {{{{ or }}}} for a literal brace"
             )
         if text[1:-1] not in FIELDS:
             raise ConfigError(

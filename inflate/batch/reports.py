@@ -1,4 +1,4 @@
-"""The results of a batch: a versioned document, and the reports that are made from it."""
+"""The results of a batch: a versioned document, and reports made from it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SIGNS = {"failed": "⛔", "unequal": "❌", "not-run": "⏭️", "held": "✅"}
 _ORDER = list(_SIGNS)
 _WORDS = {"failed": "failed", "unequal": "not equal", "not-run": "not run", "held": "converted"}
 _MOST = 1000
-"""Rows that fit into a step summary of GitHub, which may have 1 MiB."""
+"""The number of rows that fit into GitHub's step summary of at most 1 MiB."""
 
 
 def batch_document(
@@ -45,7 +45,7 @@ def batch_document(
     seconds: float,
     linked: bool = False,
 ) -> dict[str, Any]:
-    """A batch as ``inflate/batch/2``, ``linked`` to the pages of its jobs."""
+    """A batch as ``inflate/batch/2``; ``linked`` adds links to the pages of its jobs."""
     counts = Counter(outcome.row.state for outcome in outcomes)
     return {
         "schema": "inflate/batch/2",
@@ -67,7 +67,7 @@ def batch_document(
 
 
 def plan_document(jobs: Iterable[Job], ledger: Path) -> dict[str, Any]:
-    """The plan of a batch as ``inflate/batch-plan/1``; bytes are null where they are not known."""
+    """The plan of a batch as ``inflate/batch-plan/1``; unknown sizes are null."""
     planned = [{**job.document(), **asdict(estimate(job))} for job in jobs]
     return {"schema": "inflate/batch-plan/1", "ledger": str(ledger), "jobs": planned}
 
@@ -86,12 +86,12 @@ def headline(document: Document) -> str:
 
 
 def failures_first(document: Document) -> list[dict[str, Any]]:
-    """The jobs of a document, those that failed first."""
+    """The jobs of a document, failures first."""
     return sorted(document["jobs"], key=lambda job: _ORDER.index(job["status"]))
 
 
 def failure_text(job: Mapping[str, Any]) -> str:
-    """Why a job failed and what to do about it, in one line; empty for other jobs."""
+    """Why a job failed and what to do, in one line; empty for other jobs."""
     if job["status"] == "unequal":
         where = job["report"] or "the reports of --report-dir DIR"
         return (
@@ -107,7 +107,7 @@ def failure_text(job: Mapping[str, Any]) -> str:
 
 
 def to_junit(document: Document) -> str:
-    """JUnit's XML: a case per job; unequal jobs are failures, those that could not run errors."""
+    """JUnit XML, one case per job: unequal jobs are failures, those that could not run errors."""
     counts = document["counts"]
     numbers = {
         "tests": str(counts["total"]),
@@ -132,7 +132,7 @@ def to_junit(document: Document) -> str:
 
 
 def to_markdown(document: Document) -> str:
-    """A heading, a line per failure, and a table; short enough for a step summary of GitHub."""
+    """A heading, a line per failure, and a table; short enough for GitHub's step summary."""
     jobs = failures_first(document)
     lines = [f"## {_SIGNS[_worst(document)]} inflate batch: {headline(document)}", ""]
     failed = [job for job in jobs if failure_text(job)]
@@ -174,7 +174,7 @@ SUMMARIES: Mapping[str, Callable[[Document], str]] = {
     "summary.md": to_markdown,
     "index.html": to_html,
 }
-"""The files of the summary, and what makes each."""
+"""The files of the summary, and the function that makes each."""
 
 
 def files_of_reports(folder: Path) -> list[Path]:
@@ -190,7 +190,7 @@ def files_of_job_report(folder: Path, output: str) -> tuple[Path, Path]:
 
 
 def write_reports(document: Document, outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write the parity report of each job that has one, and the summary in every form.
+    """Write the parity report of each job that has one, and the summary in every format.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -205,7 +205,7 @@ def write_reports(document: Document, outcomes: Sequence[Outcome], folder: Path)
 
 
 def _parity_of(outcome: Outcome) -> dict[str, Any] | None:
-    """The document of a job's parity report; None where parity was not checked."""
+    """The document of a job's parity report; None if parity was not checked."""
     found: dict[str, Any] | None = (outcome.row.document.get("conversion") or {}).get("parity")
     return found
 
@@ -219,7 +219,7 @@ def _error(job: Mapping[str, Any]) -> str:
 
 
 def job_document(outcome: Outcome, *, linked: bool = False) -> dict[str, Any]:
-    """A job as an entry of ``inflate/batch/2``, ``linked`` to the page of its parity report."""
+    """A job as an entry of ``inflate/batch/2``; ``linked`` adds a link to its parity report."""
     job, row, document = outcome.job, outcome.row, outcome.row.document
     conversion, parity = document.get("conversion") or {}, _parity_of(outcome)
     report = str(files_of_job_report(Path(), job.output)[1]) if linked and parity else None

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from inflate.batch.local import LocalExecutor
 
 ATTEMPTS = 3
-"""How often a job is started whose process is lost."""
+"""The maximum number of attempts for a job whose process is lost."""
 
 _PATIENCE = 0.25
 """Seconds to wait for an event."""
 
 
 class Watch:
-    """Follows a batch; this one ignores it."""
+    """Callbacks for the events of a batch; this class ignores them."""
 
     def waits(self) -> None:
         """Another batch has the ledger open."""
@@ -36,7 +36,7 @@ class Watch:
         """A job makes progress."""
 
     def lost(self, job: Job, why: str) -> None:
-        """The process of a job is gone; the job is started again."""
+        """The process of a job was lost; the job is started again."""
 
     def ended(self, outcome: Outcome) -> None:
         """The result of a job is known."""
@@ -52,9 +52,9 @@ class _Running:
 
 @dataclass
 class Run:
-    """One run of a batch over the result of a survey.
+    """One run of a batch, given the result of a survey.
 
-    ``memory`` limits the estimates in bytes of all jobs that run at once; one job always may run.
+    ``memory`` limits the total estimate of all running jobs, in bytes; one job may always run.
     """
 
     seen: Sequence[Outcome]
@@ -67,15 +67,15 @@ class Run:
     def __post_init__(self) -> None:
         self._outcomes: dict[int, Outcome] = {}
         self._waiting = {i: one for i, one in enumerate(self.seen) if not one.reused}
-        self._running: dict[int, _Running] = {}  # By the number of the attempt.
+        self._running: dict[int, _Running] = {}  # Keys are attempt numbers.
         self._needs: dict[int, int] = {}
         self._numbers = itertools.count()
 
     def outcomes(self) -> list[Outcome]:
-        """Run to the end; the result of every job, in their order.
+        """Run to the end; returns the result of every job, in order.
 
         Raises:
-            KeyboardInterrupt: with a message that says how many jobs are finished.
+            KeyboardInterrupt: with a message that has the number of finished jobs.
         """
         try:
             for index, one in enumerate(self.seen):
@@ -108,7 +108,7 @@ class Run:
         if index not in self._needs:
             self._needs[index] = 0
             if self.memory is not None:
-                with suppress(Exception):  # The job itself reports what is wrong.
+                with suppress(Exception):  # The job itself reports the problem.
                     self._needs[index] = estimate(job).memory_bytes or 0
         return self._needs[index]
 
@@ -124,7 +124,7 @@ class Run:
         """Handle an event; an error ends its job, not the batch."""
         running, go = self._running.get(event.number), False
         try:
-            if running is not None:  # Else its job has failed already, or was started again.
+            if running is not None:  # Otherwise its job has already failed or was started again.
                 go = self._handle(event, running)
         except Exception as error:
             if running is None or event.number not in self._running:
@@ -134,7 +134,7 @@ class Run:
             self.executor.answer(event, go)
 
     def _handle(self, event: Event, running: _Running) -> bool:
-        """Handle an event of a job that runs; whether it may publish."""
+        """Handle an event of a running job; returns whether it may publish."""
         job, row, content = running.job, running.row, event.content
         if event.kind == "progress":
             self.watch.moved(job, content["phase"], content["done"], content["total"])
@@ -162,7 +162,7 @@ class Run:
         self._end(running.index, Outcome(running.job, row))
 
     def _end(self, index: int, outcome: Outcome) -> None:
-        self._outcomes[index] = outcome  # Before it is shown: Ctrl-C may come in between.
+        self._outcomes[index] = outcome  # Record before showing it: Ctrl-C may come in between.
         self.watch.ended(outcome)
         failed = outcome.row.state in ("unequal", "failed")
         if self.fail_fast and failed and not outcome.reused:

@@ -1,4 +1,4 @@
-"""What there is to do: every job compared with its row of the ledger and with the files."""
+"""Find out what to do: compare every job with its ledger row and with the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job and its row; ``reused`` if the row is the result of an earlier run."""
+    """A job and its row; ``reused`` means that the row is the result of an earlier run."""
 
     job: Job
     row: Row
@@ -32,10 +32,10 @@ class Outcome:
 
 
 def survey(jobs: Sequence[Job], ledger: Ledger, *, retry_failed: bool) -> list[Outcome]:
-    """Find out which jobs are done; a source with the mark of its row is not opened.
+    """Find out which jobs are done; does not open a source that still has its recorded mark.
 
     Raises:
-        ConfigError: sources that do not exist and outputs that no batch made, all at once.
+        ConfigError: sources do not exist, or outputs were not made by a batch; lists all.
     """
     rows = [ledger.row(job.output) for job in jobs]
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -44,7 +44,7 @@ def survey(jobs: Sequence[Job], ledger: Ledger, *, retry_failed: bool) -> list[O
     for job, before, (mark, problem) in zip(jobs, rows, looked, strict=True):
         row = before
         if row.state == "publishing" and was_published(job, row):
-            # Its batch was killed between the renaming and the record.
+            # Its batch was killed between renaming the file and recording it.
             row = replace(row, state="held")
         if mark is not None:
             row = replace(row, source_mark=mark)
@@ -61,7 +61,7 @@ def survey(jobs: Sequence[Job], ledger: Ledger, *, retry_failed: bool) -> list[O
 
 
 def is_settled(job: Job, row: Row, *, retry_failed: bool) -> bool:
-    """Whether the result of a row stands for a job whose source is unchanged."""
+    """Whether the recorded result is valid for a job with an unchanged source."""
     if row.settings != job.settings:
         return False
     if row.state == "held":
@@ -70,7 +70,7 @@ def is_settled(job: Job, row: Row, *, retry_failed: bool) -> bool:
 
 
 def was_published(job: Job, row: Row) -> bool:
-    """Whether the file that a batch was about to publish has got its name."""
+    """Whether the file that a batch was about to publish has its final name."""
     return not is_remote(job.output) and is_output(job.output, *row.made[-1])
 
 
@@ -84,7 +84,7 @@ def may_overwrite(job: Job, row: Row) -> bool:
 
 
 def _look_at_source(job: Job, row: Row) -> tuple[str | None, str | None]:
-    """The mark of a source that is unchanged, else None; and what is wrong with it."""
+    """The mark of an unchanged source, else None; and the problem of the source, if any."""
     try:
         if looks_unchanged(job.source, row.source_mark):
             return row.source_mark, None
@@ -93,8 +93,8 @@ def _look_at_source(job: Job, row: Row) -> tuple[str | None, str | None]:
             return None, f"{shown(job.source)} does not exist; expected a checkpoint"
     except (InflateError, OSError) as error:
         return None, str(error)
-    with suppress(InflateError, OSError):  # Its job reports what is wrong.
-        # Of remote sources, another version is another content.
+    with suppress(InflateError, OSError):  # Its job reports the problem.
+        # For remote sources, another version means other content.
         known = row.source_key is not None and not is_remote(job.source)
         if known and key_of_source(job.source, job.options) == row.source_key:
             return mark, None

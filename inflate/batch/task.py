@@ -1,4 +1,4 @@
-"""A task is a job as a worker gets it; each executor runs it with :func:`run_task`."""
+"""A task is a job in the form for workers; each executor runs it with :func:`run_task`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from inflate.workflow.production import ConversionResult
 
 _PROGRESS_EVERY = 0.1
-"""Seconds between two reports of progress."""
+"""Seconds between progress reports."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One attempt at a job: plain values, absolute paths.
 
-    ``options`` are those of ``convert``; ``memory`` is the estimated peak in bytes. Each attempt
-    has its own ``number``, so that a worker that was given up cannot publish.
+    ``options`` are options of ``convert``; ``memory`` is the estimated peak in bytes. Each attempt
+    has its own ``number``, so that an abandoned worker cannot publish.
     """
 
     number: int
@@ -41,9 +41,9 @@ class Task:
 class Event:
     """A message about a task.
 
-    ``content`` of ``progress`` has ``phase``, ``done`` and ``total``; of ``publish`` and ``end``
-    fields of the ledger's row; of ``lost``, in ``error``, why the process is gone. A worker that
-    sends ``publish`` waits for an answer: nothing gets its name before the ledger has its record.
+    The ``content`` of ``progress`` has ``phase``, ``done`` and ``total``; that of ``publish`` and
+    ``end`` has fields of the ledger's row; that of ``lost`` has the reason in ``error``. After
+    ``publish`` a worker waits for an answer: the ledger must record a file before it gets its name.
     """
 
     kind: Literal["progress", "publish", "end", "lost"]
@@ -61,7 +61,7 @@ def run_task(
     ask: Callable[[Event], bool],
     gpu: int | None = None,
 ) -> None:
-    """Convert, and send ``progress``, ``publish`` where parity held, and ``end``.
+    """Convert, and send ``progress``, ``publish`` if parity held, and ``end``.
 
     ``ask`` sends an event and waits for the answer. ``gpu``, modulo the number of devices, is the
     CUDA device of this worker, for tasks that leave the choice open.
@@ -84,7 +84,7 @@ def run_task(
 
     def before_publish(result: ConversionResult, staged: Path) -> None:
         staged_mark = None if is_remote(task.output) else mark_of_output(staged)
-        # Publishing fails if the source is no longer what was read.
+        # Publishing fails if the source has changed.
         record = _record(result, started, staged_mark)
         if not ask(event("publish", source_mark=mark, **record)):
             raise StoppedError
@@ -111,14 +111,14 @@ def run_task(
         record = {"made": None, "document": {**failure(error), "seconds": seconds}}
         state = "failed"
     unchanged = False
-    with suppress(Exception):  # Whatever ended the job may end this too.
+    with suppress(Exception):  # The cause of the job's end may also end this.
         unchanged = mark == mark_of_source(task.source)
-    # A source that changed meanwhile is not what was read: the next batch tries again.
+    # If the source changed meanwhile, the next batch tries again.
     send(event("end", state=state, source_mark=mark if unchanged else None, **record))
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """The document of a failed job: a message, and for a bug its traceback."""
+    """The document of a failed job: a message and, for a bug, its traceback."""
     if isinstance(error, InflateError):
         return {"error": str(error)}
     trace = "".join(traceback.format_exception(error))
@@ -141,7 +141,7 @@ def _record(result: ConversionResult, started: float, mark: str | None) -> dict[
 
 
 def _device(wanted: str | None, gpu: int | None) -> str:
-    """The device of a task: the one that it names, or this worker's GPU."""
+    """The device of a task: its own choice, or this worker's GPU."""
     if gpu is not None and wanted in (None, "auto", "cuda"):
         import torch
 

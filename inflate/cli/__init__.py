@@ -1,1 +1,1 @@
-"""The command line: commands parse and call, ``render*`` modules print."""
+"""The command line: commands parse options and call functions; ``render*`` modules print."""

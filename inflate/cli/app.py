@@ -20,7 +20,7 @@ from inflate.errors import InflateError, OutputError, nearest
 from inflate.signals import end_on_signals
 
 ClickException: Any = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
-"""The base of all usage errors: click's own, or that of the copy in newer Typers."""
+"""The base of all usage errors: from click, or from its copy in newer versions of Typer."""
 
 CANNOT_RUN = 2
 BUG = 70
@@ -28,18 +28,18 @@ BUG = 70
 
 
 class _App(Commands):
-    """Exceptions for which click has other exit codes than ours."""
+    """Exceptions for which click's exit codes differ from ours."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            # Not from stdout, which is guarded; Typer would exit with 1.
+            # Not from stdout, which is guarded. Typer would exit with 1.
             traceback.print_exc()
             raise typer.Exit(BUG) from error
         except KeyboardInterrupt as error:
-            # The exception may carry what was finished before.
+            # The exception may say what was already finished.
             say(": ".join(filter(None, ("interrupted", *map(str, error.args)))), err=True)
             raise typer.Exit(130) from error
 
@@ -68,9 +68,9 @@ def _options(
 
 
 def app_for(words: Sequence[str] = ()) -> typer.Typer:
-    """The app with the command that the words begin with; without one, with all commands.
+    """The app with only the command in ``words``; with all commands if there is none.
 
-    Loading the other commands would take a fifth of the time of a short one.
+    Loading the other commands would take a fifth of the time of a short command.
     """
     app = typer_of(_App)
     app.callback()(_options)
@@ -86,19 +86,19 @@ def app_for(words: Sequence[str] = ()) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done, and parity held. 1: it ran, and parity did not hold. 2: it could not run. 70: a bug,
-    with its traceback. 128 + N: ended by signal N, such as 130 by Ctrl-C.
+    0: done, and parity held. 1: it ran, but parity did not hold. 2: it could not run. 70: a bug,
+    with a traceback. 128 + N: ended by signal N, such as 130 for Ctrl-C.
     """
     with guarded_streams():
         end_on_signals()
-        # Loading libraries makes many objects that stay: collecting garbage as often as Python
-        # does by default takes a twentieth of a short command.
+        # Libraries create many long-lived objects on import: with Python's default thresholds,
+        # garbage collection takes a twentieth of a short command.
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
         words = sys.argv[1:] if arguments is None else list(arguments)
         try:
             code = _run(words)
             if code != CANNOT_RUN:
-                sys.stdout.flush()  # Raises OutputError where the result could not be written.
+                sys.stdout.flush()  # Raises OutputError if the result could not be written.
             return code
         except InflateError as error:
             kind, message, path = type(error).__name__, str(error), error.path
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--json" in words:
             from inflate.report.documents import error_document
 
-            with suppress(OutputError):  # The error may be that stdout cannot be written.
+            with suppress(OutputError):  # stdout itself may be the problem.
                 print_json(error_document(kind, message, path))
         return CANNOT_RUN
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage_text(error: Any) -> str:
     message: str = error.format_message().rstrip(".")
     ctx = error.ctx
-    # Of an unknown option; click suggests one, and we know more.
+    # For an unknown option: our suggestions are better than click's.
     if ctx is not None and hasattr(error, "possibilities"):
         known = [name for param in ctx.command.get_params(ctx) for name in param.opts]
         name = error.option_name[:80]

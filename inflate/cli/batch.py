@@ -20,10 +20,10 @@ from inflate.options import JOB_OPTIONS, ConvertOptions
 @takes(ConvertOptions, JOB_OPTIONS)
 def batch(
     manifest: list[str] = argument(
-        "MANIFEST|GLOB...", "Manifest (.yaml), or checkpoints and patterns of names."
+        "MANIFEST|GLOB...", "Manifest (.yaml), or checkpoints and glob patterns."
     ),
     output: Optional[str] = option(
-        "-o", "--output", metavar="OUT", help="Folder or name such as out/{stem}.safetensors."
+        "-o", "--output", metavar="OUT", help="Folder, or a name such as out/{stem}.safetensors."
     ),
     dry_run: bool = option(
         "--dry-run", default=False, help="Print the jobs, sizes and memory; run nothing."
@@ -35,7 +35,7 @@ def batch(
         help="Worker processes. [default: 1; on Ray all that fit]",
     ),
     retry_failed: bool = option(
-        "--retry-failed", default=False, help="Run unchanged jobs that failed before again."
+        "--retry-failed", default=False, help="Run failed jobs again, even if unchanged."
     ),
     fail_fast: bool = option(
         "--fail-fast", default=False, help="Start no further job after a failure."
@@ -57,7 +57,7 @@ def batch(
         "--memory",
         group="Advanced",
         metavar="GB",
-        help="Memory for parallel jobs. [default: most of the free]",
+        help="Memory for parallel jobs. [default: most free memory]",
     ),
     ledger: Optional[Path] = option(
         "--ledger",
@@ -84,12 +84,12 @@ def batch(
 ) -> None:
     """Convert and verify many checkpoints.
 
-    Can be interrupted; run the same command to resume. Unchanged finished jobs are skipped, changed
-    ones run again. Options override the manifest. Exit code 0: parity held in every job; 1: in some
-    it did not; 2: some could not run.
+    Can be interrupted; run the same command to resume. Finished jobs are skipped if unchanged, and
+    run again if changed. Options override the manifest. Exit code 0: parity held in every job;
+    1: parity failed in some jobs; 2: some jobs could not run.
     """
     for name, value, least in (("--jobs", jobs, 1), ("--memory", memory, 0)):
-        if value is not None and not value >= least:  # A NaN is not.
+        if value is not None and not value >= least:  # Also refuses NaN.
             raise ConfigError(f"{name} is {value}; expected {least} or more")
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
@@ -98,7 +98,7 @@ def batch(
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
 
-    # What cannot be written is better known before the work.
+    # Check outputs before the work.
     summary = summary_file() if github_summary and not dry_run else None
     found = open_batch(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
     if not quiet:
@@ -116,7 +116,7 @@ def batch(
     if report_dir is not None:
         require_pages()
         make_folder(report_dir)
-    # Of more than an exabyte, a float does not hold every byte.
+    # A float cannot represent every byte count above an exabyte.
     most = None if memory is None else int(min(memory, 1e9) * 1e9)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
         outcomes, seconds = run(

@@ -27,7 +27,7 @@ _WAITS = "another batch has the ledger open; waiting until it ends"
 
 @contextmanager
 def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
-    """Bars on a terminal; in a pipe a line per job, if ``lines``."""
+    """Progress bars on a terminal; in a pipe, a line per job if ``lines``."""
     if bars_are_drawn() and not quiet:
         shown_bars = _Bars(total)
         with shown_bars.bars:
@@ -37,7 +37,7 @@ def watching(total: int, *, lines: bool, quiet: bool) -> Iterator[Watch]:
 
 
 class _Lines(Watch):
-    """A line on stdout for each job that ends."""
+    """Print a line on stdout for each finished job."""
 
     def waits(self) -> None:
         note(_WAITS)
@@ -46,7 +46,7 @@ class _Lines(Watch):
         note(f"{shown(job.source)} starts again: {printable(why.splitlines()[0])}")
 
     def ended(self, outcome: Outcome) -> None:
-        with suppress(OutputError):  # The last flush raises it again, after the other jobs.
+        with suppress(OutputError):  # The final flush raises it again, after the other jobs.
             say_line(_line(job_document(outcome)))
 
 
@@ -82,7 +82,7 @@ class _Bars(Watch):
 
 
 def print_summary(document: Mapping[str, Any]) -> None:
-    """The counts; on a terminal, the lines of the jobs first (in a pipe they were printed)."""
+    """Print the counts; on a terminal, first the line of each job (already printed in a pipe)."""
     if bars_are_drawn():
         for job in failures_first(document):
             print_text(Text(_line(job), _COLOURS[job["status"]]))
@@ -91,7 +91,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
 
 
 def print_dry_run(document: Mapping[str, Any]) -> None:
-    """The jobs of a plan with their sizes and the memory that each takes."""
+    """Print the jobs of a plan with their sizes and the memory that each needs."""
     jobs = document["jobs"]
 
     def size(job: Mapping[str, Any], what: str) -> str:

@@ -1,4 +1,4 @@
-"""Results on stdout, everything else on stderr; both escape what would move a cursor."""
+"""Print results on stdout and the rest on stderr; escape control characters on both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _SHORT = 20
-"""Characters of cells that are never folded."""
+"""Cells up to this many characters are never folded."""
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def say(text: object = "", *, err: bool = False) -> None:
-    """Print lines, with control characters escaped; a terminal breaks them between words."""
+    """Print lines with control characters escaped; on a terminal, wrap between words."""
     safe = printable(str(text))
     if (sys.stderr if err else sys.stdout).isatty():
         safe = "\n".join(map(_wrapped, safe.split("\n")))
@@ -51,7 +51,7 @@ def _wrapped(line: str) -> str:
 
 
 def say_line(text: object) -> None:
-    """:func:`say`, with line ends escaped: a name with a line end must not look like two lines."""
+    """:func:`say` with line ends escaped: a name with a line end must not look like two lines."""
     say(one_line(str(text)))
 
 
@@ -78,20 +78,20 @@ def safe_console(*, stderr: bool = False) -> Console:
 
 
 def print_text(text: Text) -> None:
-    """Print a text with its styles: one line, which a terminal breaks between words."""
+    """Print styled text as one line; on a terminal, wrap between words."""
     text.plain = one_line(text.plain)
     console = safe_console()
     if console.is_terminal:
-        text.plain = _wrapped(text.plain)  # Spaces become line ends: styles stay in place.
+        text.plain = _wrapped(text.plain)  # Only spaces change, so styles stay in place.
     console.print(text, soft_wrap=True)
 
 
 def print_table(
     head: Sequence[str], rows: Sequence[Sequence[Text | str]], right: Collection[str] = ()
 ) -> None:
-    """Print rows in columns that fit the terminal, and are not cut or folded in a pipe.
+    """Print rows in columns that fit the terminal; in a pipe, they are not cut or folded.
 
-    ``right`` names the columns that are aligned to the right.
+    ``right`` lists the right-aligned columns.
     """
     from rich.table import Table
     from rich.text import Text
@@ -109,9 +109,9 @@ def print_table(
 
 
 class _GuardedStream:
-    """A stream whose reader may close it without an effect on the work or the exit code.
+    """A stream whose reader may close it without affecting the work or the exit code.
 
-    It is None where Python found it closed. Where it has ``results``, a failed write is an error.
+    It is None if Python found it closed. If it has ``results``, a failed write is an error.
     """
 
     def __init__(self, stream: TextIO | None, *, results: bool) -> None:
@@ -119,7 +119,7 @@ class _GuardedStream:
         self._failure: OutputError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer" or self._stream is None:  # Bytes would bypass this guard.
+        if name == "buffer" or self._stream is None:  # Writing bytes would bypass this guard.
             raise AttributeError(name)
         return getattr(self._stream, name)
 
@@ -142,7 +142,7 @@ class _GuardedStream:
             getattr(self._stream, method)(*arguments)
         except OSError as error:
             with suppress(OSError, ValueError):
-                # Python flushes the rest once more when it exits.
+                # Python flushes the rest again at exit.
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)

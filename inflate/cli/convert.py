@@ -32,7 +32,7 @@ def convert(
     quiet: bool = QUIET,
     verbose: bool = option("--verbose", default=False, help="With --dry-run: list every tensor."),
 ) -> None:
-    """Make a checked video checkpoint of an image autoencoder.
+    """Convert an image autoencoder to a checked video checkpoint.
 
     Copies the spatial weights, initialises the temporal layers so that the output equals that of
     the image decoder, compares both decoders, and only then publishes the file.

@@ -30,10 +30,10 @@ def demo(
 ) -> None:
     """Convert and verify a small real autoencoder.
 
-    The autoencoder was trained on photographs and video clips. It is converted in every time mode;
-    the files stay in DIR. Those of an earlier run are replaced.
+    The autoencoder was trained on photographs and video clips. It is converted in every time mode.
+    The files stay in DIR and replace those of an earlier run.
     """
-    with on_ctrl_c(f"what was finished is in {folder}"):
+    with on_ctrl_c(f"finished files are in {folder}"):
         _run(folder, options, quiet=quiet)
 
 
@@ -60,7 +60,7 @@ def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
             result = inflate.convert(
                 source, target, time_mode=mode, overwrite=True, progress=progress, **options
             )
-            # Where parity did not hold, nothing was published that could be verified.
+            # If parity did not hold, there is no published file to verify.
             report = result.parity if not result.passed else None
             if report is None:
                 report = inflate.verify(source, target, progress=progress, **options)

@@ -1,4 +1,4 @@
-"""Help pages: options in groups, summaries that are never cut, examples."""
+"""Help pages: options in groups, complete summaries, examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inflate.options import Group
 
 WIDTH = 120
 SUMMARY = 60
-"""Characters that the summary of a command or an option may have."""
+"""The maximum length of the summary of a command or option."""
 
 EXAMPLES = {
     "convert": """
@@ -45,7 +45,7 @@ inflate demo out --device cpu""",
 
 
 class _Help:
-    """What commands and groups of commands share."""
+    """Common code for commands and command groups."""
 
     def collect_usage_pieces(self: Any, ctx: Any) -> list[str]:
         arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
@@ -62,7 +62,7 @@ class _Help:
                 rows["Arguments"].append((param.metavar, param.help))
             elif (record := param.get_help_record(ctx)) is not None:
                 rows[panel_of(param)].append((record[0], record[1].replace("  [", " [")))
-        # Summaries start in the same column in every section, and fit one line on a wide terminal.
+        # Summaries start in the same column in every section and fit one line on a wide terminal.
         most = max(24, formatter.width - SUMMARY - 4)
         firsts = [len(first) for found in rows.values() for first, _ in found]
         column = max((length for length in firsts if length <= most), default=0)
@@ -87,7 +87,7 @@ class Commands(_Help, TyperGroup):
 
 
 def panel_of(option: Any) -> str:
-    """The group of an option; those that Typer itself adds have none."""
+    """The group of an option; options that Typer adds have none."""
     if "--help" in option.opts:
         return "Basics"
     return getattr(option, "rich_help_panel", None) or "Advanced"
@@ -99,7 +99,7 @@ def summary_of(command: Any) -> str:
 
 
 def typer_of(cls: type[TyperGroup]) -> typer.Typer:
-    """A Typer whose pages are plain text, without rich, and which also runs without a command."""
+    """A Typer app with plain-text help, without rich; it also runs without a command."""
     return typer.Typer(
         cls=cls,
         invoke_without_command=True,

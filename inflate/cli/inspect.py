@@ -33,9 +33,9 @@ def inspect(
     as_json: bool = JSON,
     quiet: bool = QUIET,
 ) -> None:
-    """Show what a checkpoint contains and if it can be converted.
+    """Show what a checkpoint contains and whether it can be converted.
 
-    Makes the plan that convert would make. With -q, prints only what prevents a conversion.
+    Makes the same plan as convert. With -q, prints only problems that prevent a conversion.
     """
     with progress_bar(quiet, "reading") as progress:
         found = inflate.inspect(

@@ -1,4 +1,4 @@
-"""Flags: those of ``inflate.options``, and those that several commands share."""
+"""Flags for the options in ``inflate.options``, and flags that several commands share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from inflate.vocabulary import LARGEST_KERNEL, kernel_of
 
 
 def kernel(text: object) -> int | tuple[int, ...]:
-    """The kernel of ``3`` or ``3,1,1``."""
+    """Parse a kernel size such as ``3`` or ``3,1,1``."""
     try:
         sizes = tuple(int(part) for part in str(text).strip("[]() ").split(","))
         kernel_of(sizes[0] if len(sizes) == 1 else sizes)
@@ -51,7 +51,7 @@ def option(
     words: Sequence[str] = (),
     **more: Any,
 ) -> Any:
-    """A Typer option in a group of the help; ``words`` are the values that it accepts, if few."""
+    """A Typer option in a help group; ``words`` are its accepted values, if few."""
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
@@ -66,7 +66,7 @@ def option(
 
 
 def argument(metavar: str, help: str, default: Any = ...) -> Any:
-    """A Typer argument, required without a default."""
+    """A Typer argument; required if it has no default."""
     return typer.Argument(default, metavar=metavar, help=help, show_default=False)
 
 
@@ -91,17 +91,17 @@ GITHUB_SUMMARY = option(
 def takes(
     options: type[ConvertOptions] | type[VerifyOptions], names: Sequence[str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each option; it gets their values as its argument ``options``.
+    """Decorate a command with a flag per option; it gets the values as its argument ``options``.
 
-    With ``names`` it takes only these options, and gets those that were given as a mapping; by
-    default it takes all of them, and gets an instance of ``options``.
+    With ``names`` it has only these flags, and gets a mapping of the given ones. By default it
+    has all flags, and gets an instance of ``options``.
     """
     types = get_type_hints(options)
 
     def parameter(name: str) -> Parameter:
         default = None if names else getattr(options(), name)
         hint = types[name] if names is None else Optional[types[name]]
-        if choices(hint):  # Their parser checks the words.
+        if choices(hint):  # The parser checks the words.
             hint = Optional[str]
         elif name in ("set", "ignore"):
             hint = Optional[list[str]]
@@ -130,7 +130,7 @@ def takes(
 
 
 def _option_of(name: str, flag: Flag, hint: Any, default: Any) -> Any:
-    # Without a name of its own, a switch would get a --no- too, and "set" the name of its type.
+    # Without an explicit name, a switch would also get --no-, and "set" would be named by its type.
     named = hint in (bool, Optional[bool]) or name == "set"
     own = (f"--{name.replace('_', '-')}",) if named else ()
     more: dict[str, Any] = {"help": flag.help, "group": flag.group, "default": default}

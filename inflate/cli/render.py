@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def print_conversion(result: ConversionResult, source: str) -> None:
-    """What a conversion wrote, from what, and how it was checked."""
+    """Print the output of a conversion, its source, and the result of the check."""
     _print_counts(result.plan)
     if result.parity is not None:
         print_document(parity_document(result.parity))
@@ -42,7 +42,7 @@ def print_conversion(result: ConversionResult, source: str) -> None:
 
 
 def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: bool) -> None:
-    """The counts of a plan, then every tensor if ``verbose``."""
+    """Print the counts of a plan, then every tensor if ``verbose``."""
     _print_counts(plan)
     say_line(f"{shown(source)} -> {destination} (dry run)")
     if not verbose:
@@ -57,10 +57,10 @@ def print_plan(plan: InflationPlan, source: str, destination: str, *, verbose: b
 
 
 def print_inspection(found: Inspection) -> None:
-    """What a file holds, its parts, and what convert would do with it."""
+    """Print the content of a file, its parts, and what convert would do with it."""
     _print_facts(_inspected(found))
     _print_groups(found.parts, found.dropped)
-    # Where all layouts fail for the reason why convert refuses the file, that is printed once.
+    # If all layouts fail for the same reason as convert, print it once.
     if not found.obstacles or len({*found.layouts.values(), found.obstacles}) > 1:
         _print_facts(_layouts(found))
     if not found.obstacles:
@@ -122,14 +122,14 @@ def _inspected(found: Inspection) -> Iterator[tuple[str, str]]:
     if found.has_ema:
         yield "averages", "has moving averages of the weights: --weights ema"
     if found.foreign:
-        yield "foreign", ", ".join(found.foreign) + " (replaced by inert stand-ins)"
+        yield "foreign", ", ".join(found.foreign) + " (not loaded)"
     yield from _recorded(found)
     if found.fingerprint is not None:
         yield "fingerprint", found.fingerprint
 
 
 def _recorded(found: Inspection) -> Iterator[tuple[str, str]]:
-    """The source and the verdict of a file's header."""
+    """The source and the verdict in a file's header."""
     header = found.metadata
     if SOURCE_NAME_KEY in header:
         yield "source.name", header[SOURCE_NAME_KEY]
@@ -149,7 +149,7 @@ def _recorded(found: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _print_counts(plan: InflationPlan) -> None:
-    """The architecture of a plan, and how many tensors have which origin."""
+    """The architecture of a plan, and the number of tensors per origin."""
     architecture, temporal = plan.config.architecture, plan.config.temporal
     blend = f"{temporal.merge_strategy}, alpha {temporal.alpha:g}"
     facts = {
@@ -184,7 +184,7 @@ def _architecture_text(architecture: Architecture) -> str:
 
 
 def _scaling_text(architecture: Architecture) -> str:
-    """The factor between the latents of the decoder and those of diffusion models."""
+    """The scaling factor between the decoder's latents and those of diffusion models."""
     factor, shift = architecture.scaling_factor, architecture.shift_factor
     known = scaling_factors(architecture)
     if factor is not None:

@@ -1,4 +1,4 @@
-"""The document of a parity report on a terminal: the verdict, why, what to do, the numbers."""
+"""Print a parity report on a terminal: verdict, reason, what to do, measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inflate.report.text import listed, multiple_text
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}
 _MOST = 5
-"""Names of a cause."""
+"""How many names of a cause are printed."""
 
 _FAULTY, _CHANGED = "Faulty temporal modules", "Temporal tensors changed since the conversion"
 _PHRASES = {
@@ -33,7 +33,7 @@ _PHRASES = {
     _FAULTY: ("at fault: {}", "temporal module"),
     _CHANGED: ("{} changed since conversion", "temporal tensor"),
 }  # fmt: skip
-"""A cause in few words, by its name in the summary, and what its names are names of."""
+"""A short text per cause in the summary, and the kind of thing that its names denote."""
 
 
 def print_document(document: Document) -> None:
@@ -77,7 +77,7 @@ def _where(document: Document) -> str:
 
 
 def _failure(document: Document) -> Iterator[tuple[str, str]]:
-    """What a failure begins with: each line's label and text."""
+    """The first lines of a failure: each line's label and text."""
     tolerance, multiple = document["tolerance"], multiple_text(document)
     floor = f", {multiple.replace(' times the ', ' x ')}" if multiple else ""
     yield (
@@ -106,7 +106,7 @@ def _failure(document: Document) -> Iterator[tuple[str, str]]:
 def _cause(document: Document) -> str:
     found = causes(document)
     if len(found.get(_CHANGED, ())) == 1:
-        found.pop(_FAULTY, None)  # The tensor says more than its module.
+        found.pop(_FAULTY, None)  # The tensor is more specific than its module.
     if document["overflow"] is None:
         for what, (phrase, kind) in _PHRASES.items():
             if what in found:

@@ -1,4 +1,4 @@
-"""``inflate report``, and the reports of other commands."""
+"""``inflate report``, and report options of other commands."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def report(
         "-o", "--output", metavar="OUT", help="File, or - for stdout. [default: DOCUMENT.KIND]"
     ),
 ) -> None:
-    """Render a stored parity report; nothing is computed.
+    """Render a stored parity report without computing anything.
 
-    Without --to and -o it is printed. Exit code 0 means that it was rendered, whatever its verdict.
+    Without --to and -o it is printed. Exit code 0 means that it was rendered, with any verdict.
     Documents hold no images; verify --report FILE.html writes a page with images.
     """
     from inflate.report.schemas import read_document
@@ -97,7 +97,7 @@ def write_wanted(report: ParityReport, reports: Sequence[str], *, github_summary
 
 @contextmanager
 def adding_done(done: str) -> Iterator[None]:
-    """Add what is already done to an error or Ctrl-C that stops the writing of results."""
+    """If an error or Ctrl-C stops the writing of results, say in its message what is done."""
     try:
         with on_ctrl_c(done):
             yield
@@ -107,7 +107,7 @@ def adding_done(done: str) -> Iterator[None]:
 
 @contextmanager
 def on_ctrl_c(done: str) -> Iterator[None]:
-    """Add what is already done to the exception of Ctrl-C."""
+    """Add what is already done to the message of Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -34,8 +34,8 @@ def verify(
 
     Compares every copied tensor of CANDIDATE with REFERENCE, then the outputs of both decoders on
     probes of random frames, layer by layer. A single video checkpoint is compared with its own
-    image layers. Exit code 0: equal, or within tolerance; 1: not equal, or the self-test found a
-    corruption that is not detected; 2: it could not run.
+    image layers. Exit code 0: equal, or within tolerance; 1: not equal, or the self-test missed a
+    corruption; 2: it could not run.
     """
     reports = check_wanted(report_to or (), github_summary=github_summary)
     with progress_bar(quiet) as progress:

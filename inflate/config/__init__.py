@@ -1,1 +1,1 @@
-"""The configuration: its schema, the presets, and its reading through OmegaConf."""
+"""The configuration: its schema, the presets, and loading through OmegaConf."""

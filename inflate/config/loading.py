@@ -1,7 +1,7 @@
 """Configurations from presets, YAML files and options, through OmegaConf.
 
-Everything becomes settings first, ``{"temporal.alpha": 0.25}``; layers of settings are laid over
-what the checkpoint shows, each value checked for itself, and all problems raised at once.
+Every input is first converted to settings, ``{"temporal.alpha": 0.25}``. Layers of settings
+override what the checkpoint shows. Each value is checked, and all problems are raised at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from inflate.io.files import like
 _OF_SIDES = ("level_channels", "num_res_blocks", "attention_levels")
 _COMMON = ("z_channels", "out_ch", "resamp_with_conv")
 _AROUND = ("in_channels", "double_z", "embed_dim", "n_embed")
-"""What tensors show of an architecture; the last, a decoder alone does not show."""
+"""Fields that tensors show, with their descriptions; a decoder alone does not show the last one."""
 
 _WORDS = {
     "level_channels": "channels of the levels (ch times ch_mult)",
@@ -61,28 +61,28 @@ def read_config(name_or_path: str) -> Settings:
     """The settings of a preset or of a YAML file, ours or one that sgm or LDM wrote.
 
     Raises:
-        ConfigError: no such preset or file, or not YAML, or nothing of an autoencoder in it, or a
-            value that calls a resolver.
+        ConfigError: there is no such preset or file, it is not YAML, it describes no autoencoder,
+            or a value calls a resolver.
     """
     presets = load_presets()
     if name_or_path in presets:
         return flatten(presets[name_or_path].content)
     path = Path(name_or_path)
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long.
+    if not os.path.isfile(path):  # Path.is_file raises if a name is too long.
         raise ConfigError(
             f"--config {name_or_path!r} does not name a preset or a file"
             f"{nearest(name_or_path, presets) or like(path)}; 'inflate presets' lists the presets"
         )
-    from inflate.config.yaml_files import read_file  # It imports OmegaConf, which takes long.
+    from inflate.config.yaml_files import read_file  # Importing OmegaConf is slow.
 
     return read_file(path)
 
 
 def parse_set(assignments: Iterable[str]) -> Settings:
-    """The settings of ``--set key=value``; a last name alone will do where it is the only one.
+    """The settings of ``--set key=value``; a unique last component is enough as a key.
 
     Raises:
-        ConfigError: no ``=``, or a value that is not YAML.
+        ConfigError: ``=`` is missing, or a value is not YAML.
     """
     by_leaf = _by_leaf()
     settings: Settings = {}
@@ -94,7 +94,7 @@ def parse_set(assignments: Iterable[str]) -> Settings:
             continue
         try:
             settings[by_leaf.get(key, key)] = yaml.safe_load(value)
-        # Not YAML, or a date or number that there is not, or brackets without end.
+        # Not YAML, an invalid date or number, or brackets nested too deeply.
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             problems.append(f"--set {assignment[:80]!r}: {one_line(error)}")
     if problems:
@@ -105,16 +105,16 @@ def parse_set(assignments: Iterable[str]) -> Settings:
 def build_config(
     seen: Architecture, *layers: Mapping[str, Any], decoder_only: bool = False
 ) -> Config:
-    """The configuration of layers of settings over the architecture that a checkpoint shows.
+    """Build a configuration from layers of settings and the architecture of a checkpoint.
 
     Args:
-        seen: what the checkpoint's tensors show; it fills in what no layer says.
-        *layers: settings, the later winning.
-        decoder_only: the checkpoint shows nothing of an encoder, nor of what stands around it.
+        seen: the architecture that the tensors show; used for keys that no layer sets.
+        *layers: settings; later layers win.
+        decoder_only: the checkpoint has no encoder, quant convs or codebook.
 
     Raises:
-        ConfigError: unknown keys, values of a wrong type or out of their range, and every
-            disagreement with the checkpoint, all in one.
+        ConfigError: unknown keys, values of the wrong type or out of range, and contradictions of
+            the checkpoint, all in one error.
     """
     known, by_leaf = known_keys(), _by_leaf()
     settings = {DECODER_KEYS.get(k, k): value for layer in layers for k, value in layer.items()}
@@ -132,7 +132,7 @@ def build_config(
             problems.append(f"{key}: unknown key{close}")
     config = Config(architecture=seen)
     if settings:
-        # It imports OmegaConf, which takes long.
+        # Importing OmegaConf is slow.
         from inflate.config.yaml_files import with_settings
 
         own = {key: value for key, value in settings.items() if key in known}
@@ -147,14 +147,14 @@ def build_config(
 
 
 def scaling_factors(architecture: Architecture) -> list[float]:
-    """The scaling factors that presets of this architecture name, each once."""
+    """The distinct scaling factors of the presets with this architecture."""
     presets = load_presets()
     named = (presets[name].architecture.scaling_factor for name in matching_presets(architecture))
     return sorted({float(factor) for factor in named if factor is not None})
 
 
 def matching_presets(architecture: Architecture) -> list[str]:
-    """The names of the presets that describe this architecture, as far as tensors show it."""
+    """The names of the presets that match this architecture, as far as tensors show it."""
     if not architecture.is_symmetric:
         return []
     return [
@@ -165,7 +165,7 @@ def matching_presets(architecture: Architecture) -> list[str]:
 
 
 def _disagreements(wanted: Architecture, seen: Architecture, *, decoder_only: bool) -> list[str]:
-    """Where a configuration contradicts the tensors, in words; what they cannot show is free."""
+    """Messages for contradictions of the tensors; fields that tensors do not show may differ."""
     visible: tuple[str, ...] = (*_OF_SIDES, *_COMMON, *_AROUND)
     if decoder_only:
         wanted, seen, visible = wanted.decoder, seen.decoder, (*_OF_SIDES, *_COMMON)

@@ -1,6 +1,6 @@
-"""Manifests of batches: YAML, read through OmegaConf, with a type for every value.
+"""Batch manifests: YAML, read through OmegaConf, with a type for every value.
 
-Problems are collected, not raised, so that a batch can report them together with those of files.
+Problems are collected, not raised, so that a batch can report them with the problems of files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _EXAMPLE = "{source: 'ckpts/*.safetensors', output: 'out/{stem}.safetensors'}"
 
 @dataclass(frozen=True)
 class Entry:
-    """An item of ``jobs``, which may stand for many; ``place`` is its name in messages.
+    """An item of ``jobs``, which may expand to many jobs; ``place`` is its name in messages.
 
-    ``options`` and the lists of ``matrix`` hold values of the right types.
+    ``options`` and the lists of ``matrix`` hold values of the declared types.
     """
 
     place: str
@@ -33,16 +33,16 @@ class Entry:
     matrix: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def with_options(self, options: Mapping[str, Any]) -> Entry:
-        """The entry with options that replace its own and the axes of its matrix."""
+        """The entry with these options instead of its own and of the axes of its matrix."""
         matrix = {key: values for key, values in self.matrix.items() if key not in options}
         return dataclasses.replace(self, options={**self.options, **options}, matrix=matrix)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The entries of a batch, and every problem of their keys and values.
+    """The entries of a batch, and every problem in their keys and values.
 
-    Relative paths start from ``folder``; ``path`` is the file itself, if there is one.
+    Relative paths start at ``folder``; ``path`` is the manifest file, if there is one.
     """
 
     folder: Path
@@ -53,11 +53,11 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest: ``defaults``, ``jobs``, and perhaps ``ledger``.
+    """Read a manifest: ``defaults``, ``jobs`` and optionally ``ledger``.
 
     Raises:
-        ConfigError: it is not YAML, not a mapping, or a value calls a resolver; all else is in
-            ``problems``.
+        ConfigError: it is not YAML, not a mapping, or a value calls a resolver; other problems are
+            in ``problems``.
     """
     values = load_yaml(path)
     problems = [
@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _read_entry(place: str, content: object, problems: list[str]) -> Entry:
-    """The ``defaults``, or one job; its source is empty where it has none."""
+    """The ``defaults``, or one job; a missing source is empty."""
     if not isinstance(content, Mapping):
         problems.append(f"{place} is {quoted(content)}; expected keys such as {_EXAMPLE}")
         return Entry(place, "")
@@ -111,7 +111,7 @@ def _read_entry(place: str, content: object, problems: list[str]) -> Entry:
             del names[key]
     matrix = _read_matrix(f"{place}.matrix", given.pop("matrix", {}), problems)
     problems += [
-        f"{place}.{key} is set and in its matrix too; keep one of them"
+        f"{place}.{key} is set and also in its matrix; keep one of them"
         for key in sorted(given.keys() & matrix.keys())
     ]
     options = _typed(given, f"{place}.", problems)
@@ -140,10 +140,10 @@ def _read_matrix(place: str, content: object, problems: list[str]) -> dict[str, 
 
 
 def _typed(given: Mapping[str, Any], place: str, problems: list[str]) -> dict[str, Any]:
-    """Values of options as the types of the options; none where one of them is wrong."""
+    """Option values converted to the options' types; empty if one of them is wrong."""
     try:
         options, wrong = with_settings(ConvertOptions(), dict(given))
-    except InflateError as error:  # The options as a whole are checked when they are made.
+    except InflateError as error:  # Creating the options checks them as a whole.
         problems.append(f"{place.rstrip('.: ')}: {error}")
         return {}
     problems += [place + problem for problem in wrong]

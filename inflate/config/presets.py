@@ -1,4 +1,4 @@
-"""The presets: the YAML files of ``configs/``, found in a checkout and after a plain install."""
+"""The presets: the YAML files in ``configs/``, in a checkout or an installed package."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from inflate.config.schema import Architecture
 
 @dataclass(frozen=True)
 class Preset:
-    """A named configuration that comes with the package."""
+    """A named configuration that is included in the package."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def description(self) -> str:
-        """What the preset is for, in a line."""
+        """The purpose of the preset, in one line."""
         return str(self.content["description"])
 
     @property
@@ -35,19 +35,19 @@ class Preset:
 
 
 def preset_folder() -> Path:
-    """Where the presets lie: inside the installed package, or next to it in a checkout."""
+    """The folder of the presets: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-# The parser in C is some ten times as fast; PyYAML is also built without it.
+# The C parser is about ten times as fast, but some builds of PyYAML lack it.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @cache
 def load_presets() -> Mapping[str, Preset]:
-    """Every preset by its name, in the order of their names; read once, and for reading only."""
+    """Every preset by name, sorted; read once, and read-only."""
     found = {}
     for path in sorted(preset_folder().glob("*.yaml"), key=lambda path: path.stem):
         content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 (a safe one)

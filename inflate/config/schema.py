@@ -1,4 +1,4 @@
-"""The configuration as frozen data: an autoencoder, and the video decoder to make from it."""
+"""The configuration as frozen dataclasses: an autoencoder, and its video decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inflate.vocabulary import (
     kernel_of,
 )
 
-# Optional and Union stay spelled out: OmegaConf reads these annotations on Python 3.10 as well.
+# Keep Optional and Union: OmegaConf reads these annotations on Python 3.10 as well.
 # ruff: noqa: UP007, UP045
 
 Settings = dict[str, Any]
@@ -25,7 +25,7 @@ Settings = dict[str, Any]
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a value is a number that float64 holds."""
+    """Whether a value is a number that float64 can hold."""
     try:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:
@@ -46,8 +46,8 @@ class Architecture:
     """An image autoencoder of the family: the ``ddconfig`` of its files, and the parts around it.
 
     ``embed_dim`` is None without quant convs, ``n_embed`` without a codebook. ``decoder_*`` are
-    set where the decoder differs from the encoder. The rest describes latents and their use by
-    diffusion models; it is recorded, and never applied here.
+    set if the decoder differs from the encoder. The rest describes latents and their use by
+    diffusion models; it is recorded, but never applied.
     """
 
     ch: int
@@ -80,14 +80,14 @@ class Architecture:
 
     @property
     def decoder(self) -> Architecture:
-        """The architecture of the decoder, with nothing that differs."""
+        """The architecture with the decoder's fields on both sides."""
         own = {name: getattr(self, _OF_DECODER + name) for name in _DIFFERING}
         changes: dict[str, Any] = {name: v for name, v in own.items() if v is not None}
         changes.update({_OF_DECODER + name: None for name in _DIFFERING})
         return replace(self, **changes)
 
     def with_decoder(self, **fields: Any) -> Architecture:
-        """This architecture with these fields of its decoder, recorded where they differ."""
+        """This architecture with these fields for its decoder, recorded only if they differ."""
         changes: dict[str, Any] = {
             _OF_DECODER + name: value
             for name, value in fields.items()
@@ -97,7 +97,7 @@ class Architecture:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether encoder and decoder are of one architecture."""
+        """Whether encoder and decoder have the same architecture."""
         return all(getattr(self, _OF_DECODER + name) is None for name in _DIFFERING)
 
     @property
@@ -107,7 +107,7 @@ class Architecture:
 
     @property
     def attention_levels(self) -> tuple[int, ...]:
-        """Levels that carry attention after each block, finest first; none without attention."""
+        """Levels that have attention after each block, finest first; empty without attention."""
         if self.attn_type == "none":
             return ()
         levels = range(len(self.ch_mult))
@@ -115,7 +115,7 @@ class Architecture:
 
     @property
     def downsampling(self) -> int:
-        """How many pixels a latent spans in height and in width."""
+        """The number of image pixels per latent pixel, along height and width."""
         return int(2 ** (len(self.ch_mult) - 1))
 
     def module_arguments(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Architecture:
         return {name: value for name, value in asdict(self).items() if name in DDCONFIG_KEYS}
 
     def problems(self) -> list[str]:
-        """Why this architecture cannot be built, in words."""
+        """Messages on why this architecture cannot be built."""
         found = [
             f"architecture.{name} is {value}; expected 1 or more"
             for name in _SIZES
@@ -141,7 +141,7 @@ class Architecture:
                 found.append(f"architecture.{name} is {value}; expected finite numbers")
         if self.give_pre_end:
             found.append(
-                "architecture.give_pre_end is true: such a decoder gives features, not images, "
+                "architecture.give_pre_end is true: such a decoder returns features, not images, "
                 "and cannot be checked against one; set it to false"
             )
         return found
@@ -165,7 +165,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Temporal:
-    """The temporal layers: their places and their start."""
+    """The temporal layers: where they are and how they start."""
 
     time_mode: TimeMode = "conv-only"
     merge_strategy: MergeStrategy = "learned"
@@ -174,15 +174,15 @@ class Temporal:
 
     @property
     def kernel(self) -> tuple[int, int, int]:
-        """The kernel of every temporal convolution, ``(time, height, width)``."""
+        """The kernel size of every temporal convolution, ``(time, height, width)``."""
         return kernel_of(self.video_kernel_size)
 
     def module_arguments(self) -> dict[str, Any]:
-        """The arguments of ``VideoDecoder`` that a ``Decoder`` does not have."""
+        """The arguments of ``VideoDecoder`` that ``Decoder`` does not have."""
         return asdict(self)
 
     def problems(self) -> list[str]:
-        """Why these layers cannot be built, in words."""
+        """Messages on why these layers cannot be built."""
         found = []
         if self.merge_strategy == "fixed" and not 0.0 <= self.alpha <= 1.0:
             found.append(
@@ -200,7 +200,7 @@ class Temporal:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the bytes of a conversion, apart from its source."""
+    """All settings that determine the output bytes of a conversion for a given source."""
 
     architecture: Architecture
     temporal: Temporal = field(default_factory=Temporal)
@@ -210,11 +210,11 @@ class Config:
     description: str = ""
 
     def problems(self) -> list[str]:
-        """Why this configuration cannot be used, in words."""
+        """Messages on why this configuration cannot be used."""
         found = self.architecture.problems() + self.temporal.problems()
         if self.temporal.time_mode == "attn-only" and self.architecture.attn_type == "none":
             found.append(
-                "temporal.time_mode is 'attn-only' and architecture.attn_type 'none': there is "
+                "temporal.time_mode is 'attn-only' but architecture.attn_type is 'none': there is "
                 "no attention to make temporal; choose 'conv-only' or 'all'"
             )
         return found
@@ -223,16 +223,16 @@ class Config:
 SECTIONS = {"architecture": Architecture, "temporal": Temporal}
 
 DECODER_KEYS = {f"decoder.{name}": f"architecture.{_OF_DECODER}{name}" for name in _DIFFERING}
-"""Short forms of the keys of a decoder that differs from its encoder."""
+"""Short forms of the keys for a decoder that differs from its encoder."""
 
 
 def one_line(error: Exception) -> str:
-    """What an error of OmegaConf or YAML says, in a line."""
+    """The message of an OmegaConf or YAML error, in one line."""
     return " ".join(str(error).split("full_key:")[0].split()).rstrip(". ")
 
 
 def flatten(content: Mapping[str, Any]) -> Settings:
-    """The settings of a nested mapping, as a YAML file or a header holds them."""
+    """The settings in a nested mapping from a YAML file or a header."""
     settings: Settings = {}
     for key, value in content.items():
         if key in (*SECTIONS, "decoder") and (value is None or isinstance(value, Mapping)):

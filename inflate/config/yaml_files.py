@@ -1,7 +1,7 @@
-"""YAML files and typed values, through OmegaConf: a value may refer to other keys of its file.
+"""YAML files and typed values, read through OmegaConf; a value may refer to other keys of its file.
 
-Of files that sgm or LDM wrote, the autoencoder is found by its keys. The classes that they name,
-in ``target``, are never imported.
+In files from sgm or LDM, the autoencoder is found by its keys. The classes that these files name
+in ``target`` are never imported.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from inflate.errors import ConfigError, nearest, quoted
 from inflate.vocabulary import DDCONFIG_FIXED
 
 REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
-"""What OmegaConf raises of a value: its own errors, and those of values without bounds."""
+"""What OmegaConf raises for a value: its own errors, and those for unbounded values."""
 
 T = TypeVar("T")
 
 _DEEPEST = 50
-"""Levels of nesting that no configuration or manifest reaches."""
+"""The deepest allowed nesting; no real configuration or manifest reaches it."""
 
 
 def read_file(path: Path) -> Settings:
-    """The settings of a YAML file, ours or one that sgm or LDM wrote.
+    """The settings of a YAML file, ours or one from sgm or LDM.
 
     Raises:
-        ConfigError: it is not YAML, holds nothing of an autoencoder, or calls a resolver.
+        ConfigError: it is not YAML, describes no autoencoder, or calls a resolver.
     """
     values = load_yaml(path)
     found = {place: (params, around) for place, params, around in _autoencoders(values)}
     if not found:
         return flatten(values)
-    # A full file of a diffusion model may hold a second autoencoder, in its conditioner; the
-    # first stage is the one that decodes.
+    # The configuration of a whole diffusion model may have a second autoencoder in its
+    # conditioner; the first stage is the one that decodes.
     chosen = [place for place in found if "first_stage_config" in place.split(".")] or [*found]
     if len(chosen) > 1:
         raise ConfigError(
             f"{path} describes several autoencoders, at {', '.join(chosen)}; "
-            "keep the one that is meant in a file of its own"
+            "put the one to use into a separate file"
         )
     params, around = found[chosen[0]]
     if not isinstance(params, Mapping):
@@ -62,14 +62,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, its ``${other.key}`` resolved.
 
     Raises:
-        ConfigError: it is not readable YAML, not a mapping, a text holds NUL, an interpolation
-            leads nowhere, or a value calls a resolver: ``${oc.env:HOME}`` would bring what is not
-            in the file into outputs.
+        ConfigError: it is not readable YAML or not a mapping, a string has NUL, an interpolation
+            has no target, or a value calls a resolver: ``${oc.env:HOME}`` would bring values from
+            outside the file into outputs.
     """
     content: object = None
     try:
         problems = list(_problems(path))
-        with suppress(AssertionError):  # Of OmegaConf, where the single value is not plain text.
+        with suppress(AssertionError):  # OmegaConf raises this if a single value is not plain text.
             content = OmegaConf.load(path)
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
@@ -86,17 +86,17 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_settings(defaults: T, settings: Settings) -> tuple[T, list[str]]:
-    """A frozen dataclass with settings of known keys laid over it, and every wrong value."""
+    """A frozen dataclass with settings of known keys applied, and messages for wrong values."""
     draft = copy.deepcopy(_draft(defaults))
     problems = []
     for key, value in settings.items():
         parts = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(part, str) and ("${" in part or part == "???") for part in parts):
-            # A setting may come from a checkpoint's header: nothing is looked up for it.
+            # A setting may come from a checkpoint's header, so it must not refer to anything.
             problems.append(f"{key} is {quoted(value)}; only a YAML file may refer to other keys")
             continue
         try:
-            str(value)  # Records hold it in decimal digits, of which Python writes so many.
+            str(value)  # Records hold it in decimal digits, and Python limits their number.
             OmegaConf.update(draft, key, value, merge=False)
         except REFUSALS as error:
             problems.append(f"{key} is {quoted(value)}: {one_line(error)}")
@@ -106,7 +106,7 @@ def with_settings(defaults: T, settings: Settings) -> tuple[T, list[str]]:
 def _autoencoders(
     values: Mapping[str, Any], place: str = ""
 ) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
-    """The dotted places of autoencoders, as sgm or LDM has them; parameters, and those around."""
+    """The dotted places of autoencoders in files of sgm or LDM: parameters, and enclosing ones."""
     for key, value in values.items():
         if key == "ddconfig":
             yield f"{place}{key}", value, values
@@ -118,7 +118,7 @@ def _autoencoders(
 
 
 def _from_ldm(params: Mapping[str, Any], place: str, path: Path) -> Settings:
-    """The settings of an autoencoder as such a file describes it."""
+    """The settings of an autoencoder in such a file."""
     sections = {field.name: name for name, kind in SECTIONS.items()
                 for field in dataclasses.fields(kind)}  # fmt: skip
     problems = []
@@ -127,17 +127,17 @@ def _from_ldm(params: Mapping[str, Any], place: str, path: Path) -> Settings:
             problems.append(f"{place}.{key}: unknown key{nearest(key, sections)}")
         elif DDCONFIG_FIXED.get(key, value) != value:
             expected = DDCONFIG_FIXED[key]
-            problems.append(f"{place}.{key} is {value!r}; this family leaves it at {expected!r}")
+            problems.append(f"{place}.{key} is {value!r}; this family supports only {expected!r}")
     if problems:
         raise ConfigError(f"{path} has errors:", problems)
     return {f"{sections[key]}.{key}": v for key, v in params.items() if key in sections}
 
 
 def _problems(path: Path) -> Iterator[str]:
-    """What is wrong with the texts of a YAML file.
+    """Messages for invalid strings in a YAML file.
 
     Raises:
-        ValueError: values are nested so deeply that making them would overflow the stack.
+        ValueError: values are nested so deeply that building them would overflow the stack.
     """
     depth = 0
     with path.open("rb") as file:
@@ -154,13 +154,13 @@ def _problems(path: Path) -> Iterator[str]:
                     "called; write the value itself, or ${other.key}"
                 )
             if "\0" in text:
-                yield f"line {line} has NUL in a text: {quoted(text)}"
+                yield f"line {line} has NUL in a string: {quoted(text)}"
 
 
 def _calls_resolver(text: str) -> bool:
-    """Whether a colon stands inside ``${...}``: it separates a resolver from its arguments.
+    """Whether there is a colon inside ``${...}``: it separates a resolver from its arguments.
 
-    A resolver's own name may be an interpolation, so that names are not to be looked for.
+    A resolver's name may itself be an interpolation, so a search for names is not enough.
     """
     depth = 0
     for part in re.findall(r"\$\{|\}|:", text):
@@ -172,15 +172,15 @@ def _calls_resolver(text: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _draft(defaults: Any) -> DictConfig:
-    """The defaults, ready to be copied and changed; making this takes longer than all the rest."""
+    """The defaults, to be copied and changed; building them takes longer than everything else."""
     draft: DictConfig = OmegaConf.structured(defaults)
     for node in (draft, *(draft[key] for key in SECTIONS if key in draft)):
-        OmegaConf.set_readonly(node, False)  # frozen dataclasses give read-only nodes
+        OmegaConf.set_readonly(node, False)  # frozen dataclasses make read-only nodes
     return draft
 
 
 def _with_tuples(value: Any) -> Any:
-    """A value with tuples, as frozen dataclasses hold them, for the lists of OmegaConf."""
+    """A value with OmegaConf's lists converted to tuples, as frozen dataclasses need."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _with_tuples(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)

@@ -1,1 +1,1 @@
-"""Names: which tensors of a file are an autoencoder, of which architecture, in which layout."""
+"""Names and shapes: the autoencoder in a file, its architecture, and its layout."""

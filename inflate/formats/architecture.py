@@ -1,4 +1,4 @@
-"""Architecture and temporal layers, read off names and shapes; and tensors that do not fit."""
+"""Infer architecture and temporal layers from names and shapes; find tensors that do not fit."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from inflate.io.index import FLOATS, NARROW
 Shapes = Mapping[str, Shape]
 
 _RESOLUTION = 256
-"""The resolution that attention is counted by; no tensor shows it."""
+"""The resolution that ``attn_resolutions`` refers to; no tensor shows it."""
 
 _MOST, _EXAMPLES = 10, 3
-"""Problems of one kind that are listed; of more, so many are, and the rest is counted."""
+"""How many problems of one kind are listed; further ones are only counted."""
 
 
 def infer_architecture(shapes: Shapes, path: object) -> Architecture:
-    """The architecture of an autoencoder; encoder and decoder are each read off their own tensors.
+    """Infer the architecture of an autoencoder, separately for encoder and decoder.
 
-    Dropout, tanh and the latents' scale leave no trace in tensors and keep their defaults.
+    Tensors do not show dropout, tanh and the scale of the latents; these keep their defaults.
 
     Raises:
-        PlanError: tensors that are needed for it are missing or misshapen.
+        PlanError: required tensors are missing or have the wrong shape.
     """
     inside, outside = _under(shapes, DECODER), _under(shapes, "encoder.")
     levels, own_levels = _indices(inside, r"up\.(\d+)\."), _indices(outside, r"down\.(\d+)\.")
@@ -50,7 +50,7 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
         raise PlanError(f"{path}: its tensors fit no architecture of this family:", problems)
 
     resolution = max(_RESOLUTION, 2 ** (max(len(levels), len(own_levels)) - 1))
-    # What an encoder lacks is reported later, with everything else that does not fit.
+    # Missing tensors of the encoder are reported later, with everything else that does not fit.
     whole = own_levels == list(range(len(own_levels))) and own_levels
     if whole and all(_is_kernel(outside.get(key)) for key in _first_convs("down", own_levels)):
         ch = _extent(outside, "conv_in.weight", 0)
@@ -78,9 +78,9 @@ def infer_architecture(shapes: Shapes, path: object) -> Architecture:
 
 
 def infer_temporal(shapes: Shapes) -> Temporal:
-    """The temporal layers that the shapes of a video decoder show.
+    """Infer the temporal layers of a video decoder from its shapes.
 
-    Whether its blend is learned or fixed, and the alpha it started with, leave no trace; they keep
+    Shapes do not show whether its blend is learned or fixed, or its initial alpha; these keep
     their defaults.
     """
     decoder = _under(shapes, DECODER)
@@ -94,10 +94,10 @@ def infer_temporal(shapes: Shapes) -> Temporal:
 
 
 def image_problems(located: Located, architecture: Architecture) -> list[str]:
-    """Every way in which the tensors of a file do not fit their architecture, as messages.
+    """Messages for all tensors of a file that do not fit its architecture.
 
-    Parts other than the decoder may be absent; a part that is present must be complete. Temporal
-    tensors are not compared.
+    Parts other than the decoder may be absent, but a part that is present must be complete.
+    Temporal tensors are not compared.
     """
     problems = []
     for part, expected in image_shapes(architecture).items():
@@ -117,9 +117,9 @@ def image_problems(located: Located, architecture: Architecture) -> list[str]:
 
 
 def mismatches(located: Located, expected: Shapes, present: Collection[str]) -> list[str]:
-    """Missing, extra and misshapen tensors of a part, as messages.
+    """Messages for the tensors of a part that are missing, extra or of the wrong shape.
 
-    Where many tensors have the same problem, three are named and the others counted.
+    If many tensors have the same problem, three are named and the others counted.
     """
     extra = {located.name_of(key): key for key in present if key not in expected}
     missing = {located.name_of(key): key for key in expected if key not in located.tensors}
@@ -151,7 +151,7 @@ def mismatches(located: Located, expected: Shapes, present: Collection[str]) -> 
 def _half(
     inside: Shapes, side: str, levels: Sequence[int], resolution: int, ch: int = 0
 ) -> dict[str, Any]:
-    """What the tensors of an encoder or decoder show; ``ch`` counts if it divides all channels."""
+    """Infer the fields of an encoder or decoder; ``ch`` is used if it divides all channels."""
     channels = [inside[key][0] for key in _first_convs(side, levels)]
     ch = ch or channels[0]
     if any(c % ch for c in channels):
@@ -160,7 +160,7 @@ def _half(
     return {
         "ch": ch,
         "ch_mult": tuple(c // ch for c in channels),
-        "num_res_blocks": max(blocks - (side == "up"), 1),  # A decoder has one block more.
+        "num_res_blocks": max(blocks - (side == "up"), 1),  # A decoder has one more block.
         "attn_resolutions": tuple(
             resolution // 2**i for i in _indices(inside, rf"{side}\.(\d+)\.attn\.")
         ),

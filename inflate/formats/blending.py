@@ -1,8 +1,8 @@
-"""How a video decoder blends: what its file records, or what the numbers of ``mix_factor`` show.
+"""How a video decoder blends: as its file records, or as the ``mix_factor`` values show.
 
-A ``fixed`` blend stores shares, from 0 to 1: of the temporal branch in residual blocks, of the
-spatial branch in attention blocks. A ``learned`` one stores numbers that a sigmoid turns into
-shares. No name and no shape shows which of the two a file holds.
+A ``fixed`` blend stores weights from 0 to 1: of the temporal branch in residual blocks, of the
+spatial branch in attention blocks. A ``learned`` blend stores logits, which a sigmoid maps to
+weights. Names and shapes do not show which of the two a file holds.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from inflate.io.index import FLOATS
 MERGE_STRATEGY = "temporal.merge_strategy"
 
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
-"""How far from 1 the sum of two stored shares may be; of wider types :data:`_FINE`."""
+"""Tolerance for the sum of two stored shares, which should be 1; wider types use :data:`_FINE`."""
 
 _FINE = 2.0**-22
 
 
 @dataclass(frozen=True)
 class Blend:
-    """How a video decoder blends, and how that is known.
+    """How a video decoder blends, and the evidence for it.
 
-    ``strategy`` is None where nothing shows it. ``alpha`` is that of a fixed blend; of several
-    shares it is the one nearest to 0 or 1, which decides whether a sigmoid reaches all of them.
+    ``strategy`` is None if unknown. ``alpha`` is that of a fixed blend. Of several shares it is
+    the one nearest to 0 or 1, which decides whether a sigmoid can produce all of them.
     """
 
     strategy: str | None
@@ -45,13 +45,13 @@ def find_blend(
     path: object,
     given: object = None,
 ) -> Blend:
-    """How a video decoder blends, by its recorded settings or what else is known.
+    """Find out how a video decoder blends, from its recorded settings or its tensors.
 
-    ``read`` reads a tensor of the file, here only single numbers; ``given`` is the merge strategy
-    that the user gives, or None.
+    ``read`` reads a tensor of the file, here only scalars; ``given`` is the user's merge strategy,
+    or None.
 
     Raises:
-        ConfigError: ``given`` is ``fixed``, and the numbers cannot be shares.
+        ConfigError: ``given`` is ``fixed``, but the values cannot be shares.
     """
     if MERGE_STRATEGY in recorded:
         alpha = recorded.get("temporal.alpha")
@@ -59,7 +59,7 @@ def find_blend(
         reason = "the header of the file records it"
         return Blend(str(recorded[MERGE_STRATEGY]), reason, known, recorded=True)
     if located.dialect == "diffusers":
-        reason = "AutoencoderKLTemporalDecoder of diffusers has no other"
+        reason = "AutoencoderKLTemporalDecoder of diffusers always uses it"
         return Blend("learned", reason, recorded=True)
     temporal: list[float] = []
     spatial: list[float] = []
@@ -80,7 +80,7 @@ def find_blend(
     if given is not None:
         return Blend(str(given), "by option", fixed_alpha if given == "fixed" else None)
     if not values:
-        # Every temporal block has one: loading and planning list what is missing.
+        # Every temporal block has one: loading and planning report missing ones.
         return Blend("learned", "it has no mix_factor")
     if outside:
         return Blend("learned", f"a mix_factor of {outside[0]:g} is not a share")
@@ -90,7 +90,7 @@ def find_blend(
             reason = "the mix_factor values of residual and attention blocks sum to 1"
             return Blend("fixed", reason, fixed_alpha)
         if most == 0.0:
-            # A fixed start would have 1 in one of the two.
+            # A fixed blend would start with 1 in one of the two.
             return Blend("learned", "every mix_factor is 0, a learned start")
     return Blend(
         None,

@@ -1,4 +1,4 @@
-"""The autoencoders and bare decoders of a file, recognised by names, and the one to take."""
+"""Find the autoencoders and bare decoders of a file by their names, and select one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Candidate:
 
     @property
     def decoder(self) -> str:
-        """What precedes the names inside its decoder."""
+        """The prefix of the names inside its decoder."""
         return self.root if self.bare else self.root + DECODER
 
     def key_of(self, name: str, levels: int) -> str | None:
-        """LDM's key for a name; None where it is not part of the autoencoder."""
+        """LDM's key for a name; None if it is not part of the autoencoder."""
         if not name.startswith(self.root):
             return None
         rest = name.removeprefix(self.root)
@@ -40,14 +40,14 @@ class Candidate:
         return f"{part}.{to_ldm(inner, levels)}"
 
     def levels(self, names: Collection[str]) -> int:
-        """How many ``up_blocks`` its decoder has."""
+        """The number of ``up_blocks`` in its decoder."""
         start = f"{self.decoder}up_blocks."
         found = {name[len(start) :].split(".")[0] for name in names if name.startswith(start)}
         return len(found)
 
 
 def without_wrappers(stored: Sequence[str]) -> dict[str, str]:
-    """Each name by the name without wrappers; names that would be alike keep theirs."""
+    """Each name by its name without wrappers; names that would collide keep their wrappers."""
     counts = Counter(map(unwrapped, stored))
     return {own if counts[own := unwrapped(name)] == 1 else name: name for name in stored}
 
@@ -56,7 +56,7 @@ def choose(names: Collection[str], path: object, wanted: str | None) -> Candidat
     """The one autoencoder or bare decoder among names, or the one that ``--prefix`` names.
 
     Raises:
-        FamilyError: there is none, or more than one, or none of this prefix.
+        FamilyError: there is none, more than one, or none with this prefix.
     """
     found = {each.root: each for each in sorted(_candidates(names), key=lambda each: each.root)}
     if not found:
@@ -92,7 +92,7 @@ def _candidates(names: Collection[str]) -> Iterator[Candidate]:
 
 
 def _is_decoder(names: Collection[str], head: str) -> bool:
-    """Whether the tensors below a prefix are a decoder's: they go up, and never down."""
+    """Whether the tensors below a prefix are a decoder's: upsampling and no downsampling."""
     sides = {name[len(head) :].split(".")[0] for name in names if name.startswith(head)}
     return bool(sides & {"up", "up_blocks"}) and not sides & {"down", "down_blocks"}
 

@@ -1,6 +1,6 @@
-"""Settings that no tensor shows, from the configuration of a class of diffusers.
+"""Settings that tensors do not show, from the configuration of a diffusers class.
 
-It is the ``config.json`` of a folder, one in the folder of a weights file, or one in a header.
+It is a ``config.json`` in the folder, or next to a weights file, or JSON in a header.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from inflate.vocabulary import GROUPS
 
 ClassConfig = Mapping[str, Any]
 Expected = dict[str, tuple[object, ...]]
-"""Settings and the values that each may have."""
+"""Settings and their allowed values."""
 
 _FAMILY: Expected = {
     "norm_num_groups": (GROUPS,),
     "act_fn": ("silu", "swish"),
     "norm_type": ("group",),
 }
-"""Settings that change what is computed, and their values in this family."""
+"""Settings that change the computation, and their values in this family."""
 
 _RECORDED = (
     *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
     *("force_upcast", "sample_size"),
 )
-"""Settings that no tensor shows."""
+"""Settings that tensors do not show."""
 
 
 def class_settings(
     files: CheckpointFiles, metadata: Mapping[str, str], located: Located, seen: Architecture
 ) -> Settings:
-    """The settings that the class configurations of a checkpoint add to what its tensors show.
+    """The settings from the class configurations of a checkpoint that its tensors do not show.
 
     Raises:
-        FamilyError: a configuration asks for a computation that this family does not have.
+        FamilyError: a configuration describes a computation that this family does not have.
         ConfigError: it contradicts the tensors.
     """
     settings: Settings = {}
     sizes = _sizes(located, seen)
     for where, config in _configs(files, metadata, sizes):
         if other := _differences(config, _FAMILY):
-            raise FamilyError(f"{where} asks for another computation: {'; '.join(other)}")
+            raise FamilyError(f"{where} describes another computation: {'; '.join(other)}")
         if other := _differences(config, sizes | _layers(located, seen)):
             raise ConfigError(f"{where} does not fit the tensors:", other)
         settings |= {
             f"architecture.{key}": config[key]
             for key in _RECORDED
             if config.get(key) is not None
-            # A size per axis says nothing more than the architecture does.
+            # A size per axis adds nothing to the architecture.
             and not (key == "sample_size" and type(config[key]) is not int)
         }
     return settings
@@ -65,19 +65,19 @@ def class_settings(
 def _configs(
     files: CheckpointFiles, metadata: Mapping[str, str], sizes: Expected
 ) -> Iterator[tuple[str, ClassConfig]]:
-    """Every class configuration of a checkpoint, and where it is from."""
+    """Every class configuration of a checkpoint, and its location."""
     here = [(str(files.folder / CONFIG), files.config)] if files.config else []
     of_folder = files.path == files.folder
-    # Other models may share the folder of a file: a configuration of other sizes is theirs, and
-    # a file that records its own needs no other.
+    # Other models may share the folder of a file: a configuration with other sizes is theirs. A
+    # file that records its own configuration needs no other.
     fits = CONFIG_KEY not in metadata and not _differences(files.config, sizes)
     if fits and not of_folder:
         yield from here
     for key, text in metadata.items():
-        # Headers hold all sorts of JSON, some of it large: only what names a class is parsed.
+        # Headers hold many kinds of JSON, some large: parse only the JSON that names a class.
         if '"_class_name"' in text or '"block_out_channels"' in text:
             content: Any = None
-            with suppress(ValueError, RecursionError):  # Not JSON: a text of another tool.
+            with suppress(ValueError, RecursionError):  # Not JSON: text from another tool.
                 content = json.loads(text)
             if _is_class(content):
                 yield f"{files.path}, header {key!r}", content
@@ -86,14 +86,14 @@ def _configs(
 
 
 def _is_class(content: object) -> bool:
-    """Whether JSON is the configuration of one of our classes, which it need not name."""
+    """Whether JSON is the configuration of a supported class, even if it does not name one."""
     if not isinstance(content, dict):
         return False
     return content.get("_class_name", "block_out_channels" in content and CLASSES[0]) in CLASSES
 
 
 def _differences(config: ClassConfig, expected: Expected) -> list[str]:
-    """The settings of a configuration that have none of their expected values."""
+    """Messages for settings of a configuration that have an unexpected value."""
     return [
         f"{key} is {'null' if config[key] is None else quoted(config[key])}; expected {values[0]!r}"
         for key, values in expected.items()
@@ -102,7 +102,7 @@ def _differences(config: ClassConfig, expected: Expected) -> list[str]:
 
 
 def _sizes(located: Located, seen: Architecture) -> Expected:
-    """The class and the sizes that the tensors show; some classes name those of both sides."""
+    """The class and sizes that the tensors show; some classes name encoder and decoder sizes."""
     channels, upper = list(seen.level_channels), list(seen.decoder.level_channels)
     images = tuple(name for name in CLASSES if name != VIDEO_CLASS)
     sizes: Expected = {
@@ -133,7 +133,7 @@ def _layers(located: Located, seen: Architecture) -> Expected:
         "mid_block_add_attention": (decoder.attn_type != "none",),
         "up_block_types": (up,),
     }
-    if located.part("encoder."):  # Else there is nothing of what is around the decoder.
+    if located.part("encoder."):  # A decoder alone has no encoder, quant convs or codebook.
         down = ["AttnDownEncoderBlock2D" if level in seen.attention_levels else "DownEncoderBlock2D"
                 for level in range(len(seen.ch_mult))]  # fmt: skip
         layers["down_block_types"] = (down,)

@@ -1,8 +1,8 @@
-"""The names that tools give to the tensors of this family, translated into LDM's and back.
+"""Translation between LDM's tensor names and those of other tools.
 
 Source:
     The names of ``AutoencoderKL``, ``VQModel`` and ``AutoencoderKLTemporalDecoder`` of diffusers;
-    older files say ``query, key, value, proj_attn`` in attention.
+    older files use ``query, key, value, proj_attn`` in attention.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MARKS: Mapping[str, Dialect] = {
     "mid_block.resnets.0.conv1.weight": "diffusers",
     "mid_block.resnets.0.spatial_res_block.conv1.weight": "diffusers",
 }
-"""Names that every decoder has, whatever its architecture, and the dialect that they show."""
+"""Names that every decoder of a dialect has, in any architecture, and the dialect."""
 
 WRAPPERS = frozenset(
     ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 )
-"""Components that DDP, torch.compile, Lightning Fabric, FSDP and checkpointing add to names."""
+"""Name components added by DDP, torch.compile, Lightning Fabric, FSDP and checkpointing."""
 
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _ANY_ATTENTION = _ATTENTION | {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}
@@ -51,7 +51,7 @@ def unwrapped(name: str) -> str:
 
 
 def to_ldm(rest: str, levels: int) -> str:
-    """LDM's name for a name inside an encoder or decoder; unknown names stay as they are."""
+    """LDM's name for a name inside an encoder or decoder; unknown names are unchanged."""
     if matched := _BLOCKS.fullmatch(rest):
         side, number, kind, index, inner = matched.groups()
         level = "mid" if side is None else f"{side}.{_level(side, int(number), levels)}"
@@ -71,7 +71,7 @@ def to_diffusers(key: str, levels: int, *, video: bool = True) -> str:
     """The name in ``AutoencoderKLTemporalDecoder``, or in ``AutoencoderKL``, for a key of LDM.
 
     Raises:
-        KeyError: the key has no place there.
+        KeyError: diffusers has no such tensor.
     """
     part, _, rest = key.partition(".")
     if part in ("quant_conv", "post_quant_conv"):
@@ -95,7 +95,7 @@ def to_diffusers(key: str, levels: int, *, video: bool = True) -> str:
 
 
 def _level(side: str, number: int, levels: int) -> int:
-    """A level as the other dialect counts it: diffusers counts ``up_blocks`` from the latent."""
+    """The index of a level in the other dialect: diffusers counts ``up_blocks`` from the latent."""
     return levels - 1 - number if side == "up" else number
 
 
@@ -106,7 +106,7 @@ def _renamed(rest: str, names: Mapping[str, str]) -> str:
 
 
 def _named(rest: str, names: Mapping[str, str], *same: str) -> str:
-    """A name inside a block as diffusers has it."""
+    """The diffusers name for a name inside a block."""
     module, _, leaf = rest.rpartition(".")
     known = {own: theirs for theirs, own in names.items()} | {name: name for name in same}
     if module not in known or (not module and leaf != "mix_factor"):

@@ -1,7 +1,7 @@
-"""One hash for the weights of an autoencoder, whatever file they are in.
+"""One hash for the weights of an autoencoder, independent of the file format.
 
-The same weights have the same fingerprint in every container, type of file and layout, and under
-every prefix: it is taken over names and shapes as LDM has them, types, and bytes.
+The same weights have the same fingerprint in every container, file type and layout, and under
+every prefix: it covers LDM's names and shapes, the types, and the bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIECE = 1 << 20
 
 
 def fingerprint(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -> str:
-    """The fingerprint of tensors by LDM's keys, with the SHA-256 of the bytes of each."""
+    """The fingerprint of tensors by LDM's keys, from the SHA-256 of each tensor's bytes."""
     lines = sorted(
         [key, info.dtype, list(info.shape), digests[key]]
         for key, info in in_ldm_shapes(tensors).items()
@@ -31,9 +31,9 @@ def fingerprint(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -
 
 
 def fingerprint_of(autoencoder: Checkpoint, known: Mapping[str, str] | None = None) -> str:
-    """The fingerprint of an autoencoder under LDM's keys, of which all tensors are read.
+    """The fingerprint of an autoencoder under LDM's keys; reads all its tensors.
 
-    ``known`` has digests that need not be taken again, by key.
+    ``known`` has digests by key that need not be computed again.
 
     Raises:
         CheckpointError: a tensor cannot be read.

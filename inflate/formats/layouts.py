@@ -1,4 +1,4 @@
-"""The names in a checkpoint: the parts of an autoencoder, what is around it, other families."""
+"""Names in a checkpoint: parts of an autoencoder, surrounding parts, and other families."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from inflate.vocabulary import TEMPORAL_PARTS, TemporalPart
 
 DECODER = "decoder."
 STATISTICS = "bn."
-"""Mean and variance of the latents, which FLUX.2 keeps with its autoencoder."""
+"""Mean and variance of the latents, which FLUX.2 stores with its autoencoder."""
 
 PASSED_THROUGH = ("encoder.", "quant_conv.", "post_quant_conv.", "quantize.", STATISTICS)
 """Parts of an autoencoder other than its decoder, copied unchanged."""
 
 UNCHECKED = ("quantize.", STATISTICS)
-"""Parts that are passed through whatever they hold."""
+"""Parts that are passed through with any content."""
 
 _AROUND = {
     "loss.": "training loss (discriminator, perceptual)",
@@ -32,7 +32,7 @@ _CAUSAL = "a causal 3D autoencoder, such as CogVideoX's, HunyuanVideo's, LTX-Vid
 _TINY = "TAESD, a tiny autoencoder"
 _COSMOS = "a Cosmos tokenizer"
 _DEEP = "DC-AE, a deep compression autoencoder"
-_MOVQ = "MOVQ, whose decoder takes the latents in every norm (Kandinsky)"
+_MOVQ = "MOVQ (Kandinsky), which feeds the latents to every norm of its decoder"
 _OTHER_FAMILIES = {
     "decoder.mid_block.resnets.0.conv1.conv.weight": _CAUSAL,
     "decoder.mid_block.resnets.0.norm1.gamma": _CAUSAL,
@@ -51,16 +51,16 @@ _OTHER_FAMILIES = {
     "decoder.up_blocks.0.0.conv.weight": _DEEP,
     "decoder.up_blocks.1.0.conv.weight": _DEEP,
 }
-"""Keys of families that cannot be inflated here; the first match is taken."""
+"""Keys of families that cannot be inflated; the first match counts."""
 
 
 def is_inflated(names: Iterable[str]) -> bool:
-    """Whether the names of a decoder's tensors or modules include temporal ones."""
+    """Whether a decoder's tensor or module names include temporal ones."""
     return any(temporal_part(name) for name in names)
 
 
 def temporal_part(name: str) -> tuple[TemporalPart, str] | None:
-    """The temporal part in the name of a tensor or module, and the rest of the name after it.
+    """The temporal part in a tensor or module name, and the rest of the name.
 
     For ``up.0.block.1.time_stack.out_layers.3.bias`` it is ``time_stack``, ``out_layers.3.bias``.
     """
@@ -73,7 +73,7 @@ def temporal_part(name: str) -> tuple[TemporalPart, str] | None:
 
 def drop_reason(name: str, root: str) -> str:
     """Why a tensor that is not part of the autoencoder under ``root`` is dropped."""
-    # The parts of a training run are named with the root of the autoencoder or without one.
+    # Parts of a training run have the root of the autoencoder, or no root.
     own = name.removeprefix(root)
     for part, reason in _AROUND.items():
         if own.startswith(part):
@@ -84,13 +84,13 @@ def drop_reason(name: str, root: str) -> str:
 
 
 def other_family(names: Container[str]) -> str | None:
-    """The family that names without a prefix identify, as part of a message, if another."""
+    """A phrase for messages: the other family that names without a prefix belong to, if any."""
     found = next((family for mark, family in _OTHER_FAMILIES.items() if mark in names), None)
     return None if found is None else found + _EXPECTED
 
 
 def what_else(names: Sequence[str]) -> str:
-    """What a file without an autoencoder of this family holds, as part of a message."""
+    """A phrase for messages: the content of a file without an autoencoder of this family."""
     parts = [name.split(".") for name in names]
     endings = {".".join(each[start:]) for each in parts for start in range(len(each))}
     if family := other_family(endings):
@@ -102,7 +102,7 @@ def what_else(names: Sequence[str]) -> str:
         return f"an encoder, and no decoder of this family: {mark}; expected both"
     if is_inflated(names):
         return (
-            f"temporal layers without the decoder that they belong to: {mark}; expected a whole "
+            f"temporal layers without their decoder: {mark}; expected a whole "
             "video decoder, or the image checkpoint too: convert --base"
         )
     shown = ", ".join(sorted(names)[:3])

@@ -1,4 +1,4 @@
-"""The autoencoder in a file, found by its names and translated into LDM's; no tensor is read."""
+"""Find the autoencoder in a file by its names and translate them to LDM's; reads no tensor."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from inflate.formats.layouts import DECODER, drop_reason, other_family, temporal
 from inflate.io.index import NARROW, TensorInfo
 
 _EMA = "model_ema."
-"""What precedes the moving averages of weights, whose names have no dots."""
+"""The prefix of moving averages of weights; their names have no dots."""
 
 _NOT_AVERAGED = ("mix_factor", "embed_avg", "cluster_size", "embedding_counter")
-"""Buffers: a fixed blend, and what a quantiser counts."""
+"""Buffers: a fixed blend, and the counters of a quantiser."""
 
 _SCALES = ("scale_weight", "weight_scale")
 _UNUSED_SCALES = ("scale_input", "input_scale")
@@ -39,10 +39,10 @@ class Dropped:
 class Located:
     """The autoencoder of a file.
 
-    ``tensors`` has its keys in LDM's words without any prefix (``decoder.conv_in.weight``), in
-    LDM's shapes, each with its name in the file; ``dropped`` has the reason for everything else.
-    ``scales`` has the factor of each narrow weight that has one, by the weight's key; ``averages``
-    is how many of the tensors have a moving average in the file.
+    ``tensors`` has LDM's keys without any prefix (``decoder.conv_in.weight``) and LDM's shapes,
+    each with its name in the file. ``dropped`` has every other tensor, with a reason. ``scales``
+    has the scale factors of narrow weights, by the weight's key. ``averages`` counts the tensors
+    that have a moving average in the file.
     """
 
     prefix: str
@@ -69,7 +69,7 @@ class Located:
         return [key for key in self.tensors if key.startswith(part)]
 
     def name_of(self, key: str) -> str:
-        """A key as the file calls it, or would."""
+        """The name of a key in the file, whether or not the file has it."""
         if key in self.tensors:
             return self.tensors[key].name
         if self.dialect == "diffusers":
@@ -89,11 +89,11 @@ def locate(
 ) -> Located:
     """Find the autoencoder among the tensors of a file, given by their names.
 
-    ``prefix`` is which one to take where a file holds several; ``ema`` takes the moving averages of
-    the weights; ``ignore`` has patterns of names to leave out, such as ``*.total_ops``.
+    ``prefix`` selects one if a file holds several; ``ema`` selects the moving averages of the
+    weights; ``ignore`` has patterns of names to leave out, such as ``*.total_ops``.
 
     Raises:
-        FamilyError: there is none that can be taken as it is.
+        FamilyError: there is no autoencoder that can be used.
     """
     ignored = [name for name in index if any(fnmatchcase(name, each) for each in ignore)]
     reasons = dict.fromkeys(ignored, "left out with --ignore")
@@ -152,7 +152,7 @@ def locate(
 
 
 def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Tensors by LDM's keys, with attention matrices as the 1x1 convolutions that LDM has."""
+    """Tensors by LDM's keys, with attention matrices reshaped to LDM's 1x1 convolutions."""
     return {
         key: replace(info, shape=(*info.shape, 1, 1))
         if len(info.shape) == 2 and _ATTENTION_WEIGHT.search(key)
@@ -164,7 +164,7 @@ def in_ldm_shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 def _take_scales(
     tensors: dict[str, TensorInfo], reasons: dict[str, str], path: object
 ) -> dict[str, TensorInfo]:
-    """Take the factors of narrow weights out of the tensors, by the key of the weight."""
+    """Remove the scale factors of narrow weights from the tensors; return them by weight key."""
     scales: dict[str, TensorInfo] = {}
     if not any(info.dtype in NARROW for info in tensors.values()):
         return scales
@@ -195,7 +195,7 @@ def _check_placeholders(tensors: Mapping[str, TensorInfo], path: object) -> None
     if 2 * len(empty) > len(tensors):
         raise FamilyError(
             f"{path} holds empty placeholders for {len(empty)} of the autoencoder's {len(tensors)} "
-            f"tensors (such as {empty[0]}), as DeepSpeed's ZeRO-3 saves them; gather the weights "
+            f"tensors (such as {empty[0]}), as saved by DeepSpeed ZeRO-3; gather the weights "
             "first with its zero_to_fp32.py"
         )
 
@@ -206,7 +206,7 @@ def _averages(
     index: Mapping[str, TensorInfo],
     chosen: Candidate,
 ) -> dict[str, TensorInfo]:
-    """The moving averages of tensors: LitEma names them without dots, from any root."""
+    """The moving averages of tensors: LitEma removes the dots from names, under any root."""
     parts = chosen.root.split(".")
     best: dict[str, TensorInfo] = {}
     for root in ("".join(f"{part}." for part in parts[:n]) for n in reversed(range(len(parts)))):

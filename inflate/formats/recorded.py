@@ -1,4 +1,4 @@
-"""What the header of a file of ours records: its configuration, and the source it is made of."""
+"""Header entries of the files that we write: the configuration and the source."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ SEED_KEY = "inflate.seed"
 LAYOUT_KEY = "inflate.layout"
 POST_QUANT_KEY = "inflate.post_quant"
 PROVENANCE_KEY = "inflate.provenance"
-"""How many tensors of each group were copied, and made by which rule, as JSON."""
+"""The number of tensors copied, and made by each rule, per group, as JSON."""
 
 SOURCE_NAME_KEY = "inflate.source.name"
 SOURCE_HASH_KEY = "inflate.source.sha256"
-"""The SHA-256 of the source's files, where it was requested."""
+"""The SHA-256 of the source's files, if requested."""
 
 SOURCE_FINGERPRINT_KEY = "inflate.source.fingerprint"
 FINGERPRINT_KEY = "inflate.fingerprint"
-"""The weights of the source and those of the file itself; see ``fingerprint``."""
+"""Fingerprints of the source's weights and of the file's own; see ``fingerprint``."""
 
 SOURCE_BLEND_KEY = "inflate.source.blend"
-"""How the source of a copy blends, and how that is known."""
+"""How the source of a copy blends, and the evidence for it."""
 
 ORIGIN_NAME_KEY = "inflate.origin.name"
 ORIGIN_FINGERPRINT_KEY = "inflate.origin.fingerprint"
-"""The image checkpoint that a copy goes back to, whose source is a video checkpoint."""
+"""The image checkpoint from which the source of a copy, a video checkpoint, was made."""
 
 TRAINED_KEY = "inflate.trained"
-"""In a copy of a trained file, whose header has the verdict of the copy."""
+"""Present in a copy of a trained file; such a header has the verdict of the copy."""
 
 PREFIX_KEY = "inflate.prefix"
 """The prefix of the autoencoder that the header describes, in a file that may hold several."""
@@ -58,18 +58,18 @@ def origin_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_trained(metadata: Mapping[str, str]) -> bool:
-    """Whether a header records that the file, or what it is a copy of, was saved after training."""
+    """Whether a header records that the file, or the source of a copy, was saved after training."""
     return metadata.get(VERDICT_KEY) == TRAINED or TRAINED_KEY in metadata
 
 
 def changed_since(metadata: Mapping[str, str], fingerprint: str) -> bool | None:
-    """Whether tensors changed since the header was written; None where it does not show that."""
+    """Whether tensors changed since the header was written; None if unknown."""
     recorded = metadata.get(FINGERPRINT_KEY)
     return None if recorded is None else recorded != fingerprint
 
 
 def recorded_settings(metadata: Mapping[str, str], path: object) -> Settings:
-    """The settings that a header records, not yet checked; nothing where it records none.
+    """The unchecked settings that a header records; empty if it records none.
 
     Raises:
         CheckpointError: they are not a JSON object.

@@ -21,14 +21,14 @@ from inflate.io.index import FLOATS, NARROW, TensorInfo
 from inflate.io.reader import Checkpoint
 
 _EPSILON = 1e-4
-"""What FLUX.2 adds to the variance of its latents."""
+"""The epsilon that FLUX.2 adds to the variance of its latents."""
 
 
 @dataclass(frozen=True, repr=False)
 class Source:
-    """The autoencoder of an opened file, under LDM's keys, and what is known about them.
+    """The autoencoder of an opened file under LDM's keys, with its configuration.
 
-    ``blend`` says how a video decoder's way to blend is known; None for an image decoder.
+    ``blend`` is how a video decoder blends, with the evidence; None for an image decoder.
     """
 
     checkpoint: Checkpoint
@@ -43,23 +43,23 @@ class Source:
 
     @property
     def blend_notes(self) -> tuple[str, ...]:
-        """What a user needs to know of a blend that the file does not record, in words."""
+        """Notes for the user about a blend that the file does not record."""
         blend = self.blend
         if blend is None or blend.recorded:
             return ()
-        taken = f"{blend.strategy} was taken ({blend.reason})"
+        taken = f"{blend.strategy} was assumed ({blend.reason})"
         return (f"the file does not record how it blends: {taken}",)
 
     def info(self, key: str) -> TensorInfo | None:
-        """What the file says of a key, such as ``decoder.conv_in.weight``."""
+        """The entry of a key in the file, such as ``decoder.conv_in.weight``."""
         return self.checkpoint.tensors.get(key)
 
     def read(self, key: str) -> Array:
-        """The numbers of a key, which must be there."""
+        """Read the tensor of a key that must exist."""
         return self.checkpoint.read(key)
 
     def seen_as(self, checkpoint: Checkpoint, *notes: str) -> Source:
-        """The same autoencoder with other tensors, those of a view of its checkpoint."""
+        """The same autoencoder with the tensors of a view of its checkpoint."""
         notes = (*self.located.notes, *notes)
         located = replace(self.located, tensors=checkpoint.tensors, notes=notes)
         architecture = self.config.architecture
@@ -80,16 +80,16 @@ def describe(
 ) -> Source:
     """Find the autoencoder in a checkpoint, and its configuration.
 
-    The architecture is read off the tensors; what they cannot show comes from a ``config.json`` of
-    diffusers, from the header of a file of ours, then from the layers of settings.
+    The architecture is inferred from the tensors. Everything else comes from a ``config.json`` of
+    diffusers, from the header of a file that we wrote, then from the layers of settings.
 
-    Later layers win. ``image`` says that the caller refuses a video decoder, so that its blend need
-    not be known; for the other arguments see :func:`locate`.
+    Later layers win. With ``image``, the caller refuses video decoders, so the blend may be
+    unknown; for the other arguments see :func:`locate`.
 
     Raises:
         FamilyError: there is no autoencoder of this family.
-        PlanError: its tensors fit no architecture.
-        ConfigError: the header or the settings contradict the tensors; or nothing shows how a video
+        PlanError: its tensors do not fit any architecture.
+        ConfigError: the header or the settings contradict the tensors, or it is unknown how a video
             decoder blends.
     """
     path, metadata = checkpoint.path, checkpoint.metadata
@@ -98,7 +98,7 @@ def describe(
     located = locate(checkpoint.tensors, path, prefix=prefix, ema=ema, ignore=ignore)
     shapes = {key: info.shape for key, info in located.tensors.items()}
     seen = infer_architecture(shapes, path)
-    # A header describes one autoencoder, and the file may hold another.
+    # A header describes one autoencoder, but the file may hold another.
     recorded = {} if own not in (None, located.prefix) else recorded_settings(metadata, path)
     known = class_settings(checkpoint.files, metadata, located, seen)
     known |= _statistics(checkpoint, located)
@@ -122,19 +122,19 @@ def describe(
         raise ConfigError(f"the configuration for {path} has errors:", error.problems) from error
     if blend is not None and config.temporal.merge_strategy != blend.strategy:
         raise ConfigError(
-            f"the options ask for merge_strategy {config.temporal.merge_strategy!r}; {path} has "
+            f"the options set merge_strategy {config.temporal.merge_strategy!r}; {path} has "
             f"{blend.strategy!r}: {blend.reason}. Leave --merge-strategy out"
         )
     return _widened(Source(autoencoder_view(checkpoint, located), located, config, blend))
 
 
 def given_blend(merge_strategy: str | None) -> Settings:
-    """The settings of a merge strategy that the user gives, or does not."""
+    """The settings of a merge strategy, or no settings for None."""
     return {} if merge_strategy is None else {MERGE_STRATEGY: merge_strategy}
 
 
 def _widened(source: Source) -> Source:
-    """A source whose float8 weights, if any, are widened."""
+    """The source with its float8 weights, if any, widened."""
     located, dtype = source.located, source.config.dtype or "bfloat16"
     narrow = Counter(i.dtype for i in located.tensors.values() if i.dtype in NARROW)
     if not narrow:
@@ -146,7 +146,7 @@ def _widened(source: Source) -> Source:
 
 
 def _statistics(checkpoint: Checkpoint, located: Located) -> Settings:
-    """Mean and deviation of the latents, as FLUX.2 keeps them: in 2x2 patches."""
+    """Mean and standard deviation of the latents, which FLUX.2 stores for 2x2 patches."""
     infos = [located.tensors.get(f"{STATISTICS}running_{name}") for name in ("mean", "var")]
     found = [info.name for info in infos if info is not None and info.dtype in FLOATS]
     if len(found) < 2:

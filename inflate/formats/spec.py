@@ -1,7 +1,7 @@
-"""Every tensor that an autoencoder has, from its configuration alone.
+"""Every tensor of an autoencoder, derived from its configuration alone.
 
 Keys are LDM's (``decoder.conv_in.weight``), in the order of the modules' ``state_dict``. No module
-is built and torch is not imported; a test holds the lists equal to the modules.
+is built and torch is not imported; a test checks that the lists match the modules.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Role = Literal["norm", "conv", "linear", "mix_factor"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that an autoencoder has: its key, its shape, and what it is for.
+    """A tensor of an autoencoder: its key, its shape, and its purpose.
 
-    ``fan_in`` is the number of inputs of each output of its layer. A temporal tensor has a
-    ``part``, the path of its ``layer`` inside that part (``out_layers.3``) and, if it is a
-    ``mix_factor``, the branch that it weighs.
+    ``fan_in`` is the number of inputs per output of its layer. A temporal tensor has a ``part``
+    and the path of its ``layer`` inside that part (``out_layers.3``); a ``mix_factor`` also has
+    the branch that it weighs.
     """
 
     key: str
@@ -156,7 +156,7 @@ def _time_mix_block(path: str, c: int) -> Specs:
     for name in ("norm_in", "ff_in", "attn1", "ff", "norm2", "attn2", "norm1", "norm3"):
         if name.startswith("norm"):
             yield from _norm(f"{path}.{name}", c)
-        elif name.startswith("ff"):  # The first has two halves, one of which is the gate.
+        elif name.startswith("ff"):  # The first has two halves; one is the gate.
             yield from _linear(f"{path}.{name}.net.0.proj", c, 8 * c)
             yield from _linear(f"{path}.{name}.net.2", 4 * c, c)
         else:
@@ -175,7 +175,7 @@ def _norm(path: str, channels: int) -> Specs:
 
 
 def _conv(path: str, channels: int, out: int, *kernel: int) -> Specs:
-    """A convolution; one number is the kernel of both axes of an image."""
+    """A convolution; a single number is the kernel size for both image axes."""
     yield from _layer(path, "conv", (out, channels, *(kernel * 2 if len(kernel) == 1 else kernel)))
 
 
@@ -192,5 +192,5 @@ def _layer(path: str, role: Role, weight: Shape, *, bias: bool = True) -> Specs:
 
 
 def _kernel(temporal: Temporal | None) -> tuple[int, int, int] | None:
-    """The kernel of the temporal convolutions, or None if there are none."""
+    """The kernel size of the temporal convolutions; None if there are none."""
     return None if temporal is None or temporal.time_mode == "attn-only" else temporal.kernel

@@ -1,4 +1,4 @@
-"""The layouts that a video checkpoint can be written in: names, files, readers and demands."""
+"""The layouts of a written video checkpoint: names, files, readers and requirements."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Layout:
     """How a layout stores a video autoencoder.
 
     Args:
-        readers: the tools that read it.
-        parts: the parts that it has a place for. Where the encoder is one of them, the quant convs
-            and the codebook must have a place; else they are left out.
-        endings: the endings of its file, the default first; none of a folder.
+        readers: the tools that can read it.
+        parts: the parts that it can hold. If it holds the encoder, it must also hold the quant
+            convs and the codebook; otherwise they are left out.
+        endings: the file name endings, the default first; empty for a folder.
         naming: the dialect of its names.
         prefix: precedes each name.
-        bare: whether its names are those inside the decoder.
-        hardwired: the settings of the architecture that its reader does not read but assume. Such
-            a reader knows only temporal layers like SVD's, whose blend is learned.
-        folds: whether the quant convs are folded in without ``--post-quant fold``.
-        temporal_only: whether it holds the temporal layers alone.
-        file_name: its reader's name for the file, if that has one.
+        bare: whether names are relative to the decoder.
+        hardwired: architecture settings that its reader assumes instead of reading. Such a reader
+            supports only temporal layers like SVD's, with a learned blend.
+        folds: whether the quant convs are folded in even without ``--post-quant fold``.
+        temporal_only: whether it holds only the temporal layers.
+        file_name: the file name that its reader expects, if any.
     """
 
     readers: str
@@ -50,11 +50,11 @@ class Layout:
     file_name: str | None = None
 
     def holds(self, key: str) -> bool:
-        """Whether it has a place for a key of LDM."""
+        """Whether it can hold the tensor of an LDM key."""
         return key.startswith(self.parts) and (not self.temporal_only or is_inflated([key]))
 
     def name_of(self, key: str) -> str:
-        """The name of a key of LDM, in layouts of that dialect."""
+        """The name for an LDM key in layouts of that dialect."""
         return key.removeprefix(DECODER) if self.bare else self.prefix + key
 
 
@@ -86,7 +86,7 @@ LAYOUTS: Mapping[Target, Layout] = {
 
 
 def layout_of(located: Located, recorded: str | None) -> Target | None:
-    """The layout of a video autoencoder: the one that its header records, if its names agree."""
+    """The layout of a video autoencoder: the recorded one, if its names agree."""
     if not located.inflated:
         return None
     fitting = [
@@ -99,10 +99,10 @@ def layout_of(located: Located, recorded: str | None) -> Target | None:
 
 
 def container_of(target: Target, output: object) -> Container:
-    """The kind of file that a layout writes under a name; one without an ending claims none.
+    """The kind of file that a layout writes under a name; without an ending, the default.
 
     Raises:
-        OutputError: the ending is that of another kind of file.
+        OutputError: the ending belongs to another kind of file.
     """
     endings = LAYOUTS[target].endings
     if not endings:
@@ -124,16 +124,16 @@ def unmet(
     attention_is_identity: bool,
     copying: bool,
 ) -> list[str]:
-    """Every demand of a layout that an autoencoder does not meet, and what to do.
+    """Every requirement of a layout that an autoencoder does not meet, and what to do.
 
-    Temporal attention that is an identity may be left out. When ``copying`` a video checkpoint, no
-    option changes its temporal layers.
+    Temporal attention that is an identity may be left out. When ``copying`` a video checkpoint,
+    options cannot change its temporal layers.
     """
     layout = LAYOUTS[target]
     found = [*_misfits(layout, keys, config)]
     for why, option in _unlike_svd(config, attention_is_identity) if layout.hardwired else ():
         found.append((why + _AS_TRAINED, "") if copying else (why, option))
-    # An option that leaves another demand unmet is not advised.
+    # Do not suggest an option if another requirement would remain unmet.
     helps = all(option for _, option in found)
     return [f"{why}: {option}" if helps else why for why, option in found]
 
@@ -142,7 +142,7 @@ _AS_TRAINED = " (--layout autoencoder, decoder and temporal hold temporal layers
 
 
 def _misfits(layout: Layout, keys: Collection[str], config: Config) -> Iterator[tuple[str, str]]:
-    """What a layout has no place for or assumes otherwise, and the option that changes it."""
+    """What a layout cannot hold or assumes differently, and the option that changes it."""
     a = config.architecture
     present = [part for part in PASSED_THROUGH if any(key.startswith(part) for key in keys)]
     extra = [part for part in present if part not in layout.parts and "encoder." in layout.parts]
@@ -152,38 +152,38 @@ def _misfits(layout: Layout, keys: Collection[str], config: Config) -> Iterator[
         yield "it has no place for a codebook (quantize.*), as 'autoencoder' and 'decoder' have", ""
     for name, value in layout.hardwired.items():
         if (own := getattr(a, name)) != value:
-            yield f"{layout.readers} assumes {name} {value}, and this one has {own}", ""
+            yield f"{layout.readers} assumes {name} {value}, but this one has {own}", ""
     if not layout.hardwired:
         return
     if "encoder." not in present:
-        yield "it needs the encoder, and the source has none", ""
+        yield "it needs the encoder, but the source has none", ""
     elif not a.is_symmetric:
-        yield "its encoder and decoder are of one architecture, and these differ", ""
+        yield "its encoder and decoder have the same architecture, but these differ", ""
     if a.attn_type == "none":
-        yield "it has attention in the middle, and this architecture none", ""
+        yield "it has attention in the middle, but this architecture has none", ""
     if a.attention_levels:
         levels = ", ".join(map(str, a.attention_levels))
-        yield f"it has no attention inside the levels, and this architecture has: {levels}", ""
+        yield f"it has no attention inside the levels, but this architecture has: {levels}", ""
     if layout.naming == "diffusers":
         if a.ch_mult[0] != 1:
             first = a.level_channels[0]
             why = f"its encoder begins with the channels of its first level, {first}"
-            yield f"{why}, and this one with {a.ch}", ""
+            yield f"{why}, but this one with {a.ch}", ""
         if a.double_z and a.embed_dim not in (None, a.z_channels):
             yield f"its quant_conv keeps {a.z_channels} channels; this one has {a.embed_dim}", ""
 
 
 def _unlike_svd(config: Config, attention_is_identity: bool) -> Iterator[tuple[str, str]]:
-    """Where temporal layers are not those of SVD's decoder, which some readers assume."""
+    """How temporal layers differ from those of SVD's decoder, which some readers assume."""
     temporal = config.temporal
     if temporal.time_mode == "attn-only":
         yield "it needs temporal residual blocks", "choose --time-mode conv-only"
     elif temporal.kernel != (3, 1, 1):
         kernel = ",".join(map(str, temporal.kernel))
-        why = f"it needs kernel 3,1,1, and this one has {kernel}"
+        why = f"it needs kernel 3,1,1, but this one has {kernel}"
         yield why, "choose --video-kernel-size 3,1,1"
     if temporal.time_mode == "all" and not attention_is_identity:
-        yield "it has no temporal attention, and this one's is no longer an identity", ""
+        yield "it has no temporal attention, but this one's is no longer an identity", ""
     if temporal.merge_strategy != "learned":
-        why = f"its blend is learned, and no sigmoid reaches the fixed alpha {temporal.alpha:g}"
+        why = f"its blend is learned, but a sigmoid cannot reach the fixed alpha {temporal.alpha:g}"
         yield why, "choose --merge-strategy learned, or an alpha between 0 and 1"

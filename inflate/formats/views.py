@@ -1,4 +1,4 @@
-"""Views of checkpoints: other keys, or tensors computed from those of the file, read lazily."""
+"""Lazy views of checkpoints: other keys, or tensors computed from those of the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Computed = tuple[TensorInfo, Callable[[], Array]]
 
 
 def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
-    """The autoencoder of a file alone, under LDM's keys and in LDM's shapes."""
+    """Only the autoencoder of a file, under LDM's keys and in LDM's shapes."""
     tensors = {**located.tensors, **{f"{k}.scale": info for k, info in located.scales.items()}}
     places = {key: checkpoint.places[info.name] for key, info in tensors.items()}
     return replace(checkpoint, tensors=tensors, places=places)
@@ -26,7 +26,7 @@ def autoencoder_view(checkpoint: Checkpoint, located: Located) -> Checkpoint:
 def overlaid(
     checkpoint: Checkpoint, computed: Mapping[str, Computed], without: Collection[str] = ()
 ) -> Checkpoint:
-    """A checkpoint with some tensors computed, each when it is read, and some left out."""
+    """A checkpoint with some tensors computed lazily and some left out."""
     tensors = {key: info for key, info in checkpoint.tensors.items() if key not in without}
     tensors.update({key: info for key, (info, _) in computed.items()})
     rounded = {key: partial(_rounded, *entry) for key, entry in computed.items()}
@@ -36,9 +36,9 @@ def overlaid(
 def with_post_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
     """The 1x1 ``post_quant_conv`` folded into the decoder's first convolution.
 
-    The output of ``conv_in`` changes on its border of one latent pixel alone, where it pads its own
-    input with zeros in place of the bias: not at all if the bias is zero. In the image such a
-    change reaches everywhere, since attention and the norms see all pixels.
+    The output of ``conv_in`` changes only on its border of one latent pixel, which is padded with
+    zeros instead of the bias; with a zero bias it does not change. In the image such a change
+    affects every pixel, since attention and the norms see all pixels.
     """
     return _folded(checkpoint, "post_quant_conv", "decoder.conv_in", into="decoder.conv_in")
 
@@ -49,9 +49,9 @@ def with_quant_folded(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Checkpoint:
-    """A checkpoint of LDM's keys with its float8 weights in a wider type, their scales applied.
+    """A checkpoint under LDM's keys with float8 weights widened and their scales applied.
 
-    ``scales`` has the keys of weights with a factor per tensor or output channel: ``KEY.scale``.
+    ``scales`` has weight keys with a factor per tensor or output channel: ``KEY.scale``.
     """
 
     def scaled(key: str) -> Array:
@@ -70,11 +70,11 @@ def widened(checkpoint: Checkpoint, scales: Collection[str], dtype: str) -> Chec
 
 
 def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
-    """Each fixed ``mix_factor`` as the number whose sigmoid it is, for readers that apply one."""
+    """Each fixed ``mix_factor`` replaced by its logit, for readers that apply a sigmoid."""
 
     def logit(key: str) -> Array:
         share = _read64(checkpoint, key)
-        # What is not finite is reported when it is written.
+        # Writing reports values that are not finite.
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.log(share / (1.0 - share)))
 
@@ -89,7 +89,7 @@ def with_learned_blend(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _folded(checkpoint: Checkpoint, first: str, second: str, *, into: str) -> Checkpoint:
-    """A checkpoint with one convolution and the next, of which one is 1x1, joined ``into`` one."""
+    """A checkpoint with two successive convolutions, one of them 1x1, merged ``into`` one."""
     read = partial(_read64, checkpoint)
     infos = [checkpoint.tensors[f"{layer}.weight"] for layer in (first, second)]
     kernel = max(info.shape[2:] for info in infos)

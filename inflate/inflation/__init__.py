@@ -1,1 +1,1 @@
-"""The plan of a conversion, the start of the temporal layers, and the carrying out of both."""
+"""The plan of a conversion, the initial values of temporal layers, and carrying out the plan."""

@@ -1,4 +1,4 @@
-"""A plan carried out: each tensor is copied or made, hashed, and written to its place."""
+"""Carry out a plan: copy or make each tensor, hash it, and write it to its place."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from inflate.progress import Progress
 
 _WORKERS = 2
 _PIECE = 1 << 22
-"""Bytes that a worker handles at once: few enough for a cache, and so many that it seldom has to
-wait for the interpreter, which is busy loading torch."""
+"""Bytes that a worker handles at once: they fit into a CPU cache, but are enough that it seldom
+waits for the interpreter, which is busy loading torch."""
 
 _SYNCED = 64 << 20
-"""Bytes after which the disk is asked to write, so that little is left to wait for at the end."""
+"""Flush to disk after this many bytes, so that the final flush is short."""
 
 
 @dataclass(frozen=True)
 class Digests:
-    """The SHA-256 of the bytes of tensors, by key: as the source stores them, and as written."""
+    """The SHA-256 of each tensor's bytes, by key: as stored in the source, and as written."""
 
     source: Mapping[str, str]
     written: Mapping[str, str]
@@ -36,7 +36,7 @@ class Digests:
 
 @dataclass(frozen=True)
 class _Written:
-    """The digests of one tensor, and what is wrong with it."""
+    """The digests of one tensor, and its problem, if any."""
 
     digest: str
     source_digest: str | None = None
@@ -46,12 +46,12 @@ class _Written:
 def carry_out(
     plan: InflationPlan, checkpoint: Checkpoint, writer: TensorWriter, progress: Progress
 ) -> Digests:
-    """Write every tensor of a plan, in its stored type.
+    """Write every tensor of a plan in its stored type.
 
     Raises:
         CheckpointError: a tensor of the source cannot be read.
         OSError: the file cannot be written.
-        PlanError: weights that are not finite, or that the cast makes so, all of them at once,
+        PlanError: weights are not finite, or not finite after the cast; raised once for all,
             after the last tensor.
     """
     buffers: SimpleQueue[Bytes] = SimpleQueue()  # Touching new memory costs more than writing.
@@ -93,7 +93,7 @@ def carry_out(
 
 
 def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWriter) -> None:
-    """Copy tensors of a file byte for byte, whatever their types.
+    """Copy tensors of a file byte for byte, in any type.
 
     Raises:
         CheckpointError: a tensor cannot be read.
@@ -112,7 +112,7 @@ def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWrite
 
 
 class _Output:
-    """One tensor on its way into the file, hashed and written piece by piece."""
+    """One tensor that is hashed and written in pieces."""
 
     def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
         self.buffer = buffer
@@ -121,7 +121,7 @@ class _Output:
         self._digest = hashlib.sha256()
 
     def add(self, numbers: Array) -> None:
-        """Add the next numbers."""
+        """Add the next elements."""
         content = bytes_of(numbers)
         self._digest.update(content)
         self._writer.write(content, self._position)
@@ -149,12 +149,12 @@ def _copy(planned: PlannedTensor, checkpoint: Checkpoint, output: _Output) -> _W
 
 
 def _make(planned: PlannedTensor, rule: Rule, seed: int, output: _Output) -> _Written:
-    if rule == ZEROS:  # The room that was reserved reads as zeros.
+    if rule == ZEROS:  # The reserved space reads as zeros.
         return _Written(_digest_of_zeros(planned.info.nbytes))
     for piece in draw_chunks(rule, planned.shape, planned.key, seed, _PIECE // 4):
         # A constant is stored once.
         output.add(cast(np.ascontiguousarray(piece), planned.dtype))
-    # All numbers lie between the bounds: if the bounds are finite, so are they.
+    # All elements lie between the bounds: if the bounds are finite, so are the elements.
     bound = cast(np.array([rule.value]), planned.dtype)
     if is_finite(bound):
         return _Written(output.digest)
@@ -164,7 +164,7 @@ def _make(planned: PlannedTensor, rule: Rule, seed: int, output: _Output) -> _Wr
 
 @cache
 def _digest_of_zeros(nbytes: int) -> str:
-    """The SHA-256 of so many zeros; most tensors of zeros have one of a few sizes."""
+    """The SHA-256 of ``nbytes`` zeros, cached: most tensors of zeros share a few sizes."""
     piece, digest = bytes(_PIECE), hashlib.sha256()
     for start in range(0, nbytes, _PIECE):
         digest.update(piece[: nbytes - start])
@@ -172,7 +172,7 @@ def _digest_of_zeros(nbytes: int) -> str:
 
 
 def _not_finite(planned: PlannedTensor, checkpoint: Checkpoint) -> str:
-    """What is wrong with a tensor, with the number of values that it concerns."""
+    """The problem of a tensor, with the number of affected values."""
     numbers = checkpoint.read(planned.key).astype(np.float64)
     bad = int((~np.isfinite(numbers)).sum())
     if bad:

@@ -1,7 +1,7 @@
-"""How temporal tensors start: the rule of each, and the numbers that it makes.
+"""Initial values of temporal tensors: the rule of each, and the array that it makes.
 
 Each temporal branch starts as an exact identity, so the video decoder equals the image decoder
-whatever the blend. Every other temporal tensor starts at random, so that gradients arrive.
+with any blend. Every other temporal tensor is random, so that gradients arrive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from inflate.vocabulary import TemporalPart
 
 @dataclass(frozen=True)
 class Rule:
-    """How a tensor is made.
+    """How the values of a tensor are made.
 
     ``zeros`` and ``ones``; ``dirac``, a convolution that returns its input; ``constant``, every
     element ``value``; ``uniform``, drawn between ``-value`` and ``value``.
@@ -31,7 +31,7 @@ class Rule:
     value: float = 0.0
 
     def __str__(self) -> str:
-        """As plans print it."""
+        """The rule as printed in plans."""
         if self.name == "uniform":
             return f"uniform(±{self.value:.4g})"
         return f"constant({self.value:g})" if self.name == "constant" else self.name
@@ -44,7 +44,7 @@ IDENTITY_LAYERS: Mapping[TemporalPart, frozenset[str]] = {
     "time_mix_block": frozenset({"attn1.to_out.0", "attn2.to_out.0", "ff_in.net.2", "ff.net.2"}),
     "video_time_embed": frozenset({"2"}),
 }
-"""The layers of each temporal part whose zeros make it an identity."""
+"""The layers of each temporal part that make it an identity when they are zero."""
 
 
 def start_rules(config: Config) -> dict[str, Rule]:
@@ -70,7 +70,7 @@ def start_rule(tensor: TensorSpec, temporal: Temporal) -> Rule:
 
 
 def usual_start(fan_in: int) -> Rule:
-    """The random start of a layer whose outputs have ``fan_in`` inputs each.
+    """The random initialization of a layer with ``fan_in`` inputs per output.
 
     Source:
         He et al., 2015, as ``torch.nn.Linear`` and ``torch.nn.Conv3d`` apply it.
@@ -79,10 +79,10 @@ def usual_start(fan_in: int) -> Rule:
 
 
 def make_array(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Array:
-    """The array that a rule makes. A constant is stored once and broadcast, read-only.
+    """Make the array of a rule. A constant is stored once and broadcast, read-only.
 
-    Random numbers come from a generator seeded by ``seed`` and ``key``: they do not depend on what
-    else is made, nor on the order.
+    Random numbers come from a generator seeded by ``seed`` and ``key``: they do not depend on other
+    tensors or on their order.
 
     Source:
         ``dirac``: Zagoruyko and Komodakis, "DiracNets", 2017.
@@ -96,7 +96,7 @@ def make_array(rule: Rule, shape: tuple[int, ...], key: str, seed: int) -> Array
             array[(channel, channel, *centre)] = 1.0
         return array
     value = {"zeros": 0.0, "ones": 1.0}.get(rule.name, rule.value)
-    with np.errstate(over="ignore"):  # Infinity, which the caller reports.
+    with np.errstate(over="ignore"):  # Becomes infinity, which the caller reports.
         return np.broadcast_to(np.float32(value), shape)
 
 

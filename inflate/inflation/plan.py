@@ -1,7 +1,7 @@
 """The plan of a conversion, made before any tensor is read or written.
 
-It is total: every tensor of the target has one origin, and every tensor of the source is used,
-passed through, or dropped for a reason.
+It is complete: every tensor of the target has one origin, and every tensor of the source is used,
+passed through, or dropped with a reason.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from inflate.io.index import FLOATS, WIDTHS, TensorInfo
 Part = Literal["spatial", "temporal", "passed-through"]
 
 _LEAST_SHARE = 2.0**-23
-"""The share of a branch below which float32 rounds away what the branch adds."""
+"""With a smaller share of the blend, float32 rounds away the contribution of a branch."""
 
 MIX_FACTOR = ".mix_factor"
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the target: its key, its shape and stored type, its part and its origin.
+    """A tensor of the target: its key, shape, stored type, part and origin.
 
-    ``origin`` is the rule that makes it or, of a copied tensor, its name in the source file;
-    ``name`` is its name in the target file, if the layout gives it another than its key.
+    ``origin`` is the rule that makes it or, for a copied tensor, its name in the source file;
+    ``name`` is its name in the target file, if that differs from its key.
     """
 
     key: str
@@ -45,16 +45,16 @@ class PlannedTensor:
 
     @property
     def info(self) -> TensorInfo:
-        """How the target file stores it."""
+        """The entry of the tensor in the target file."""
         nbytes = math.prod(self.shape) * WIDTHS[self.dtype]
         return TensorInfo(self.name or self.key, self.shape, self.dtype, nbytes)
 
 
 @dataclass(frozen=True, repr=False)
 class InflationPlan:
-    """All tensors of the target, in the order of the file, and those dropped from the source.
+    """All tensors of the target in file order, and the tensors dropped from the source.
 
-    ``notes`` are for the user; ``folder_config`` is the ``config.json`` of a layout that is a
+    ``notes`` are for the user; ``folder_config`` is the ``config.json`` if the layout is a
     folder.
     """
 
@@ -70,7 +70,7 @@ class InflationPlan:
 
     @property
     def initialised(self) -> tuple[PlannedTensor, ...]:
-        """The temporal tensors that rules make; none in a copy of a video checkpoint."""
+        """The temporal tensors that rules make; empty for a copy of a video checkpoint."""
         return tuple(t for t in self.of("temporal") if isinstance(t.origin, Rule))
 
     @property
@@ -85,13 +85,13 @@ def make_plan(
     """Plan the inflation of an image autoencoder, or the copy of a video checkpoint.
 
     Raises:
-        FamilyError: the source is a video decoder, and not to be copied.
+        FamilyError: the source is a video decoder, but the call is not for a copy.
         PlanError: missing and extra keys, wrong shapes and types, reported together.
     """
     if located.inflated and not copying:
         raise FamilyError(
             f"{path} is inflated already: its decoder has temporal layers; expected an image "
-            "autoencoder. 'inflate verify' checks it as it is, and --layout writes it in another "
+            "autoencoder. 'inflate verify' checks it, and --layout writes it in another "
             "layout"
         )
     spec = decoder_spec(config.architecture, config.temporal)
@@ -113,7 +113,7 @@ def make_plan(
             rule = start_rule(tensor, config.temporal)
             tensors.append(PlannedTensor(tensor.key, tensor.shape, stored or own, part, rule))
     for key in (key for part in PASSED_THROUGH for key in located.part(part)):
-        # Statistics are not weights: they keep their type.
+        # Statistics are not weights and keep their type.
         stored = None if key.startswith(STATISTICS) else config.dtype
         tensors.append(_copied(located, key, "passed-through", stored))
     notes = () if copying else _dead_weight(config.temporal)
@@ -121,12 +121,12 @@ def make_plan(
 
 
 def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str, str] | None:
-    """Why the blend passes no gradient to a tensor, and what to change; None where it passes one.
+    """Why the blend passes no gradient to a tensor, and what to change; None if it does.
 
     Args:
-        alpha: of the block that the tensor belongs to.
+        alpha: the alpha of the tensor's block.
         merge_strategy: ``fixed`` or ``learned``.
-        mix_factor: whether the tensor is the block's ``mix_factor``, else one of its branch.
+        mix_factor: whether the tensor is the block's ``mix_factor`` or belongs to its branch.
     """
     sigmoid = 1.0 / (1.0 + math.exp(-max(alpha, -700.0)))  # Below, exp overflows.
     share = alpha if merge_strategy == "fixed" else sigmoid
@@ -135,7 +135,7 @@ def blocked(alpha: float, merge_strategy: str, *, mix_factor: bool) -> tuple[str
     if merge_strategy == "fixed":
         more = "a larger alpha" if share else "an alpha above 0"
         return (
-            f"a fixed blend with alpha {share:g} lets no gradient into the temporal branches",
+            f"a fixed blend with alpha {share:g} passes no gradient to the temporal branches",
             f"choose --merge-strategy learned, or {more}",
         )
     what = "the slope of their share" if mix_factor else "the share of the temporal branches"
@@ -155,12 +155,12 @@ def _dead_weight(temporal: Temporal) -> tuple[str, ...]:
 
 
 def widest_first(tensors: Iterable[PlannedTensor]) -> list[PlannedTensor]:
-    """Tensors in an order in which each starts at a multiple of its type's width."""
+    """Sort tensors so that each starts at a multiple of its type's width."""
     return sorted(tensors, key=lambda tensor: -WIDTHS[tensor.dtype])
 
 
 def _copied(located: Located, key: str, part: Part, dtype: str | None) -> PlannedTensor:
     info = located.tensors[key]
-    # Counters of a quantiser stay integers whatever type the weights are stored in.
+    # Counters of a quantiser stay integers in every stored type.
     stored = (dtype or info.dtype) if info.dtype in FLOATS else info.dtype
     return PlannedTensor(key, info.shape, stored, part, info.name)

@@ -1,4 +1,4 @@
-"""A plan fitted to a layout: its names, what is left out, and the ``config.json`` of a folder."""
+"""Fit a plan to a layout: names, omitted tensors, and the ``config.json`` of a folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from inflate.inflation.plan import InflationPlan, PlannedTensor, widest_first
 from inflate.vocabulary import Target
 
 DIFFUSERS_SCALING = 0.18215
-"""The default of diffusers for a configuration without a scaling factor."""
+"""The default in diffusers if a configuration has no scaling factor."""
 
 
 def fit(
     plan: InflationPlan, target: Target, *, attention_is_identity: bool, copying: bool
 ) -> InflationPlan:
-    """Arrange a plan under LDM's keys in a layout; for the flags see :func:`unmet`.
+    """Convert a plan under LDM's keys to a layout; for the flags see :func:`unmet`.
 
     Raises:
         PlanError: the layout cannot hold the plan; every reason is reported.
@@ -39,7 +39,7 @@ def fit(
         if not layout.holds(tensor.key):
             reasons[tensor.key] = f"layout {target!r} has no place for it"
         elif layout.hardwired and _is_temporal_attention(tensor):
-            reasons[tensor.key] = "an identity at the start, which this layout has no place for"
+            reasons[tensor.key] = "an initial identity, which this layout has no place for"
     if layout.hardwired and temporal.time_mode == "all":
         temporal = replace(temporal, time_mode="conv-only")
     notes = [*plan.notes]
@@ -50,7 +50,7 @@ def fit(
         )
     if "post_quant_conv.weight" in reasons and not layout.temporal_only:
         notes.append(
-            f"layout {target!r} has no place for post_quant_conv: give the decoder latents that "
+            f"layout {target!r} has no place for post_quant_conv: pass it latents that "
             "went through it, or fold it in with --post-quant fold"
         )
     kept = [tensor for tensor in plan.tensors if tensor.key not in reasons]
@@ -81,14 +81,14 @@ def fit(
 
 
 def _with_latents(architecture: Architecture) -> tuple[Architecture, list[str]]:
-    """An architecture with a scaling factor, and notes on what ``config.json`` cannot hold."""
+    """The architecture with a scaling factor, and notes on what ``config.json`` cannot hold."""
     notes, factor = [], architecture.scaling_factor
     if factor is None:
         known = scaling_factors(architecture)
         factor = known[0] if len(known) == 1 else DIFFUSERS_SCALING
         if len(known) != 1:
             notes.append(
-                f"config.json says scaling_factor {factor}, a default; set it with --config PRESET "
+                f"config.json has the default scaling_factor {factor}; set it with --config PRESET "
                 "or --set scaling_factor=NUMBER"
             )
     if architecture.shift_factor:
@@ -122,7 +122,7 @@ def _class_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _with_quant_conv(tensors: list[PlannedTensor], channels: int) -> list[PlannedTensor]:
-    """Tensors with an identity ``quant_conv``, which diffusers' class always has."""
+    """The tensors and an identity ``quant_conv``, which diffusers' class always has."""
     dtype = next(t.dtype for t in tensors if t.key == "encoder.conv_out.weight")
     shape = (channels, channels, 1, 1)
     weight = PlannedTensor("quant_conv.weight", shape, dtype, "passed-through", DIRAC)
@@ -135,6 +135,6 @@ def _is_temporal_attention(tensor: PlannedTensor) -> bool:
 
 
 def _of_class(tensor: PlannedTensor) -> tuple[int, ...]:
-    """The shape of a tensor in diffusers' class, whose attention has matrices."""
+    """The shape of a tensor in diffusers' class, where attention weights are matrices."""
     is_matrix = ".attn_1." in tensor.key and tensor.shape[2:] == (1, 1)
     return tensor.shape[:2] if is_matrix else tensor.shape

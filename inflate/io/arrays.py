@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Bytes = NDArray[np.uint8]
 else:
-    # Loaded at its first use: plans need no numbers, and numpy takes a quarter of a dry run.
+    # Import numpy lazily: a plan needs no numbers, and the import takes a quarter of a dry run.
     class _Numpy:
         def __getattr__(self, name: str) -> Any:
             return getattr(import_module("numpy"), name)
@@ -21,8 +21,8 @@ else:
     np, Array, Bytes = _Numpy(), Any, Any
 
 ALIGNMENT = 64
-"""Bytes of a cache line, and of the widest vector registers: numbers that begin at a multiple are
-read fastest, and by the same code path every time."""
+"""Size in bytes of a cache line and of the widest vector registers. Data aligned to it is read
+fastest, and always by the same code path."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -45,14 +45,14 @@ def bytes_of(array: Array) -> memoryview:
 
 
 def aligned(array: Array) -> Array:
-    """An aligned copy in the order of its axes."""
+    """An aligned, contiguous copy."""
     copy = aligned_zeros(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 
 
 def cast(array: Array, dtype: str) -> Array:
-    """The array in another floating-point type, each number rounded as torch rounds it."""
+    """The array cast to another floating-point type, rounded as torch rounds."""
     wanted = numpy_dtype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if array.dtype.itemsize == 8 and wanted.itemsize < 4:
@@ -61,9 +61,9 @@ def cast(array: Array, dtype: str) -> Array:
 
 
 def is_finite(array: Array) -> bool:
-    """Whether a contiguous array holds neither NaN nor infinity; no temporary array is made.
+    """Whether a contiguous array has only finite values; allocates no temporary array.
 
-    Read as whole numbers, infinity and NaN are the largest values of either sign.
+    Viewed as integers, infinity and NaN are the largest values of either sign.
     """
     if not array.size or array.dtype.kind not in "fV":
         return True

@@ -1,6 +1,6 @@
-"""The cache of downloads: a file gets its name there only when it is whole and verified.
+"""The download cache: a file gets its final name only when it is complete and verified.
 
-Files that belong together have a folder for each of their versions. Hidden files are the cache's.
+Files that belong together share a folder, one per version. Hidden files are internal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def scratch_folder() -> Iterator[Path]:
     """A temporary folder for outputs that are made here and uploaded.
 
-    It lies in INFLATE_CACHE where that is set: a system's place for temporary files is often small.
+    It is in INFLATE_CACHE if that is set: the system's temporary folder is often small.
     """
     place = cache_folder() if os.environ.get("INFLATE_CACHE") else None
     try:
@@ -53,15 +53,15 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def place_for(folder: StoreFolder, files: Sequence[RemoteFile]) -> Path:
-    """The folder of the cache for some files in these versions."""
+    """The cache folder for these versions of some files."""
     parts = sorted([folder.url(file.name), file.version, file.size] for file in files)
-    # The first entry stands for how the cache is laid out, and changes with it.
+    # The first entry is the version of the cache layout.
     key = json.dumps([2, *parts]).encode()
     return cache_folder() / hashlib.sha256(key).hexdigest()[:32]
 
 
 def record_of(path: Path) -> Path:
-    """The record of the parts of a file in the cache that have arrived, until all have."""
+    """The record of the parts of a cached file that are downloaded; it exists until all are."""
     return path.with_name(f".{path.name}.parts")
 
 
@@ -75,19 +75,19 @@ def is_whole(place: Path, file: RemoteFile) -> bool:
 def download(
     folder: StoreFolder, files: Sequence[RemoteFile], place: Path, progress: Progress
 ) -> None:
-    """Put verified copies of the files that it lacks into a locked folder of the cache."""
+    """Download and verify the files that a locked cache folder lacks."""
     files = [file for file in files if not is_whole(place, file)]
     callbacks = summed("downloading", [file.size for file in files], progress)
     for moved, file in zip(callbacks, files, strict=True):
         with local_errors():
-            # A folder of its own: when it is gone, a driver's thread that outlives an interrupted
-            # download cannot write to a file of the next one.
+            # Use a separate folder: after its removal, a driver thread that outlives an interrupted
+            # download cannot write to a file of the next download.
             work = TemporaryDirectory(prefix=_UNFINISHED, dir=place, ignore_cleanup_errors=True)
         with work:
             part = Path(work.name) / file.name
             folder.download(file, part, moved)
             check_arrived(folder, file, part)
-            check_version(folder, file)  # Several requests may have read two versions.
+            check_version(folder, file)  # Separate requests may have returned different versions.
             with local_errors():
                 with part.open("rb+") as written:
                     os.fsync(written.fileno())
@@ -95,7 +95,7 @@ def download(
 
 
 def check_arrived(folder: StoreFolder, file: RemoteFile, path: Path) -> None:
-    """Raise CheckpointError where a copy differs from what its store says of it."""
+    """Raise CheckpointError if a copy does not have the size and hashes that its store gives."""
     with local_errors():
         wrong = file.check(path)
     if wrong:
@@ -103,7 +103,7 @@ def check_arrived(folder: StoreFolder, file: RemoteFile, path: Path) -> None:
 
 
 def check_version(folder: StoreFolder, file: RemoteFile) -> None:
-    """Raise CheckpointError where a file no longer has the version that is read."""
+    """Raise CheckpointError if a file is no longer the version being read."""
     if folder.stat(file.name) != file:
         raise CheckpointError(
             f"{folder.shown(file.name)} changed while it was downloaded; try again"
@@ -112,7 +112,7 @@ def check_version(folder: StoreFolder, file: RemoteFile) -> None:
 
 @contextmanager
 def locked(place: Path, shown: str, progress: Progress) -> Iterator[None]:
-    """Hold a folder of the cache, which is made; wait while another process downloads into it."""
+    """Create and lock a cache folder; wait while another process downloads into it."""
     with in_words(shown, "", CheckpointError):
         from filelock import FileLock, Timeout
     lock = FileLock(place / ".lock")
@@ -133,7 +133,7 @@ def locked(place: Path, shown: str, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def local_errors() -> Iterator[None]:
-    """Raise what the disk of the cache refuses as a CheckpointError."""
+    """Raise errors of the cache's disk as CheckpointError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the pickle of a torch file claims, as data: nothing is imported, called or allocated.
+"""The content of a torch file's pickle as data: nothing is imported, called or allocated.
 
 Source: ``torch/_utils.py`` and ``torch/_tensor.py`` for names and their arguments.
 """
@@ -14,16 +14,16 @@ from inflate.io.index import WIDTHS
 
 
 class DamagedError(ValueError):
-    """The bytes are not those of a sound file."""
+    """The file is damaged."""
 
 
 class RefusedError(Exception):
-    """The file names something that could run code."""
+    """The file refers to something that could run code."""
 
 
 @dataclass(frozen=True, repr=False)
 class Name:
-    """A class or function that a file names."""
+    """A class or function that a file refers to."""
 
     dotted: str
 
@@ -33,9 +33,9 @@ class Name:
 
 @dataclass(eq=False, repr=False, slots=True)
 class UnresolvedCall:
-    """A call that a file requests and that is never made; it stands in for the result.
+    """A call that a file requests. It is never made; this object replaces its result.
 
-    ``items`` are those that the file sets, if it is a mapping; ``state`` is that of an object.
+    ``items`` are the items that the file sets on a mapping; ``state`` is the state of an object.
     """
 
     name: str
@@ -48,13 +48,13 @@ class UnresolvedCall:
 
     @property
     def is_module(self) -> bool:
-        """Whether it stands in for a whole pickled module."""
+        """Whether it replaces a whole pickled module."""
         return isinstance(self.state, dict) and "_modules" in self.state
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A row of numbers in the file, as a pickle claims it; ``dtype`` is None where unknown."""
+    """A storage in the file, as the pickle describes it; ``dtype`` is None if unknown."""
 
     key: str
     dtype: str | None
@@ -63,9 +63,9 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A tensor as a pickle claims it: a part of a storage.
+    """A tensor as the pickle describes it: a view of a storage.
 
-    Where ``storage`` is None it is of another kind, and only the shape is known.
+    If ``storage`` is None, the tensor is of another kind and only its shape is known.
     """
 
     storage: Storage | None
@@ -76,7 +76,7 @@ class TensorRef:
 
 
 def extend(target: Any, items: list[Any]) -> None:
-    """Append to a list; a stand-in drops what it is given."""
+    """Append to a list; an unresolved call ignores the values."""
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, UnresolvedCall):
@@ -84,7 +84,7 @@ def extend(target: Any, items: list[Any]) -> None:
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-    """Set the items of a mapping, or of what stands in for one."""
+    """Set the items of a mapping, or of an unresolved call in its place."""
     if isinstance(target, UnresolvedCall):
         if target.items is None:
             target.items = {}
@@ -92,20 +92,20 @@ def set_items(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise DamagedError(f"its pickle sets items of {described(target)}")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Only text is looked up; anything else may be costly to hash.
+        # Only strings are looked up; anything else may be costly to hash.
         plain = key is None or isinstance(key, (str, Name, UnresolvedCall))
         target[key if plain else UnresolvedCall(described(key))] = value
 
 
 def items_of(value: Any) -> Mapping[Any, Any] | None:
-    """The items of a mapping or of what stands in for one; None for anything else."""
+    """The items of a mapping or of an unresolved call in its place; None for anything else."""
     if isinstance(value, UnresolvedCall):
         return value.items
     return value if isinstance(value, dict) else None
 
 
 def described(value: Any) -> str:
-    """A value as messages name it."""
+    """A description of a value for messages."""
     if isinstance(value, (Storage, TensorRef)):
         return "a tensor"
     return repr(value) if isinstance(value, (UnresolvedCall, Name)) else type(value).__name__
@@ -119,7 +119,7 @@ _OF_ANOTHER_KIND = re.compile(
 
 
 def call(function: Any, arguments: Any) -> Any:
-    """The result of a call where that is a container or a tensor; else the call, unresolved."""
+    """The result of a call if it is a container or a tensor; else the unresolved call."""
     if not isinstance(function, (Name, UnresolvedCall)) or not isinstance(arguments, tuple):
         raise DamagedError(f"its pickle calls {described(function)}")
     name = repr(function)
@@ -127,7 +127,7 @@ def call(function: Any, arguments: Any) -> Any:
         return UnresolvedCall(name, arguments)
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
         maker, _type, arguments, _state = arguments
-        # Once only: a tensor with attributes is not made of a tensor with attributes.
+        # Unwrap once: torch does not nest tensors with attributes.
         name = maker.dotted if isinstance(maker, Name) else ""
     if name == "collections.OrderedDict":
         made: dict[Any, Any] = {}
@@ -143,10 +143,10 @@ def call(function: Any, arguments: Any) -> Any:
 
 
 def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
-    """A tensor over numbers of the file; None where it is of another kind."""
+    """A tensor over a storage of the file; None if it is of another kind."""
     storage, offset, shape, strides = (*arguments, None, None, None, None)[:4]
     dtype, metadata = getattr(storage, "dtype", None), arguments[6:7]
-    if metadata and isinstance(metadata[0], Name):  # The third version names its type.
+    if metadata and isinstance(metadata[0], Name):  # Version 3 also names the dtype.
         kind = metadata[0].dotted.removeprefix("torch.")
         dtype, metadata = kind if kind in WIDTHS else None, arguments[7:8]
     if isinstance(shape, UnresolvedCall) and shape.arguments:
@@ -160,14 +160,14 @@ def _tensor_ref(arguments: tuple[Any, ...]) -> TensorRef | None:
     )
     if not sound:
         raise DamagedError("its pickle describes a tensor as torch never does")
-    # A tensor that is conjugated or negated when it is read is not what its numbers say.
+    # A tensor with a conjugate or negative bit differs from its stored numbers.
     if dtype is None or storage.dtype is None or any(metadata):
         return None
     return TensorRef(storage, dtype, offset, shape, strides)
 
 
 def _shape_among(arguments: Any) -> tuple[int, ...]:
-    """The shape that a tensor of another kind claims: its arguments nest one level at most."""
+    """The shape of a tensor of another kind, found at most one level deep in its arguments."""
     for argument in arguments:
         for inner in argument if isinstance(argument, tuple) else (argument,):
             if isinstance(inner, UnresolvedCall) and inner.name == "torch.Size" and inner.arguments:
@@ -178,5 +178,5 @@ def _shape_among(arguments: Any) -> tuple[int, ...]:
 
 
 def are_counts(numbers: Any) -> bool:
-    """Whether these are whole numbers that a file could have, 0 or more."""
+    """Whether these are non-negative integers of a size that a file could have."""
     return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What stores call a mark that changes with the content, and the time of a change; best first.
+# Stores' names for a content version and for the time of a change; best first.
 # fmt: off
 _MARKS = (
     "ETag", "etag", "e_tag", "md5Hash", "md5", "sha", "generation", "VersionId",
@@ -24,8 +24,8 @@ _MARKS = (
 class RemoteFile:
     """A file as its store describes it.
 
-    ``version`` changes whenever the content does; it is empty where the store gives neither an
-    ETag or a hash, nor a time of change. ``digests`` are hexadecimal, by algorithm.
+    ``version`` changes whenever the content does; it is empty if the store gives no ETag, no hash
+    and no time of change. ``digests`` are hexadecimal, by algorithm.
     """
 
     name: str
@@ -34,7 +34,7 @@ class RemoteFile:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, path: Path) -> str | None:
-        """How a copy differs from this file; None where it does not."""
+        """How a copy differs from this file; None if it does not."""
         size = path.stat().st_size
         hashes = hashes_of(path, self.digests) if size == self.size else {}
         return self.compare(size, hashes)
@@ -62,7 +62,7 @@ def hashes_of(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """A text that differs for each version of a file, other than by size; empty without one."""
+    """A string that differs for each version of a file, independent of its size; or empty."""
     return next((f"{mark}={info[mark]}" for mark in _MARKS if info.get(mark)), "")
 
 
@@ -75,8 +75,8 @@ def digests_of(fs: Any, store: str, url: str, info: Mapping[str, Any]) -> dict[s
     found = {}
     bucket, key, _ = fs.split_path(url)
     head = fs.call_s3("head_object", Bucket=bucket, Key=key)
-    # The ETag is the MD5 of what was sent in one piece and is not encrypted with a key of KMS or of
-    # the client's; a directory bucket (--x-s3) makes ETags of its own kind.
+    # The ETag is the MD5 of an upload in one part that is not encrypted with a KMS or client key.
+    # Directory buckets (--x-s3) use other ETags.
     etag = str(head.get("ETag", "")).strip('"').lower()
     plain = head.get("ServerSideEncryption") in (None, "AES256")
     plain = plain and not head.get("SSECustomerAlgorithm") and not bucket.endswith("--x-s3")

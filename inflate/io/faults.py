@@ -1,4 +1,4 @@
-"""What stores and the Hub raise, as errors of this project: one table of reasons and advice."""
+"""Exceptions of stores and the Hub, converted by one table of reasons and advice."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _SIGN_IN = {
 
 @contextmanager
 def in_words(what: str, store: str, kind: type[InflateError]) -> Iterator[None]:
-    """Raise what a store or its library raises as ``kind``: ``what``, then the reason."""
+    """Convert exceptions of a store to ``kind``; the message is ``what``, then the reason."""
     try:
         yield
     except Exception as error:
-        # Libraries have exceptions of their own; the other ones of Python are bugs.
+        # Libraries define their own exceptions; any other built-in exception is a bug.
         foreign = type(error).__module__.partition(".")[0] not in ("builtins", "inflate")
         if foreign or isinstance(error, OSError | ValueError | ImportError | NotImplementedError):
             raise kind(f"{what}: {reason(error, store)}") from error
@@ -95,7 +95,7 @@ def reason(error: BaseException, store: str) -> str:
 
 
 def _keys(error: BaseException) -> set[str]:
-    """What the table may list of an exception and its causes: classes, statuses, error numbers."""
+    """Keys of an exception and its causes for the table: classes, statuses, error numbers."""
     keys: set[str] = set()
     cause: BaseException | None = error
     for _ in range(8):  # Chains are short, but may be circular.
@@ -107,7 +107,7 @@ def _keys(error: BaseException) -> set[str]:
         status = status_of(cause)
         if status is not None:
             keys |= {str(status), f"{status // 100}xx"}
-        if str(cause).startswith("Forbidden"):  # gcsfs's, a plain OSError but for its text
+        if str(cause).startswith("Forbidden"):  # gcsfs: a plain OSError, known by its text
             keys.add("403")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return keys

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 FIRST_BYTES = 512
-"""How much of a file is looked at."""
+"""How many bytes of a file are examined."""
 
-_EXPORTED = "an export for inference; expected the checkpoint that it was made from"
+_EXPORTED = "an export for inference; expected the checkpoint that was exported"
 _CONVERTED = "weights of another framework; convert them to safetensors with the tool they are from"
 _PACKED = "unpack it first, and give the checkpoint inside"
 DISTRIBUTED = (
@@ -33,7 +33,7 @@ _BEGINNINGS = (
     (
         rb"\s*<(?i:!doctype html|html)",
         "a web page",
-        "expected a checkpoint; a download is sometimes answered with a page to log in",
+        "expected a checkpoint; some servers answer a download with a login page",
     ),
     (
         rb"\s*[{\[]\s*[\"{\[\d\]}]",
@@ -41,9 +41,9 @@ _BEGINNINGS = (
         "expected a checkpoint. 'inflate report' prints a stored report",
     ),
     (rb".{4}TFL3", "a TensorFlow Lite model", _EXPORTED),
-    # The schema version, which is 1 still, then a graph.
+    # The schema version, which is still 1, then a graph.
     (rb"\x08\x01\x12", "a TensorFlow SavedModel", _EXPORTED),
-    # A small version, then who wrote it, which is text, or a graph.
+    # A small version number, then the name of the producer or a graph.
     (rb"\x08[\x02-\x1f](:|\x12.[A-Za-z])", "an ONNX model", _EXPORTED),
     # A map whose first key is text.
     (
@@ -64,7 +64,7 @@ def header_length(head: bytes, size: int) -> int | None:
 
 
 def known_as(head: bytes) -> tuple[str, str] | None:
-    """What a file with these first bytes is, and what to do; None where that is not known."""
+    """What a file with these first bytes is, and what to do; None if unknown."""
     for beginning, what, advice in _BEGINNINGS:
         if re.match(beginning, head, re.DOTALL):
             return what, advice

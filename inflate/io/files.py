@@ -1,4 +1,4 @@
-"""The local files of a checkpoint: what each is by its first bytes, and their hash."""
+"""The local files of a checkpoint: their formats, found from the first bytes, and their hash."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from inflate.io.writer import Container
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of a checkpoint: those that hold weights, and what ``config.json`` says.
+    """The files of a checkpoint: the weights, and the content of ``config.json``.
 
-    ``path`` is the folder, the file or the index that was given; ``config`` is that of the folder,
-    or what lies next to a file, if it is of one of our classes. ``shards`` maps tensors to files.
+    ``path`` is the given folder, file or index. ``config`` comes from the folder, or from next to a
+    file if its class is a supported one. ``shards`` maps tensors to files.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class CheckpointFiles:
 
     @property
     def folder(self) -> Path:
-        """The folder that they are in."""
+        """The folder that contains the files."""
         return self.weights[0].parent
 
     @property
@@ -57,7 +57,7 @@ class CheckpointFiles:
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on this machine; every file that is found or read in it is noted in ``seen``."""
+    """A local folder; ``seen`` records every file that is found or read in it."""
 
     path: Path
     seen: ReadFiles
@@ -69,14 +69,14 @@ class LocalFolder:
         return str(self.path / name)
 
     def inside(self, name: str) -> LocalFolder:
-        """A folder in this one."""
+        """A subfolder."""
         return LocalFolder(self.path / name, self.seen)
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
         if not os.path.isfile(self.path / name):
             return False
-        with suppress(OSError):  # It has just gone: reading it reports that.
+        with suppress(OSError):  # It was just removed: reading it reports that.
             self.seen.look(self.path / name)
         return True
 
@@ -95,9 +95,9 @@ class LocalFolder:
 
 
 def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
-    """Find out what a path is: a file of weights, an index of shards, or a diffusers folder.
+    """Identify a path: a weights file, an index of shards, or a diffusers folder.
 
-    ``read`` notes every file that is read, also where finding out fails.
+    ``read`` records every file that is read, even if identification fails.
 
     Raises:
         CheckpointError: it is missing, empty, damaged or of another format.
@@ -109,7 +109,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
         if known is not None and not (path / CONFIG).is_file():
             raise CheckpointError(f"{path} is {known}")
         found = members_of_folder(LocalFolder(path, read))
-        path = found.folder.path  # Of a whole pipeline, its vae.
+        path = found.folder.path  # Use the vae of a whole pipeline.
     else:
         found = members_of_file(LocalFolder(path.parent, read), path.name)
     folder = found.folder.path
@@ -125,7 +125,7 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
 
 
 def read_files(path: Path) -> tuple[Path, ...]:
-    """Every file that reading a checkpoint opens; of a broken one, those that are there."""
+    """Every file that reading a checkpoint opens; for a broken checkpoint, those that exist."""
     read = ReadFiles()
     if os.path.isdir(path) or without_index_ending(path.name) is not None:
         with suppress(CheckpointError):
@@ -134,7 +134,7 @@ def read_files(path: Path) -> tuple[Path, ...]:
 
 
 def _format_of(path: Path, read: ReadFiles) -> Container:
-    """``safetensors`` or ``torch``, by the first bytes of the file and not by its name."""
+    """``safetensors`` or ``torch``, by the file's first bytes rather than its name."""
     try:
         found = read.look(path)
         if not stat.S_ISREG(found.st_mode):  # Opening a pipe would wait for its writer.
@@ -149,7 +149,7 @@ def _format_of(path: Path, read: ReadFiles) -> Container:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if found.st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
-    # Safetensors first: the length that it begins with may look like the start of a pickle.
+    # Check for safetensors first: its leading length may look like the start of a pickle.
     if file_signatures.header_length(head, found.st_size) is not None:
         return "safetensors"
     other = (
@@ -170,19 +170,19 @@ def _format_of(path: Path, read: ReadFiles) -> Container:
 
 
 def like(path: Path) -> str:
-    """`` (did you mean 'x'?)`` for the name in the same folder that is most like a missing one."""
+    """`` (did you mean 'x'?)`` with the most similar name in the folder of a missing file."""
     try:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in islice(entries, 1000)]
     except (OSError, ValueError):
         return ""
-    # By stems: two checkpoints that share only an ending are not alike.
+    # Compare stems: names that share only a suffix are not similar.
     stems = {Path(name).stem: name for name in names}
     return "" if path.name in names else nearest(path.stem, stems, stems)
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file; of a remote one in parts what its store gives, or empty."""
+    """The SHA-256 of a file; for a partial remote file, the one that its store gives, or empty."""
     partial = partial_of(path)
     if partial is not None and partial.sha256 is not None:
         return partial.sha256

@@ -1,4 +1,4 @@
-"""The files of a checkpoint, in any folder: one file, an index with shards, or diffusers'."""
+"""The files of a checkpoint in any folder: one file, an index with shards, or diffusers files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ VIDEO_CLASS = "AutoencoderKLTemporalDecoder"
 CLASSES = (
     *("AutoencoderKL", VIDEO_CLASS, "VQModel", "AutoencoderKLFlux2", "AsymmetricAutoencoderKL"),
 )
-"""The classes of diffusers whose autoencoders are of this family."""
+"""The diffusers classes of this family of autoencoders."""
 
 LARGEST_JSON = 100_000_000
 LONGEST_NAME = 1000
-"""Characters that the name of a tensor may have."""
+"""Characters that the name of a tensor may contain."""
 
 FOLDER_FILES = tuple(
     f"diffusion_pytorch_model.{ending}"
@@ -29,19 +29,19 @@ FOLDER_FILES = tuple(
         *("fp16.safetensors", "fp16.bin", "bf16.safetensors", "bf16.bin"),
     )
 )
-"""The names of weights in a folder of diffusers, the best first."""
+"""File names of the weights in a diffusers folder, best first."""
 
 _INDEX_NAME = re.compile(r"(.*)\.(safetensors|bin)\.index\.json", re.DOTALL)
 
 
 def without_index_ending(name: str) -> str | None:
-    """The name of the checkpoint that an index of this name lists; None for other names."""
+    """The name of the checkpoint that belongs to an index of this name; None for other names."""
     found = _INDEX_NAME.fullmatch(name)
     return found and found[1]
 
 
 def shown(name: str) -> str:
-    """A name from a file, safe to print: quoted and cut where it would garble a terminal."""
+    """A name from a file, safe to print: quoted and cut if it would garble a terminal."""
     return name if name.isprintable() and len(name) <= LONGEST_NAME else repr(name[:100])
 
 
@@ -56,7 +56,7 @@ class Folder(Protocol):
         """The path or URL of a file, or of the folder, for messages."""
 
     def inside(self, name: str) -> Any:
-        """A folder in this one."""
+        """A subfolder."""
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -72,8 +72,8 @@ F = TypeVar("F", bound=Folder)
 class Members(Generic[F]):
     """The files of a checkpoint, by their names in one folder.
 
-    ``config`` is the content of the ``config.json`` of a folder of diffusers, or of one next to a
-    file, if it is of these classes. ``shards`` maps tensors to files.
+    ``config`` is the content of the ``config.json`` of a diffusers folder, or of one next to a
+    file, if its class is one of CLASSES. ``shards`` maps tensors to files.
     """
 
     folder: F
@@ -84,7 +84,7 @@ class Members(Generic[F]):
 
     @property
     def names(self) -> list[str]:
-        """Every file, those first that say what the others are."""
+        """Every file; configuration and index come before the weights."""
         config, index = [CONFIG] if self.config else [], [self.index] if self.index else []
         return [*config, *index, *self.weights]
 
@@ -92,7 +92,7 @@ class Members(Generic[F]):
 def members_of_file(folder: F, name: str) -> Members[F]:
     """The files that belong to a file: the shards of an index, and a ``config.json`` next to it."""
     nearby: Mapping[str, Any] = {}
-    ours = name in FOLDER_FILES  # As diffusers names it: the file is of this folder.
+    ours = name in FOLDER_FILES  # The file has a diffusers name, so it belongs to this folder.
     if (ours or folder.listed) and folder.has(CONFIG):
         try:
             nearby = _json(folder, CONFIG)
@@ -105,7 +105,7 @@ def members_of_file(folder: F, name: str) -> Members[F]:
 
 
 def members_of_folder(folder: F) -> Members[F]:
-    """The files of a folder of diffusers: its configuration and weights; of a pipeline its ``vae``.
+    """The configuration and weights of a diffusers folder; for a pipeline, those of its ``vae``.
 
     Raises:
         FamilyError: it is of another class.

@@ -1,4 +1,4 @@
-"""How much memory this process can still take: the one reading for batches and for parity."""
+"""How much memory this process can still allocate; used by batches and by parity."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _RECLAIMABLE = ("active_file", "inactive_file")
-"""Page cache in ``memory.stat``: counted as used, and given back when a program needs it."""
+"""Page cache in ``memory.stat``: counted as used, but released when a program needs it."""
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that the machine and every container around this process can still give.
+    """Bytes available to this process, within the limits of the machine and of every container.
 
-    Page cache counts as free. None where the system does not say. ``root`` is where ``proc`` and
-    ``sys`` are mounted.
+    Page cache counts as free. None if the system does not report it. ``root`` is the folder where
+    ``proc`` and ``sys`` are mounted.
 
     Source:
         Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the Linux kernel.
@@ -32,7 +32,7 @@ def _machine(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path) -> Iterator[int]:
-    """What each control group around this process leaves, of both versions, its own first.
+    """Bytes left in each control group around this process (v1 and v2), innermost first.
 
     Inside a container its path may not exist; the top of the mount is then the group itself.
     """
@@ -50,7 +50,7 @@ def _groups(root: Path) -> Iterator[int]:
 
 def _left(group: Path, limit_name: str, usage_name: str, prefix: str) -> Iterator[int]:
     limit, usage = (_lines(group / f"memory.{name}") for name in (limit_name, usage_name))
-    if not limit or not usage or not limit[0].isdigit():  # "max": no limit of its own.
+    if not limit or not usage or not limit[0].isdigit():  # "max": this group sets no limit.
         return
     statistics = dict(line.split() for line in _lines(group / "memory.stat"))
     cache = sum(int(statistics.get(prefix + name, 0)) for name in _RECLAIMABLE)

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, believed only where it adds up."""
+"""The header of a safetensors file, checked against the size of the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inflate.io.index import WIDTHS, TensorInfo
 from inflate.io.stored import Contents, Extent, SourceFile
 
 LARGEST_HEADER = 100_000_000
-"""Bytes that a header may take, as the safetensors library has it."""
+"""The largest header in bytes; the same limit as in the safetensors library."""
 
 _MOST_AXES, _TOO_LARGE = 64, 1 << 63
 
@@ -28,10 +28,10 @@ STORED_NAMES = {
 
 
 def read_header(file: SourceFile) -> Contents:
-    """What the header of a safetensors file says, once it is seen to fit the file.
+    """Read the header of a safetensors file and check that it matches the file.
 
     Raises:
-        CheckpointError: it is not sound, or its tensors overlap, leave gaps or lie outside.
+        CheckpointError: it is malformed, or its tensors overlap, leave gaps or exceed the file.
     """
     path, size = file.path, file.size
     length = int.from_bytes(file.read(8, 0), "little")
@@ -70,7 +70,7 @@ def read_header(file: SourceFile) -> Contents:
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
-    """A tensor, and where it begins behind the header."""
+    """A tensor, and its offset after the header."""
     if shown(name) != name:
         raise _lie(path, f"a tensor has the name {shown(name)}")
     fields = entry if isinstance(entry, dict) else {}
@@ -81,7 +81,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
         raise _lie(path, f"the entry of {name} is malformed")
     start, end = span
     nbytes = end - start
-    known = STORED_NAMES.get(dtype)  # Outside an autoencoder another type does not matter.
+    known = STORED_NAMES.get(dtype)  # Other types are accepted for tensors outside the autoencoder.
     takes = max(nbytes, 0) if known is None else math.prod(shape) * WIDTHS[known]
     if nbytes != takes:
         raise _lie(path, f"{name} has {nbytes} bytes, and its shape {shape} takes {takes}")
@@ -89,7 +89,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
 
 
 def _counts(value: Any) -> list[int] | None:
-    """A list of whole numbers as a tensor may have them; None for anything else."""
+    """A list of integers that is valid for a tensor; None for anything else."""
     if (
         isinstance(value, list)
         and len(value) <= _MOST_AXES
@@ -103,7 +103,7 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key[:100]!r} stands twice")
+            raise ValueError(f"the key {key[:100]!r} appears twice")
         found[key] = value
     return found
 

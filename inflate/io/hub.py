@@ -1,4 +1,4 @@
-"""Model repositories of the Hugging Face Hub, through its own library and its own cache."""
+"""Model repositories on the Hugging Face Hub, read through ``huggingface_hub`` and its cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from inflate.progress import Progress, summed
 
 @dataclass(frozen=True, kw_only=True)
 class HubFolder(StoreFolder):
-    """A folder of a repository at one commit, so that its files belong together.
+    """A folder of a repository at one commit, so that its files match each other.
 
-    ``root`` is the URL of the repository as it was given; ``files`` are those of the whole
-    repository, by their paths in it.
+    ``root`` is the URL of the repository as given; ``files`` has every file of the repository
+    by its path.
     """
 
     repo: str
@@ -40,32 +40,32 @@ class HubFolder(StoreFolder):
         return path in self.files or any(file.startswith(f"{path}/") for file in self.files)
 
     def stat(self, name: str) -> RemoteFile | None:
-        """Describe a file; None where there is none of this name."""
+        """Describe a file; None if there is none of this name."""
         found = self.files.get(self._path(name))
         return None if found is None else replace(found, name=name)
 
     def ranged(self, file: RemoteFile) -> bool:
-        """Whether parts of a file are to be read: not where the Hub's cache has the whole."""
+        """Whether to read parts of a file: not if the Hub's cache has the whole file."""
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.repo, self._path(file.name), revision=self.commit)
         return file.size > 0 and not isinstance(cached, str)
 
     def kept(self, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """The folder of the Hub's own cache that holds whole copies."""
+        """The folder of the Hub's cache that holds whole copies."""
         callbacks = summed("downloading", [file.size for file in files], progress)
         paths = [self._verified(file, moved) for moved, file in zip(callbacks, files, strict=True)]
         return paths[-1].parent
 
     def download(self, file: RemoteFile, to: Path, progress: Progress) -> None:
-        """Copy a file to a path, by way of the Hub's cache."""
+        """Copy a file to a path, through the Hub's cache."""
         shutil.copyfile(self._verified(file, progress), to)
 
     def _path(self, name: str) -> str:
         return self.folder.removeprefix(self.root) + name
 
     def _verified(self, file: RemoteFile, progress: Progress) -> Path:
-        """The path of a file in the Hub's cache, downloaded again if it is damaged there."""
+        """The path of a file in the Hub's cache; downloads a damaged file again."""
         from huggingface_hub import hf_hub_download
 
         for again in (False, True):
@@ -88,7 +88,7 @@ class HubFolder(StoreFolder):
 
 
 def open_repository(location: str) -> HubFolder:
-    """The folder that ``hf://owner/repo[@revision]/path`` lies in, at the present commit."""
+    """The folder that contains ``hf://owner/repo[@revision]/path``, at the current commit."""
     rest = location.partition("://")[2].rstrip("/")
     with in_words(f"{location} cannot be looked up", "hf", CheckpointError):
         from huggingface_hub import HfApi, HfFileSystem
@@ -122,7 +122,7 @@ def open_repository(location: str) -> HubFolder:
 
 
 def _bar(size: int, progress: Progress) -> type:
-    """A bar of the class that the Hub's library wants; it draws nothing and reports progress."""
+    """A progress bar for ``huggingface_hub`` that draws nothing and reports to a callback."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
@@ -136,6 +136,6 @@ def _bar(size: int, progress: Progress) -> type:
             progress("downloading", min(int(self.n), size), size)
 
         def update_transfer(self, n: float) -> None:
-            """Ignore bytes on the wire; those that arrived in the file are counted."""
+            """Ignore bytes on the wire; only bytes written to the file count."""
 
     return Bar

@@ -1,4 +1,4 @@
-"""What is known of stored tensors without reading them; nothing here needs torch."""
+"""Metadata of stored tensors, known without reading them; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ WIDTHS = {
     "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
     "complex64": 8, "complex128": 16,
 }  # fmt: skip
-"""Types as torch names them, and their bytes."""
+"""Types by their names in torch, and their sizes in bytes."""
 
 UNKNOWN = "unknown"
-"""The type of a tensor that cannot be read here."""
+"""The type of a tensor that cannot be read."""
 
 NARROW = ("float8_e4m3fn", "float8_e5m2")
-"""Types that weights are widened from."""
+"""Weight types that are widened."""
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-"""The types that weights are taken in."""
+"""The accepted types of weights."""
 
 
 def dense_strides(shape: tuple[int, ...]) -> list[int]:
-    """How far apart the numbers along each axis are where they lie in order, without gaps."""
+    """The strides of a contiguous tensor, in elements."""
     return [math.prod(max(n, 1) for n in shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A stored tensor: its name in the file, its shape, its type (as in ``float32``), its bytes."""
+    """A stored tensor: its name in the file, shape, type (such as ``float32``) and bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,5 +40,5 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)

@@ -1,4 +1,4 @@
-"""Which locations are remote, and the parts of one that is."""
+"""Local and remote locations, and the parts of a remote one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from inflate.errors import InflateError
 
-# Two characters at least before the colon: C:\x and C://x are paths.
+# At least two characters before the colon: C:\x and C://x are paths.
 _URL = re.compile(r"([A-Za-z][\w+.-]+)(?:::[\w+.:-]*)?://")
 _PASSWORD = re.compile(r"^([\w+.-]+://[^/@:]*):[^/@]*@")
 _LOCAL = frozenset({"file", "local"})
@@ -19,10 +19,10 @@ _OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "http":
 
 @dataclass(frozen=True)
 class Location:
-    """A URL of a file, or of a folder, whose ``name`` is empty.
+    """The URL of a file or folder; the ``name`` of a folder is empty.
 
-    ``store`` is one scheme for each kind of store. ``folder`` ends with a slash; ``tail`` is the
-    name as it was written, ``query`` what follows a web address.
+    ``store`` is the main scheme of its kind of store. ``folder`` ends with a slash. ``tail`` is
+    the name as written, and ``query`` the query string of a web address.
     """
 
     store: str
@@ -36,11 +36,11 @@ class Location:
         return self.folder + self._written(name) + self.query
 
     def shown(self, name: str = "") -> str:
-        """The URL for messages, without passwords and without the signatures that a query holds."""
+        """The URL for messages, without passwords and without signatures in a query."""
         return without_password(self.folder + (name or self.tail))
 
     def inside(self, name: str) -> Any:
-        """A folder in the same folder."""
+        """A subfolder of the same folder."""
         return replace(self, folder=f"{self.folder}{self._written(name)}/", name="", tail="")
 
     def _written(self, name: str) -> str:
@@ -56,25 +56,25 @@ def is_remote(location: str | Path) -> bool:
 
 
 def local_path(location: str | Path) -> Path:
-    """The path of a location that is not remote; ``file://`` is understood."""
+    """The path of a location that is not remote; accepts ``file://``."""
     if not _URL.match(str(location)):
         return Path(location)
     parts = urlsplit(str(location))
     if parts.netloc not in ("", "localhost"):
-        raise InflateError(f"{location} is of the machine {parts.netloc!r}; expected file:///PATH")
+        raise InflateError(f"{location} names the machine {parts.netloc!r}; expected file:///PATH")
     from urllib.request import url2pathname  # Loads http and ssl.
 
     return Path(url2pathname(parts.path))
 
 
 def store_of(location: str) -> tuple[str, str]:
-    """The kind of store of a URL, and what follows its ``://``."""
+    """The kind of store of a URL, and the part after ``://``."""
     scheme, _, rest = location.partition("://")
     return _OTHER_NAMES.get(scheme.lower(), scheme.lower()), rest
 
 
 def shown(location: str) -> str:
-    """A location for messages and records: its password and its query, if any, are left out."""
+    """A location for messages and records, without a password or query."""
     if not is_remote(location):
         return location
     on_web = store_of(location)[0] == "https"
@@ -82,12 +82,12 @@ def shown(location: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL that may be shown."""
+    """A URL that is safe to print."""
     return _PASSWORD.sub(r"\1:***@", url)
 
 
 def parse(location: str, error: type[InflateError]) -> Location:
-    """The parts of a remote location, or ``error`` where it is a chain or can name no file."""
+    """The parts of a remote location; raises ``error`` if it is a chain or cannot name a file."""
     scheme = location.partition("://")[0].lower()
     (store, rest), shown = store_of(location), without_password(location)
     if "::" in scheme or "::" in rest:
@@ -96,7 +96,7 @@ def parse(location: str, error: type[InflateError]) -> Location:
     if store == "https":
         rest, mark, query = rest.partition("#")[0].partition("?")
         query = mark + query
-    # Before the first slash comes a host or a bucket; in memory there is neither.
+    # A host or bucket comes before the first slash, except for memory://.
     if "/" not in rest and store != "memory":
         rest += "/"
     above, slash, tail = rest.rpartition("/")
@@ -111,11 +111,11 @@ def parse(location: str, error: type[InflateError]) -> Location:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name, on any system, leads only to a visible file of the folder it is used in."""
+    """Whether a name can only refer, on any system, to a visible file in the same folder."""
     return (
         PurePosixPath(name).name == name
         and PureWindowsPath(name).name == name
         and name.isprintable()
-        and not name.startswith(".")  # Neither up a folder, nor over what the cache keeps there.
+        and not name.startswith(".")  # Hidden files belong to the cache.
         and name != ""
     )

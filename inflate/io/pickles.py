@@ -1,4 +1,4 @@
-"""The instructions of a pickle: containers are made, names and calls stay data.
+"""The pickle interpreter: it builds containers; names and calls stay data.
 
 Source: ``torch/_weights_only_unpickler.py`` for the instructions that torch writes.
 """
@@ -23,14 +23,14 @@ STORAGE_TYPES = {dtype: name for name, dtype in reversed(_STORED_TYPES.items())}
 """The storage of each type."""
 
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""Modules that files name as Python 2 did, whatever wrote them."""
+"""Modules that files refer to by their Python 2 names, in any version of Python."""
 
 _BLOCKED = ("os", "posix", "nt", "sys")
-"""Modules whose names have no business in a checkpoint."""
+"""Modules that a checkpoint must not refer to."""
 
 _OWN_ROOTS = ("torch", "collections")
 _OWN_NAMES = ("_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set")
-"""What torch itself writes into its files, apart from the names in its own modules."""
+"""Names outside of torch's modules that torch writes into its files."""
 
 # fmt: off
 _VALUES = frozenset({
@@ -44,19 +44,19 @@ _INERT = {
     "EMPTY_SET": "builtins.set",
     "FROZENSET": "builtins.frozenset",
 }
-"""Instructions whose results no tensor needs."""
+"""Instructions that tensors do not need."""
 
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _FROM_MARK = frozenset({"TUPLE", "FROZENSET", "APPENDS", "ADDITEMS", "SETITEMS"})
-"""Instructions that take everything since the last mark."""
+"""Instructions that consume everything since the last mark."""
 
 _LONGEST_LINE = 4096
-"""Bytes that the name of a module or class may have."""
+"""Bytes that the name of a module or class may contain."""
 
 
 @dataclass
 class PickleInterpreter:
-    """Interprets the pickles in a stream of ``size`` bytes at most, without any call."""
+    """Interprets the pickles in a stream of at most ``size`` bytes, without calling anything."""
 
     stream: BinaryIO
     size: int
@@ -64,13 +64,13 @@ class PickleInterpreter:
     foreign: set[str] = field(default_factory=set)
 
     def read(self, count: int) -> bytes:
-        """The next bytes, for ``pickletools``, which asks for as many as the file claims."""
-        if count > self.size:  # Before room is made for them.
+        """The next bytes, for ``pickletools``, which requests as many as the file claims."""
+        if count > self.size:  # Check before allocating memory.
             raise claims.DamagedError("it is cut short")
         return self.stream.read(count)
 
     def readline(self) -> bytes:
-        """The next line, cut where it is longer than any name."""
+        """The next line, cut if it is longer than any name."""
         return self.stream.readline(_LONGEST_LINE)
 
     def run(self) -> Any:
@@ -100,7 +100,7 @@ class PickleInterpreter:
                 stack.append(tuple(items))
             elif code in _TUPLES:
                 if len(stack) < _TUPLES[code]:
-                    raise claims.DamagedError("its pickle takes what it never put down")
+                    raise claims.DamagedError("its pickle refers to a value that it never stored")
                 stack[-_TUPLES[code] :] = [tuple(stack[-_TUPLES[code] :])]
             elif code == "BINPERSID":
                 stack.append(self._storage(stack.pop()))
@@ -139,9 +139,9 @@ class PickleInterpreter:
     def _name(self, module: Any, name: Any) -> claims.Name:
         dotted = f"{_PYTHON_2.get(module, module)}.{name}" if isinstance(module, str) else ""
         if not isinstance(name, str) or not 2 < len(dotted) <= 2 * _LONGEST_LINE:
-            raise claims.DamagedError("it names a class in a way that torch never does")
+            raise claims.DamagedError("it refers to a class in a way that torch never does")
         if not dotted.isprintable():
-            raise claims.DamagedError("it names a class in characters that no name has")
+            raise claims.DamagedError("it has a class name with invalid characters")
         root = dotted.split(".")[0]
         if root in _BLOCKED:
             raise claims.RefusedError(dotted)
@@ -150,7 +150,7 @@ class PickleInterpreter:
         return claims.Name(dotted)
 
     def _storage(self, claim: Any) -> claims.Storage | claims.Name:
-        # Torch of 2017 could add that a part of the storage is meant.
+        # Torch of 2017 could add that this is a view of the storage.
         kind, named, key, _location, count, view = [*claim, None, None, None][:6]
         if kind == "module" and isinstance(
             named, claims.Name

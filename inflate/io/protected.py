@@ -1,4 +1,4 @@
-"""The files that a run reads: nothing that it writes may be one of them, and none may change."""
+"""The files that a run reads: it must not overwrite them, and they must not change meanwhile."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from inflate.io.location import is_remote, local_path, shown, store_of
 from inflate.io.ranges import partial_of
 
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.staged")
-"""Staged files; the file that they belong to in the middle."""
+"""Names of staged files; the group is the name of the final file."""
 
 
 @dataclass
 class ReadFiles:
-    """Every file that a reader opens, as it looked before its first byte was read."""
+    """Every file that a reader opens, with its state before the first byte was read."""
 
     marks: dict[Path, tuple[int, ...]] = field(default_factory=dict)
     _all_read: bool = field(default=False, compare=False, repr=False)
 
     def look(self, path: Path) -> os.stat_result:
-        """Describe a file that is about to be read, and remember what it looks like."""
+        """Describe a file that is about to be read, and record its state."""
         found = path.stat()
-        partial_of(path)  # Refuses a file of the cache that is not whole.
+        partial_of(path)  # Raises for an incomplete file of the cache.
         self.marks.setdefault(path, _mark(found))
         return found
 
     def joined(self, other: ReadFiles) -> ReadFiles:
-        """The files of both, as each was first seen."""
+        """The files of both, each with the state that was recorded first."""
         return ReadFiles({**other.marks, **self.marks})
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file has changed; called after the last byte was read.
 
-        The first success counts: later changes do not matter, since nothing is read any more.
+        Later calls do nothing after a success: no more bytes are read, so changes do not matter.
         """
         if self._all_read:
             return
         for path, before in self.marks.items():
             partial = partial_of(path)
-            if partial is not None:  # The times of its copy change with what is downloaded.
+            if partial is not None:  # Downloads change the times of the local copy.
                 partial.check_unchanged()
                 continue
             now: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class ReadFiles:
 
 
 def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> None:
-    """Raise OutputError with everything that :func:`conflicts` finds fault with."""
+    """Raise OutputError with every problem that :func:`conflicts` finds."""
     found = conflicts(written, read)
     if len(found) == 1:
         raise OutputError(found[0])
@@ -70,9 +70,9 @@ def check_written(written: Iterable[str | Path], read: Iterable[str | Path]) -> 
 
 
 def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list[str]:
-    """Why paths and URLs cannot be written: each message names one.
+    """Why paths and URLs cannot be written, one message per location.
 
-    They are read too, written twice, not regular files or folders, or have an impossible name.
+    They are also read, written twice, not regular files or folders, or have an invalid name.
     """
     protected = {}
     for path in read:
@@ -81,7 +81,7 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
         if local is None:
             continue
         with suppress(OSError, ValueError):
-            # Writing the file that it passes for a leftover of would remove it.
+            # It looks like a leftover of another output, and writing that output would remove it.
             real = Path(os.path.realpath(local))
             if owner := leftover_of(real.name):
                 protected[place_of(real.with_name(owner))] = path
@@ -106,9 +106,9 @@ def conflicts(written: Iterable[str | Path], read: Iterable[str | Path]) -> list
 
 
 def place_of(location: str | Path) -> tuple[object, ...]:
-    """What a path or URL refers to: equal for two locations of one file, existing or to be.
+    """A key of the file that a path or URL refers to: equal for two locations of one file.
 
-    Of the nearest file or folder that exists, device and inode after links; and the names below it.
+    The device and inode of the nearest existing file or folder, and the names below it.
     """
     local = _local(location)
     if local is None:
@@ -127,18 +127,18 @@ def place_of(location: str | Path) -> tuple[object, ...]:
                 path, below = above, [name, *below]
             else:
                 return (found.st_dev, found.st_ino, *below)
-    except (OSError, ValueError):  # Not a path at all, which its reader or writer will report.
+    except (OSError, ValueError):  # Not a valid path; its reader or writer reports that.
         return (str(location),)
 
 
 def leftover_of(name: str) -> str | None:
-    """The name of the file whose leftover a file of this name would be."""
+    """The final name if this is the name of a staged file, that is, a leftover of a run."""
     found = _LEFTOVER.fullmatch(name)
     return found and found[1]
 
 
 def _fault(location: str | Path) -> str | None:
-    """Why no file can be written at a path, as far as its name and what has it now show."""
+    """Why no file can be written at a path, judged by its name and the file that has it now."""
     local = _local(location)
     if local is None:
         return None
@@ -155,7 +155,7 @@ def _fault(location: str | Path) -> str | None:
 
 
 def _local(location: str | Path) -> Path | None:
-    """The path of a location; None for a URL of a store."""
+    """The local path of a location; None for the URL of a store."""
     return None if is_remote(location) else local_path(location)
 
 

@@ -1,7 +1,7 @@
-"""Remote safetensors files of which only the blocks that are read are downloaded.
+"""Partial downloads of remote safetensors files: only the blocks that are read.
 
-A sparse file in the cache has a record next to it, with a byte for each block: 1 once it has
-arrived. When all have, the file is verified and the record removed.
+A sparse file in the cache has a record next to it with one byte per block, 1 for a downloaded
+block. When all blocks are downloaded, the file is verified and the record removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ BLOCK = 1 << 17
 """Bytes of a block."""
 
 REQUEST = 1 << 7
-"""Blocks of one request at most; they are held in memory."""
+"""The largest number of blocks per request; they are held in memory."""
 
 _OPEN: dict[Path, PartialFile] = {}
 
 
 class PartialFile:
-    """A file in the cache whose blocks are downloaded before they are read."""
+    """A cached file whose blocks are downloaded before they are read."""
 
     def __init__(self, folder: StoreFolder, file: RemoteFile, place: Path) -> None:
         self.folder, self.file, self.place = folder, file, place
@@ -41,7 +41,7 @@ class PartialFile:
         self._mutex = threading.Lock()
 
     def open(self) -> bool:
-        """Make the file, in a locked folder, or find it; False if it has to be downloaded whole."""
+        """Create or find the file in a locked folder; False if it must be downloaded whole."""
         try:
             self._load()
         except CheckpointError:
@@ -54,7 +54,7 @@ class PartialFile:
         return True
 
     def fetch(self, wanted: Iterable[tuple[int, int]], progress: Progress = silent) -> None:
-        """Download what is missing of some parts."""
+        """Download the missing blocks of some parts."""
         wanted = list(wanted)
         with self._mutex:
             with caching.local_errors():
@@ -76,7 +76,7 @@ class PartialFile:
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 that its store gives; None once the file is whole; empty if unknown."""
+        """The SHA-256 from the store; None once the file is complete; empty if unknown."""
         return None if all(self._present) else self.file.digests.get("sha256", "")
 
     def _create(self) -> bool:
@@ -88,7 +88,7 @@ class PartialFile:
         self.check_unchanged()
         with caching.local_errors():
             self.path.unlink(missing_ok=True)
-            # The record comes first: a file without one passes for whole.
+            # Write the record first: a file without one counts as complete.
             self._record.write_bytes(bytes(self._count))
             with self.path.open("xb") as file:
                 file.truncate(self.file.size)
@@ -97,7 +97,7 @@ class PartialFile:
         return True
 
     def _missing(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The requests for the blocks that some parts lie in and that have not arrived."""
+        """The requests for the missing blocks of some parts."""
         there = bytearray(b"\1" * self._count)
         for start, end in wanted:
             blocks = slice(start // BLOCK, -(-end // BLOCK) if end > start else 0)
@@ -110,7 +110,7 @@ class PartialFile:
         progress("downloading", done, total)
         for start, end in spans:
             content = self.folder.read_range(self.file, start, end)
-            # Before they count as downloaded: they may be of another version.
+            # Check before they count as downloaded: they may be from another version.
             self.check_unchanged()
             with caching.local_errors():
                 self._write(content, start)
@@ -129,7 +129,7 @@ class PartialFile:
             record.write(b"\1" * -(-len(content) // BLOCK))
 
     def _finish(self) -> None:
-        """Verify a file all of whose blocks have arrived, and drop its record."""
+        """Verify a completely downloaded file, and remove its record."""
         if all(self._present) and self._record.exists():
             try:
                 caching.check_arrived(self.folder, self.file, self.path)
@@ -139,7 +139,7 @@ class PartialFile:
             self._record.unlink()
 
     def _load(self) -> None:
-        """Read the record; without one the file is whole."""
+        """Read the record; a file without one is complete."""
         with caching.local_errors():
             size = self.path.stat().st_size
             try:
@@ -151,21 +151,21 @@ class PartialFile:
 
 
 def partial_of(path: Path) -> PartialFile | None:
-    """What downloads the parts of a file; None for a whole file.
+    """The downloader for the parts of a file; None for a complete file.
 
     Raises:
-        CheckpointError: the file is one of the cache that is not whole, and its URL is not open.
+        CheckpointError: it is an incomplete file of the cache whose URL is not open.
     """
     found = _OPEN.get(path)
     if found is None:
         with suppress(OSError, ValueError):  # No working directory; a name with a NUL.
             if path.name and caching.record_of(path.absolute()).exists():
-                raise CheckpointError(f"{path} is downloaded in part; give its URL instead")
+                raise CheckpointError(f"{path} is only partly downloaded; give its URL instead")
     return found
 
 
 def fetch_files(folder: StoreFolder, files: Sequence[RemoteFile], progress: Progress) -> Path:
-    """A local folder of these files, in which those of safetensors may be partial."""
+    """A local folder with these files; safetensors files may be partial."""
     place = caching.place_for(folder, files)
     candidates = [file for file in files if file.name.endswith(".safetensors") and file.version]
     opened: list[RemoteFile] = []

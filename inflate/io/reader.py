@@ -1,4 +1,4 @@
-"""A checkpoint as an index of its tensors, each read when it is asked for."""
+"""A checkpoint as an index of its tensors, which are read lazily."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PIECE = 1 << 18
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: an index of tensors by key, and the way to read one.
+    """An opened checkpoint: an index of tensors by key, with methods to read them.
 
-    Keys are the names in the file, or those of a view (see ``views``). ``foreign`` names the
-    classes of a torch file that inert stand-ins took the place of.
+    Keys are the names in the file, or those of a view (see ``views``). ``foreign`` lists the
+    classes in a torch file that were not loaded.
     """
 
     path: Path
@@ -37,27 +37,27 @@ class Checkpoint:
     places: Mapping[str, Place] = field(repr=False)
 
     def extent(self, key: str) -> Extent | None:
-        """Where the bytes of a tensor lie, as they are; None where they have to be computed."""
+        """The location of a tensor's bytes in a file; None if they must be computed."""
         place = self.places[key]
         return place if isinstance(place, Extent) else None
 
     def read(self, key: str) -> Array:
-        """A new aligned array with the numbers of a tensor, in the order of its axes."""
+        """Read a tensor into a new aligned, contiguous array."""
         info, place = self.tensors[key], self.places[key]
         if not isinstance(place, Extent):
             return aligned(place())
         if info.dtype not in WIDTHS:
             raise CheckpointError(
-                f"{self.path}: {info.name} is stored as {info.dtype}, which is not known here; "
+                f"{self.path}: {info.name} is stored as {info.dtype}, which is not supported; "
                 f"expected one of {', '.join(WIDTHS)}"
             )
         try:
             return place.read().view(numpy_dtype(info.dtype)).reshape(info.shape)
-        except ValueError as error:  # Such as a shape of 0 times more than any array holds.
+        except ValueError as error:  # A shape beyond numpy's limits.
             raise CheckpointError(f"{self.path}: {info.name} cannot be read: {error}") from error
 
     def download(self, progress: Progress) -> None:
-        """Download every tensor of a remote file at once; else each is when it is read."""
+        """Download every tensor of a remote file now instead of when it is read."""
         spans: dict[SourceFile, list[tuple[int, int]]] = {}
         for place in self.places.values():
             if isinstance(place, Extent):
@@ -68,9 +68,9 @@ class Checkpoint:
                 file.partial.fetch(wanted, progress)
 
     def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
-        """The numbers of a tensor piece by piece, each flat and valid until the next is taken.
+        """The values of a tensor in flat pieces, each valid until the next is taken.
 
-        Pieces are read into ``buffer``, whose size is a multiple of every type's.
+        Pieces are read into ``buffer``; its size is a multiple of every element size.
         """
         extent = self.extent(key)
         dtype = numpy_dtype(self.tensors[key].dtype)
@@ -84,9 +84,9 @@ class Checkpoint:
 
 
 def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> bool:
-    """Whether a tensor has the bytes of an array, or of the other checkpoint's tensor.
+    """Whether a tensor's bytes equal those of an array, or of the other checkpoint's tensor.
 
-    Both are read piece by piece into small buffers: touching new memory costs more than reading.
+    Both are read in pieces into small buffers: touching new memory costs more than reading.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -118,12 +118,12 @@ def _in_parts(array: Array, nbytes: int) -> Iterator[Array]:
 def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
     """Open a file of safetensors or of torch, an index of shards, or a diffusers folder.
 
-    ``bare`` accepts a torch file of a single tensor without a name, too.
+    ``bare`` also accepts a torch file with a single unnamed tensor.
 
     Raises:
         CheckpointError: a file is missing, empty, damaged or of another format; or, at the end, a
             file has changed while it was read.
-        FamilyError: the files are sound, and hold no named tensors.
+        FamilyError: the files are valid, but hold no named tensors.
     """
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, Place] = {}

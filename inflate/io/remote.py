@@ -1,4 +1,4 @@
-"""Sources and destinations elsewhere: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on."""
+"""Remote sources and destinations: ``s3://``, ``gs://``, ``https://``, ``hf://`` and so on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
 
-# An upload to these appears when it is complete, and may be asked to fail where a name is taken.
+# Uploads to these appear only when complete, and can be made to fail if the name is taken.
 _WHOLE = frozenset({"abfs", "gs", "s3"})
 _BUCKETS = _WHOLE | {"oci", "oss", "tos"}
 _READ_ONLY = frozenset({"hf", "https", "data", "gist", "git", "github"})
@@ -34,14 +34,14 @@ _CHOOSE = "pass --overwrite to replace it, or choose another name"
 
 
 def fetch(location: str, progress: Progress = silent) -> Path:
-    """The local path of a remote checkpoint, to be opened with ``reader.open_checkpoint``.
+    """The local path of a remote checkpoint, to open with ``reader.open_checkpoint``.
 
-    The index of a sharded checkpoint brings its shards along; a folder of diffusers becomes a local
-    folder. Of safetensors files only the beginning is downloaded, and the rest where it is read;
-    other files are downloaded and verified whole.
+    An index of shards includes its shards; a diffusers folder becomes a local folder. Of
+    safetensors files only the header is downloaded now, and the rest when it is read. Other files
+    are downloaded whole and verified.
 
     Raises:
-        CheckpointError: there is nothing to fetch, or what arrives is not what the store promised.
+        CheckpointError: there is nothing to download, or the download fails verification.
     """
     folder = _folder_of(location)
     name = folder.name
@@ -60,7 +60,7 @@ def matches(pattern: str) -> list[str]:
     store, path = store_of(pattern)
     if store in ("hf", "https"):
         raise CheckpointError(f"{shown(pattern)}: {store}:// cannot be listed; name each file")
-    # Only what comes before the first wildcard is a place that can be opened.
+    # Only the part before the first wildcard can be opened.
     fixed = pattern[: len(pattern) - len(path)] + path.partition("*")[0].rpartition("/")[0]
     fs = open_store(parse(f"{fixed}/", CheckpointError)).fs
     with in_words(f"{shown(pattern)} cannot be listed", store, CheckpointError):
@@ -68,9 +68,9 @@ def matches(pattern: str) -> list[str]:
 
 
 def version(location: str) -> str | None:
-    """A text that differs for each version of a file; None if the file does not exist.
+    """A string that differs for each version of a file; None if the file does not exist.
 
-    Empty where the store gives no such thing, or where the location is that of a folder.
+    Empty if the store does not provide one, or if the location is a folder.
     """
     folder = _folder_of(location)
     name = folder.name
@@ -81,24 +81,24 @@ def version(location: str) -> str | None:
 
 
 def _folder_of(location: str) -> StoreFolder:
-    """The folder that a location lies in; its own location has the name of the file, if any."""
+    """The folder that contains a location; its own location keeps the file name, if any."""
     if location.lower().startswith("hf://"):
         return open_repository(location)
     return open_store(parse(location, CheckpointError))
 
 
 def check_destination(location: str, *, overwrite: bool, folder: bool = False) -> None:
-    """Raise OutputError where a file, or a folder, cannot be published at a URL, and why."""
+    """Raise OutputError if a file or folder cannot be published at a URL, with the reason."""
     _open_destination(location, overwrite=overwrite, folder=folder)
 
 
 def publish(local: Path, location: str, *, overwrite: bool, progress: Progress = silent) -> None:
     """Upload a finished file, or every file of a folder, and verify what arrived.
 
-    Each file appears whole or not at all; indexes and configurations come last.
+    Each file appears complete or not at all; indexes and configurations come last.
 
     Raises:
-        OutputError: the destination cannot be written, is taken, or holds something else after.
+        OutputError: the destination cannot be written, is taken, or has other content afterwards.
     """
     store = _open_destination(location, overwrite=overwrite, folder=local.is_dir())
     files = {store.name: local}
@@ -111,7 +111,7 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
 
 
 def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
-    """The store of a destination that can be written, as far as that shows without writing."""
+    """The store of a destination, checked as far as possible without writing."""
     place = parse(location, OutputError)
     if place.store in _READ_ONLY:
         raise OutputError(
@@ -125,7 +125,7 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
         raise OutputError(f"{place.shown()} is a folder; expected the name of a file in it")
     bucket = "/".join(place.folder.split("/")[:3])
     if found is None and place.store in _BUCKETS and store.info(bucket) is None:
-        raise OutputError(f"{place.shown()}: there is no bucket {bucket}; make it, or check it")
+        raise OutputError(f"{place.shown()}: there is no bucket {bucket}; create it or check it")
     if found is not None and not overwrite:
         raise OutputError(f"{place.shown()} exists; {_CHOOSE}")
     return store.inside(place.name) if folder and place.name else store
@@ -134,13 +134,13 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
 def _upload(
     store: StoreFolder, path: Path, name: str, progress: Progress, *, overwrite: bool
 ) -> None:
-    kind, taken = store.store, f"{store.shown(name)} exists since a moment ago; {_CHOOSE}"
+    kind, taken = store.store, f"{store.shown(name)} was created a moment ago; {_CHOOSE}"
     with in_words(f"{path} cannot be read", "file", OutputError):
         hashes = hashes_of(path, ["md5", "sha256"])
     if kind in _WHOLE:
         options: dict[str, Any] = {"mode": "overwrite" if overwrite else "create"}
         if kind == "s3":
-            # An upload in parts has no MD5 to verify a later download by.
+            # A multipart upload has no MD5 to verify a later download with.
             options["Metadata"] = {"sha256": hashes["sha256"]}
         try:
             store.upload(path, name, progress, **options)
@@ -158,7 +158,7 @@ def _upload(
             with in_words(f"{store.shown(name)} cannot be written", kind, OutputError):
                 store.fs.mv(store.url(staged), store.url(name))
         finally:
-            # After the move there is nothing left; after a failure, perhaps nothing was begun.
+            # After the move nothing is left to remove; after a failure there may be nothing yet.
             with suppress(OutputError), in_words("", kind, OutputError):
                 if store.fs.exists(store.url(staged)):
                     store.fs.rm_file(store.url(staged))
@@ -166,7 +166,7 @@ def _upload(
 
 
 def _verify(store: StoreFolder, path: Path, name: str, hashes: Mapping[str, str]) -> None:
-    """Compare what the store holds with what was sent."""
+    """Compare the stored file with the one that was sent."""
     found = store.stat(name)
     wrong = "nothing there" if found is None else found.compare(path.stat().st_size, hashes)
     if wrong:

@@ -1,6 +1,6 @@
-"""Files and folders made under a hidden name, next to their destination, and published by rename.
+"""Files and folders written under a hidden name next to their destination, and then renamed.
 
-They are locked while they are made; the next run to a destination removes one without a lock.
+They are locked while they are written; the next run with that destination removes unlocked ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from inflate.io.folder import CONFIG, FOLDER_FILES
 from inflate.io.protected import ReadFiles, check_written, leftover_of
 
 _FOLDER_NAMES = (FOLDER_FILES[0], CONFIG)
-"""The files of a folder of diffusers that is written."""
+"""The files of a diffusers folder that we write."""
 
 
 @dataclass
 class Staged:
-    """What is being made: a file of weights, alone or in a folder next to its ``config.json``."""
+    """The output being written: a weights file, alone or in a folder with its ``config.json``."""
 
     path: Path
     destination: Path
@@ -38,11 +38,11 @@ class Staged:
     _aside: list[Path] = field(default_factory=list)
 
     def publish(self) -> None:
-        """Give it its name, atomically, once its bytes are on the disk.
+        """Rename it atomically to its final name, after its bytes are on the disk.
 
         Raises:
-            CheckpointError: a file that it was made from has changed.
-            OutputError: another took the name, or the disk refuses.
+            CheckpointError: one of its source files has changed.
+            OutputError: the name was taken meanwhile, or the disk refuses.
         """
         self.read.check_unchanged()
         with saying_why(self.destination):
@@ -57,12 +57,12 @@ class Staged:
             _sync_folder(self.destination.parent)
 
     def _rename_new(self) -> None:
-        """Rename, and fail where the name is taken, even if it was taken a moment ago."""
+        """Rename, and fail if the name is taken, even if it was taken a moment ago."""
         try:
             os.link(self.path, self.destination)
         except FileExistsError:
             raise
-        except OSError:  # A file system without hard links: look, then rename.
+        except OSError:  # A file system without hard links: check, then rename.
             if self.destination.exists():
                 raise FileExistsError(self.destination) from None
             os.rename(self.path, self.destination)
@@ -80,15 +80,15 @@ class Staged:
                     raise
                 if not self.overwrite:
                     raise FileExistsError(self.destination) from error
-            # No system call replaces a folder that has content: the old one steps aside first.
+            # No system call replaces a folder with content: move the old one away first.
             self._aside.append(_hidden(self.destination))
-            with suppress(FileNotFoundError):  # Another run made room for its own.
+            with suppress(FileNotFoundError):  # Another run moved it away.
                 os.rename(self.destination, self._aside[-1])
         for path in self._aside:
             _remove(path)
 
     def discard(self) -> None:
-        """Remove it if it was not published, and put back what stepped aside for it."""
+        """Remove it if it was not published, and restore the folder that was moved away for it."""
         if self.published:
             return
         _remove(self.path)
@@ -96,9 +96,9 @@ class Staged:
             try:
                 os.rename(path, self.destination)
             except OSError:
-                if self.destination.exists():  # The new folder has the name, or another run's.
+                if self.destination.exists():  # Published, by this run or another.
                     _remove(path)
-        with suppress(OSError):  # What a full disk left in the buffer has no place to go.
+        with suppress(OSError):  # A full disk leaves bytes in the buffer that cannot be written.
             self.file.close()
 
 
@@ -110,14 +110,14 @@ def stage(
     overwrite: bool,
     folder_config: Mapping[str, Any] | None = None,
 ) -> Iterator[Staged]:
-    """Open a hidden file next to ``destination``; whatever was not published in it is removed.
+    """Open a hidden file next to ``destination``; it is removed if it was not published.
 
-    The files in ``read`` are not replaced, and may not change meanwhile. ``folder_config`` makes it
-    a folder of diffusers, with this ``config.json`` next to the weights.
+    The files in ``read`` are not replaced, and must not change meanwhile. With ``folder_config``
+    the output is a diffusers folder with this ``config.json`` next to the weights.
 
     Raises:
-        OutputError: the destination exists and ``overwrite`` is off, or cannot be written.
-        KeyboardInterrupt: as it came, with what it left in words.
+        OutputError: the destination exists and ``overwrite`` is off, or it cannot be written.
+        KeyboardInterrupt: raised again, with a message about what was left behind.
     """
     folder = folder_config is not None
     check_written(outputs_of(destination, folder=folder), read.marks)
@@ -138,13 +138,13 @@ def stage(
 
 
 def outputs_of(destination: str | Path, *, folder: bool) -> list[str | Path]:
-    """Every path or URL that publishing replaces: of a folder, its files too."""
+    """Every path or URL that publishing replaces, including the files of a folder."""
     base = str(destination).rstrip("/")
     return [destination, *(f"{base}/{name}" for name in _FOLDER_NAMES if folder)]
 
 
 def check_destination(destination: Path, *, overwrite: bool, folder: bool = False) -> None:
-    """Raise OutputError where a file, or a folder of diffusers, cannot get this name, and why."""
+    """Raise OutputError if a file or diffusers folder cannot have this name, with the reason."""
     parent = destination.parent
     if not parent.is_dir():
         raise OutputError(f"the folder {parent} does not exist; make it, or choose another with -o")
@@ -153,7 +153,7 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
     if destination.is_file() and folder:
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
-        # A run that was killed while it published has left the other name of what is there.
+        # A run that was killed while publishing left a second link to the published file.
         _remove_abandoned(destination, folder=folder)
         raise OutputError(_exists(destination))
     if destination.is_dir():
@@ -170,8 +170,8 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader finds it whole, or as it was, or raise OSError."""
-    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")  # The name may be a long one.
+    """Write a small file atomically: readers see the new or the old content. Raises OSError."""
+    hidden = path.with_name(f".{secrets.token_hex(8)}.staged")  # The name may be too long.
     try:
         with hidden.open("xb") as file:
             file.write(content)
@@ -184,7 +184,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
-    """Turn what the system refuses into an OutputError that says what to do."""
+    """Convert system errors to an OutputError that says what to do."""
     try:
         yield
     except FileExistsError as error:
@@ -208,14 +208,14 @@ def _hidden(destination: Path) -> Path:
 def _open_new(
     destination: Path, folder_config: Mapping[str, Any] | None, held: ExitStack
 ) -> tuple[Path, BinaryIO]:
-    """A hidden file, alone or in a hidden folder; open, and locked until ``held`` is left."""
+    """A hidden file, alone or in a hidden folder; open, and locked until ``held`` closes."""
     folder = folder_config is not None
     while True:
         path = _hidden(destination)
         path.mkdir() if folder else path.touch(exist_ok=False)
         try:
             handle = _handle(path, held, folder=folder)
-            with suppress(OSError):  # What no run can lock, no run takes for abandoned.
+            with suppress(OSError):  # Without locks, no run considers it abandoned.
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if not folder:
                 return path, held.enter_context(path.open("r+b"))
@@ -225,24 +225,24 @@ def _open_new(
                 os.fsync(config.fileno())
             return path, held.enter_context((path / _FOLDER_NAMES[0]).open("x+b"))
         except FileNotFoundError:
-            continue  # Another run took it for abandoned before it was locked: once more.
+            continue  # Another run considered it abandoned before it was locked: try again.
         except BaseException:
             _remove(path)
             raise
 
 
 def _handle(path: str | Path, held: ExitStack, *, folder: bool) -> int:
-    """A handle to lock or to sync, closed when ``held`` is left."""
+    """A handle to lock or to sync; closed when ``held`` closes."""
     handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     held.callback(os.close, handle)
     return handle
 
 
 def _remove_abandoned(destination: Path, *, folder: bool) -> None:
-    """Remove what an earlier run that was killed left staged for this destination."""
+    """Remove staged files that a killed run left for this destination."""
     try:
         entries = list(os.scandir(destination.parent))
-    except OSError:  # A folder that may be written and not be listed: nothing is found in it.
+    except OSError:  # A folder that is writable but cannot be listed: nothing is found in it.
         return
     for entry in entries:
         if leftover_of(entry.name) != destination.name or not entry.name.endswith(".staged"):
@@ -251,13 +251,13 @@ def _remove_abandoned(destination: Path, *, folder: bool) -> None:
         if not ours(follow_symlinks=False):
             continue
         with suppress(OSError), ExitStack() as held:
-            # Refused where a run that is alive holds it.
+            # Fails if a running process holds the lock.
             fcntl.flock(_handle(entry.path, held, folder=folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(Path(entry.path))
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, as far as that can be done."""
+    """Remove a file, a link or a whole folder as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -265,5 +265,5 @@ def _remove(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError), ExitStack() as held:  # Where this is refused, the rename stands.
+    with suppress(OSError), ExitStack() as held:  # If this fails, the rename is still valid.
         os.fsync(_handle(folder, held, folder=True))

@@ -1,7 +1,7 @@
-"""Files read at offsets, and where the bytes of a tensor lie in them.
+"""Files read at offsets, and the locations of tensors in them.
 
-Files are read and never mapped: where a file is cut short while it is in use, a read is an error,
-whereas access to a mapping kills the process.
+Files are read, never memory-mapped. If a file is truncated while in use, a read raises an error,
+but access to a mapping kills the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ZEROS = bytes(1 << 18)
 
 
 class SourceFile:
-    """A file that any thread reads at any offset; what fails is a CheckpointError."""
+    """A file that threads read at any offset; errors are raised as CheckpointError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,8 +46,8 @@ class SourceFile:
             left, offset = left[count:], offset + count
 
     def read(self, count: int, offset: int) -> bytes:
-        """So many bytes from an offset."""
-        if not 0 <= offset <= offset + count <= self.size:  # Before room is made for them.
+        """Read ``count`` bytes from an offset."""
+        if not 0 <= offset <= offset + count <= self.size:  # Check before allocating memory.
             raise self._cut_short(offset, count)
         buffer = bytearray(count)
         self.read_into(memoryview(buffer), offset)
@@ -62,7 +62,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Extent:
-    """A run of bytes in a file."""
+    """A range of bytes in a file."""
 
     file: SourceFile
     offset: int
@@ -71,8 +71,8 @@ class Extent:
     def read(self) -> Bytes:
         """The bytes, in an aligned buffer.
 
-        Leading zeros are not copied into it: it reads as zeros, and takes memory only where it is
-        written. Half the temporal weights start as zeros.
+        Leading zeros are not copied: the buffer already reads as zeros, and takes memory only where
+        it is written. Half the temporal weights start as zeros.
         """
         buffer, start = aligned_zeros(self.nbytes), 0
         while start + len(_ZEROS) <= self.nbytes and self._are_zeros(start):
@@ -85,14 +85,14 @@ class Extent:
 
 
 Place = Extent | Callable[[], Array]
-"""Where a tensor comes from: little-endian bytes in the order of its axes, or a computation."""
+"""The source of a tensor: contiguous little-endian bytes, or a computation."""
 
 
 @dataclass
 class Contents:
-    """What one file holds: its tensors by name, where each comes from, and its metadata.
+    """The content of one file: its tensors by name, the source of each, and its metadata.
 
-    ``foreign`` names the classes of a torch file that inert stand-ins took the place of.
+    ``foreign`` lists the classes in a torch file that were not loaded.
     """
 
     tensors: dict[str, TensorInfo] = field(default_factory=dict)

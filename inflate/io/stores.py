@@ -1,4 +1,4 @@
-"""Folders of the stores that fsspec knows: ``s3://``, ``gs://``, ``https://`` and so on."""
+"""Folders in the stores that fsspec supports: ``s3://``, ``gs://``, ``https://`` and so on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inflate.io.location import Location
 from inflate.progress import Progress
 
 # fmt: off
-# These wrap other file systems, or do not store files.
+# These wrap other file systems or do not store files.
 _WRAPPERS = frozenset({
     "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dir",
     "file", "filecache", "generic", "libarchive", "local", "reference", "simplecache", "tar", "zip",
@@ -26,7 +26,7 @@ _WRAPPERS = frozenset({
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFolder(Location):
-    """The folder of a location, whose methods raise ``kind`` where the store fails."""
+    """The folder of a location; its methods raise ``kind`` if the store fails."""
 
     fs: Any = field(repr=False)
     kind: type[InflateError] = CheckpointError
@@ -43,7 +43,7 @@ class StoreFolder(Location):
         return self.info(self.url(name)) is not None
 
     def look(self, name: str) -> RemoteFile | None:
-        """Describe a file as it was when it was first looked up; None where there is none."""
+        """Describe a file as it was at the first lookup; None if there is none."""
         url = self.url(name)
         if url not in self.known:
             self.known[url] = self.stat(name)
@@ -57,21 +57,21 @@ class StoreFolder(Location):
         return self.read_range(file, 0, file.size)
 
     def info(self, url: str) -> Mapping[str, Any] | None:
-        """How fsspec describes a file or folder as it is now; None where there is none."""
+        """The current description of a file or folder from fsspec; None if there is none."""
         self.fs.invalidate_cache()
         with self._in_words("looked up"):
             try:
                 found: Mapping[str, Any] = self.fs.info(url)
                 return found
             except FileNotFoundError as error:
-                # The web's driver raises this for every failure, with the real one as the cause.
+                # The HTTP driver raises this for every failure; the cause has the real error.
                 cause = error.__cause__
                 if self.store == "https" and cause and status_of(cause) not in (404, 410):
                     raise cause from cause.__cause__
         return None
 
     def stat(self, name: str) -> RemoteFile | None:
-        """Describe a file as it is now; None where there is no file of this name."""
+        """The current description of a file; None if there is no file of this name."""
         url = self.url(name)
         info = self.info(url)
         if info is None or info.get("type") != "file":
@@ -85,7 +85,7 @@ class StoreFolder(Location):
         return RemoteFile(name, int(info["size"]), version_of(info), digests)
 
     def ranged(self, file: RemoteFile) -> bool:
-        """Whether parts of a file can be read, and belong to this version."""
+        """Whether parts of a file can be read from this version."""
         if not file.version or not file.size:
             return False
         if self.store == "https":
@@ -111,13 +111,13 @@ class StoreFolder(Location):
         url = self.url(file.name)
         if self.store not in ("https", "hf"):
             return bytes(self.fs.cat_file(url, start=start, end=end))
-        # This way of these drivers never takes in more than it wants.
+        # This method of these drivers never reads more than requested.
         with self.fs.open(url, block_size=1, size=file.size, cache_type="none") as stream:
             stream.seek(start)
             return bytes(stream.read(end - start))
 
     def kept(self, files: Sequence[RemoteFile], progress: Progress) -> Path | None:
-        """The folder of a cache of the store's own that holds whole copies; None without one."""
+        """The folder of the store's own cache of whole files; None if it has none."""
         return None
 
     def download(self, file: RemoteFile, to: Path, progress: Progress) -> None:
@@ -127,13 +127,13 @@ class StoreFolder(Location):
             self.fs.get_file(self.url(file.name), str(to), callback=callback)
 
     def upload(self, path: Path, name: str, progress: Progress, **options: Any) -> None:
-        """Copy a local file into the folder; the name may lead into folders in it."""
+        """Copy a local file into the folder; the name may include subfolders."""
         with self._in_words("written", name):
             callback = _callback("uploading", path.stat().st_size, progress)
             self.fs.put_file(str(path), self.url(name), callback=callback, **options)
 
     def damaged(self, file: RemoteFile, wrong: str | None) -> InflateError:
-        """The error about a copy that differs from what the store says of the file."""
+        """The error for a copy that differs from the store's description of the file."""
         return self.kind(f"{self.shown(file.name)} arrived with {wrong}; it is not used. Try again")
 
     @contextmanager
@@ -158,12 +158,12 @@ def open_store(location: Location, kind: type[InflateError] = CheckpointError) -
         if store == "https":
             import aiohttp
 
-            # aiohttp's default ends every download after five minutes, and ignores the proxies of
+            # By default, aiohttp ends every download after five minutes and ignores the proxies in
             # the environment.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
             options["headers"] = {"Accept-Encoding": "identity"}
-        # Not one of fsspec's shared instances: those keep listings and old credentials.
+        # Do not use fsspec's shared instances: they keep listings and old credentials.
         fs, _ = fsspec.core.url_to_fs(location.folder + location.tail, **options)
     return StoreFolder(**vars(location), fs=fs, kind=kind)
 

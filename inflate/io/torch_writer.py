@@ -1,7 +1,7 @@
 """Torch's own files, written in parts and without torch.
 
-Records of numbers come first in the archive, each at a multiple of 64 bytes; the pickle over them
-and the directory follow, and are written again when the verdict is known.
+Tensor records come first in the archive, each at a multiple of 64 bytes. The pickle and the
+directory follow; they are written again when the verdict is known.
 
 Source: ``torch/serialization.py`` for the records, ``torch/_utils.py`` for the calls.
 """
@@ -31,7 +31,7 @@ class TorchWriter(TensorWriter):
     def __init__(
         self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
     ) -> None:
-        """Lay out an empty file and reserve its room; its metadata may still change."""
+        """Lay out an empty file and reserve its disk space; its metadata may still change."""
         super().__init__(file)
         self._file = file
         self._tensors = list(tensors)
@@ -56,7 +56,7 @@ class TorchWriter(TensorWriter):
         self._write_directory(metadata)
 
     def _write_directory(self, metadata: Mapping[str, str]) -> None:
-        """Write all that is not numbers: headers, small records, and the directory."""
+        """Write everything except tensor data: headers, small records, and the directory."""
         for record in self._records:
             self.write(memoryview(record.FileHeader()), record.header_offset)
         program = _pickled(self._tensors, metadata)
@@ -70,18 +70,18 @@ class TorchWriter(TensorWriter):
 
 
 def _record(name: str, start: int, nbytes: int) -> zipfile.ZipInfo:
-    """A record whose header begins at ``start``, and its bytes at a multiple of 64."""
+    """A record whose header begins at ``start`` and whose bytes begin at a multiple of 64."""
     record = zipfile.ZipInfo(name)
     record.header_offset, record.CRC = start, 0
     record.file_size = record.compress_size = nbytes
-    # An extra field of the kind that torch uses pads the header.
+    # Pad the header with an extra field, as torch does.
     padding = -(_start(record) + 4) % ALIGNMENT
     record.extra = struct.pack("<HH", 0x4246, padding) + b"Z" * padding
     return record
 
 
 def _start(record: zipfile.ZipInfo) -> int:
-    """Where the bytes of a record begin."""
+    """The offset of the bytes of a record."""
     return record.header_offset + len(record.FileHeader())
 
 
@@ -91,13 +91,13 @@ def open_writer(
     tensors: Iterable[TensorInfo],
     metadata: Mapping[str, str],
 ) -> TensorWriter:
-    """The writer of a kind of file; see the classes for arguments and errors."""
+    """The writer for a kind of file; see the classes for arguments and errors."""
     kind = TorchWriter if container == "torch" else SafetensorsWriter
     return kind(file, tensors, metadata)
 
 
 def _pickled(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """The content of a file as a pickle: each tensor is a call over a record of numbers."""
+    """The content of a file as a pickle: each tensor is a call that refers to a record."""
     state_dict = {info.name: _tensor(number, info) for number, info in enumerate(tensors)}
     entries = {name: _text(text) for name, text in sorted(metadata.items())}
     content = _mapping({"state_dict": _mapping(state_dict), METADATA: _mapping(entries)})

@@ -1,7 +1,7 @@
-"""Torch's own files, read without running anything that is in them.
+"""A reader for torch files that runs no code from them.
 
-``torch.load(weights_only=True)`` will not do: it runs no foreign code, but calls torch's own as a
-file asks it to, and so a few hundred bytes can take any amount of memory or time.
+``torch.load(weights_only=True)`` is not safe enough: it runs no foreign code, but it makes the
+calls to torch that a file requests, so a few hundred bytes can use any amount of memory or time.
 
 Source: ``torch/serialization.py`` for the layout of the files.
 """
@@ -37,28 +37,28 @@ _ZIP = b"PK\x03\x04"
 _LEGACY_START = (0x1950A86A20F9469CFC6C, 1001)
 
 _DEEPEST = 8
-"""Levels of mappings that are searched for tensors."""
+"""The depth to which nested mappings are searched for tensors."""
 
 _ROOM_OF_NAMES, _ENTRY = 4, 64
-"""Bytes of names per byte of pickle, and what a name takes on top: a file may refer to the same
-mapping and text over and over."""
+"""Allowed bytes of names per byte of pickle, and the overhead per name: a file may refer to the
+same mapping and string many times."""
 
 METADATA = "inflate"
-"""The key next to ``state_dict`` under which a torch file of ours has its metadata."""
+"""The key next to ``state_dict`` for the metadata in torch files that we write."""
 
 BARE = "latents"
-"""The name given to a tensor that a file holds without one."""
+"""The name given to an unnamed tensor of a file."""
 
 Storages = Mapping[str, Extent]
-"""Where the storages of a file lie, by their keys."""
+"""The locations of a file's storages, by their keys."""
 
 
 def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
-    """The named tensors of a torch file; with ``bare`` also a single one, under :data:`BARE`.
+    """The named tensors of a torch file; with ``bare`` also a single unnamed one, as :data:`BARE`.
 
     Raises:
-        CheckpointError: the file is damaged, or asks for what a checkpoint has no need of.
-        FamilyError: the file is sound, but is not a state dict.
+        CheckpointError: the file is damaged, or refers to code that a checkpoint does not need.
+        FamilyError: the file is valid, but is not a state dict.
     """
     path = file.path
     try:
@@ -79,7 +79,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
         ) from refused
     except CheckpointError:
         raise
-    # Whatever an untrusted file makes the reader raise is a fact about the file.
+    # Any exception that an untrusted file causes means that the file is damaged.
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise CheckpointError(
@@ -88,7 +88,7 @@ def read_pickled(file: SourceFile, *, bare: bool = False) -> Contents:
 
 
 def _zipped(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
-    """A file since torch 1.6: a zip archive that stores everything as it is, in one folder."""
+    """A file of torch 1.6 or later: an uncompressed zip archive with one folder."""
     with zipfile.ZipFile(file.stream) as archive:
         entries, end = archive.infolist(), archive.start_dir
     pickles = [e.filename for e in entries if re.fullmatch(r"[^/]+/data\.pkl", e.filename)]
@@ -109,7 +109,7 @@ def _zipped(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
 
 
 def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict[str, Extent]:
-    """Where the records of an archive lie, believed only where they do not overlap."""
+    """The locations of the records of an archive, after a check that they do not overlap."""
     found: dict[str, Extent] = {}
     for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
         name, size = entry.filename, entry.file_size
@@ -126,11 +126,11 @@ def _records(entries: list[zipfile.ZipInfo], end: int, file: SourceFile) -> dict
 
 
 def _legacy(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
-    """A file before torch 1.6: five pickles in a row, then the storages, each behind its length."""
+    """A file before torch 1.6: five pickles, then the storages, each preceded by its length."""
     interpreter = PickleInterpreter(file.stream, file.size)
     if (interpreter.run(), interpreter.run()) != _LEGACY_START:
         raise DamagedError("it does not begin as a torch file does")
-    interpreter.run()  # The system it comes from; the numbers are little-endian on every one.
+    interpreter.run()  # The system that wrote it; tensor data is little-endian on every system.
     content = interpreter.run()
     types = {storage.key: storage.dtype for storage in reversed(interpreter.storages)}
     storages: dict[str, Extent] = {}
@@ -149,9 +149,9 @@ def _legacy(file: SourceFile) -> tuple[Any, PickleInterpreter, Storages]:
 
 
 def _named(content: Any, nbytes: int, path: Path) -> dict[str, TensorRef]:
-    """Every tensor in a mapping, or in mappings nested in it, by its path in the file.
+    """Every tensor in a mapping, including nested mappings, by its path in the file.
 
-    ``state_dict`` at the top, the usual container, is left out of the path where it can be.
+    The usual container, ``state_dict`` at the top, is left out of the path if possible.
     """
     top = items_of(content)
     if top is None or (isinstance(content, UnresolvedCall) and content.is_module):
@@ -168,10 +168,10 @@ def _named(content: Any, nbytes: int, path: Path) -> dict[str, TensorRef]:
 
 
 def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[str, TensorRef]:
-    """Every tensor below a mapping by its path; ``nbytes`` of pickle explain only so many names."""
+    """Every tensor below a mapping by its path; ``nbytes`` of pickle limit the number of names."""
     room = _ROOM_OF_NAMES * nbytes
     found: dict[str, TensorRef] = {}
-    # Each mapping is taken once: files may refer to one from many places.
+    # Visit each mapping once: a file may refer to it from many places.
     seen = {id(top)}
     waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, top)]
     while waiting:
@@ -191,13 +191,13 @@ def _flat(top: Mapping[Any, Any], nbytes: int, skip: str | None = None) -> dict[
                     raise DamagedError("its mappings name more tensors than it describes")
             elif inner and id(inner) not in seen and depth < _DEEPEST and (depth or key != skip):
                 seen.add(id(inner))
-                if shown(name) == name:  # Else no name below it can be shown either.
+                if shown(name) == name:  # Otherwise no name below it could be printed either.
                     waiting.append((f"{name}.", depth + 1, inner))
     return found
 
 
 def _held_instead(top: Mapping[Any, Any]) -> str:
-    """What a file without named tensors holds, and what to do."""
+    """The content of a file without named tensors, and what to do."""
     inner = [values for value in top.values() if (values := items_of(value)) is not None]
     if any("shadow_params" in mapping for mapping in (top, *inner)):
         return (
@@ -211,13 +211,13 @@ def _held_instead(top: Mapping[Any, Any]) -> str:
 
 
 def _placed(name: str, ref: TensorRef, storages: Storages, path: Path) -> tuple[TensorInfo, Place]:
-    """A tensor of a state dict, and where its numbers lie in the file."""
+    """A tensor of a state dict, and its location in the file."""
     if ref.storage is None:
         return TensorInfo(name, ref.shape, UNKNOWN, 0), partial(_unreadable, path, name)
     storage, whole = ref.storage, storages.get(ref.storage.key)
     assert storage.dtype is not None
     held, width = storage.count * WIDTHS[storage.dtype], WIDTHS[ref.dtype]
-    # From its first number to its last.
+    # From its first element to its last.
     steps = [(n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True)]
     span = 0 if 0 in ref.shape else (1 + sum(steps)) * width
     first = ref.offset * width
@@ -237,7 +237,7 @@ def _unreadable(path: Path, name: str) -> Array:
 
 
 def _gather(extent: Extent, ref: TensorRef) -> Array:
-    """A strided view of numbers that lie otherwise in the file than in the order of their axes."""
+    """A strided tensor that is not contiguous in the file."""
     numbers = extent.read().view(numpy_dtype(ref.dtype))
     steps = [stride * (n > 1) for n, stride in zip(ref.shape, ref.strides, strict=True)]
     strides = [step * numbers.itemsize for step in steps]

@@ -1,7 +1,7 @@
-"""Files of tensors, written in parts; here safetensors, torch's own in ``torch_writer``.
+"""Writers for tensor files: safetensors here, torch files in ``torch_writer``.
 
-The library's ``save_file`` wants all tensors in memory, and metadata before the first byte. Here
-tensors are written in any order and from several threads, and the verdict enters the header last.
+The library's ``save_file`` needs all tensors in memory, and metadata before the first byte. These
+writers accept tensors in any order and from several threads, and write the verdict last.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from inflate.io.index import TensorInfo
 
 _STORED_AS = {ours: theirs for theirs, ours in STORED_NAMES.items()}
 _SPARE = 512
-"""Bytes left free in the header: hashes and the verdict are known after the tensors are written."""
+"""Free bytes in the header: hashes and the verdict are known only after the tensors are written."""
 
 Container = Literal["safetensors", "torch"]
-"""The kinds of file that are written."""
+"""The kinds of file that can be written."""
 
 
 class TensorWriter(ABC):
-    """A file of tensors that is written in parts, from any thread, its header last.
+    """A tensor file that is written in parts, from any thread; the header comes last.
 
-    Every method raises OSError where the disk is full or refuses.
+    Every method raises OSError if the disk is full or refuses.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -37,7 +37,7 @@ class TensorWriter(ABC):
         self._starts: dict[str, int] = {}
 
     def position(self, name: str) -> int:
-        """Where a tensor begins in the file."""
+        """The offset of a tensor in the file."""
         return self._starts[name]
 
     @abstractmethod
@@ -51,22 +51,22 @@ class TensorWriter(ABC):
             content, position = content[count:], position + count
 
     def sync(self) -> None:
-        """Wait until all that is written so far is on the disk."""
+        """Wait until everything written so far is on the disk."""
         getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS lacks fdatasync.
 
 
 class SafetensorsWriter(TensorWriter):
-    """One safetensors file: its layout, its header, and the writing of its parts.
+    """One safetensors file: its layout, its header, and writing its parts.
 
-    A tensor begins at a multiple of 64 bytes where its size is one, else at a multiple of the
-    largest power of two that divides its size. The format allows no gaps, so tensors are ordered:
-    those whose size is a multiple of 64 first, as they are given, then by ever smaller powers.
+    A tensor whose size is a multiple of 64 bytes begins at such a multiple. Any other begins at a
+    multiple of the largest power of two that divides its size. The format allows no gaps, so
+    tensors are sorted: multiples of 64 first, in the given order, then by decreasing powers.
     """
 
     def __init__(
         self, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
     ) -> None:
-        """Lay out an empty file, reserve its room, and write its header."""
+        """Lay out an empty file, reserve its disk space, and write its header."""
         super().__init__(file)
         self._entries: dict[str, object] = {}
         end = 0
@@ -99,9 +99,9 @@ def _alignment_of(nbytes: int) -> int:
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Make an empty file as long as it will be: all zeros, with its room reserved where possible.
+    """Create a file of zeros of the final size, with its disk space reserved if possible.
 
-    Room that is reserved at once is also written faster, several times so on some systems.
+    Writing to reserved space is also faster, several times on some systems.
     """
     if sys.platform == "linux" and size:
         try:

@@ -1,4 +1,4 @@
-"""The layers and networks: plain arguments in, tensors out, no configuration and no files."""
+"""The layers and networks: they take plain arguments, and know no configuration and no files."""
 
 from inflate.models.attention import AttnBlock, MemoryEfficientAttnBlock
 from inflate.models.blocks import ResnetBlock

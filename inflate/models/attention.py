@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, memory_efficient: bool = False) -> Tensor:
-    """Scaled dot-product attention with one head and scale ``C**-0.5``: ``N L C``, as ``q`` is.
+    """Scaled dot-product attention with one head and scale ``C**-0.5``; ``N L C``, like ``q``.
 
     ``k`` and ``v`` are ``N S C``. ``memory_efficient`` prefers xformers' kernel; off CUDA, or
-    without xformers, torch's own kernel runs, which is logged once.
+    without xformers, torch's own kernel runs, and a warning is logged once.
 
     Source:
         Vaswani et al., "Attention Is All You Need", 2017, equation 1.
     """
     if memory_efficient and (out := _xformers_attention(q, k, v)) is not None:
         return out
-    # Without a head axis, CUDA's fused kernels are not considered.
+    # Add a head axis: without one, torch does not use CUDA's fused kernels.
     q, k, v = (t.unsqueeze(1) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).squeeze(1)
 
@@ -44,7 +44,7 @@ def _xformers_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
     else:
         try:
             return ops.memory_efficient_attention(q, k, v)
-        except NotImplementedError:  # No kernel for this device, type and size.
+        except NotImplementedError:  # xformers has no kernel for this device, type and size.
             why = f"xformers has no kernel for {q.dtype} of {q.shape[-1]} channels here"
     if not torch.compiler.is_compiling():
         _log_fallback(why)
@@ -66,7 +66,7 @@ def _log_fallback(why: str) -> None:
 
 
 class AttnBlock(nn.Module):
-    """Self-attention among the pixels of one image, with a skip: ``N C H W -> N C H W``.
+    """Self-attention over the pixels of an image, with a skip connection: ``N C H W -> N C H W``.
 
     Source:
         ``AttnBlock`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -112,7 +112,7 @@ def make_attn(
 ) -> nn.Module:
     """The attention block of an ``attn_type``; ``none`` is an identity without keys.
 
-    ``kinds`` are the classes of ``vanilla`` and ``vanilla-xformers``.
+    ``kinds`` are the classes for ``vanilla`` and ``vanilla-xformers``.
 
     Raises:
         ValueError: an unknown ``attn_type``.

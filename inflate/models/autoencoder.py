@@ -1,4 +1,4 @@
-"""The whole video autoencoder: image encoder, quant convs, codebook, video decoder."""
+"""The complete video autoencoder: image encoder, quant convs, codebook, video decoder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(entries, channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Each latent pixel's nearest entry, ``N e h w -> N e h w``.
+        """Replace each latent pixel by its nearest entry, ``N e h w -> N e h w``.
 
         Source:
             van den Oord et al., "Neural Discrete Representation Learning", 2017, equation 1.
         """
         entries = at_least_float32(self.embedding.weight)
         pixels = at_least_float32(z).flatten(2).transpose(1, 2)
-        # One image at a time: the distances of a clip to a large codebook would fill the memory.
+        # One image at a time: the distances of a clip to a large codebook need too much memory.
         chosen = torch.stack([torch.cdist(image, entries).argmin(dim=1) for image in pixels])
         nearest = self.embedding(chosen)
         return nearest.transpose(1, 2).reshape(z.shape).contiguous()
@@ -36,7 +36,7 @@ class Codebook(nn.Module):
 class LatentEncoder(nn.Module):
     """An image encoder with its quant conv and codebook, if any, ``N C H W -> N e h w``.
 
-    ``latent_channels`` is ``e``; ``quant_conv`` are the channels in and out of that convolution.
+    ``latent_channels`` is ``e``; ``quant_conv`` has the convolution's input and output channels.
     Without an encoder, ``encode`` raises.
     """
 
@@ -57,10 +57,10 @@ class LatentEncoder(nn.Module):
             self.quantize = Codebook(codebook_entries, latent_channels)
 
     def encode(self, images: Tensor, *, sample: bool = False) -> Tensor:
-        """The latents of images, ``N e h w`` or ``B T e h w``, unscaled.
+        """Encode images to unscaled latents, ``N e h w`` or ``B T e h w``.
 
-        They are the nearest entries of the codebook, or the posterior's mean; with ``sample`` they
-        are drawn from the posterior, if the encoder has a variance.
+        Latents are the nearest entries of the codebook, or the mean of the posterior; with
+        ``sample`` they are drawn from the posterior, if the encoder has a variance.
 
         Args:
             images: ``N C H W`` or ``B T C H W`` in [-1, 1].
@@ -94,8 +94,8 @@ class LatentEncoder(nn.Module):
 class VideoAutoencoder(LatentEncoder, Trainable):
     """An image encoder and a video decoder, with the quant convs and the codebook between them.
 
-    ``post_quant_conv`` are the channels in and out of the convolution before the decoder, if any;
-    ``**between`` are arguments of :class:`LatentEncoder`.
+    ``post_quant_conv`` has the input and output channels of the convolution before the decoder, if
+    any; ``**between`` are arguments of :class:`LatentEncoder`.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ class VideoAutoencoder(LatentEncoder, Trainable):
         *,
         chunk: int | None = None,
     ) -> Tensor:
-        """The images of latents, ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
+        """Decode latents to images, ``(B T) C H W`` or ``B T C H W``, near [-1, 1].
 
         Args:
             latents: ``(B T) e h w`` or ``B T e h w``, unscaled.
-            timesteps: frames per video, T; known from the second form.
-            skip_video: run the image layers alone.
-            chunk: how many frames of each video to hold in memory at a time, for long clips.
+            timesteps: frames per video, T; not needed for the second form.
+            skip_video: run only the image layers.
+            chunk: for long clips, the number of frames per video to hold in memory at a time.
 
         Raises:
             ValueError: ``latents`` has another shape, or one that contradicts ``timesteps``; also
@@ -137,21 +137,21 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             frames = latents.shape[1]
             if timesteps not in (None, frames):
                 raise ValueError(
-                    f"timesteps is {timesteps}, and the latents have {frames} frames per video; "
+                    f"timesteps is {timesteps}, but the latents have {frames} frames per video; "
                     "leave timesteps out"
                 )
             timesteps = frames
         if post is not None:
             z = post(z)
         if chunk is not None and not latents.requires_grad:
-            z = z.detach()  # The gradient of post_quant_conv alone must not refuse chunks.
+            z = z.detach()  # A gradient of post_quant_conv alone must not forbid chunks.
         out = self.decoder.decode(z, timesteps, skip_video, chunk=chunk)
         return _unfolded(out, latents)
 
     def forward(
         self, latents: Tensor, timesteps: int | None = None, skip_video: bool = False
     ) -> Tensor:
-        """:meth:`decode`, through which wrappers such as DistributedDataParallel train."""
+        """Same as :meth:`decode`; wrappers such as DistributedDataParallel call this method."""
         return self.decode(latents, timesteps, skip_video)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from inflate.vocabulary import GROUPS
 
 Step = Callable[..., Tensor]
-"""One step of an encoder or decoder: a module, or a function of ``N C H W``."""
+"""One step of an encoder or decoder: a module or a function on ``N C H W``."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def add_to(h: Tensor, x: Tensor) -> Tensor:
 
 
 def spatial_norm(channels: int) -> GroupNorm:
-    """The GroupNorm of the image layers: 32 groups, eps 1e-6."""
+    """GroupNorm of the image layers: 32 groups, eps 1e-6."""
     return GroupNorm(GROUPS, channels, eps=1e-6)
 
 
@@ -71,10 +71,10 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a skip, ``N C H W -> N C' H W``.
+    """Two normalised 3x3 convolutions with a skip connection, ``N C H W -> N C' H W``.
 
-    Where the number of channels changes, the skip is a 1x1 convolution, ``nin_shortcut``. Dropout
-    acts before the second convolution.
+    If the number of channels changes, the skip is a 1x1 convolution, ``nin_shortcut``. Dropout is
+    applied before the second convolution.
 
     Source:
         ``ResnetBlock`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -110,24 +110,24 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width: a strided 3x3 convolution, or a mean of 2x2 pixels without it."""
+    """Halve height and width by a strided 3x3 convolution, or else by 2x2 average pooling."""
 
     def __init__(self, in_channels: int, with_conv: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, in_channels, 3, stride=2) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``N C H W -> N C H/2 W/2``; the convolution pads one zero pixel right and below."""
+        """``N C H W -> N C H/2 W/2``; pads one zero pixel on the right and bottom."""
         if self.conv is None:
             return F.avg_pool2d(x, kernel_size=2, stride=2)
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, attention after each if any, then the change of size.
+    """One resolution: residual blocks, optional attention after each, then a change of size.
 
     Its keys are ``block.{i}``, ``attn.{i}`` and ``upsample`` or ``downsample``, which the network
-    sets. ``channels`` is the number of channels of its output.
+    sets. ``channels`` is the number of output channels.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Level(nn.Module):
                 self.attn.append(make_attn(out_channels))
 
     def steps(self) -> Iterator[Step]:
-        """The modules in the order in which they run."""
+        """The modules in execution order."""
         for i, block in enumerate(self.block):
             yield block
             if self.attn:
@@ -161,7 +161,7 @@ class Level(nn.Module):
 def make_middle(
     channels: int, make_resblock: Callable[..., nn.Module], make_attn: Callable[[int], nn.Module]
 ) -> nn.ModuleDict:
-    """The stage at the coarsest resolution, in the order in which it runs."""
+    """The stage at the coarsest resolution, in execution order."""
     block_1 = make_resblock(in_channels=channels, out_channels=channels)
     attn_1 = make_attn(channels)
     block_2 = make_resblock(in_channels=channels, out_channels=channels)

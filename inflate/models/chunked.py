@@ -1,8 +1,8 @@
-"""Decode long clips chunk by chunk, with the result of decoding them whole.
+"""Decode long clips chunk by chunk, with the same result as decoding them whole.
 
-Norms and attention of temporal blocks see every frame, so such a block runs in passes over all
-chunks, and each pass leaves its result for the next in a temporary file. Between such blocks,
-chunks stream: ``(B t) C H W``, video-major, in the order of their frames.
+Norms and attention of temporal blocks need every frame. Such a block runs in passes over all
+chunks, and each pass stores its result in a temporary file for the next. Between such blocks,
+chunks stream: ``(B t) C H W``, video-major, in frame order.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from inflate.models.time_attention import VideoBlock
 
 @dataclass(frozen=True)
 class Clip:
-    """How a batch of videos is cut: ``videos`` of ``frames`` frames, ``chunk`` at a time."""
+    """How a batch is split: ``videos`` videos of ``frames`` frames, ``chunk`` frames at a time."""
 
     videos: int
     frames: int
     chunk: int
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """The first frame of each chunk, and the one after its last."""
+        """The first frame of each chunk, and the frame after its last."""
         for first in range(0, self.frames, self.chunk):
             yield first, min(first + self.chunk, self.frames)
 
@@ -42,9 +42,9 @@ class Clip:
 
 
 class FrameFile:
-    """Frames in a temporary file, ``T B S C``, where ``S`` are the pixels of a frame.
+    """Frames in a temporary file, ``T B S C``; ``S`` is the pixels of a frame.
 
-    Nothing is mapped into memory, where it would count as used.
+    The file is not memory-mapped, since mapped pages would count as used memory.
     """
 
     def __init__(self, clip: Clip) -> None:
@@ -66,21 +66,21 @@ class FrameFile:
         self._done += x.shape[0] // self.clip.videos
 
     def frames(self, first: int, last: int) -> Tensor:
-        """The frames from ``first`` to before ``last``, ``(B t) C H W``."""
+        """Read frames ``first`` to ``last`` (exclusive), ``(B t) C H W``."""
         tokens = self.read(first, last, 0, self.size[0] * self.size[1])
         x = tokens.reshape(-1, *self.size, self._channels).movedim(-1, 1)
         return best_layout(x) if x.device.type == "cpu" else x.contiguous()
 
     def read(self, first: int, last: int, pixel: int, end: int) -> Tensor:
-        """Pixels from ``pixel`` to before ``end`` of frames, ``(B t) S C``."""
-        # torch's memory is aligned as its kernels expect; that of a bytearray is not.
+        """Read pixels ``pixel`` to ``end`` (exclusive) of frames, ``(B t) S C``."""
+        # Memory from torch is aligned for its kernels; a bytearray is not.
         shape = (self.clip.videos * (last - first), end - pixel, self._channels)
         x = self._like.new_empty(shape, device="cpu")
         self._transfer(self._file.readinto, first, pixel, x)
         return x.to(self._like.device)
 
     def write(self, first: int, pixel: int, x: Tensor) -> None:
-        """Write pixels ``(B t) S C``, from ``pixel`` on, of the frames from ``first`` on."""
+        """Write pixels ``(B t) S C``, starting at ``pixel``, to frames starting at ``first``."""
         self._transfer(self._file.write, first, pixel, x.cpu().contiguous())
 
     def _transfer(self, call: Callable[[Any], int], first: int, pixel: int, x: Tensor) -> None:
@@ -94,7 +94,7 @@ class FrameFile:
 
 
 class Moments:
-    """The statistics of a GroupNorm over all frames of a video, gathered chunk by chunk.
+    """The statistics of a GroupNorm over all frames of a video, accumulated chunk by chunk.
 
     Source:
         Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
@@ -122,7 +122,7 @@ class Moments:
         self._count = total
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Normalise ``(B t) C H W`` by the statistics of all frames, perhaps in place."""
+        """Normalise ``(B t) C H W`` by the statistics of all frames, possibly in place."""
         norm, each = self._norm, x.shape[1] // self._norm.num_groups
         inverse = (self._squares / self._count + norm.eps).rsqrt()
         mean, inverse = (m.repeat_interleave(each, 1) for m in (self._mean, inverse))
@@ -137,7 +137,7 @@ class Moments:
 def decode_stream(
     steps: Iterable[Step], z: Tensor, clip: Clip, skip_video: bool
 ) -> Iterator[Tensor]:
-    """The images of latents ``(B T) z h w``, chunk by chunk, each ``(B t) C H W``."""
+    """Decode latents ``(B T) z h w`` chunk by chunk; yields ``(B t) C H W``."""
     videos = clip.by_video(z)
     stream: Iterator[Tensor] = (
         best_layout(videos[:, first:last].flatten(0, 1)) for first, last in clip.spans()
@@ -187,7 +187,7 @@ def _convolution(conv: AE3DConv, stream: Iterator[Tensor], clip: Clip) -> Iterat
 def _convolved(
     source: FrameFile, first: int, last: int, conv: Any, *pointwise: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """A convolution over time for one chunk and the neighbouring frames its kernel reaches."""
+    """Convolve one chunk over time, with the neighbouring frames that the kernel reaches."""
     radius = conv.kernel_size[0] // 2
     low, high = max(0, first - radius), min(source.clip.frames, last + radius)
     x = source.frames(low, high)
@@ -197,13 +197,13 @@ def _convolved(
 
 
 def _attention(block: VideoBlock, stream: Iterator[Tensor], clip: Clip) -> Iterator[Tensor]:
-    """A few pixels at a time, since pixels do not mix."""
+    """Attend a few pixels at a time, since pixels do not mix."""
     with FrameFile(clip) as inputs, FrameFile(clip) as tokens:
         for x in stream:
             inputs.append(x)
             tokens.append(block.attention(x).transpose(1, 2).reshape(x.shape))
         pixels = inputs.size[0] * inputs.size[1]
-        few = max(1, pixels * clip.chunk // clip.frames)  # As many tokens as a chunk has.
+        few = max(1, pixels * clip.chunk // clip.frames)  # The number of tokens of a chunk.
         for start in range(0, pixels, few):
             end = min(start + few, pixels)
             mixed = block.mix(tokens.read(0, clip.frames, start, end), clip.frames)

@@ -1,4 +1,4 @@
-"""The image decoder, on which the video decoder builds, and the image encoder."""
+"""The image encoder, and the image decoder on which the video decoder builds."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from inflate.vocabulary import DDCONFIG_FIXED, DDCONFIG_KEYS
 
 
 def best_layout(x: Tensor) -> Tensor:
-    """``x`` in the memory layout in which convolutions of its device and type run fastest.
+    """Convert ``x`` to the memory layout that is fastest for convolutions of its device and type.
 
-    On a CPU in float32 that is channels last, in which frames are folded without a copy. With
-    gradients the layout is kept: torch's GroupNorm (2.13, CPU, channels last) crashes in the
+    For float32 on a CPU that is channels last, where folding frames needs no copy. With
+    gradients the layout is unchanged: torch's GroupNorm (2.13, CPU, channels last) crashes in the
     backward pass if its input needs no gradient, as in a decoder with frozen layers.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
@@ -57,7 +57,7 @@ class Network(nn.Module):
                 )
 
     def run_step(self, step: Step, h: Tensor, **arguments: Any) -> Tensor:
-        """A step's output; with checkpointing, only its input is kept for the backward pass.
+        """Run a step; with checkpointing, only its input is kept for the backward pass.
 
         Source:
             Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
@@ -79,11 +79,11 @@ class Decoder(Network):
         num_res_blocks: residual blocks per level, less one.
         attn_resolutions: resolutions whose levels have attention after each block.
         dropout: share of the activations zeroed in training.
-        resamp_with_conv: whether a convolution follows each doubling.
-        resolution: height of the finest level; it only decides where attention is.
+        resamp_with_conv: whether a convolution follows each upsampling.
+        resolution: height of the finest level; only decides which levels have attention.
         z_channels: channels of the latent.
         give_pre_end: return the last features, before ``norm_out``.
-        tanh_out: end in a tanh.
+        tanh_out: apply tanh to the output.
         attn_type: ``vanilla``, ``vanilla-xformers`` or ``none``.
         **ignored: other keys of the shared ``ddconfig``.
 
@@ -145,12 +145,12 @@ class Decoder(Network):
         return nn.Conv2d
 
     def get_last_layer(self) -> Tensor:
-        """The weight of the output's convolution, for losses that balance on its gradient."""
+        """The weight of the output convolution, for losses that are balanced by its gradient."""
         assert isinstance(self.conv_out, nn.Conv2d)
         return self.conv_out.weight
 
     def steps(self) -> Iterator[Step]:
-        """The steps in the order in which they run, each on the output of the one before."""
+        """The steps in execution order; each takes the output of the previous one."""
         yield self.conv_in
         yield from self.mid.values()
         for level in cast("Iterator[Level]", reversed(self.up)):
@@ -162,23 +162,23 @@ class Decoder(Network):
                 yield torch.tanh
 
     def _run(self, z: Tensor, call: Callable[[Step, Tensor], Tensor]) -> Tensor:
-        """``N z h w -> N out_ch H W``, each step run through ``call``."""
+        """``N z h w -> N out_ch H W``; runs each step through ``call``."""
         h = best_layout(z)
         for step in self.steps():
             h = call(step, h)
-        # Callers may take views of the result, which need the usual layout.
+        # Callers may create views of the result, which need the contiguous layout.
         return h.contiguous() if z.is_contiguous() else h
 
     def forward(self, z: Tensor) -> Tensor:
-        """``N z_channels h w -> N out_ch H W``, h and w doubled at each level but one."""
+        """``N z_channels h w -> N out_ch H W``; doubles h and w at each level but one."""
         return self._run(z, self.run_step)
 
 
 class Encoder(Network):
     """The encoder of the family, ``N in_channels H W -> N (2 z_channels) h w``.
 
-    Without ``double_z`` it returns no log-variance but ``z_channels``. The other arguments and
-    errors are those of :class:`Decoder`, with ``num_res_blocks`` blocks per level.
+    Without ``double_z`` it returns ``z_channels`` channels, without a log-variance. For other
+    arguments and errors see :class:`Decoder`; there are ``num_res_blocks`` blocks per level.
 
     Source:
         ``Encoder`` of ``ldm/modules/diffusionmodules/model.py``.
@@ -218,7 +218,7 @@ class Encoder(Network):
         self.conv_out = conv3x3(channels, 2 * z_channels if double_z else z_channels)
 
     def steps(self) -> Iterator[Step]:
-        """The steps in the order in which they run, each on the output of the one before."""
+        """The steps in execution order; each takes the output of the previous one."""
         yield self.conv_in
         for level in cast("Iterator[Level]", iter(self.down)):
             yield from level.steps()
@@ -227,7 +227,7 @@ class Encoder(Network):
         yield self.conv_out
 
     def forward(self, x: Tensor) -> Tensor:
-        """``N in_channels H W -> N (2 z_channels) h w``, h and w halved at each level but one."""
+        """``N in_channels H W -> N (2 z_channels) h w``; halves H and W at each level but one."""
         for step in self.steps():
             x = self.run_step(step, x)
         return x

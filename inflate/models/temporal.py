@@ -1,4 +1,4 @@
-"""The temporal layers that convolve, and how a temporal block blends its two branches.
+"""The temporal convolution layers, and the blend of the two branches of a temporal block.
 
 Frames are folded into the batch, video-major: ``(B T) C H W`` at every module boundary, frame
 ``t`` of video ``b`` at index ``b T + t``.
@@ -22,7 +22,7 @@ from inflate.vocabulary import GROUPS, kernel_of
 
 
 def frames_of(x: Tensor, timesteps: int | None, default: int | None = None) -> int:
-    """The number of frames ``T`` that a batch ``(B T) ...`` is folded from.
+    """The number of frames ``T`` in a folded batch ``(B T) ...``.
 
     Raises:
         ValueError: ``timesteps`` is not given, not positive, or does not divide the batch.
@@ -32,7 +32,7 @@ def frames_of(x: Tensor, timesteps: int | None, default: int | None = None) -> i
         raise ValueError("timesteps is not given; pass the number of frames of each video")
     if timesteps < 1 or x.shape[0] % timesteps:
         raise ValueError(
-            f"timesteps is {timesteps}, and the batch holds {x.shape[0]} frames; expected a "
+            f"timesteps is {timesteps}, but the batch holds {x.shape[0]} frames; expected a "
             "positive number that divides it, since a batch is whole videos, (B T) C H W"
         )
     return timesteps
@@ -44,14 +44,14 @@ def unfold_frames(x: Tensor, frames: int) -> Tensor:
 
 
 def fold_frames(x: Tensor) -> Tensor:
-    """``B C T H W -> (B T) C H W``, without a copy where channels are last in memory."""
+    """``B C T H W -> (B T) C H W``, without a copy if channels are last in memory."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 class TemporalBlock(nn.Module):
     """A block that blends a spatial and a temporal branch.
 
-    Subclasses set :attr:`mix_weighs`, the branch that their ``mix_factor`` weighs.
+    Subclasses set :attr:`mix_weighs` to the branch that their ``mix_factor`` weighs.
     """
 
     mix_weighs: ClassVar[Weighs]
@@ -73,11 +73,11 @@ class TemporalBlock(nn.Module):
         return torch.sigmoid(alpha) if self.merge_strategy == "learned" else alpha
 
     def blend(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        """The weighted sum of two branches of one shape, in the memory layout of ``spatial``.
+        """The weighted sum of two branches of equal shape, in the memory layout of ``spatial``.
 
-        It overwrites ``spatial`` unless a gradient needs it. Computed as ``a + w (b - a)``: of
-        bit-identical branches it is bit-identical, where ``w b + (1 - w) a`` would round.
-        Convolutions choose their algorithm, and so their rounding, by the layout.
+        It overwrites ``spatial`` unless a gradient needs it. It computes ``a + w (b - a)``, which
+        is bit-identical for bit-identical branches; ``w b + (1 - w) a`` would round. The layout
+        matters because convolutions choose their algorithm, and so their rounding, by it.
         """
         share = self.temporal_share().to(spatial.dtype)
         if any(t.requires_grad for t in (spatial, temporal, share)):
@@ -88,9 +88,9 @@ class TemporalBlock(nn.Module):
 class TimeConv(nn.Conv3d):
     """A convolution over ``T H W`` that keeps channels, frames, height and width.
 
-    A single frame needs the kernel's middle slice alone. It is also the one case that oneDNN gets
-    wrong (bfloat16, fewer than four channels, kernel of three frames or more: it reads past its
-    input, torch 2.13 on AMX).
+    A single frame needs only the kernel's middle slice. This also avoids a bug of oneDNN, which
+    reads past its input in this case (bfloat16, fewer than four channels, kernel of three frames
+    or more; torch 2.13 on AMX).
     """
 
     def __init__(self, channels: int, video_kernel_size: int | Sequence[int]) -> None:
@@ -107,10 +107,10 @@ class TimeConv(nn.Conv3d):
         return F.conv2d(input.squeeze(2), middle, self.bias, padding=padding).unsqueeze(2)
 
     def _by_taps_is_best(self, input: Tensor) -> bool:
-        """Whether frames are rows of channels in memory, which each tap multiplies by a matrix.
+        """Whether frames are rows of channels in memory, so that each tap is a matrix product.
 
-        In half precision the sum would be rounded at every tap. Off the CPU, the vendors'
-        convolutions are better.
+        In half precision the sum would be rounded at every tap. On other devices than the CPU,
+        the vendors' convolutions are better.
         """
         return (
             self.kernel_size[1:] == (1, 1)
@@ -165,9 +165,9 @@ class TimeStack(nn.Module):
 
 
 class VideoResBlock(ResnetBlock, TemporalBlock):
-    """The image residual block, then a temporal one on its output, blended.
+    """The image residual block, blended with a temporal block on its output.
 
-    The arguments are those of :class:`ResnetBlock` and :class:`~inflate.models.VideoDecoder`.
+    For arguments see :class:`ResnetBlock` and :class:`~inflate.models.VideoDecoder`.
     """
 
     mix_weighs = RESIDUAL_WEIGHS
@@ -188,7 +188,7 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
         self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
-        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image block alone.
+        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs only the image block.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -201,7 +201,7 @@ class VideoResBlock(ResnetBlock, TemporalBlock):
 
 
 class AE3DConv(nn.Conv2d):
-    """The image's output convolution, then a convolution over time; no blend and no skip.
+    """The image output convolution, then a convolution over time; no blend, no skip connection.
 
     ``**spatial`` are arguments of ``torch.nn.Conv2d``, such as its kernel size.
     """
@@ -221,7 +221,7 @@ class AE3DConv(nn.Conv2d):
     def forward(
         self, input: Tensor, timesteps: int | None = None, skip_video: bool = False
     ) -> Tensor:
-        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs the image's convolution alone.
+        """``(B T) C H W -> (B T) C' H W``; ``skip_video`` runs only the image convolution.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.

@@ -1,4 +1,4 @@
-"""The temporal layers that attend: attention over time, blended with the image's own.
+"""The temporal attention layers: attention over time, blended with the image attention.
 
 Source:
     ``sgm/modules/autoencoding/temporal_ae.py`` and ``sgm/modules/video_attention.py``.
@@ -19,7 +19,7 @@ from inflate.models.temporal import TemporalBlock, frames_of
 
 
 def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
-    """Sinusoids of the frame indices ``0..T-1``, ``T C``: cosines first, then sines, in float32.
+    """Sinusoidal embedding of frame indices ``0..T-1``: ``T C``, cosines then sines, float32.
 
     Source:
         Vaswani et al., 2017, section 3.5; frequencies ``10000 ** (-i / (C/2))``.
@@ -33,7 +33,7 @@ def frame_embedding(frames: int, dim: int, device: torch.device) -> Tensor:
 
 
 class GatedLinear(nn.Module):
-    """A linear map split in halves ``a, g`` and gated: ``a * gelu(g)``, ``... C -> ... D``.
+    """A linear map split into halves ``a, g`` and gated: ``a * gelu(g)``, ``... C -> ... D``.
 
     Source:
         Shazeer, "GLU Variants Improve Transformer", 2020 (GEGLU).
@@ -50,11 +50,11 @@ class GatedLinear(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Widen four times with a gate, and back: ``... C -> ... C``."""
+    """Gated feed-forward layer, four times as wide inside: ``... C -> ... C``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # The identity is in the place of the original's dropout and keeps the key net.2.
+        # The identity replaces the original's dropout and keeps the key net.2.
         self.net = nn.Sequential(GatedLinear(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ class TimeMixBlock(nn.Module):
 
 
 class VideoBlock(AttnBlock, TemporalBlock):
-    """The image attention, blended with attention over time before the common projection.
+    """The image attention, blended with attention over time before the shared projection.
 
-    The arguments are those of :class:`AttnBlock` and :class:`~inflate.models.VideoDecoder`.
+    For arguments see :class:`AttnBlock` and :class:`~inflate.models.VideoDecoder`.
     """
 
     mix_weighs = ATTENTION_WEIGHS
@@ -134,7 +134,7 @@ class VideoBlock(AttnBlock, TemporalBlock):
         self.init_blend(alpha, merge_strategy, timesteps)
 
     def forward(self, x: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
-        """``(B T) C H W -> (B T) C H W``; ``skip_video`` runs the image block alone.
+        """``(B T) C H W -> (B T) C H W``; ``skip_video`` runs only the image block.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -145,9 +145,9 @@ class VideoBlock(AttnBlock, TemporalBlock):
         return self.project(self.mix(self.attention(x), frames), x)
 
     def mix(self, spatial: Tensor, frames: int) -> Tensor:
-        """Blend tokens ``(B T) S C`` with themselves attended over time, perhaps in place.
+        """Blend tokens ``(B T) S C`` with their attention over time, possibly in place.
 
-        ``S`` may be any of the pixels, since pixels do not mix.
+        ``S`` may be any subset of the pixels, since pixels do not mix.
         """
         embedding = frame_embedding(frames, spatial.shape[-1], spatial.device).to(spatial.dtype)
         embedding = self.video_time_embed(embedding)  # T C

@@ -1,4 +1,4 @@
-"""The video decoder: the image decoder with temporal layers where its time mode puts them."""
+"""The video decoder: the image decoder with the temporal layers of its time mode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trainable(nn.Module):
         return (p for name, p in self.named_parameters() if not _is_temporal(name))
 
     def freeze_spatial(self) -> None:
-        """Train the temporal layers alone: the image layers get no gradients and keep none."""
+        """Train only the temporal layers: freeze the image layers and clear their gradients."""
         for parameter in self.spatial_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -42,9 +42,9 @@ class Trainable(nn.Module):
     def parameter_groups(self, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """The parameters that require a gradient, in groups for an optimiser of ``torch.optim``.
 
-        The second group, blend factors and norms, has no weight decay. Decay pulls a weight to
-        zero, which for a blend factor is not "no temporal branch" but a share of one half, and for
-        the gain of a norm is a layer without output.
+        The second group, blend factors and norms, has no weight decay. Decay pulls weights to zero:
+        a zero blend factor is not "no temporal branch" but a share of one half, and a norm with
+        zero gain has no output.
         """
         norms = [m for m in self.modules() if isinstance(m, GroupNorm | LayerNorm)]
         of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
@@ -83,11 +83,11 @@ class VideoDecoder(Decoder, Trainable):
 
     Args:
         video_kernel_size: kernel of the Conv3d, one odd number or three (time, height, width).
-        alpha: share of the temporal branch at the start, 0 fully spatial; for ``learned``, the
-            share before its sigmoid.
+        alpha: initial share of the temporal branch, 0 is fully spatial; for ``learned``, the
+            share before the sigmoid.
         merge_strategy: ``learned`` (a parameter, through a sigmoid) or ``fixed`` (a buffer).
-        time_mode: which parts are temporal, see the table.
-        timesteps: frames of each video where ``forward`` is not given them.
+        time_mode: which parts are temporal; see the table.
+        timesteps: default number of frames per video for ``forward``.
         **kwargs: arguments of :class:`~inflate.models.image.Decoder`.
 
     Raises:
@@ -100,7 +100,7 @@ class VideoDecoder(Decoder, Trainable):
 
     available_time_modes: ClassVar[tuple[str, ...]] = TIME_MODES
     file_metadata: dict[str, str]
-    """The header of the file of ours that this was loaded from; saving records its origin."""
+    """The header of our file that this was loaded from; saving records its origin."""
 
     def __init__(
         self,
@@ -144,9 +144,9 @@ class VideoDecoder(Decoder, Trainable):
         return partial(AE3DConv, video_kernel_size=kernel, timesteps=self.timesteps)
 
     def get_last_layer(self, skip_time_mix: bool = False) -> Tensor:
-        """The weight of the output's time convolution.
+        """The weight of the output convolution over time.
 
-        If ``skip_time_mix``, or in ``attn-only``, that of its spatial convolution.
+        With ``skip_time_mix``, or in ``attn-only``, the weight of the spatial convolution.
         """
         if skip_time_mix or not isinstance(self.conv_out, AE3DConv):
             return super().get_last_layer()
@@ -155,7 +155,7 @@ class VideoDecoder(Decoder, Trainable):
     def forward(self, z: Tensor, timesteps: int | None = None, skip_video: bool = False) -> Tensor:
         """``(B T) z_channels h w -> (B T) out_ch H W``.
 
-        ``timesteps`` is T, by default the decoder's; ``skip_video`` runs the image layers alone.
+        ``timesteps`` is T, by default the decoder's; ``skip_video`` runs only the image layers.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch.
@@ -177,7 +177,7 @@ class VideoDecoder(Decoder, Trainable):
         *,
         chunk: int | None = None,
     ) -> Tensor:
-        """The result of ``forward``, with ``chunk`` less than T by :meth:`decode_stream`.
+        """Same as ``forward``; if ``chunk`` is less than T, through :meth:`decode_stream`.
 
         Raises:
             ValueError: as :meth:`decode_stream`.
@@ -203,19 +203,19 @@ class VideoDecoder(Decoder, Trainable):
         *,
         chunk: int,
     ) -> Iterator[Tensor]:
-        """The images of a long clip, ``(B t) out_ch H W``, ``chunk`` frames per video at a time.
+        """Decode a long clip, ``chunk`` frames per video at a time; yields ``(B t) out_ch H W``.
 
-        The result is that of ``forward`` but for the order of sums, which moves float32 images by
-        some 1e-5 of their range. No gradient flows.
+        The result equals that of ``forward`` except for the order of sums, which changes float32
+        images by about 1e-5 of their range. No gradient flows.
 
         Memory holds ``chunk`` frames, the neighbours that a kernel reaches, and for attention all
-        frames of at least one pixel. Disk holds at most three outputs of a residual block per
+        frames of at least one pixel. The disk holds at most three outputs of a residual block per
         frame: 0.4 GB per frame of 512 x 512 for ``ch`` 128 in float32. The temporary files have no
         names, and are removed when the iterator is finished or collected.
 
         Raises:
             ValueError: the number of frames is unknown or does not divide the batch; ``chunk`` is
-                not positive; or ``z`` requires a gradient, which does not flow through chunks.
+                not positive; or ``z`` requires a gradient, which chunks do not support.
             OSError: the temporary files cannot be written.
         """
         frames = self._frames(z, timesteps, skip_video)
@@ -223,11 +223,11 @@ class VideoDecoder(Decoder, Trainable):
             raise ValueError(f"chunk is {chunk}; expected a positive number of frames")
         if z.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                f"z requires a gradient, and none flows through chunks of {chunk} of {frames} "
+                f"z requires a gradient, but none flows through chunks of {chunk} of {frames} "
                 "frames: pass z.detach(), or leave chunk out"
             )
         return decode_stream(self.steps(), z, Clip(z.shape[0] // frames, frames, chunk), skip_video)
 
     def _frames(self, z: Tensor, timesteps: int | None, skip_video: bool) -> int:
-        """T; all frames are one video where they do not mix."""
+        """The number of frames T; all frames are one video if they do not mix."""
         return z.shape[0] if skip_video else frames_of(z, timesteps, self.timesteps)

@@ -1,1 +1,1 @@
-"""The check that a video decoder starts out as its image decoder: probes, metrics, verdict."""
+"""The parity check of a video decoder with its image decoder: probes, metrics, verdict."""

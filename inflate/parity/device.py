@@ -1,4 +1,4 @@
-"""The device that computes, its memory, and float32 that is not rounded to less on it."""
+"""The compute device, its memory, and full float32 precision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from inflate.parity.result import Environment
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """The device for a name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     ``auto`` is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        DeviceError: an unknown name, or a device that this machine does not have.
+        DeviceError: the name is unknown, or this machine does not have the device.
     """
     counts = {
         "cpu": 1,
@@ -43,7 +43,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> Environment:
-    """Where and how outputs are computed now, for a report."""
+    """The current device and settings of computation, for a report."""
     name, cudnn, tf32 = str(device), None, False
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -54,7 +54,7 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
 
 
 _MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
-"""How torch reports that memory is out where it has no exception for it."""
+"""Messages of out-of-memory errors for which torch has no exception class."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -66,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(device: torch.device, doing: str) -> Iterator[None]:
-    """Raise a device's lack of memory as an error that the user can fix.
+    """Convert out-of-memory errors to an error that says what to do.
 
     Raises:
         DeviceError: the device ran out of memory.
@@ -81,7 +81,7 @@ def memory_errors(device: torch.device, doing: str) -> Iterator[None]:
 
 
 def available_bytes(device: torch.device) -> float:
-    """Bytes that a device has free; infinite if that is unknown."""
+    """The free memory of a device in bytes; infinite if unknown."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + cached)
@@ -95,10 +95,10 @@ _inside: list[int] = []
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 in float32: no TF32, no bfloat16 passes, one algorithm per shape.
+    """Compute float32 in full precision: no TF32, no bfloat16 passes, one algorithm per shape.
 
-    These are settings of the process: the first thread that enters sets them, and the last that
-    leaves restores them. If each thread did, one would save what another had set.
+    These settings affect the whole process: the first thread that enters sets them, and the last
+    one that leaves restores them. Otherwise a thread could save the values that another one set.
     """
     with _LOCK:
         if not _inside:

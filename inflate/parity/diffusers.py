@@ -22,14 +22,14 @@ def require_diffusers() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    # diffusers imports xformers, which may warn, and neither side computes with it.
+    # diffusers imports xformers, which may warn; neither side uses it.
     logger = logging.getLogger("xformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         import diffusers
 
-        # Imports each class, and what it needs.
+        # Imports each class and its dependencies.
         _ = diffusers.AutoencoderKL, diffusers.AutoencoderKLTemporalDecoder
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
@@ -44,17 +44,17 @@ def require_diffusers() -> Any:
 def against_export(
     reference: Source, candidate: Source, folder: Path, device: torch.device
 ) -> DecoderPair:
-    """An exported folder and its source, each in diffusers' own class.
+    """An exported folder and its source, each loaded in diffusers' own class.
 
-    diffusers has no class for other video checkpoints: a video reference runs in ours.
+    diffusers has no class for other video checkpoints, so a video reference runs in our class.
     The reference is the image checkpoint with ``post_quant_conv`` folded, or the video checkpoint
-    that was copied; the candidate is the folder as our reader sees it, to compare weights.
+    that was copied. The candidate is the folder, opened by our reader to compare weights.
     """
     diffusers = require_diffusers()
     video = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(
         folder, torch_dtype=torch.float32, local_files_only=True
     ).eval()
-    # The class maps its weights from the file, at any address.
+    # The class memory-maps its weights, at unaligned addresses.
     weights = {name: aligned(value) for name, value in video.state_dict().items()}
     video.load_state_dict(weights, strict=True, assign=True)
     video = video.to(device)

@@ -1,4 +1,4 @@
-"""Find the faulty temporal modules, and inject faults, each of which a check must detect."""
+"""Find faulty temporal modules, and inject faults that a check must detect."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from inflate.parity.result import Damage, Suspect, Tolerance
 from inflate.progress import Progress
 
 _STEP = 1.0
-"""How far a number is moved: far beyond the rounding of every type."""
+"""The amount by which a value is changed: far larger than the rounding of every type."""
 
 _LEAST_SHARE = 0.01
-"""A branch with a smaller share of the blend may be damaged within tolerance."""
+"""Damage in a branch with a smaller share of the blend may be within tolerance."""
 
 
 def bisect(
@@ -33,9 +33,9 @@ def bisect(
 ) -> tuple[Suspect, ...]:
     """Disable the temporal modules one at a time to find the faulty ones.
 
-    With several faults no error disappears with one module. So each is also judged by itself, on
-    the input of the reference's own layer: a module is faulty if it changes the block's output, or
-    if the probe passes without it alone.
+    With several faults, disabling one module does not remove the error. So each module is also
+    judged separately, on the input of the reference's layer: it is faulty if it changes the
+    block's output, or if the probe passes with only this module disabled.
     """
     assert pair.modules is not None
     frames = run.probe.frames
@@ -76,7 +76,7 @@ def _skip_video(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[
 
 
 class _Fault(NamedTuple):
-    """A tensor of the candidate, by its key without ``decoder.``, and what replaces it."""
+    """A tensor of the candidate, by its key without ``decoder.``, and its replacement."""
 
     name: str
     what: str
@@ -89,7 +89,7 @@ def self_test(
 ) -> tuple[tuple[Damage, ...], tuple[str, ...]]:
     """Inject each known fault into a candidate that passed, and find the probe that detects it.
 
-    Afterwards the candidate is as it was. A fault that cannot reach the output of this decoder is
+    Afterwards the candidate is restored. A fault that cannot affect the output of this decoder is
     left out with a note.
     """
     assert pair.modules is not None
@@ -110,7 +110,7 @@ def self_test(
         path, _, name = fault.key.rpartition(".")
         owner = video.get_submodule(path)
         before = getattr(owner, name)
-        # Replaced and never written to, since the reference may share the tensor.
+        # Replace the tensor instead of writing to it: the reference may share it.
         setattr(owner, name, nn.Parameter(fault.tensor, requires_grad=False))
         try:
             probe = caught(pair.candidate)
@@ -130,7 +130,7 @@ def self_test(
 
 
 def _faults(modules: Modules) -> Iterator[_Fault | str]:
-    """The known faults, or why one cannot reach this decoder's output."""
+    """The known faults, or why one cannot affect this decoder's output."""
     decoder = modules.candidate.video
     branch = _zeroed_layer(decoder)
     dirac = "conv_out.time_mix_conv" if isinstance(decoder.conv_out, AE3DConv) else None
@@ -142,11 +142,11 @@ def _faults(modules: Modules) -> Iterator[_Fault | str]:
     else:
         yield _moved("temporal-bias", decoder, f"{key}.bias", (0,))
     if modules.reference is modules.candidate:
-        yield "no spatial weight was changed: the reference has the candidate's own"
+        yield "no spatial weight was changed: the reference shares the candidate's weights"
     else:
         yield _moved("spatial-weight", decoder, "conv_in.weight", (0, 0, 1, 1))
     if branch is None:
-        yield "no branch was drawn at random: none reaches the output"
+        yield "no branch was randomised: none reaches the output"
     else:
         key = f"{branch}.weight"
         tensor = decoder.get_parameter(key)
@@ -170,7 +170,7 @@ def _moved(name: str, decoder: VideoDecoder, key: str, index: tuple[int, ...]) -
 
 
 def _zeroed_layer(decoder: VideoDecoder) -> str | None:
-    """The layer whose zeros make the first branch with a share of the output an identity."""
+    """The zero layer of the first temporal branch that contributes to the output."""
     for name, module in decoder.named_modules():
         if isinstance(module, TemporalBlock) and float(module.temporal_share()) >= _LEAST_SHARE:
             residual = isinstance(module, VideoResBlock)

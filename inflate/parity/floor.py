@@ -1,4 +1,4 @@
-"""How far an image decoder is from itself: by rounding, in a narrow type, and once folded."""
+"""How much rounding, a narrow type or folding changes an image decoder's output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDER: dict[torch.dtype, Sequence[torch.dtype]] = {
     torch.bfloat16: (torch.float32,),
     torch.float32: (torch.float64,),
 }
-"""The types with more range than each, the cheapest first."""
+"""The types with more range than a type, the cheapest first."""
 
 
 def measure_floor(
@@ -27,7 +27,7 @@ def measure_floor(
 ) -> FloorResult:
     """Measure how much rounding alone changes the image decoder's output.
 
-    Frames are decoded one by one against together, and in float64 on the smallest probe.
+    Compares frames decoded one by one and together; on the smallest probe also with float64.
     """
     z = min([run.z for run in runs if len(run.z) > 1] or [runs[0].z], key=torch.Tensor.numel)
     apart = torch.cat([pair.reference(frame, 1) for frame in torch.split(z, 1)])
@@ -45,9 +45,9 @@ def measure_floor(
 def find_overflow(
     pair: DecoderPair, runs: Sequence[ProbeRun], layer: str | None
 ) -> OverflowResult | None:
-    """Find the type to compute in if the image decoder's ``layer`` is not finite on a probe.
+    """Find a wider type to compute in if the image decoder's ``layer`` is not finite on a probe.
 
-    None if no wider type is finite either: then its weights are at fault, not the type.
+    None if no wider type is finite either: then the weights are the cause, not the type.
     """
     if pair.modules is None or layer is None:
         return None

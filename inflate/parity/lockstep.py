@@ -1,4 +1,4 @@
-"""Compare the outputs of each spatial layer of two decoders."""
+"""Compare two decoders spatial layer by spatial layer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from inflate.parity.result import Errors, LayerResult, Tolerance
 from inflate.vocabulary import Verdict
 
 _KINDS = (nn.Conv2d, nn.GroupNorm, ResnetBlock, AttnBlock)
-"""The layers of an image decoder that compute, and the blocks that end in a temporal branch."""
+"""The layer types of an image decoder, and the blocks that end in a temporal branch."""
 
 _KEPT_BYTES = 2 << 30
-"""Outputs of the reference that are kept for the candidate's; later layers are not compared."""
+"""The number of stored reference outputs; later layers are not compared."""
 
 
 def spatial_layers(whole: nn.Module) -> dict[str, nn.Module]:
@@ -61,7 +61,7 @@ class Lockstep:
         self._overflowed: set[str] = set()
 
     def decode(self, z: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """The images of both; a probe that an exception ends is left out of the comparison."""
+        """Decode with both; a probe that raises an exception is left out of the comparison."""
         kept: dict[str, Tensor] = {}
         new: dict[str, tuple[Verdict, Errors]] = {}
         overflowed: set[str] = set()
@@ -92,7 +92,7 @@ class Lockstep:
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:
-        """The layers in the order in which they ran, each with its worst numbers of all probes."""
+        """The layers in execution order, each with its worst errors over all probes."""
         results = []
         for name, found in self._found.items():
             verdicts, errors = zip(*found, strict=True)
@@ -103,14 +103,14 @@ class Lockstep:
 
     @property
     def not_finite(self) -> str | None:
-        """The first layer of the reference whose own output is not finite."""
+        """The first layer of the reference with an output that is not finite."""
         return next((name for name in self._found if name in self._overflowed), None)
 
     def culprit(self) -> str | None:
         """The first layer out of tolerance, or its block if only the layer's input was wrong.
 
-        Between the temporal attention of a block and the block's last projection both decoders have
-        no other layer: if the projection's weights are equal, the fault is in the block.
+        In both decoders, no other layer runs between the temporal attention of a block and the
+        block's last projection: if the projection's weights are equal, the fault is in the block.
         """
         name = next((layer.name for layer in self.layers if layer.verdict == "fail"), None)
         if name is None or not name.endswith(".proj_out"):

@@ -1,4 +1,4 @@
-"""Pixels of images and videos, and stored latents. Pillow and PyAV are imported where used."""
+"""Read images, videos and stored latents. Pillow and PyAV are imported only when used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from inflate.loading import as_tensor
 from inflate.parity.probes import Probe
 
 _NAMES = (BARE, "samples")
-"""The names of latents in a file with several tensors."""
+"""Accepted names of the latents in a file with several tensors."""
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder, by name; other files are ignored.
+    """The images of a folder, sorted by name; other files are ignored.
 
     Raises:
         ConfigError: Pillow is missing; the folder is missing, or holds no image.
@@ -48,10 +48,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """Read at most ``most`` images of a folder: ``T 3 H W`` in -1..1, and a note.
+    """Read at most ``most`` images of a folder as ``T 3 H W`` in -1..1; also returns a note.
 
-    All get the size of the first, reduced to multiples of ``multiple`` and at most ``side`` pixels;
-    the others are scaled to cover it and cropped around their centres.
+    All get the size of the first image, reduced to multiples of ``multiple`` and at most ``side``
+    pixels. The others are scaled to cover that size and cropped around their centres.
 
     Raises:
         ConfigError: as :func:`image_files`; or an image cannot be read.
@@ -64,7 +64,7 @@ def image_pixels(folder: Path, *, multiple: int, side: int, most: int) -> tuple[
 
 
 def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Tensor, str]:
-    """Read the first frames of a video; arguments and result as for :func:`image_pixels`.
+    """Read the first frames of a video; for arguments and result see :func:`image_pixels`.
 
     Raises:
         ConfigError: Pillow or PyAV is missing; the file is missing or cannot be decoded.
@@ -76,7 +76,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
         raise ConfigError(f"--video {path} is not a file{like(path)}; expected a video")
     frames: list[Any] = []
     try:
-        # An open file, and no protocols: a playlist can name any other file or address.
+        # Pass an open file and forbid protocols: a playlist can refer to any file or address.
         with (
             path.open("rb") as file,
             av.open(file, options={"protocol_whitelist": "none"}) as video,
@@ -85,7 +85,7 @@ def video_pixels(path: Path, *, multiple: int, side: int, most: int) -> tuple[Te
                 frames.append(frame.to_image())
                 if len(frames) == most:
                     break
-    except (OSError, ValueError) as error:  # FFmpeg's errors are among them.
+    except (OSError, ValueError) as error:  # Includes FFmpeg's errors.
         raise ConfigError(
             f"--video {path} cannot be decoded: {getattr(error, 'strerror', None) or error}. Copy "
             "or download it again, or use another format"
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Any:
 
 
 def _fitted(images: Iterable[Any], multiple: int, side: int, what: str) -> tuple[Tensor, str]:
-    """Images of one size, ``T 3 H W`` in -1..1, and a note; one is held in full at a time."""
+    """Images of equal size, ``T 3 H W`` in -1..1, and a note; reads one full image at a time."""
     from PIL import Image, ImageOps
 
     width = height = 0
@@ -115,7 +115,7 @@ def _fitted(images: Iterable[Any], multiple: int, side: int, what: str) -> tuple
     for image in images:
         if not fitted:
             longest = max(image.size)
-            scale = min(side, longest) / longest  # In this order --max-side may be any number.
+            scale = min(side, longest) / longest  # This order allows any --max-side.
             sizes = (max(1, int(extent * scale) // multiple) for extent in image.size)
             width, height = (size * multiple for size in sizes)
         fitted.append(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
@@ -125,13 +125,13 @@ def _fitted(images: Iterable[Any], multiple: int, side: int, what: str) -> tuple
 
 
 def read_latents(path: Path, channels: int) -> Probe:
-    """A probe of stored latents: ``T C h w``, one video, or ``B T C h w``, several.
+    """A probe of stored latents: ``T C h w`` for one video, or ``B T C h w`` for several.
 
-    The file is a ``.safetensors``, ``.pt`` or ``.npy`` file with one tensor, or with several of
-    which one is called ``latents`` or ``samples``.
+    The file is ``.safetensors``, ``.pt`` or ``.npy``. If it has several tensors, one must be named
+    ``latents`` or ``samples``.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or has other content.
     """
     try:
         tensor = _read(path)

@@ -1,4 +1,4 @@
-"""How far two outputs are apart, where, and the verdict."""
+"""Errors between two outputs, their places, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from inflate.parity.result import Errors, PartResult, ProbeResult, Tolerance, Wo
 from inflate.vocabulary import Verdict
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest errors, absolute and relative alike, that rounding in a type explains."""
+"""Default absolute and relative tolerance per type: the largest errors due to rounding."""
 
 EQUAL = Errors(0.0, 0.0, 0.0, None, 0.0, finite=True)
 NOT_FINITE = Errors(None, None, None, None, None, finite=False)
 
 
 def measure(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple[Verdict, Errors]:
-    """Compare two outputs of one shape.
+    """Compare two outputs of equal shape.
 
-    ``bitwise`` if every number is equal; ``fail`` if either side holds NaN or infinity, even where
-    both hold it in the same place. Equal tensors of one type are compared without a copy.
+    ``bitwise`` if every number is equal; ``fail`` if either side has NaN or infinity, even if both
+    have it in the same place. Tensors of the same type are compared for equality without a copy.
     """
     if not (is_finite(reference) and is_finite(candidate)):
         return "fail", NOT_FINITE
@@ -54,24 +54,24 @@ def max_abs_error(reference: Tensor, candidate: Tensor) -> float | None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; makes no copy."""
+    """Whether a tensor has neither NaN nor infinity; makes no copy."""
     return not tensor.numel() or all(math.isfinite(bound) for bound in torch.aminmax(tensor))
 
 
 def worst_verdict(verdicts: Sequence[Verdict]) -> Verdict:
-    """The worst of several verdicts; without any, ``fail``, since nothing was shown."""
+    """The worst of several verdicts; ``fail`` for an empty list, since nothing was checked."""
     ranked: Sequence[Verdict] = ("fail", "within-tolerance", "bitwise")
     return next((verdict for verdict in ranked if verdict in verdicts), "fail")
 
 
 def worst_error(errors: Sequence[float | None]) -> float | None:
-    """The largest error, or None if one of them is not finite or there are none."""
+    """The largest error; None if one is not finite or there are none."""
     finite = [error for error in errors if error is not None]
     return max(finite) if finite and len(finite) == len(errors) else None
 
 
 def worst_of(several: Sequence[Errors]) -> Errors:
-    """The worst of each number."""
+    """The worst value of each field."""
     if not all(errors.finite for errors in several):
         return NOT_FINITE
     return Errors(
@@ -86,9 +86,9 @@ def worst_of(several: Sequence[Errors]) -> Errors:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """A probe that was run: its latents, the images of both sides, and the result.
+    """A completed probe: its latents, the images of both sides, and the result.
 
-    ``z`` is ``(B T) e h w``, in the type and on the device that computed; images are
+    ``z`` is ``(B T) e h w``, in the compute type and on the compute device; images are
     ``(B T) C H W``.
     """
 
@@ -100,7 +100,7 @@ class ProbeRun:
 
 
 def judge(probe: Probe, z: Tensor, images: tuple[Tensor, Tensor], tolerance: Tolerance) -> ProbeRun:
-    """Judge what reference and candidate made of a probe, as a whole and in parts."""
+    """Judge the outputs of reference and candidate for a probe, as a whole and in parts."""
     verdict, errors = measure(*images, tolerance)
     frames, parts = probe.frames, []
     for part, cut in _parts(images[0], frames, images[0].shape[-1] // z.shape[-1]).items():
@@ -115,7 +115,7 @@ def judge(probe: Probe, z: Tensor, images: tuple[Tensor, Tensor], tolerance: Tol
 
 
 def _parts(images: Tensor, frames: int, scale: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """How to cut out each part that is judged by itself; the border is one latent pixel wide."""
+    """Slices for each part that is judged separately; the border is one latent pixel wide."""
     places = {"first frame": 0, "middle frame": frames // 2, "last frame": frames - 1}
     if frames < 3:
         del places["middle frame"]
@@ -137,17 +137,17 @@ def _parts(images: Tensor, frames: int, scale: int) -> dict[str, Callable[[Tenso
 def _worst(reference: Tensor, candidate: Tensor, frames: int) -> Worst:
     """The place of the largest error, or of the first number that is not finite."""
     error = (_wide(candidate) - _wide(reference)).abs()
-    # The difference of two infinities is NaN, which argmax ignores on some devices.
+    # inf - inf is NaN, which argmax ignores on some devices.
     error = torch.where(error.isfinite(), error, math.inf)
     image, *place = (int(index) for index in torch.unravel_index(error.argmax(), error.shape))
     return Worst(image // frames, image % frames, *place)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float64; on the CPU if the device is MPS, which does not have it."""
+    """Convert to float64; on the CPU if the device is MPS, which lacks float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _decibels(power: float) -> float:
-    """A power in dB; zero counts as the smallest that float64 holds."""
+    """A power in dB; zero counts as the smallest positive float64."""
     return 10.0 * math.log10(max(power, sys.float_info.min))

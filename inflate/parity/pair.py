@@ -1,4 +1,4 @@
-"""The two decoders that a check compares, and what their files show."""
+"""The two decoders that a check compares, and facts about their files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from inflate.parity.result import WeightsResult
 from inflate.parity.weights import compare_weights, narrowed
 
 Decode = Callable[[Tensor, int], Tensor]
-"""Latents ``(B T) e h w`` and ``T`` to images ``(B T) C H W``."""
+"""Decodes latents ``(B T) e h w``, given ``T``, to images ``(B T) C H W``."""
 
 
 class LatentDecoder(nn.Module):
-    """A decoder after its ``post_quant_conv``, if any; its modules have their checkpoint names."""
+    """A decoder with its ``post_quant_conv``, if any; modules have their checkpoint names."""
 
     def __init__(self, decoder: Decoder, post_quant_conv: nn.Module | None = None) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LatentDecoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, z: Tensor, frames: int, *, skip_video: bool = False) -> Tensor:
-        """``(B T) e h w -> (B T) C H W``, where ``frames`` is T; an image decoder ignores it."""
+        """``(B T) e h w -> (B T) C H W``; ``frames`` is T, and an image decoder ignores it."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         if isinstance(self.decoder, VideoDecoder):
@@ -38,12 +38,12 @@ class LatentDecoder(nn.Module):
         return self.decoder(z)  # type: ignore[no-any-return]
 
     def image_layers(self, z: Tensor, frames: int) -> Tensor:
-        """The same without temporal layers."""
+        """Decode without temporal layers."""
         return self(z, frames, skip_video=True)  # type: ignore[no-any-return]
 
     @property
     def channels(self) -> int:
-        """Of the latents."""
+        """The number of latent channels."""
         first = self.post_quant_conv or self.decoder.conv_in
         assert isinstance(first, nn.Conv2d)
         return first.in_channels
@@ -57,32 +57,32 @@ class LatentDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class Modules:
-    """The modules of both sides, for what looks inside them.
+    """The modules of both sides, for checks that look inside them.
 
-    They are one module if a video decoder is compared with its own image layers.
+    Both are the same module if a video decoder is compared with its own image layers.
     """
 
     reference: LatentDecoder
     candidate: LatentDecoder
     remake: Callable[[torch.dtype], Decode]
-    """The reference, read again to compute in another type."""
+    """Load the reference again to compute in another type."""
 
 
 @dataclass(frozen=True)
 class DecoderPair:
-    """Two ways to decode, and what is known of their files."""
+    """Two decode functions, and facts about their files."""
 
     reference: Decode
     candidate: Decode
     channels: int
-    """Of the latents."""
+    """The number of latent channels."""
     weights: WeightsResult
     original: Decode | None = None
     """The reference before it was rounded to the stored type, if that is narrower."""
     cast_types: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
     skip_video: Decode | None = None
-    """The candidate without its temporal layers, unless that is the reference itself."""
+    """The candidate without its temporal layers; None if that is the reference itself."""
     modules: Modules | None = None
     architecture: Architecture | None = None
 
@@ -90,7 +90,7 @@ class DecoderPair:
 def against_source(
     reference: Source, candidate: Source, dtype: torch.dtype, device: torch.device
 ) -> DecoderPair:
-    """A video checkpoint, and the image or video checkpoint that it was made from.
+    """Pair a video checkpoint with the image or video checkpoint that it was made from.
 
     If the candidate is stored in a narrower type, the reference is rounded to it first.
 
@@ -102,7 +102,7 @@ def against_source(
 
     def read(compute: torch.dtype, stored_as: Source | None) -> LatentDecoder:
         before = load_post_quant_conv(reference, compute, stored_as=stored_as)
-        # One that only the candidate has is used on both sides.
+        # If only the candidate has one, both sides use it.
         before = before or load_post_quant_conv(candidate, compute)
         return LatentDecoder(load(reference, compute, stored_as=stored_as), before)
 
@@ -112,7 +112,7 @@ def against_source(
     if own != (before is not None):
         missing = "candidate" if own else "reference"
         notes.append(f"the {missing} has no post_quant_conv: both sides used the other's")
-    # Tensors of equal bytes are used on both sides, and need not be compared again.
+    # Tensors with equal bytes are shared by both sides, and not compared again.
     decoder = load_video(candidate, dtype, shared=first.decoder)
     used = {tensor.data_ptr() for tensor in first.decoder.parameters()}
     same = {DECODER + name for name, p in decoder.named_parameters() if p.data_ptr() in used}
@@ -134,7 +134,7 @@ def against_source(
 
 
 def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) -> DecoderPair:
-    """A video checkpoint and its own image layers, its ``skip_video`` path."""
+    """Pair a video checkpoint with its own image layers, its ``skip_video`` path."""
 
     def read(compute: torch.dtype) -> LatentDecoder:
         before = load_post_quant_conv(candidate, compute)
@@ -148,7 +148,7 @@ def against_itself(candidate: Source, dtype: torch.dtype, device: torch.device) 
         weights=WeightsResult(0, ()),
         notes=(
             *candidate.blend_notes,
-            "no reference was given: the candidate was compared with its own image layers",
+            "no reference given: compared the candidate with its own image layers",
         ),
         modules=Modules(video, video, lambda other: read(other).image_layers),
         architecture=candidate.config.architecture.decoder,

@@ -1,4 +1,4 @@
-"""Probes: latents of distinct frames, in shapes that expose bad inflations, or given ones."""
+"""Probes: latents with distinct frames, in shapes that expose bad inflations, or the user's own."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from inflate.config.schema import Architecture
 from inflate.loading import aligned
 
 _LEAST_SIDE, _LEAST_FRAMES = 2, 3
-"""The smallest that a probe is made: with less, no border or middle frame would be left."""
+"""The smallest probe: a smaller one would have no border or no middle frame."""
 
 _COPIES = 8
-"""Tensors of the widest layer that exist at once: input, norm, output, and layouts of kernels."""
+"""Tensors of the widest layer in memory at once: input, norm, output, and kernel layouts."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Latents of ``batch`` videos of ``frames`` frames of ``height x width``, random or given.
+    """Random or given latents of ``batch`` videos of ``frames`` frames of ``height x width``.
 
-    ``z`` are the given latents, ``(B T) C h w`` in float32; ``sources`` are the images of which
-    they were made, ``(B T) 3 H W`` in -1..1.
+    ``z`` are the given latents, ``(B T) C h w`` in float32; ``sources`` are the images that were
+    encoded to them, ``(B T) 3 H W`` in -1..1.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Probe:
         return f"{self.name} ({self.batch} x {self.frames} frames of {self.height} x {self.width})"
 
     def cropped(self, batch: int, frames: int, height: int, width: int) -> Probe:
-        """The first videos and frames, and the upper left corner of each and of its image."""
+        """Crop to the first videos and frames, and the upper left corner of latents and images."""
 
         def cut(x: Tensor | None) -> Tensor | None:
             if x is None:
@@ -67,9 +67,9 @@ class Probe:
         return Probe(self.name, batch, frames, height, width, z, sources)
 
     def smaller(self) -> Probe | None:
-        """Half the videos, else half the longer side, else fewer frames; None for the smallest."""
+        """Halve the videos, else the longer side, else reduce the frames; None for the smallest."""
         videos, frames, height, width = self.batch, self.frames, self.height, self.width
-        # Sides are rounded up, so that a frame that was not square does not become so at once.
+        # Round sides up, so that a frame that is not square stays so for longer.
         if videos > 1:
             videos //= 2
         elif height > max(width, _LEAST_SIDE):
@@ -83,10 +83,10 @@ class Probe:
         return self.cropped(videos, frames, height, width)
 
     def estimated_bytes(self, architecture: Architecture, dtype: torch.dtype) -> int:
-        """Estimate the bytes that decoding takes.
+        """Estimate the memory that decoding needs, in bytes.
 
-        The widest layer is the first at full size, which still has the channels of the level before
-        it; attention in the middle compares every latent pixel with every other.
+        The widest layer is the first at full size, which still has the channels of the previous
+        level. Attention in the middle compares every latent pixel with every other.
         """
         pixels = self.height * self.width
         widest = max(architecture.level_channels[:2]) * pixels * architecture.downsampling**2
@@ -102,9 +102,9 @@ SMALL_PROBES: Sequence[Probe] = (
     Probe("two-frames", 1, 2, 3, 3),
     Probe("non-square", 1, 1, 5, 3),
 )
-"""For a CPU. ``convert`` runs the first two, since a pass takes time for each pixel and to repack
-all weights: one shows a single frame and tall frames; the other several videos, a frame between
-two, and wide frames. The others show each shape by itself, with pixels inside the border."""
+"""For a CPU. ``convert`` runs only the first two, since each pass costs time per pixel, and time to
+repack all weights. The first has a single, tall frame; the second has several videos, a frame
+between two others, and wide frames. The rest test each shape alone, also inside the border."""
 
 LARGE_PROBES: Sequence[Probe] = (
     Probe("single-frame", 1, 1, 32, 24),
@@ -116,7 +116,7 @@ LARGE_PROBES: Sequence[Probe] = (
 """For an accelerator."""
 
 FOLD_PROBE = Probe("odd-frames", 1, 3, 4, 5)
-"""For what a fold changes: a border, and pixels inside it."""
+"""To measure what a fold changes: a border, and pixels inside it."""
 
 
 def probes_for(device: torch.device, *, thorough: bool = False) -> Sequence[Probe]:
@@ -126,5 +126,5 @@ def probes_for(device: torch.device, *, thorough: bool = False) -> Sequence[Prob
 
 
 def clip_for(device: torch.device) -> Probe:
-    """A clip for the pictures of a report."""
+    """A clip for the images of a report."""
     return Probe("clip", 1, 8, *((4, 6) if device.type == "cpu" else (32, 32)))

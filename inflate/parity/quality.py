@@ -1,7 +1,7 @@
 """How close both decoders come to real frames: PSNR, SSIM, LPIPS and flicker.
 
-Every number is of one frame, in grey levels of 0..255, after clamping. No verdict depends on them.
-torchmetrics, OpenCV and lpips are imported where used.
+Values are per frame, in grey levels of 0..255, after clamping. No verdict depends on them.
+torchmetrics, OpenCV and lpips are imported only when used.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from inflate.parity.metrics import ProbeRun, is_finite
 from inflate.parity.result import FrameNumbers, ProbeQuality, QualityMeasure
 
 _WINDOW = 11
-"""Pixels of the window of SSIM."""
+"""The window size of SSIM in pixels."""
 
 _LEAST_SIDE = 32
-"""Pixels that OpenCV's optical flow and LPIPS' network need; both fail or crash on less."""
+"""The minimum size for OpenCV's optical flow and LPIPS; both fail or crash on smaller frames."""
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """LPIPS of two batches of images in -1..1."""
@@ -34,10 +34,10 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 def measure_quality(
     runs: Sequence[ProbeRun],
 ) -> tuple[tuple[ProbeQuality, ...] | None, tuple[str, ...]]:
-    """Compare what both decoders made of probes of real frames with these frames.
+    """Compare the outputs of both decoders with the real frames that were encoded.
 
     Returns:
-        The numbers, None where there are none, and notes on what was left out.
+        The measures, or None if there are none, and notes on what was left out.
     """
     videos = [(run, run.probe.sources) for run in runs if run.probe.sources is not None]
     if not videos:
@@ -69,7 +69,7 @@ def measure_quality(
 def _numbers(
     decoded: Tensor, real: Tensor, flows: list[Any], perceptual: Perceptual | None
 ) -> dict[str, FrameNumbers]:
-    """The measures of a decoder's frames ``T C H W`` in 0..255."""
+    """Measure a decoder's frames ``T C H W`` in 0..255."""
     from torchmetrics.functional.image import (
         peak_signal_noise_ratio,
         structural_similarity_index_measure,
@@ -87,7 +87,7 @@ def _numbers(
     found: dict[str, list[float | None]] = {
         name: [float(measure(x, y)) for x, y in pairs] for name, measure in measures.items()
     }
-    # The difference of two differences over time is the difference over time of the errors.
+    # This equals the difference between the output's and the real frames' changes over time.
     errors = decoded - real
     before = {"flicker": errors[:-1]} if len(errors) > 1 else {}
     if flows:
@@ -109,7 +109,7 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _flows(real: Tensor) -> list[Any]:
-    """From each frame but the first, where its pixels were: ``H W 2``; empty without OpenCV.
+    """Optical flow from each frame to the previous one, ``H W 2``; empty without OpenCV.
 
     Source: Kroeger et al. (2016), Fast Optical Flow using Dense Inverse Search.
     """
@@ -128,7 +128,7 @@ def _flows(real: Tensor) -> list[Any]:
 
 
 def _warped(image: Tensor, flow: Any) -> Tensor:
-    """An image ``C H W`` moved to where its pixels are in the next frame."""
+    """Warp an image ``C H W`` to the next frame."""
     import cv2
 
     height, width = flow.shape[:2]
@@ -141,7 +141,7 @@ def _warped(image: Tensor, flow: Any) -> Tensor:
 
 
 def _perceptual(device: torch.device) -> tuple[Perceptual | None, list[str]]:
-    """LPIPS with AlexNet, which fetches its weights once; None without the package."""
+    """LPIPS with AlexNet, which downloads its weights once; None without the package."""
     try:
         import lpips
     except ImportError:

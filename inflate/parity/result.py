@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 Learns = Literal["now", "next-step", "never"]
-"""The first optimiser step that changes a tensor."""
+"""When an optimiser step first changes a tensor."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Two numbers agree if their difference is at most ``atol + rtol * abs(reference)``."""
+    """Two values agree if their difference is at most ``atol + rtol * abs(reference)``."""
 
     atol: float
     rtol: float
@@ -30,7 +30,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far two tensors are apart: absolute errors, and the power of signal over error in dB.
+    """The errors between two tensors: absolute errors, and the signal-to-error ratio in dB.
 
     ``needed`` is the smallest value that passes as both ``atol`` and ``rtol``.
     """
@@ -45,7 +45,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Worst:
-    """The place of a probe's largest error; all numbers start at 0."""
+    """The place of a probe's largest error; indices start at 0."""
 
     video: int
     frame: int
@@ -65,7 +65,7 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A probe, the shape of its latents, and how far the decoders are apart on it."""
+    """A probe, the shape of its latents, and the decoders' errors on it."""
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """The outputs of a spatial layer that both decoders have, and the class of its module."""
+    """The comparison of a spatial layer of both decoders, and the class of its module."""
 
     name: str
     kind: str
@@ -89,7 +89,7 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class TemporalResult:
-    """How many temporal tensors were compared with their start; training may change them."""
+    """How many temporal tensors were compared with their initial values, and which changed."""
 
     compared: int
     changed: tuple[str, ...]
@@ -108,8 +108,8 @@ class WeightsResult:
 class FloorResult:
     """How much rounding alone changes the image decoder's output.
 
-    Measured on frames decoded one by one against together, and in float64. ``multiple`` is the
-    check's largest error over the larger of the two; None if that is 0 or not finite.
+    Measured by decoding frames one by one and together, and in float64. ``multiple`` is the check's
+    largest error divided by the larger of the two; None if that is 0 or not finite.
     """
 
     batch_layout: float | None
@@ -138,10 +138,10 @@ class TensorLearning:
 
 @dataclass(frozen=True)
 class Movement:
-    """How far training moved the tensors of a temporal part from their start.
+    """How far training moved the tensors of a temporal part from their initial values.
 
-    ``distance`` is the norm of the difference, ``relative`` that in units of the start's norm; None
-    where they are not finite, or where the start is zero.
+    ``distance`` is the norm of the difference, ``relative`` is ``distance`` divided by the norm of
+    the initial values; None if not finite, or if the initial values are zero.
     """
 
     part: str
@@ -153,11 +153,11 @@ class Movement:
 
 @dataclass(frozen=True)
 class TrainedResult:
-    """What training did to a video decoder whose spatial layers were checked.
+    """Changes by training of a video decoder, after a check of its spatial layers.
 
-    Its outputs differ from the image decoder's by these: the largest, and the root mean square in
-    units of the image decoder's. ``problems`` make the check fail. ``movements`` is empty where the
-    file does not record its start.
+    The differences are those of its outputs from the image decoder's: the largest, and the root
+    mean square relative to the image decoder's. ``problems`` make the check fail. ``movements``
+    is empty if the file does not record its initial values.
     """
 
     problems: tuple[str, ...]
@@ -168,9 +168,9 @@ class TrainedResult:
 
 @dataclass(frozen=True)
 class FrameNumbers:
-    """A measure of each frame of a decoder, and its mean; a PSNR of None is infinite.
+    """A measure of a decoder per frame, and its mean; a PSNR of None is infinite.
 
-    Flicker is None for the first frame, which has none before it.
+    Flicker is None for the first frame, which has no previous frame.
     """
 
     mean: float | None
@@ -200,7 +200,7 @@ class ProbeQuality:
 
 @dataclass(frozen=True)
 class Damage:
-    """A fault that was injected into the candidate in memory, and the probe that caught it."""
+    """A fault that was injected into the candidate in memory, and the probe that detected it."""
 
     name: str
     what: str
@@ -209,7 +209,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class OverflowResult:
-    """The image decoder overflows in a type: its first such layer, and the type to use."""
+    """The image decoder overflows in a type: the first such layer, and the type to use instead."""
 
     dtype: str
     layer: str
@@ -239,10 +239,10 @@ class CastResult:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """How much folding ``post_quant_conv`` into ``conv_in`` changes: largest absolute errors.
+    """The largest absolute errors due to folding ``post_quant_conv`` into ``conv_in``.
 
-    ``border`` and ``inside`` are of the output of ``conv_in``, on the border of one latent pixel
-    and inside it; ``output`` is of the decoded images.
+    ``border`` and ``inside`` are errors of the output of ``conv_in``, on the border of one latent
+    pixel and inside it; ``output`` is the error of the decoded images.
     """
 
     border: float | None
@@ -261,7 +261,7 @@ class RecordedSource:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how the outputs were computed; ``fallback``: on the CPU, since no GPU was found."""
+    """Where and how outputs were computed; ``fallback``: on the CPU, since no GPU was found."""
 
     device: str
     dtype: str
@@ -273,7 +273,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame of a probe as both decoders decoded it, and the image that was encoded, if any.
+    """A frame of a probe from both decoders, and the encoded source image, if any.
 
     Images are ``C H W`` in -1..1.
     """
@@ -289,12 +289,12 @@ class Picture:
 class ParityReport(Displayed):
     """A verdict, and every number behind it.
 
-    ``reference`` and ``candidate`` are the paths and fingerprints of the files. ``changed`` is
-    whether the candidate's tensors changed since its header was written, None if unknown.
-    ``first_divergence`` is the first layer out of tolerance. ``not_finite`` names the candidate's
-    tensors that hold NaN or infinity, where its outputs are not finite. ``self_test`` are the
-    faults that were injected. ``pictures`` are for pages only; documents leave them out. What was
-    not requested is None or empty.
+    ``reference`` and ``candidate`` are the paths and fingerprints of the files. ``changed`` says
+    whether the candidate's tensors changed since its header was written; None if unknown.
+    ``first_divergence`` is the first layer out of tolerance. If outputs are not finite,
+    ``not_finite`` lists the candidate's tensors with NaN or infinity. ``self_test`` lists the
+    injected faults. ``pictures`` are for pages only; documents leave them out. Fields that were
+    not requested are None or empty.
     """
 
     verdict: Verdict
@@ -341,7 +341,7 @@ class ParityReport(Displayed):
 
     @property
     def compared_with(self) -> ComparedWith:
-        """The reference as it is, or with its ``post_quant_conv`` folded."""
+        """The reference unchanged, or with its ``post_quant_conv`` folded."""
         return "reference" if self.fold is None else "folded-reference"
 
     @property

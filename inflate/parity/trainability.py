@@ -1,8 +1,8 @@
 """Measure when each temporal tensor learns, by two backward passes.
 
-A tensor learns ``now`` if a gradient arrives in the first pass, from the ``next-step`` if one
-arrives after a step, else ``never``. An inflated decoder starts with zeros at the end of its
-temporal branches: these learn now, and the layers before them once they have moved.
+A tensor learns ``now`` if it gets a gradient in the first pass, from the ``next-step`` if it gets
+one after a step, else ``never``. An inflated decoder starts with zeros at the end of its temporal
+branches: these learn now, and the layers before them learn once the zeros have changed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from inflate.models.temporal import TemporalBlock
 from inflate.parity.result import Learns, TensorLearning
 
 STEP = 0.01
-"""How far a step moves the element with the largest gradient, as Adam's first step would."""
+"""The change of the element with the largest gradient in a step, as in Adam's first step."""
 
 _FRAMES = 3
 
 Blocks = Mapping[str, TemporalBlock | None]
-"""Every temporal tensor, and the block whose blend weighs it, if any."""
+"""Every temporal tensor, and the block that blends it, if any."""
 
 Gradients = Mapping[str, Tensor | None]
 """The gradient of each trained tensor; None if there is no path to it."""
@@ -38,15 +38,15 @@ Why = tuple[str, str | None]
 def learn_once(decoder: VideoDecoder) -> tuple[TensorLearning, ...]:
     """Measure when each temporal tensor of a decoder learns, by two backward passes.
 
-    The loss is the distance to random images; between the passes the temporal tensors alone take a
-    step. All that is done to a copy. In float64 rounding differs most from a gradient.
+    The loss is the distance to random images; between the passes only the temporal tensors take a
+    step. All this happens on a copy, in float64, so that gradients stand out from rounding errors.
 
     Args:
         decoder: on any device but ``meta``, in any floating type; tensors whose ``requires_grad``
             is false count as frozen.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        decoder = copy.deepcopy(decoder).eval()  # Without dropout.
+        decoder = copy.deepcopy(decoder).eval()  # Disables dropout.
         own, blocks = dict(decoder.named_parameters()), _blocks_of_tensors(decoder)
         trained = {key: own[key] for key in blocks if key in own and own[key].requires_grad}
         gradients = _gradients(decoder, trained)
@@ -66,7 +66,7 @@ def learn_once(decoder: VideoDecoder) -> tuple[TensorLearning, ...]:
             zero = "zeros that make its branch an identity pass no gradient before the first step"
             learns, why = "next-step", (equal if key.endswith(MIX_FACTOR) else zero, None)
         elif why is None:
-            # Temporal weights may be zero because they got no gradient: no cause in other blocks.
+            # Temporal weights may be zero for lack of a gradient: do not report them as causes.
             causes = [name for name in zeros if name not in blocks]
             causes = causes or [name for name in zeros if blocks[name] is block]
             why = _silent(gradients[key], causes)
@@ -123,12 +123,12 @@ def _gradients(decoder: VideoDecoder, trained: Mapping[str, nn.Parameter]) -> Gr
 
 
 def _arrived(gradients: Gradients, blocks: Blocks) -> set[str]:
-    """The tensors whose gradients are larger than rounding errors."""
+    """The tensors with gradients larger than rounding errors."""
     known = {key: g for key, g in gradients.items() if g is not None and g.isfinite().all()}
     largest: dict[TemporalBlock | None, float] = {}
     for key, gradient in known.items():
         largest[blocks[key]] = max(float(gradient.abs().max()), largest.get(blocks[key], 0.0))
-    # Gradients that cancel out leave a sum of rounding errors behind.
+    # Gradients that cancel leave a sum of rounding errors.
     return {
         key
         for key, gradient in known.items()

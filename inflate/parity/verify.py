@@ -1,4 +1,4 @@
-"""Run a parity check: both decoders on every probe, the verdict, and what explains it."""
+"""Run a parity check: both decoders on every probe, the verdict, and its explanation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run_check(
     permutes frames, runs ``skip_video``, measures the noise floor, and compares both decoders with
     real frames. ``find_faulty`` disables the temporal modules one at a time; ``test_itself``
     injects faults; ``pictures`` keeps frames of a clip and of given probes. ``keep`` is called for
-    each probe. What else is given is for the report, see :class:`ParityReport`.
+    each probe. The other arguments go into the report, see :class:`ParityReport`.
 
     Raises:
         DeviceError: the device runs out of memory.
@@ -113,7 +113,7 @@ def run_check(
         if lockstep is not None:
             overflow, culprit = find_overflow(pair, runs, lockstep.not_finite), lockstep.culprit()
         if overflow is not None and overflow.layer == culprit:
-            culprit = None  # It overflows on both sides.
+            culprit = None  # Both sides overflow.
         guilty = None
         if find_faulty:
             guilty = bisect(pair, max(runs, key=_error_and_frames), tolerance, progress)
@@ -152,7 +152,7 @@ def run_check(
 def _run_smaller(
     probe: Probe, run: Callable[[Probe], ProbeRun], fits: Callable[[Probe], bool]
 ) -> ProbeRun:
-    """Run a probe, made smaller until it fits into the memory.
+    """Run a probe, reduced until it fits into memory.
 
     Raises:
         torch.OutOfMemoryError: even the smallest does not fit.
@@ -164,7 +164,7 @@ def _run_smaller(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or smaller is None:
                 raise
-    # Outside of the handler, whose traceback keeps the tensors of the failed run alive.
+    # Outside of the except block, since its traceback keeps the failed run's tensors alive.
     torch.cuda.empty_cache()
     return _run_smaller(smaller, run, fits)
 
@@ -174,7 +174,7 @@ def _frame_runs(
 ) -> Iterator[ProbeRun]:
     """Probe a permutation of the frames, and ``skip_video``, on the longest probe.
 
-    Before training each frame is decoded by itself: if frames change places, their images do.
+    Before training, each frame is decoded independently: permuted frames give permuted images.
     """
     longest = max(runs, key=lambda run: run.probe.frames)
     frames = longest.probe.frames
@@ -189,7 +189,7 @@ def _frame_runs(
 
 
 def _pictures_of(run: ProbeRun) -> Iterator[Picture]:
-    """Frames of the first video of a probe, spread over its time, and the encoded images."""
+    """Frames spread over the first video of a probe, and the encoded images."""
     frames, sources = run.probe.frames, run.probe.sources
     for t in torch.linspace(0, frames - 1, min(frames, _PICTURES)).round().int().tolist():
         source = None if sources is None else sources[t]
@@ -206,20 +206,20 @@ def _cast(pair: DecoderPair, runs: Sequence[ProbeRun]) -> CastResult | None:
 
 
 def _error_and_frames(run: ProbeRun) -> tuple[float, int]:
-    """Sorts the probe that shows most last: not finite, else the largest error."""
+    """Sort key for the worst probe last: not finite, else the largest error."""
     error = run.result.max_abs_error
     return (float("inf") if error is None else error), run.probe.frames
 
 
 def _notes(report: ParityReport) -> Iterator[str]:
-    """What a reader of the numbers needs to know."""
+    """Notes that a reader of the numbers needs."""
     source = report.recorded_source
     if source is not None and not source.given:
         yield (
             f"the candidate was made from another checkpoint: {source.name} "
             f"(fingerprint {source.fingerprint})"
         )
-    if report.changed and report.passed:  # Of a failure, the tensors are named.
+    if report.changed and report.passed:  # A failure lists the tensors.
         yield (
             "the candidate's tensors changed after it was written; the verdict in its header does "
             "not apply to them"

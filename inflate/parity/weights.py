@@ -1,4 +1,4 @@
-"""The tensors that two files should share, compared one by one."""
+"""Compare the tensors that two files should share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare_weights(
     """Compare every shared tensor with its source, rounded to the candidate's type.
 
     A tensor that the source lacks counts as different, except an identity ``quant_conv``, which
-    diffusers' class always has. Tensors that are known to be the ``same`` are not read again.
+    diffusers' class always has. Tensors in ``same`` are known to be equal and not read again.
     """
     made = () if reference.located.part("quant_conv.") else _identity_quant(candidate)
     keys = [key for key in _shared_keys(reference, candidate) if key not in made]
@@ -56,7 +56,7 @@ def compare_temporal(candidate: Source) -> TemporalResult | None:
 
 
 def temporal_starts(candidate: Source) -> Iterator[tuple[TensorSpec, Tensor, Tensor]]:
-    """Every temporal tensor of a video checkpoint as it is, and as its rule and seed make it."""
+    """Every temporal tensor of a video checkpoint, with the values that its rule and seed make."""
     config = candidate.config
     for tensor in decoder_spec(config.architecture, config.temporal):
         if tensor.part is not None:
@@ -67,7 +67,7 @@ def temporal_starts(candidate: Source) -> Iterator[tuple[TensorSpec, Tensor, Ten
 
 
 def not_finite(candidate: Source) -> tuple[str, ...]:
-    """The tensors of a video checkpoint that hold NaN or infinity."""
+    """The tensors of a video checkpoint with NaN or infinity."""
     tensors = candidate.located.tensors
     return tuple(key for key in tensors if not is_finite(candidate.read(key)))
 
@@ -75,12 +75,12 @@ def not_finite(candidate: Source) -> tuple[str, ...]:
 def plan_rows(candidate: Source) -> tuple[PlanRow, ...]:
     """Every tensor of a video checkpoint and its origin, by its name.
 
-    Rules are those of the configuration that the file records; None without one, and in a copy of
+    Rules are those of the recorded configuration; None if the file records none, or is a copy of
     a video checkpoint.
     """
     rules = start_rules(candidate.config)
     metadata = candidate.checkpoint.metadata
-    copied = SOURCE_BLEND_KEY in metadata  # From a video checkpoint, which may be a trained one.
+    copied = SOURCE_BLEND_KEY in metadata  # Copied from a video checkpoint, which may be trained.
     ours = CONFIG_KEY in metadata and not copied
     rows = []
     for key, info in candidate.located.tensors.items():
@@ -104,7 +104,7 @@ def narrowed(reference: Source, candidate: Source) -> tuple[str, str] | None:
 
 
 def _shared_keys(reference: Source, candidate: Source) -> list[str]:
-    """The keys whose tensors both files should hold."""
+    """The keys that both files should have."""
     keys = candidate.located.part(DECODER)
     if not reference.inflated:
         keys = [key for key in keys if not is_inflated([key])]

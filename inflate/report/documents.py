@@ -1,7 +1,7 @@
 """Results and errors as versioned JSON documents: plain values under stable names.
 
-Every document keeps to the JSON Schema of its name and version in ``schema/``. Nothing here imports
-torch.
+Every document follows the JSON Schema of its name and version in ``schema/``. This module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PARITY_SCHEMA = "inflate/parity-report/2"
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """A document as JSON; it holds no NaN, which JSON lacks."""
+    """A document as JSON; NaN is not allowed."""
     text = json.dumps(document, indent=2, allow_nan=False)
-    return text.replace("\x7f", "\\u007f") + "\n"  # The one control character that json leaves.
+    return text.replace("\x7f", "\\u007f") + "\n"  # json escapes all other control characters.
 
 
 def _plain(value: Any) -> Any:
-    """A result as values that JSON has."""
+    """A result converted to JSON types."""
     if is_dataclass(value):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
 _ITEMS = {
     "bisect": "suspects", "trainability": "tensors", "quality": "probes", "self_test": "damages"
 }  # fmt: skip
-"""The parts of a report that are lists, and the key of the list in their object."""
+"""Parts of a report that are lists, and the key of the list in their object."""
 
 
 def parity_document(report: ParityReport) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def conversion_document(result: ConversionResult) -> dict[str, Any]:
 
 
 def plan_counts(plan: InflationPlan) -> dict[str, int]:
-    """How many tensors are copied, initialised, passed through and dropped."""
+    """The number of tensors copied, initialised, passed through and dropped."""
     parts = Counter(tensor.part for tensor in plan.tensors)
     temporal = (tensor.origin for tensor in plan.tensors if tensor.part == "temporal")
     made = sum(not isinstance(origin, str) for origin in temporal)
@@ -100,7 +100,7 @@ def plan_counts(plan: InflationPlan) -> dict[str, int]:
 
 
 def plan_document(plan: InflationPlan) -> dict[str, Any]:
-    """Every tensor of a plan with its origin, and every tensor that is dropped."""
+    """Every tensor of a plan with its origin, and every dropped tensor."""
     tensors = [
         {
             "key": tensor.info.name,
@@ -121,7 +121,7 @@ def plan_document(plan: InflationPlan) -> dict[str, Any]:
 
 
 def inspection_document(found: Inspection) -> dict[str, Any]:
-    """An inspection as ``inflate/inspection/2``; a blend that nothing shows is null."""
+    """An inspection as ``inflate/inspection/2``; an unknown blend is null."""
     from inflate.formats.targets import LAYOUTS
 
     blend, temporal = found.blend, _plain(found.temporal)
@@ -164,8 +164,8 @@ def presets_document(presets: Mapping[str, Preset]) -> dict[str, Any]:
 
 
 def error_document(kind: str, message: str, path: str | None = None) -> dict[str, Any]:
-    """An error as ``inflate/error/1``: the name of its class, its message, the file it is about."""
-    # Messages give the value first, and then, in a clause of its own, what was expected or to do.
+    """An error as ``inflate/error/1``: its class name, its message, and the file concerned."""
+    # Messages give the value first; a separate clause says what was expected or what to do.
     first = message.partition("\n")[0]
     clauses = re.split(r"; |\. (?=[A-Z])", first.replace(path, "") if path else first)
     return {

@@ -1,4 +1,4 @@
-"""What a parity report measured, as lines and rows that every renderer prints."""
+"""The measurements of a parity report as lines and rows for every renderer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBE_COLUMNS = (
 
 
 class Fact(NamedTuple):
-    """A part of a report in one line; ``alarm`` where it deserves attention."""
+    """A part of a report in one line; ``alarm`` marks a problem."""
 
     name: str
     text: str
@@ -31,7 +31,7 @@ class Fact(NamedTuple):
 
 
 def facts(document: Document) -> Iterator[Fact]:
-    """What else was measured, a line each."""
+    """Other measurements, one line each."""
     if document["verdict"] == "fail" and any(probe["worst"] for probe in document["probes"]):
         yield Fact("worst at", "video, frame, channel, row, column, counted from 0")
     layers, bad = document["layers"], failing(document["layers"])

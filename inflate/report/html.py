@@ -1,4 +1,4 @@
-"""A parity document as one page without any request to a network."""
+"""A parity document as one HTML page that makes no network requests."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _TITLES = {
 
 
 def as_page(document: Document, pictures: Sequence[Picture] = ()) -> str:
-    """A document, and the pictures that it does not hold, as HTML."""
+    """A document as HTML, with pictures, which the document itself does not hold."""
     strips: Sequence[object] = ()
     if pictures:
-        # Only pictures need torch: a page of a stored document does without.
+        # Only pictures need torch; a page of a stored document has none.
         from inflate.report.images import strips as strips_of
 
         strips = strips_of(pictures)
     overflow, probes = document["overflow"], document["probes"]
-    # In the order of the probe that has most parts: first, middle, last.
+    # In the order of the probe with the most parts: first, middle, last.
     most_first = sorted(probes, key=lambda probe: -len(probe["parts"]))
     verdict = summary.verdict_text(document)
     plan: dict[str, list[object]] = {}
@@ -95,11 +95,11 @@ def _environment() -> Environment:
 
 
 def _breakable(value: str) -> Markup:
-    """A text whose long names may wrap after their dots, dashes and slashes."""
+    """Text in which long names may wrap after dots, dashes and slashes."""
     return Markup(re.sub(r"(?<=\w)([._/])(?=\w)", r"\1<wbr>", str(escape(printable(value)))))  # noqa: S704 - escaped
 
 
 def _common_folder(paths: Iterable[str]) -> str:
-    """The folder, or start of a URL, in which all of some files lie, with its last slash."""
+    """The common folder or URL prefix of some files, with its last slash."""
     folder, slash, _ = commonprefix(list(paths)).rpartition("/")  # noqa: RUF071 - cut at a slash
     return folder + slash

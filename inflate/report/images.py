@@ -1,4 +1,4 @@
-"""Pictures of a report as PNG in data URIs: what was decoded, and the amplified difference."""
+"""Pictures of a report as PNG data URIs: decoded frames and the amplified difference."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from inflate.parity.result import Picture
 
 LONGEST = 192
-"""Pixels of the longer side; larger images are scaled down, so that a page stays small."""
+"""Maximum length of the longer side in pixels; larger images are scaled down."""
 _RANDOM = "clip"
-"""The probe of random latents among the pictured ones; the others are the user's own."""
+"""The pictured probe of random latents; the other probes come from the user."""
 
 
 def strips(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
-    """The frames of each probe in time, the user's own probes first; one amplification per probe.
+    """The frames of each probe in time order, user probes first; one amplification per probe.
 
-    ``largest`` of a frame is None where its difference is not finite.
+    ``largest`` of a frame is None if its difference is not finite.
     """
     by_probe: dict[str, list[Picture]] = {}
     for picture in sorted(pictures, key=lambda picture: (picture.probe == _RANDOM, picture.frame)):
@@ -42,7 +42,7 @@ def _frame(picture: Picture, gain: float) -> dict[str, Any]:
     difference = candidate - reference
     images = [] if picture.source is None else [("source", picture.source)]
     images += [("image decoder", reference), ("video decoder", candidate)]
-    # Grey means equal: lighter is more, darker less than the image decoder's.
+    # Grey means equal; lighter and darker mean more and less than the image decoder's.
     images.append((f"difference times {gain:g}" if gain else "no difference", difference * gain))
     return {
         "number": picture.frame,
@@ -53,7 +53,7 @@ def _frame(picture: Picture, gain: float) -> dict[str, Any]:
 
 
 def _largest(picture: Picture) -> float:
-    """The largest finite difference, in float64: the smallest one can be amplified too."""
+    """The largest finite difference, in float64 so that even tiny ones can be amplified."""
     difference = (picture.candidate.double() - picture.reference.double()).abs()
     return difference.nan_to_num(0.0, 0.0, 0.0).max().item()
 
@@ -67,7 +67,7 @@ def _gain(largest: float) -> float:
 
 
 def _uri(image: Tensor) -> str:
-    """An image ``C H W`` in -1..1; of other channels than 3, grey or the first three."""
+    """An image ``C H W`` in -1..1; if C is not 3, as grey or from the first three channels."""
     image = _small(image.cpu().double())
     image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
     broken = ~image.isfinite().all(dim=0)

@@ -1,4 +1,4 @@
-"""A parity document as JUnit's XML: one case per probe, facts and layers as properties."""
+"""A parity document as JUnit XML: one case per probe, facts and layers as properties."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from inflate.report.summary import (
 from inflate.report.text import mean_texts, tolerance_text
 
 Failure = tuple[str, list[str]]
-"""A message, and the lines behind it."""
+"""A message, and its detail lines."""
 
 
 def as_junit(document: Document) -> str:
-    """A document as JUnit's XML; times are left out, since none is known."""
+    """A document as JUnit XML; times are left out because they are unknown."""
     weights, missed = document["weights"], missed_damages(document)
     different = weights["different"]
     cases: list[tuple[str, Failure | None]] = []
@@ -36,7 +36,7 @@ def as_junit(document: Document) -> str:
     if document["self_test"] is not None:
         cases.append(("self-test", (f"not detected: {', '.join(missed)}", []) if missed else None))
     if document["verdict"] == "fail" and not any(failure for _, failure in cases):
-        # Whatever the reason: what fails for the shell fails here.
+        # If the command fails, this file must have a failure too.
         cases.append(("verdict", (reason(document), [])))
     failures = sum(failure is not None for _, failure in cases)
     counts = {"tests": str(len(cases)), "failures": str(failures), "errors": "0"}
@@ -58,7 +58,7 @@ def as_junit(document: Document) -> str:
 
 
 def dotless(name: str) -> str:
-    """A name without dots, of which readers of JUnit's XML make a hierarchy."""
+    """A name without dots: readers of JUnit XML split names at dots."""
     return printable(name).replace(".", "/")
 
 

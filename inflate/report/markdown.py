@@ -1,4 +1,4 @@
-"""A parity document as Markdown that fits GitHub's step summary, however much there is to say."""
+"""A parity document as Markdown of limited size, for GitHub's step summary."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _SENTENCE = 800
 
 
 def as_markdown(document: Document) -> str:
-    """A document as GitHub's Markdown, below 64 kB: of long lists, only the first that fail."""
+    """A document as GitHub Markdown below 64 kB; long lists have only the first failures."""
     return "\n".join(_lines(document)) + "\n"
 
 
 def code(text: str, longest: int = _LONGEST) -> str:
-    """A text as code, in which nothing can end the code or the cell of a table."""
+    """Text as code, escaped so that it cannot end the code or the table cell."""
     return f"`{_cut(text, longest).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def escaped(text: str, longest: int = _LONGEST) -> str:
-    """A text in which nothing is markup."""
+    """Text with markup escaped."""
     marks = {c: f"\\{c}" for c in "\\`*_[]#|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
     return "".join(marks.get(c, c) for c in _cut(text, longest))
 
@@ -49,7 +49,7 @@ def _lines(document: Document) -> Iterator[str]:
     yield ""
     yield from _table(("", ""), _facts(document), "facts")
     yield "### Probes\n"
-    # Those that fail first, so that none of them is left out.
+    # List failures first, so that none is left out.
     rows = sorted(probe_rows(document), key=lambda row: row[3] != "fail")
     cells = [(code(row[0]), *map(escaped, row[1:])) for row in rows]
     yield from _table(PROBE_COLUMNS, cells, "probes")
@@ -57,7 +57,7 @@ def _lines(document: Document) -> Iterator[str]:
 
 
 def _sentence(text: str) -> str:
-    """A sentence with the options in it, and the command that it ends in, as code."""
+    """A sentence with its options and its final command as code."""
     parts = re.split(r"(inflate .*[^.]|--[a-z-]+(?: \w+)?)", text)
     marked = [(code if i % 2 else escaped)(part, _SENTENCE) for i, part in enumerate(parts)]
     return "".join(marked)

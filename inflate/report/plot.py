@@ -1,8 +1,8 @@
-"""The plots of a page, as positions; templates draw them as SVG.
+"""Positions for the plots of a page; templates draw them as SVG.
 
-The axis of the layers' errors is the error divided by its limit, on a logarithmic scale, so that a
-layer within tolerance lies under the line at 1. Errors that are not finite and equal outputs have a
-lane each, above and below the axis.
+The axis for layers is the error divided by its limit, on a logarithmic scale: a layer within
+tolerance is below the line at 1. There is a separate lane above for errors that are not finite,
+and one below for equal outputs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ LANE, STEP, LEAST, HEIGHT = 30.0, 10.0, 700.0, 180.0
 
 
 def error_plot(document: Document) -> dict[str, Any] | None:
-    """The plot of a document's layers, or None where it has none.
+    """The plot of a document's layers; None if it has no layers.
 
-    ``first`` is the mark of the first layer out of tolerance.
+    ``first`` marks the first layer out of tolerance.
     """
     layers = document["layers"]
     if not layers:
@@ -70,9 +70,9 @@ def error_plot(document: Document) -> dict[str, Any] | None:
 
 
 def time_plot(measure: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The plot of a measure of quality over time, or None where all numbers are null.
+    """The plot of a measure of quality over time; None if all values are null.
 
-    ``frames`` has the positions and numbers of so many frames as fit.
+    ``frames`` has the positions and numbers of as many frames as fit.
     """
     sides = {"reference": "image decoder", "candidate": "video decoder"}
     numbers = {side: measure[side]["frames"] for side in sides}
@@ -80,7 +80,7 @@ def time_plot(measure: Mapping[str, Any]) -> dict[str, Any] | None:
     if not known:
         return None
     middle: float = (min(known) + max(known)) / 2
-    # Not so close to each other that the labels would read the same.
+    # Keep labels apart so that they do not read the same.
     half = max((max(known) - min(known)) / 2, abs(middle) / 1000) or 1.0
     bottom, count = TOP + HEIGHT, len(numbers["reference"])
 
@@ -120,7 +120,7 @@ def part_of(name: str) -> str:
 
 
 def _bands(names: list[str], step: float) -> list[tuple[float, float, str]]:
-    """Position, width and name of each part of the decoder; no name where it would not fit."""
+    """Position, width and name of each part of the decoder; no name if it does not fit."""
     bands, x = [], LEFT
     for part, members in groupby(names, key=part_of):
         width, name = step * len(list(members)), part.removeprefix("decoder.")

@@ -1,4 +1,4 @@
-"""The published JSON Schemas, and parity documents read back only where they keep to theirs."""
+"""The published JSON Schemas, and a reader that validates parity documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST = 64 * 2**20
 
 @cache
 def published_schemas() -> Mapping[str, dict[str, Any]]:
-    """The JSON Schemas (draft 2020-12) of all documents, by what their ``schema`` key holds."""
+    """The JSON Schemas (draft 2020-12) of all documents, by the value of their ``schema`` key."""
     found = {}
     for file in (resources.files("inflate.report") / "schema").iterdir():
         if file.name.endswith(".schema.json"):
@@ -30,7 +30,7 @@ def published_schemas() -> Mapping[str, dict[str, Any]]:
 
 
 def problem_of(document: Mapping[str, Any]) -> str | None:
-    """The main problem of a document that does not keep to the schema that it names.
+    """The main violation of its schema in a document; None if it is valid.
 
     Raises:
         InflateError: the extra ``report`` is missing.
@@ -56,8 +56,8 @@ def read_document(path: str | Path) -> Document:
     """Read a parity document.
 
     Raises:
-        InflateError: a missing file, invalid JSON, another schema or version, or a document that
-            does not keep to it; or the extra ``report`` is missing.
+        InflateError: the file is missing, is not JSON, has another schema or version, or violates
+            its schema; or the extra ``report`` is missing.
     """
     path = Path(path)
 
@@ -67,7 +67,7 @@ def read_document(path: str | Path) -> Document:
     try:
         if path.stat().st_size > _LARGEST:
             raise unreadable(f"has more than {_LARGEST:,} bytes; no parity report has")
-        # An integer of hundreds of digits becomes infinite, which JSON cannot hold.
+        # An integer with hundreds of digits becomes infinity, which JSON cannot hold.
         document = json.loads(
             path.read_bytes().decode("utf-8"),
             parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits),
@@ -77,13 +77,13 @@ def read_document(path: str | Path) -> Document:
         raise unreadable(f"cannot be read{like(path)}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise unreadable(
-            f"is not valid JSON: {error}; expected what --report FILE.json writes"
+            f"is not valid JSON: {error}; expected a document from --report FILE.json"
         ) from error
     found = document.get("schema") if isinstance(document, dict) else None
     if found != PARITY_SCHEMA:
         raise unreadable(
-            f"has the schema {found!r}; expected {PARITY_SCHEMA!r}, as --report FILE.json writes it"
+            f"has the schema {found!r}; expected {PARITY_SCHEMA!r}, as from --report FILE.json"
         )
     if problem := problem_of(document):
-        raise unreadable(f"does not keep to {PARITY_SCHEMA}: {problem}")
+        raise unreadable(f"violates {PARITY_SCHEMA}: {problem}")
     return dict(document)

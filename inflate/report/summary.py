@@ -1,4 +1,4 @@
-"""A parity document in words: its verdict, why it is so, and what to do."""
+"""A parity document in words: its verdict, the reason, and what to do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Document = dict[str, Any]
 
 
 def verdict_text(document: Mapping[str, Any]) -> str:
-    """The verdict of a parity report or of a batch job, empty for a job without one."""
+    """The verdict of a parity report or a batch job; empty for a job without one."""
     verdict: str = document["verdict"] or ""
     return f"{verdict} with the folded decoder" if _passed_folded(document) else verdict
 
 
 def tone(document: Mapping[str, Any]) -> str:
-    """The verdict whose colour is shown: equal to a folded decoder is only close."""
+    """The verdict for colours: equality with a folded decoder counts as within tolerance."""
     return "within-tolerance" if _passed_folded(document) else document["verdict"]
 
 
@@ -31,7 +31,7 @@ def _passed_folded(document: Mapping[str, Any]) -> bool:
 
 
 def reason(document: Document) -> str:
-    """Why the verdict is what it is, in one sentence; in two where the reference was folded."""
+    """The reason for the verdict in one sentence, or two if the reference was folded."""
     sentence, fold = _reason(document), document["fold"]
     if fold is not None:
         sentence += f" The fold itself changes the images by up to {error_text(fold['output'])}."
@@ -83,10 +83,10 @@ def _why_it_fails(document: Document) -> str:
 
 
 def causes(document: Document) -> dict[str, list[str]]:
-    """What explains a verdict by what is wrong with it, the most likely cause first."""
+    """Possible causes of a failure by name, the most likely first."""
     first, weights = document["first_divergence"], document["weights"]
     source = other_source(document)
-    # Training is to change temporal tensors.
+    # Training is expected to change temporal tensors.
     temporal = weights["temporal"] if document["trained"] is None else None
     found = {
         "Made from another checkpoint": [source] if source and weights["different"] else [],
@@ -100,7 +100,7 @@ def causes(document: Document) -> dict[str, list[str]]:
 
 
 _REMEDIES = {
-    "Tensors that hold NaN or infinity": "Convert the source again, or take a checkpoint from "
+    "Tensors that hold NaN or infinity": "Convert the source again, or use a checkpoint from "
     "before its tensors became NaN or infinite.",
     "Copied tensors that differ from the source": "Convert the source again, or verify against "
     "the checkpoint that the copied tensors came from.",
@@ -111,13 +111,13 @@ _REMEDIES = {
 
 
 def other_source(document: Document) -> str | None:
-    """The name of the checkpoint that the candidate was made from, if not from the reference."""
+    """The name of the candidate's source checkpoint, if it is not the reference."""
     source = document["recorded_source"]
     return None if source is None or source["given"] else source["name"] or "an unnamed file"
 
 
 def advice(document: Document) -> list[str]:
-    """What to do now, a sentence each; nothing where all is well."""
+    """What to do now, one sentence each; empty if all is well."""
     sentences = _about_the_outputs(document) if document["verdict"] == "fail" else []
     if missed := missed_damages(document):
         sentences.append(
@@ -146,12 +146,12 @@ def _about_the_outputs(document: Document) -> list[str]:
     command, weights = f"inflate verify {shlex.join(paths)}", document["weights"]
     temporal = weights["temporal"] or {"compared": 0, "changed": []}
     if not weights["different"] and 2 * len(temporal["changed"]) > temporal["compared"]:
-        return [f"If it was trained, check it as such: {command} --trained"]
+        return [f"If it was trained, check it as a trained file: {command} --trained"]
     return [f"Find the faulty temporal module: {command} --bisect"]
 
 
 def guilty_modules(document: Document) -> list[str]:
-    """The temporal modules without which the error is smaller."""
+    """The temporal modules that reduce the error when disabled."""
     bisect = document["bisect"] or {"suspects": []}
     return [suspect["name"] for suspect in bisect["suspects"] if suspect["guilty"]]
 
@@ -162,13 +162,13 @@ def quality_probes(document: Document) -> Sequence[Mapping[str, Any]]:
 
 
 def missed_damages(document: Document) -> list[str]:
-    """The damages that the self-test did not detect."""
+    """The corruptions that the self-test did not detect."""
     tried = document["self_test"] or {"damages": []}
     return [damage["name"] for damage in tried["damages"] if damage["caught_by"] is None]
 
 
 def learning_counts(document: Document) -> dict[str, int] | None:
-    """How many temporal tensors learn ``now``, from the ``next-step`` on, and ``never``."""
+    """The number of temporal tensors that learn ``now``, from the ``next-step``, and ``never``."""
     if document["trainability"] is None:
         return None
     counts = Counter(tensor["learns"] for tensor in document["trainability"]["tensors"])
@@ -176,7 +176,7 @@ def learning_counts(document: Document) -> dict[str, int] | None:
 
 
 def learning_groups(document: Document) -> list[dict[str, Any]]:
-    """The temporal tensors by when they learn, why, and what to change; never first."""
+    """The temporal tensors grouped by when they learn, why, and what to change; ``never`` first."""
     groups: dict[tuple[str, ...], dict[str, Any]] = {}
     for tensor in (document["trainability"] or {"tensors": []})["tensors"]:
         what = {key: tensor[key] for key in ("learns", "reason", "change")}
@@ -187,5 +187,5 @@ def learning_groups(document: Document) -> list[dict[str, Any]]:
 
 
 def failing(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of some probes, parts or layers that fail."""
+    """The probes, parts or layers that fail."""
     return [item for item in items if item["verdict"] == "fail"]

@@ -17,18 +17,18 @@ _MEASURES = {
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
+    """The first few names, and the number of further ones."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def shape_text(shape: Iterable[int]) -> str:
-    """A shape, its sizes separated by spaces."""
+    """A shape with sizes separated by spaces."""
     return " ".join(map(str, shape))
 
 
 def sqnr_text(errors: Mapping[str, float | bool | None]) -> str:
-    """A signal-to-noise ratio in dB; equal outputs have none, nor has what is not finite."""
+    """A signal-to-noise ratio in dB; undefined for outputs that are equal or not finite."""
     if errors["sqnr_db"] is not None:
         return f"{errors['sqnr_db']:.0f} dB"
     return "equal" if errors["finite"] else "not finite"
@@ -40,7 +40,7 @@ def tolerance_text(document: Mapping[str, Any]) -> str:
 
 
 def multiple_text(document: Mapping[str, Any]) -> str | None:
-    """The largest error as a multiple of the noise floor, in words; None where either is 0."""
+    """The largest error as a multiple of the noise floor, in words; None if either is 0."""
     multiple = (document["floor"] or {}).get("multiple")
     if not multiple:
         return None
@@ -49,10 +49,10 @@ def multiple_text(document: Mapping[str, Any]) -> str | None:
 
 
 def limit_share(item: Mapping[str, Any], document: Mapping[str, Any]) -> float | None:
-    """The largest error of a probe or layer over its limit: above 1 exactly where it fails.
+    """The largest error of a probe or layer divided by its limit: above 1 exactly if it fails.
 
-    ``needed`` over the tolerance, which is exact where ``atol`` equals ``rtol``. Where they differ,
-    the bound that lies on the verdict's side of 1. None where it is not finite or not known.
+    This is ``needed`` over the tolerance, which is exact if ``atol`` equals ``rtol``; otherwise a
+    bound on the same side of 1 as the verdict. None if it is not finite or unknown.
     """
     needed: float | None = (item["errors"] or {}).get("needed")
     if not needed:
@@ -69,7 +69,7 @@ def measure_text(measure: Mapping[str, Any]) -> str:
 
 
 def quality_text(value: float | None) -> str:
-    """A value of a measure of quality; only equal images have no PSNR."""
+    """A value of a measure of quality; PSNR is missing only for equal images."""
     return "infinite" if value is None else f"{value:.4g}"
 
 
@@ -80,7 +80,7 @@ def mean_texts(measure: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def better_decoder(measure: Mapping[str, Any]) -> str:
-    """The decoder whose mean is better; ``equal`` where both are the same as printed."""
+    """The decoder with the better mean; ``equal`` if both print the same."""
     texts = mean_texts(measure)
     if texts[0] == texts[1]:
         return "equal"

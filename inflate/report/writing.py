@@ -1,4 +1,4 @@
-"""Reports as files: their kind follows from the ending, and they appear whole or not at all."""
+"""Write reports atomically; the file name's ending decides the format."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
 def save_report(result: ParityReport | ConversionResult, path: str | Path) -> None:
-    """Write what a check found to ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit), by the ending.
+    """Write the report of a check to ``.html``, ``.json``, ``.md`` or ``.xml`` (JUnit).
 
     An older report is replaced.
 
     Raises:
         ConfigError: the conversion was not checked.
-        OutputError: another ending, or a place that cannot be written.
-        InflateError: a page without the extra ``report``.
+        OutputError: the ending is unknown, or the file cannot be written.
+        InflateError: a page needs the extra ``report``, which is missing.
     """
     report = result.parity if hasattr(result, "parity") else result
     if report is None:
@@ -41,7 +41,7 @@ def save_report(result: ParityReport | ConversionResult, path: str | Path) -> No
 
 
 def write_report(document: Document, path: str | Path, pictures: Sequence[Picture] = ()) -> None:
-    """Write a parity document in the format that the ending of ``path`` names.
+    """Write a parity document in the format given by the ending of ``path``.
 
     ``pictures`` are for pages; documents do not hold them. Raises as :func:`check_reports`.
     """
@@ -51,7 +51,7 @@ def write_report(document: Document, path: str | Path, pictures: Sequence[Pictur
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text so that readers find the whole file, or the one before.
+    """Write text atomically: readers see the new or the previous file.
 
     Raises:
         OutputError: it cannot be written.
@@ -73,11 +73,11 @@ def render(document: Document, ending: str, pictures: Sequence[Picture] = ()) ->
 
 
 def check_reports(paths: Iterable[str | Path]) -> None:
-    """Refuse reports that could not be written, before anything is computed for them.
+    """Check that reports can be written, before anything is computed for them.
 
     Raises:
-        OutputError: an unknown ending, a folder that is missing or may not be written, two reports
-            in one file, or a report that is a device, pipe or socket.
+        OutputError: the ending is unknown, the folder is missing or not writable, two reports are
+            the same file, or a report is a device, pipe or socket.
         InflateError: a page without the extra ``report``.
     """
     paths = list(paths)
@@ -91,18 +91,18 @@ def check_reports(paths: Iterable[str | Path]) -> None:
         if os.path.isdir(path):
             raise _refused(path, "is a folder; expected the name of a file")
         if not os.access(path.parent, os.W_OK):
-            raise _refused(path, f"needs the folder {path.parent}; make it, and allow writing")
+            raise _refused(path, f"needs the folder {path.parent}; create it and make it writable")
         if _ending(path) == "html":
             require_pages()
     check_written(paths, ())
 
 
 def github_summary() -> Path:
-    """The file in which GitHub collects a step's summary.
+    """The file for GitHub's step summary.
 
     Raises:
-        ConfigError: this is not a step of a GitHub workflow.
-        OutputError: it is a device, pipe or socket.
+        ConfigError: this is not a step in a GitHub workflow.
+        OutputError: the file is a device, pipe or socket.
     """
     path = os.environ.get(SUMMARY)
     if not path:
@@ -115,7 +115,7 @@ def github_summary() -> Path:
 
 
 def append_summary(path: Path, text: str) -> None:
-    """Append Markdown to the file in which GitHub collects a step's summary.
+    """Append Markdown to the file for GitHub's step summary.
 
     Raises:
         OutputError: the file cannot be written.
@@ -130,7 +130,7 @@ def append_summary(path: Path, text: str) -> None:
 
 
 def require_pages() -> None:
-    """Raise an InflateError where pages cannot be made: the extra ``report`` is missing."""
+    """Raise InflateError if the extra ``report`` is missing, which pages need."""
     with needs_extra("report", "a page", InflateError):
         import jinja2  # noqa: F401
         import PIL  # noqa: F401

@@ -1,4 +1,4 @@
-"""``convert``: an image checkpoint becomes a video checkpoint, or a video checkpoint another."""
+"""``convert``: make a video checkpoint from an image checkpoint, or copy a video checkpoint."""
 
 from __future__ import annotations
 
@@ -67,42 +67,42 @@ def convert(
     progress: Progress = silent,
     before_publish: BeforePublish | None = None,
 ) -> ConversionResult:
-    """Make a video checkpoint of an image autoencoder, and publish it once parity holds.
+    """Convert an image autoencoder to a video checkpoint, and publish it if parity holds.
 
     Args:
-        source: the image checkpoint: a file, an index of shards, a folder of diffusers, or a URL;
-            with ``layout`` also a video checkpoint, whose tensors are copied.
+        source: the image checkpoint: a file, an index of shards, a diffusers folder, or a URL. With
+            ``layout`` it may also be a video checkpoint, which is copied.
         output: a path or URL; by default ``STEM.video.safetensors`` next to the source.
-        config: a preset's name or a YAML file; by default everything is read off the checkpoint.
+        config: the name of a preset or a YAML file; by default inferred from the checkpoint.
         time_mode: which parts become temporal.
         merge_strategy: how spatial and temporal branch blend.
-        alpha: share of the temporal branch at the start; before its sigmoid if ``learned``.
-        video_kernel_size: kernel of the temporal convolutions, one odd number or three.
+        alpha: initial share of the temporal branch; before the sigmoid if ``learned``.
+        video_kernel_size: kernel size of the temporal convolutions, one or three odd numbers.
         attn_type: the kind of attention blocks.
-        set_: further settings, ``key=value``; the arguments above win over them.
-        seed: of the random part of the temporal start.
-        dtype: the type to store in; the source's by default.
-        float32_norms: keep the norms of the temporal branches in float32 whatever ``dtype``.
-        prefix: which autoencoder to take where the source holds several.
+        set_: further settings, ``key=value``; the arguments above override them.
+        seed: seed of the random temporal weights.
+        dtype: the type to store; the source's by default.
+        float32_norms: keep the norms of the temporal branches in float32 with any ``dtype``.
+        prefix: selects the autoencoder if the source holds several.
         weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
         layout: names and files to write; ``autoencoder`` by default.
         into: a whole model to copy with its first stage replaced; the layout is then ``sgm``.
-        base: the image checkpoint of a source that holds temporal layers alone.
+        base: the image checkpoint for a source with only temporal layers.
         post_quant: ``keep`` the quant convs, or ``fold`` them into decoder and encoder.
-        allow_inexact: fold although it changes the images.
-        device: where parity is checked: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        skip_parity: publish without a check; the file records it.
-        dry_run: make the plan and stop.
+        allow_inexact: fold even if it changes the images.
+        device: the device for the check: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        skip_parity: publish without a check; the file records this.
+        dry_run: only make the plan.
         overwrite: replace an existing output.
-        source_sha256: also record the SHA-256 of the source's files, all of which is then read.
-        reports: files that the caller writes later; refused where one is the output or is read.
-        progress: called with the phase, the steps done and their number.
-        before_publish: called with a result that passed, before the file gets its name; a record
-            made then shows after a crash whose file it is. If it raises, nothing is published.
+        source_sha256: also record the SHA-256 of the source's files; reads them completely.
+        reports: files that the caller writes later; an error if one is the output or is read.
+        progress: called with the phase, the steps done and the number of steps.
+        before_publish: called with a passed result before the file gets its name. A record made
+        then identifies the file after a crash. If it raises, nothing is published.
 
     Raises:
-        InflateError: input, configuration, device or destination are wrong.
+        InflateError: the input, configuration, device or destination is wrong.
     """
     options = options_of(ConvertOptions, locals())
     started = time.perf_counter()
@@ -118,7 +118,7 @@ def convert(
     if not (options.skip_parity or dry_run):
         _check_device(options, target)
     remote = is_remote(str(output))
-    if remote and not dry_run:  # Before anything is downloaded.
+    if remote and not dry_run:  # Check before any download.
         check_remote(str(output), overwrite=overwrite, folder=is_folder)
     with ExitStack() as stack:
         read: list[str | Path] = [*config_files(options.config)]
@@ -142,7 +142,7 @@ def convert(
             check_written([*outputs_of(output, folder=is_folder), *reports], read)
             if not remote:
                 output = Path(output)
-                with saying_why(output):  # A name may be too long, or a folder not readable.
+                with saying_why(output):  # A name may be too long, or a folder unreadable.
                     check_destination(output, overwrite=overwrite, folder=is_folder)
         job = prepare(original, options, whole)
         seconds = {"plan": time.perf_counter() - started}
@@ -172,7 +172,7 @@ def convert(
 
 
 def _check_device(options: ConvertOptions, target: Target) -> None:
-    """Find out before any work whether the check can run; torch is loaded only if it may not."""
+    """Check before any work that the device is available; loads torch only if in doubt."""
     if options.device not in ("auto", "cpu"):
         from inflate.parity.device import resolve_device
 

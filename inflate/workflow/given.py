@@ -23,7 +23,7 @@ from inflate.progress import Progress
 
 
 def check_given(options: VerifyOptions) -> None:
-    """Check the options for real frames and latents before any file is read."""
+    """Validate the options for real frames and latents before reading any file."""
     if options.scaled_latents and options.latents is None:
         raise ConfigError("--scaled-latents describes --latents; give both")
     folder = options.save_outputs
@@ -50,7 +50,7 @@ def given_probes(
 ) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
     """Probes of the given images, video and latents, and notes on what was read.
 
-    The first source with an encoder encodes images; ``channels`` are those of the latents.
+    The first source with an encoder encodes images; ``channels`` is the number of latent channels.
     """
     probes, notes = [], []
     side, frames = (128, 4) if device.type == "cpu" else (512, 16)
@@ -124,7 +124,7 @@ def _encode(source: Source, pixels: Tensor, device: torch.device, progress: Prog
 
 
 def _unscaled(z: Tensor, sources: Sequence[Source]) -> Tensor:
-    """Latents of a diffusion model as the decoder takes them: ``z / factor + shift``."""
+    """Convert latents of a diffusion model to the decoder's: ``z / factor + shift``."""
     for source in sources:
         architecture = source.config.architecture
         known = scaling_factors(architecture)
@@ -133,5 +133,5 @@ def _unscaled(z: Tensor, sources: Sequence[Source]) -> Tensor:
             return z / factor + (architecture.shift_factor or 0.0)
     raise ConfigError(
         "--scaled-latents: the checkpoint does not show the scaling factor; divide the latents by "
-        "it yourself, and drop the option"
+        "it yourself, and leave the option out"
     )

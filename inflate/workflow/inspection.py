@@ -1,4 +1,4 @@
-"""``inspect``: what a file holds, and what ``convert`` would do with it."""
+"""``inspect``: the content of a file, and what ``convert`` would do with it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from inflate.workflow.planning import find_source, prepare, problems_of
 from inflate.workflow.sources import default_output, local_source
 
 _CHEAP = 32 << 20
-"""Bytes of an autoencoder whose fingerprint is computed without a request."""
+"""The largest autoencoder, in bytes, whose fingerprint is computed by default."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share a fate: how many, and their bytes."""
+    """A group of tensors: their number and their size in bytes."""
 
     name: str
     tensors: int
@@ -45,21 +45,20 @@ class Group:
 
     @classmethod
     def of(cls, name: str, infos: Collection[TensorInfo]) -> Group:
-        """The group of some tensors."""
+        """Count some tensors."""
         parameters = sum(info.parameters for info in infos)
         return cls(name, len(infos), parameters, sum(info.nbytes for info in infos))
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Displayed):
-    """What a file holds, and what ``convert`` would do with it.
+    """The content of a file, and what ``convert`` would do with it.
 
-    ``kind`` is None where the file holds no autoencoder of this family, ``layout`` unless a video
-    autoencoder is in one that ``convert`` writes. ``dropped`` is what would be left out, by reason.
-    ``obstacles`` are the reasons why ``convert`` refuses the file; ``layouts`` has them for each
-    ``--layout``. ``blend.strategy`` is None where nothing shows how a video decoder blends.
-    ``fingerprint`` is None where it was not computed; ``changed``, whether the tensors changed
-    since the file's header was written, where that is not known.
+    ``kind`` is None if the file has no autoencoder of this family. ``layout`` is None unless it is
+    a video autoencoder in a layout that ``convert`` writes. ``dropped`` has the omitted tensors by
+    reason. ``obstacles`` are the reasons why ``convert`` refuses the file; ``layouts`` has them per
+    ``--layout``. ``blend.strategy`` is None if unknown, ``fingerprint`` if it was not computed.
+    ``changed`` is whether tensors changed since the header was written; None if unknown.
     """
 
     path: Path
@@ -128,16 +127,16 @@ def inspect(
     fingerprint: bool | None = None,
     progress: Progress = silent,
 ) -> Inspection:
-    """Look at a checkpoint without converting it.
+    """Inspect a checkpoint without converting it.
 
     Args:
-        source: a file, an index of shards, a folder of diffusers, or a URL.
-        prefix: which autoencoder to look at where the source holds several.
+        source: a file, an index of shards, a diffusers folder, or a URL.
+        prefix: selects the autoencoder if the source holds several.
         weights: ``plain``, or ``ema`` for their moving averages.
         ignore: patterns of names to leave out, such as ``*.total_ops``.
-        merge_strategy: how a video decoder blends, where its file does not say.
-        fingerprint: read the tensors for their fingerprint; by default where they are local and
-            small.
+        merge_strategy: how a video decoder blends, if its file does not record it.
+        fingerprint: read the tensors for their fingerprint; by default if they are local and
+        small.
         progress: called during a download.
 
     Raises:
@@ -213,7 +212,7 @@ def _inspect(
 def _shown(
     checkpoint: Checkpoint, options: ConvertOptions
 ) -> tuple[Located | None, Architecture | None, Temporal | None, Blend | None]:
-    """What can be read of a file that cannot be converted."""
+    """The readable facts about a file that cannot be converted."""
     path = checkpoint.path
     located = architecture = temporal = blend = None
     with suppress(InflateError):
@@ -247,7 +246,7 @@ def _parts(located: Located) -> tuple[Group, ...]:
 
 
 def by_reason(dropped: Iterable[Dropped]) -> tuple[Group, ...]:
-    """Dropped tensors, grouped by the reason."""
+    """Dropped tensors, grouped by reason."""
     reasons: dict[str, list[TensorInfo]] = {}
     for left in dropped:
         reasons.setdefault(left.reason, []).append(left.info)

@@ -1,4 +1,4 @@
-"""What a conversion does, decided from names, shapes and a few numbers: its source and its plan."""
+"""Plan a conversion from names, shapes and a few values."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """The source as its file holds it, the source as it is converted (folded, say), and the plan.
+    """The source as stored, the source as converted (for example folded), and the plan.
 
-    ``rest`` is what is copied of a whole model whose first stage is replaced, if of one.
+    ``rest`` has the other tensors of a whole model whose first stage is replaced, if any.
     """
 
     original: Source
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user of the result."""
+        """Notes for the user."""
         notes = [*self.source.located.notes, *self.source.blend_notes, *self.plan.notes]
         if self.rest is not None:
             kept, name = len(self.rest.tensors), self.rest.path.name
@@ -53,7 +53,7 @@ class Job:
 
 
 def settings_of(options: ConvertOptions) -> Settings:
-    """The settings that options choose: one option over ``set`` over ``config``."""
+    """The settings from options: single options override ``set``, which overrides ``config``."""
     chosen = {key: getattr(options, name) for name, key in SETTINGS.items()}
     return {
         **(read_config(options.config) if options.config is not None else {}),
@@ -63,14 +63,14 @@ def settings_of(options: ConvertOptions) -> Settings:
 
 
 def problems_of(error: InflateError) -> list[str]:
-    """Every problem that an error lists, or else its message."""
+    """The problems that an error lists, or else its message."""
     return [*getattr(error, "problems", ())] or [str(error)]
 
 
 def find_source(
     checkpoint: Checkpoint, options: ConvertOptions, settings: Settings | None = None
 ) -> Source:
-    """The autoencoder that a conversion starts from; ``settings`` are those of the options."""
+    """The source autoencoder of a conversion; ``settings`` come from the options."""
     which: dict[str, Any] = {**_selection(options), "image": not _copies(options)}
     source = describe(checkpoint, settings_of(options) if settings is None else settings, **which)
     if source.inflated and _copies(options):
@@ -91,16 +91,16 @@ def find_joined(
     settings: Settings,
     progress: Progress,
 ) -> Source:
-    """The video autoencoder of temporal layers on their base; each side keeps its types."""
+    """Join temporal layers with their base image autoencoder; each side keeps its types."""
     base = describe(image, image=True, **_selection(options))
     base.checkpoint.download(progress)
     joined, notes = onto_base(temporal, base, name_of(options.base or ""))
-    own = replace(options, prefix=None, weights="plain", ignore=None)  # They concern the base.
+    own = replace(options, prefix=None, weights="plain", ignore=None)  # Options of the base.
     return noted(find_source(joined, own, {"dtype": None, **settings}), *notes)
 
 
 def target_of(options: ConvertOptions) -> Target:
-    """The layout to write; the first stage of a whole model is in ``sgm``."""
+    """The layout to write; ``sgm`` for the first stage of a whole model."""
     if options.into is None:
         return options.layout or "autoencoder"
     if options.layout not in (None, "sgm"):
@@ -111,10 +111,10 @@ def target_of(options: ConvertOptions) -> Target:
 
 
 def prepare(original: Source, options: ConvertOptions, whole: Checkpoint | None = None) -> Job:
-    """Plan what becomes of a source: an image autoencoder is inflated, a video one copied.
+    """Plan a conversion: an image autoencoder is inflated, a video autoencoder copied.
 
     Raises:
-        FamilyError: the source is a video autoencoder, and no layout is chosen.
+        FamilyError: the source is a video autoencoder, but no layout is given.
         PlanError: the source does not fit its architecture, or the layout cannot hold it.
     """
     target = target_of(options)
@@ -134,13 +134,13 @@ def prepare(original: Source, options: ConvertOptions, whole: Checkpoint | None 
     identity = not copying or _temporal_attention_is_identity(seen)
     plan = fit(plan, target, attention_is_identity=identity, copying=copying)
     rest = None if whole is None else without_first_stage(whole, plan)
-    # Measured last, since that loads torch: misfits are reported at once.
+    # Measure last, since that loads torch; other problems are reported sooner.
     fold = measured(original, source, options) if is_folded else None
     return Job(original, seen, target, plan, is_folded, fold, rest)
 
 
 def _selection(options: ConvertOptions) -> dict[str, Any]:
-    """Which autoencoder of a file options choose, as arguments of ``describe``."""
+    """Options that select the autoencoder of a file, as arguments of ``describe``."""
     ema, ignore = options.weights == "ema", options.ignore or ()
     return {"prefix": options.prefix, "ema": ema, "ignore": ignore}
 
@@ -151,12 +151,12 @@ def _copies(options: ConvertOptions) -> bool:
 
 
 def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
-    """The source with its fixed blend as the learned one that its reader knows, to start from."""
+    """The source with its fixed blend converted to an equal learned one for its reader."""
     temporal = seen.config.temporal
     if not LAYOUTS[target].hardwired or temporal.merge_strategy == "learned":
         return seen
     if not 0.0 < temporal.alpha < 1.0:
-        return seen  # No sigmoid reaches it: fit() reports that with the other problems.
+        return seen  # A sigmoid cannot reach it: fit() reports that with the other problems.
     learned = replace(
         temporal, merge_strategy="learned", alpha=math.log(temporal.alpha / (1.0 - temporal.alpha))
     )
@@ -167,7 +167,7 @@ def _blended_for(seen: Source, target: Target, *, copying: bool) -> Source:
 
 
 def _temporal_attention_is_identity(source: Source) -> bool:
-    """Whether every tensor whose zeros make temporal attention an identity is still zero."""
+    """Whether temporal attention is an identity: its last layers are all still zero."""
     config = source.config
     return not any(
         source.checkpoint.read(tensor.key).any()

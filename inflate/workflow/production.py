@@ -1,4 +1,4 @@
-"""The making of one output: staged, checked, published."""
+"""Write one output: stage, check, publish."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class ConversionResult(Displayed):
-    """What a conversion did.
+    """The result of a conversion.
 
-    ``output`` is None where nothing was published: after a dry run, or where parity failed;
-    ``destination`` is where it would be. ``parity`` is None where it was not checked. The
-    fingerprints are None after a dry run, ``source_sha256`` unless it was requested;
-    ``source_config`` is the configuration of the source before it was planned.
+    ``output`` is None if nothing was published: after a dry run, or if parity failed;
+    ``destination`` is the intended output. ``parity`` is None if it was not checked. The
+    fingerprints are None after a dry run, and ``source_sha256`` unless it was requested.
+    ``source_config`` is the configuration of the source before planning.
     """
 
     plan: InflationPlan
@@ -76,7 +76,7 @@ class ConversionResult(Displayed):
 
 
 BeforePublish = Callable[[ConversionResult, Path], None]
-"""Called with a result that is about to be published, and the hidden path of the whole file."""
+"""Called before publishing, with the result and the hidden path of the finished file."""
 
 
 def produce(
@@ -90,9 +90,9 @@ def produce(
     progress: Progress,
     before_publish: BeforePublish | None,
 ) -> ConversionResult:
-    """Write ``local`` under a hidden name, check it, and publish it where parity holds.
+    """Write ``local`` under a hidden name, check it, and publish it if parity holds.
 
-    ``planned`` is the result of a dry run; ``output`` is where the caller publishes ``local``.
+    ``planned`` is the result of a dry run; ``output`` is the final destination of ``local``.
 
     Raises:
         InflateError: the source cannot be read, has changed meanwhile, or the destination cannot be
@@ -114,10 +114,10 @@ def produce(
         stage(local, read, overwrite=options.overwrite, folder_config=folder_config) as staged,
         ThreadPoolExecutor(3) as pool,
     ):
-        # The Hub and other stores publish the hash of a file, which costs nothing.
+        # The hash is free if the Hub or another store provides it.
         hashed = options.source_sha256 or all(partial_of(p) is not None for p in source.files.all)
         file_hash = pool.submit(hash_files, source.files) if hashed else None
-        # Torch is loaded while the file is written.
+        # Load torch while the file is written.
         loading = None if options.skip_parity else pool.submit(_load_check)
         with saying_why(local, sum(info.nbytes for info in infos)):
             writer = open_writer(container, staged.file, infos, header)
@@ -156,7 +156,7 @@ def produce(
             writer.set_metadata({**header, **_known(result)})
             synced.result()
         if container == "safetensors":
-            # The library reads what is published: its header at least, and at once.
+            # Check that the library can at least read the header of the published file.
             with safe_open(staged.file.name, framework="numpy"):
                 pass
         if before_publish is not None:
@@ -172,19 +172,19 @@ def _load_check() -> Callable[..., ParityReport]:
 
 
 def _fingerprints(job: Job, digests: Digests) -> tuple[str, str]:
-    """Those of source and output; most tensors were hashed while they were written."""
+    """The fingerprints of source and output; most tensors were hashed during writing."""
     seen, stored = job.source.checkpoint, job.original.checkpoint
     known = {
         key: digest
         for key, digest in digests.source.items()
-        if seen.tensors[key] == stored.tensors.get(key)  # Else it was computed.
+        if seen.tensors[key] == stored.tensors.get(key)  # Otherwise it was computed.
     }
     output = {tensor.key: tensor.info for tensor in job.plan.tensors}
     return fingerprint_of(stored, known), fingerprint(output, digests.written)
 
 
 def _known(result: ConversionResult) -> dict[str, str]:
-    """The entries of the header that are known after the writing, and after the check if any."""
+    """The header entries that are known only after writing and after the check, if any."""
     known = {
         recorded.FINGERPRINT_KEY: result.fingerprint,
         recorded.SOURCE_FINGERPRINT_KEY: result.source_fingerprint,
@@ -198,7 +198,7 @@ def _known(result: ConversionResult) -> dict[str, str]:
 
 
 def header_of(job: Job, source_name: str) -> dict[str, str]:
-    """The header of a file that is not verified yet; no dates and no paths: equal work is equal."""
+    """The header of an unverified file; without dates or paths, so equal work gives equal files."""
     config, blend = job.plan.config, job.source.blend
     copied = job.original.checkpoint.metadata if blend is not None else {}
     folded = job.folded or copied.get(recorded.POST_QUANT_KEY) == "fold"
@@ -222,7 +222,7 @@ def header_of(job: Job, source_name: str) -> dict[str, str]:
 
 
 def _provenance(plan: InflationPlan) -> list[dict[str, object]]:
-    """How many tensors of each group and part were copied, or made by which rule."""
+    """The number of tensors copied, or made by each rule, per group and part."""
     groups = Counter((_group(t.info.name), t.part, _origin(t)) for t in plan.tensors)
     return [
         {"tensors": group, "part": part, "origin": origin, "count": count}

@@ -1,4 +1,4 @@
-"""``save_video_autoencoder``: a module back into a file of ours, with its provenance."""
+"""``save_video_autoencoder``: save a module to a file with its provenance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from inflate.workflow.production import header_of
 from inflate.workflow.sources import name_of
 
 _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")
-"""Where ``torch.compile``, DistributedDataParallel and FSDP keep the module that they wrap."""
+"""Attributes in which ``torch.compile``, DistributedDataParallel and FSDP keep their module."""
 
 _CARRIED = (
     recorded.SOURCE_NAME_KEY,
@@ -47,7 +47,7 @@ _CARRIED = (
     recorded.SEED_KEY,
     recorded.PROVENANCE_KEY,
 )
-"""Entries of the header that training does not change; left out where they are not known."""
+"""Header entries that training does not change; left out if unknown."""
 
 
 def save_video_autoencoder(
@@ -60,29 +60,29 @@ def save_video_autoencoder(
     state_dict: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a video autoencoder, or a bare video decoder, to a file that every command accepts.
+    """Save a video autoencoder, or a bare video decoder, to a file that every command accepts.
 
-    The file records its configuration with the blend, its fingerprint, and where it comes from;
-    in the place of a verdict it says ``trained``. Equal modules give equal files.
+    The file records its configuration with the blend, its fingerprint and its origin; the verdict
+    is ``trained``. Equal modules give equal files.
 
     Args:
         module: a ``VideoAutoencoder`` or ``VideoDecoder``; also wrapped by ``torch.compile``,
             DistributedDataParallel or FSDP.
-        path: the file, or for layout ``diffusers`` the folder; written atomically.
+        path: the file, or the folder for layout ``diffusers``; written atomically.
         source: the image checkpoint that it was made from, or a file of ours that records one; by
-            default what the file recorded that the module was loaded from.
+        default, the one recorded in the file that the module was loaded from.
         layout: the names to write, as for ``inflate convert --layout``.
-        dtype: the type to store in; by default that of each tensor.
-        state_dict: the full state dict where the module holds parts of it alone, as under FSDP.
+        dtype: the type to store; by default that of each tensor.
+        state_dict: the full state dict, if the module holds only parts of it, as under FSDP.
         overwrite: replace an existing file.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: the module is of another class, or an argument has an unknown value.
+        ConfigError: the module has another class, or an argument has an unknown value.
         PlanError: tensors are on the meta device, sharded or not finite, or do not fit the
-            architecture or the layout.
+        architecture or the layout.
         CheckpointError: ``source`` cannot be read.
         OutputError: the file exists, or cannot be written.
     """
@@ -136,11 +136,11 @@ def _unwrapped(module: nn.Module) -> Any:
 
 
 def _named(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict under the names of the module without wrappers."""
+    """The tensors of a state dict by their names without wrappers."""
     problems = []
     for name, tensor in state_dict.items():
         if tensor.is_meta:
-            problems.append(f"{name} is on the meta device, and has no numbers")
+            problems.append(f"{name} is on the meta device and has no values")
         elif hasattr(tensor, "full_tensor"):
             problems.append(f"{name} is sharded; pass state_dict=, gathered with full_state_dict")
         elif dtype_name(tensor.dtype) not in WIDTHS:
@@ -182,7 +182,7 @@ def _checkpoint(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: P
 
 
 def _origin(location: str | Path, read: ReadFiles) -> dict[str, str]:
-    """What the header says of an image checkpoint, or of the source of a file of ours."""
+    """Header entries about an image checkpoint, or about the source of a file of ours."""
     check_location("source", location)
     with open_checkpoint(Path(location)) as checkpoint:
         for path in checkpoint.files.read.marks:

@@ -1,4 +1,4 @@
-"""Locations of sources: their local paths, their files, and the names made from them."""
+"""Locations of sources: their local paths, their files, and the names of outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inflate.vocabulary import Target
 
 
 def check_working_directory() -> None:
-    """Refuse to work in a deleted directory, where MKL, which torch loads, ends the process."""
+    """Refuse to work in a deleted directory: there, MKL (loaded by torch) ends the process."""
     try:
         os.getcwd()
     except FileNotFoundError as error:
@@ -23,15 +23,15 @@ def check_working_directory() -> None:
 
 
 def local_source(location: str | Path, progress: Progress) -> Path:
-    """The local path of a source; a remote one is fetched first."""
+    """The local path of a source; a remote one is downloaded first."""
     return fetch(str(location), progress) if is_remote(location) else local_path(location)
 
 
 def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
-    """Every file of a source: those that are read, and the URLs of remote ones."""
+    """Every file of a source: local files that are read, and the URLs of remote ones."""
     if not is_remote(location):
         return [files.path, *files.read.marks]
-    # The copies in the cache have the names that the files have in their folder.
+    # Copies in the cache have the same names as the remote files.
     text = str(location).rstrip("/")
     folders = (text.rpartition("/")[0], text, f"{text}/vae")
     urls = [f"{folder}/{path.name}" for folder in folders for path in files.read.marks]
@@ -39,12 +39,12 @@ def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:
 
 
 def name_of(location: str | Path) -> str:
-    """The last part of a path or URL, which names a source without its place."""
+    """The last part of a path or URL: the name of a source without its folder."""
     return Path(str(location).rstrip("/")).name.partition("?")[0]
 
 
 def stem_of(location: str | Path) -> str:
-    """The name that outputs are called after: the source's, without its ending."""
+    """The stem for output names: the source's name without its ending."""
     name = name_of(location)
     index_of = without_index_ending(name)
     return Path(name).stem if index_of is None else index_of
@@ -53,9 +53,9 @@ def stem_of(location: str | Path) -> str:
 def default_output(source: str | Path, target: Target, *, inflated: bool) -> Path:
     """The default output: next to a local source, in the working directory for a remote one.
 
-    ``STEM.video.safetensors``; for a copy of a video checkpoint, and for temporal layers alone,
-    ``STEM.LAYOUT.safetensors``; or the name that the reader of the layout expects. A folder of
-    diffusers has no ending.
+    It is ``STEM.video.safetensors``. For a copy of a video checkpoint, and for temporal layers
+    alone, it is ``STEM.LAYOUT.safetensors``, or the name that the reader of the layout expects.
+    A diffusers folder has no ending.
     """
     folder = Path() if is_remote(source) else Path(source).parent
     stem, kind, layout = stem_of(source), "video", LAYOUTS[target]

@@ -1,4 +1,4 @@
-"""``verify --trained``: whether training left the image decoder intact, and how far it went."""
+"""``verify --trained``: check that the image decoder is unchanged; measure what training did."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
 
 def check_trained(options: VerifyOptions, candidate: object) -> None:
-    """Raise ConfigError for ``--trained`` without a source, or with options that it excludes."""
+    """Raise ConfigError for ``--trained`` without a source, or with incompatible options."""
     problems = [
-        f"--{name.replace('_', '-')} is for temporal layers at their start, which these have left"
+        f"--{name.replace('_', '-')} is for new temporal layers, but these were trained"
         for name in _INSIDE_TEMPORAL
         if getattr(options, name)
     ]
     if candidate is None:
-        problems.append("it needs the image checkpoint, too: inflate verify IMAGE TRAINED")
+        problems.append("it also needs the image checkpoint: inflate verify IMAGE TRAINED")
     if problems:
         raise ConfigError("--trained cannot run with these arguments:", problems)
 
@@ -45,7 +45,7 @@ def with_training(
     dtype: torch.dtype,
     seed: int,
 ) -> ParityReport:
-    """A report on the spatial path, completed by the temporal layers; it may fail by them."""
+    """Add the temporal layers to a report on the spatial path; they may make it fail."""
     problems = []
     if bad := not_finite(video):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
@@ -80,9 +80,9 @@ def with_training(
 
 
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
-    """A note for a candidate that failed and that may be trained: only temporal layers changed."""
+    """A note for a failed candidate that may be trained, if only temporal layers changed."""
     temporal = report.weights.temporal
-    # Damage changes a few tensors, training nearly all.
+    # Damage changes few tensors, training nearly all.
     moved = temporal is not None and 2 * len(temporal.changed) > temporal.compared
     changed = moved or is_trained(video.checkpoint.metadata)
     if report.passed or report.weights.different or not changed:
@@ -94,7 +94,7 @@ def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
 
 
 def _movements(video: Source) -> tuple[Movement, ...]:
-    """How far each temporal part is from its start; empty where the header does not record it."""
+    """How far each temporal part moved; empty if the header does not record its initial values."""
     if not {CONFIG_KEY, SEED_KEY} <= video.checkpoint.metadata.keys():
         return ()
     sums: dict[str, list[float]] = {}

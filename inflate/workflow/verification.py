@@ -1,4 +1,4 @@
-"""``verify`` and the check of a conversion: a video checkpoint against its source or itself."""
+"""``verify``, and the check of a conversion: a video checkpoint against its source or itself."""
 
 from __future__ import annotations
 
@@ -72,36 +72,36 @@ def verify(
     """Compare a video checkpoint with the image checkpoint that it was made from.
 
     Args:
-        reference: the image checkpoint; alone, a video checkpoint that is compared with its own
-            image layers.
+        reference: the image checkpoint; without ``candidate``, a video checkpoint to compare with
+            its own image layers.
         candidate: the video checkpoint.
-        atol: largest absolute error; by default that of the type computed in.
-        rtol: largest error relative to the reference, likewise.
-        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        atol: absolute tolerance; the default depends on ``dtype``.
+        rtol: relative tolerance; the default depends on ``dtype``.
+        device: the compute device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: the type to compute in.
-        seed: of the probes' latents.
-        merge_strategy: how the candidate blends, where its file does not record it.
-        prefix: which autoencoder of the reference to take where it holds several.
+        seed: seed of the probes' latents.
+        merge_strategy: how the candidate blends, if its file does not record it.
+        prefix: selects the autoencoder if the reference holds several.
         weights: ``plain``, or ``ema`` for the reference's moving averages.
-        trained: the candidate was trained: its spatial tensors and its ``skip_video`` path must
-            equal the reference; report how far its temporal layers and its outputs moved.
+        trained: check a trained candidate: its spatial tensors and its ``skip_video`` path must
+            equal the reference; the report has how far temporal layers and outputs moved.
         ignore: patterns of names in the reference to leave out.
         trainability: also measure when each temporal tensor of the candidate learns.
         images: a folder of images, decoded as the frames of one video.
-        video: a video, of which the first frames are decoded.
+        video: a video; its first frames are decoded.
         latents: stored latents, ``T C h w`` or ``B T C h w``.
-        scaled_latents: whether they are scaled, as diffusion models have them.
+        scaled_latents: whether latents are scaled, as in diffusion models.
         max_side: longest side of images in pixels; by default 128 on a CPU, else 512.
-        max_frames: most images and frames; by default 4 on a CPU, else 16.
-        save_outputs: a new or empty folder for latents and outputs of every probe.
+        max_frames: maximum number of images and frames; by default 4 on a CPU, else 16.
+        save_outputs: a new or empty folder for the latents and outputs of every probe.
         bisect: disable the temporal modules one at a time to find the faulty one.
-        self_test: inject known faults in memory, each of which must be detected.
+        self_test: inject known faults in memory; each must be detected.
         pictures: keep frames of both decoders for the report's page.
-        reports: files that the caller writes later; refused where one of them is read.
-        progress: called with the phase, the steps done and their number.
+        reports: files that the caller writes later; an error if one of them is read.
+        progress: called with the phase, the steps done and the number of steps.
 
     Raises:
-        InflateError: input, configuration, device or destination are wrong.
+        InflateError: the input, configuration, device or destination is wrong.
     """
     options = options_of(VerifyOptions, locals())
     check_location("reference", reference)
@@ -212,7 +212,7 @@ def check(
 ) -> ParityReport:
     """Read the staged file back and compare it with its source, in float32.
 
-    ``fingerprints`` are those of the source and of the staged file.
+    ``fingerprints`` has the fingerprints of the source and of the staged file.
 
     Raises:
         DeviceError: there is no such device, or it runs out of memory.
@@ -242,13 +242,13 @@ def check(
 
 
 def _stored_type(video: Source) -> Mapping[str, object]:
-    """The type that float8 weights of the reference are widened to: the candidate's."""
+    """The type to which float8 weights of the reference are widened: the candidate's."""
     info = video.info("decoder.conv_in.weight")
     return {} if info is None or info.dtype not in STORED_TYPES else {"dtype": info.dtype}
 
 
 def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSource | None:
-    """The source or origin in a candidate's header, compared with the reference's fingerprint."""
+    """Compare the source or origin in a candidate's header with the reference's fingerprint."""
     pairs = (
         (recorded.SOURCE_NAME_KEY, recorded.SOURCE_FINGERPRINT_KEY),
         (recorded.ORIGIN_NAME_KEY, recorded.ORIGIN_FINGERPRINT_KEY),
@@ -262,5 +262,5 @@ def _recorded_source(metadata: Mapping[str, str], reference: str) -> RecordedSou
         for name, key in pairs
         if key in metadata
     ]
-    # A copy is made from a video checkpoint, and that from the image: either may be given.
+    # A copy comes from a video checkpoint, which comes from the image: either may be given.
     return next((source for source in found if source.given), found[-1] if found else None)

@@ -1,4 +1,4 @@
-"""Views of a source: folded, as a header records it, on a base, or in a whole model."""
+"""Views of a source: folded, with recorded settings, on a base, or in a whole model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def noted(source: Source, *notes: str) -> Source:
-    """A source with more notes for the user."""
+    """The source with additional notes for the user."""
     return replace(source, located=replace(source.located, notes=(*source.located.notes, *notes)))
 
 
 def folded(source: Source, target: Target, *, encoder: bool) -> Source:
-    """A source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
+    """The source with ``post_quant_conv`` folded, and ``quant_conv`` into the encoder if wanted."""
     checkpoint, path = source.checkpoint, source.checkpoint.path
     if problems := image_problems(source.located, source.config.architecture):
         raise PlanError(f"{path} does not fit its architecture:", problems)
@@ -50,7 +50,7 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
         checkpoint = with_quant_folded(checkpoint)
         source = noted(source, "quant_conv is folded into encoder.conv_out, exact up to rounding")
     if target == "decoder" and e != z:
-        # The fold changes the latents that the decoder takes: it is alone from here on.
+        # The fold changes the latents of the decoder, so keep only the decoder.
         around = {k: i for k, i in checkpoint.tensors.items() if not k.startswith(DECODER)}
         left = [Dropped(info, "layout 'decoder' is the bare decoder") for info in around.values()]
         located = replace(source.located, dropped=(*source.located.dropped, *left))
@@ -60,14 +60,14 @@ def folded(source: Source, target: Target, *, encoder: bool) -> Source:
 
 
 def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldResult | None:
-    """What a fold changes; None if there was no ``post_quant_conv``, or parity is not checked.
+    """Measure what a fold changes; None without ``post_quant_conv`` or parity check.
 
-    Raises PlanError if the fold is not exact, and that is not allowed.
+    Raises PlanError if the fold is not exact and ``--allow-inexact`` is off.
     """
     if not original.located.part("post_quant_conv."):
-        return None  # What quant_conv changes is rounding: nothing to allow.
+        return None  # Folding quant_conv changes only rounding, so it is always allowed.
     fold = None
-    if not (options.skip_parity or options.dry_run):  # Else torch is not needed.
+    if not (options.skip_parity or options.dry_run):  # Otherwise torch is not needed.
         from inflate.parity.device import resolve_device
         from inflate.parity.floor import measure_fold
 
@@ -89,7 +89,7 @@ def measured(original: Source, whole: Source, options: ConvertOptions) -> FoldRe
 
 
 def as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
-    """The reference with the settings that the candidate's header records and no tensor shows."""
+    """The reference with the candidate's recorded settings that tensors do not show."""
     theirs = recorded.recorded_settings(video.checkpoint.metadata, video.checkpoint.path)
     ours = recorded.recorded_settings(image.checkpoint.metadata, image.checkpoint.path)
     architecture, taken, problems = image.config.architecture, {}, []
@@ -97,7 +97,7 @@ def as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
         key = f"architecture.{name}"
         own, value = getattr(architecture, name), getattr(video.config.architecture, name)
         computed = name in ("tanh_out", "attn_type")
-        # Whether there is attention at all is what tensors show.
+        # Tensors show only whether there is attention.
         if key not in theirs or value is None or "none" in (own, value):
             continue
         if key not in ours and (computed or own is None):
@@ -115,10 +115,10 @@ def as_recorded(image: Source, video: Source, *, scaled: bool) -> Source:
 def folded_alike(
     image: Source, video: Source, device: torch.device, seed: int
 ) -> tuple[Source, FoldResult | None]:
-    """The reference folded as the candidate's header records it, and what that changes."""
+    """The reference, folded if the candidate's header records a fold, and what that changes."""
     if video.checkpoint.metadata.get(recorded.POST_QUANT_KEY) != "fold":
         return image, None
-    # Files of earlier versions have quant_conv folded in some layouts only: their tensors show it.
+    # Earlier versions folded quant_conv in some layouts only: the tensors show it.
     encoder = video.info("quant_conv.weight") is None
     target: Target = "autoencoder" if video.located.part("encoder.") else "decoder"
     whole = folded(image, target, encoder=encoder)
@@ -130,7 +130,7 @@ def folded_alike(
 
 
 def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Temporal layers with their image autoencoder, whose name the header records, and notes."""
+    """Join temporal layers with their image autoencoder, which the header names; adds notes."""
     others = [key for key in temporal.tensors if not _is_temporal(key)]
     if others or not temporal.tensors:
         raise FamilyError(
@@ -145,10 +145,10 @@ def onto_base(temporal: Checkpoint, base: Source, name: str) -> tuple[Checkpoint
     notes: tuple[str, ...] = ()
     if origin.get(recorded.ORIGIN_FINGERPRINT_KEY, digest) != digest:
         notes = (
-            f"the temporal layers were made for other weights than those of {name}: their output "
-            "need not suit it",
+            f"the temporal layers were not made for the weights of {name}: their output "
+            "may not match it",
         )
-    # The source of the result is the image itself, without an origin behind it.
+    # The source of the result is the image checkpoint itself, without a further origin.
     metadata = {
         key: text
         for key, text in temporal.metadata.items()
@@ -172,11 +172,11 @@ def with_base(temporal: Checkpoint, base: Source) -> Checkpoint:
 
 
 def without_first_stage(whole: Checkpoint, plan: InflationPlan) -> Checkpoint:
-    """What a whole model keeps when a plan of layout ``sgm`` replaces its first stage.
+    """The tensors of a whole model to keep when a plan of layout ``sgm`` replaces its first stage.
 
     Raises:
         FamilyError: it has no first stage.
-        PlanError: the plan does not fit in its place, or safetensors cannot store the rest.
+        PlanError: the plan does not match the first stage, or safetensors cannot store the rest.
     """
     path, decoder = whole.path, f"{FIRST_STAGE}{DECODER}"
     parts = (f"{FIRST_STAGE}encoder.", decoder)
@@ -199,7 +199,7 @@ def without_first_stage(whole: Checkpoint, plan: InflationPlan) -> Checkpoint:
     rest = overlaid(whole, {}, replaced)
     if whole.files.format == "torch":
         problems += [
-            f"{name} is stored as {info.dtype}, which safetensors does not have"
+            f"{name} is stored as {info.dtype}, which safetensors does not support"
             for name, info in rest.tensors.items()
             if info.dtype not in STORED_NAMES.values()
         ]

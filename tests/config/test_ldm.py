@@ -115,7 +115,7 @@ def test_keys_that_this_family_leaves_at_one_value(read: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         read({"ddconfig": {**DDCONFIG, "use_linear_attn": True, "chmult": [1], "zzz": 1}})
     assert set(caught.value.problems) == {
-        "ddconfig.use_linear_attn is True; this family leaves it at False",
+        "ddconfig.use_linear_attn is True; this family supports only False",
         "ddconfig.chmult: unknown key (did you mean 'ch_mult'?)",
         "ddconfig.zzz: unknown key",
     }

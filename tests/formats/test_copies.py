@@ -97,7 +97,7 @@ def test_from_each_layout_to_each(
     if two in NO_QUANT and one in ("autoencoder", "diffusers"):
         options["post_quant"] = "fold"
     if one == "decoder" and two in ("diffusers", "comfyui"):
-        with pytest.raises(PlanError, match="it needs the encoder, and the source has none"):
+        with pytest.raises(PlanError, match="it needs the encoder, but the source has none"):
             convert(source, tmp_path / "out", **options)
         return
     assert convert(source, tmp_path / "out", **options).passed
