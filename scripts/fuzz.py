@@ -26,6 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,10 +135,15 @@ def files(chosen: argparse.Namespace, ground: Ground) -> int:
         return 0
     import atheris
 
+    # Few choices make a whole case, so mutations begin with many.
+    seeds = ground.root.parent / "seeds"
+    seeds.mkdir()
+    for number in range(100):
+        (seeds / str(number)).write_bytes(Random(f"{chosen.seed}/{number}").randbytes(2000))
     arguments = [
         sys.argv[0], f"-runs={chosen.runs}", f"-max_total_time={chosen.seconds}",
         f"-seed={chosen.seed}", "-max_len=4000", f"-timeout={TIME_LIMIT}", "-rss_limit_mb=4096",
-        "-print_final_stats=1", f"-artifact_prefix={chosen.keep.resolve()}/",
+        "-print_final_stats=1", f"-artifact_prefix={chosen.keep.resolve()}/", str(seeds),
     ]  # fmt: skip
     atheris.Setup(arguments, once)
     atheris.Fuzz()  # It ends this process.

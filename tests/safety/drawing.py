@@ -207,8 +207,6 @@ CONFIGS: tuple[Any, ...] = (
      "float32_norms": True},
     {"temporal": {**_TEMPORAL, "alpha": "${seed}"}, "seed": 1,
      "architecture": {**DDCONFIG, "embed_dim": 4, "scaling_factor": 0.18, "shift_factor": 0.0}},
-    {"model": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {
-        "embed_dim": 4, "ddconfig": DDCONFIG, "lossconfig": {"target": "torch.nn.Identity"}}}},
     {"model": {"params": {"first_stage_config": {"params": {
         "embed_dim": 4, "ddconfig": {**DDCONFIG, "ch": "${..x}"}, "x": 32}}}}},
     {"decoder_config": {"target": "sgm.modules.VideoDecoder",

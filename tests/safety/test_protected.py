@@ -131,30 +131,23 @@ def test_no_report_replaces_an_input_or_output(
 
 @pytest.mark.usefixtures("no_work")
 def test_no_remote_source_is_replaced(
-    weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: Any
 ) -> None:
-    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))
-    memory = fsspec.filesystem("memory")
     path = write_safetensors(tmp_path / "img.safetensors", weights)
     config = json.dumps({"_class_name": "AutoencoderKL"}).encode()
-    try:
-        memory.pipe({f"/vae/{FOLDER_WEIGHTS}": path.read_bytes(), "/vae/config.json": config})
-        before = memory.cat("/vae/*")
-        url = f"memory://vae/{FOLDER_WEIGHTS}"
-        export = {"layout": "diffusers", "skip_parity": True}
-        for source, output, more in (
-            (url, f"memory:///vae//{FOLDER_WEIGHTS}", CPU),
-            ("memory://vae", url, CPU),
-            ("memory://vae", "memory://vae/config.json", CPU),
-            (url, "memory://vae", export),
-        ):
-            with pytest.raises(OutputError):
-                inflate.convert(source, output, overwrite=True, **more)
-        assert memory.cat("/vae/*") == before
-    finally:
-        memory.store.clear()
-        memory.pseudo_dirs[:] = [""]
+    memory.pipe({f"/vae/{FOLDER_WEIGHTS}": path.read_bytes(), "/vae/config.json": config})
+    before = memory.cat("/vae/*")
+    url = f"memory://vae/{FOLDER_WEIGHTS}"
+    export = {"layout": "diffusers", "skip_parity": True}
+    for source, output, more in (
+        (url, f"memory:///vae//{FOLDER_WEIGHTS}", CPU),
+        ("memory://vae", "memory://vae/config.json", CPU),
+        (url, "memory://vae", export),
+    ):
+        with pytest.raises(OutputError):
+            inflate.convert(source, output, overwrite=True, **more)
+    assert memory.cat("/vae/*") == before
 
 
 def test_a_file_has_one_place_under_all_of_its_names(tmp_path: Path) -> None:

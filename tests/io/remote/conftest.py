@@ -27,15 +27,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def memory() -> Iterator[Any]:
-    """The file system that fsspec keeps in memory, empty."""
-    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-    yield fs
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
+def _empty(memory: Any) -> None:
+    """Every test begins with an empty store."""
 
 
 @pytest.fixture

@@ -130,14 +130,6 @@ def test_an_upload_that_arrives_changed_is_noticed(
     assert not memory.store
 
 
-def test_a_changed_object_is_downloaded_again(memory: Any) -> None:
-    memory.pipe("/a.ckpt", BODY)
-    first = fetch("memory://a.ckpt")
-    memory.pipe("/a.ckpt", BODY[::-1])
-    assert fetch("memory://a.ckpt").read_bytes() == BODY[::-1]
-    assert first.read_bytes() == BODY, "a run that reads the old one can continue"
-
-
 @pytest.mark.parametrize("harm", ["cut", "gone"])
 def test_a_damaged_copy_is_downloaded_again(memory: Any, harm: str) -> None:
     memory.pipe("/a.ckpt", BODY)
