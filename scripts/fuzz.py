@@ -138,8 +138,9 @@ def files(chosen: argparse.Namespace, ground: Ground) -> int:
     # Few choices make a whole case, so mutations begin with many.
     seeds = ground.root.parent / "seeds"
     seeds.mkdir()
+    random = Random(chosen.seed)  # noqa: S311
     for number in range(100):
-        (seeds / str(number)).write_bytes(Random(f"{chosen.seed}/{number}").randbytes(2000))
+        (seeds / str(number)).write_bytes(random.randbytes(2000))
     arguments = [
         sys.argv[0], f"-runs={chosen.runs}", f"-max_total_time={chosen.seconds}",
         f"-seed={chosen.seed}", "-max_len=4000", f"-timeout={TIME_LIMIT}", "-rss_limit_mb=4096",

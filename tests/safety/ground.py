@@ -194,7 +194,7 @@ def _inside(folder: Path) -> Iterator[None]:
         os.environ.update(environment)
 
 
-def wrong_outputs(arguments: tuple[str, ...], code: int, out: str, err: str) -> Iterator[str]:
+def wrong_outputs(arguments: Sequence[str], code: int, out: str, err: str) -> Iterator[str]:
     """What is wrong with the exit code and the outputs of a command."""
     name = arguments[0]
     judges = name in ("verify", "batch") or "--check" in arguments
