@@ -118,7 +118,8 @@ def dumped(content: Any) -> bytes:
 
 BROKEN = ["", "{", "[]", "\ud800", NESTED]
 SHARDS = ["../one.safetensors", "/etc/passwd", ".", "", "three.safetensors", "x" * 300, ESCAPES,
-          "one\0.safetensors", "a.safetensors.index.json", "\ud800", ["one.safetensors"]]  # fmt: skip
+          "one\0.safetensors", "a.safetensors.index.json", "\ud800",
+          ["one.safetensors"]]  # fmt: skip
 INDICES: list[Any] = [
     *BROKEN, '{"weight_map":' + "9" * 5000 + "}", {"metadata": {}},
     *({"weight_map": shards} for shards in (
@@ -149,15 +150,9 @@ CONFIGS: list[Any] = [
         {"scaling_factor": 10**400})),
 ]  # fmt: skip
 OURS = [
-    "{",
-    "[]",
-    json.dumps({ESCAPES: 1}),
-    json.dumps({"dtype": ESCAPES}),
-    '{"seed":"many"}',
-    '{"architecture":{"ch":1e308}}',
-    '{"architecture":' * 50_000,
-    '{"seed":' + "9" * 5000 + "}",
-]
+    "{", "[]", json.dumps({ESCAPES: 1}), json.dumps({"dtype": ESCAPES}), '{"seed":"many"}',
+    '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000, '{"seed":' + "9" * 5000 + "}",
+]  # fmt: skip
 
 
 def test_a_false_configuration_is_refused(tmp_path: Path) -> None:

@@ -105,16 +105,14 @@ def test_quant_convs_that_are_incomplete_are_refused(pair: Pair, tmp_path: Path)
 def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
     pair: Pair, tmp_path: Path
 ) -> None:
-    path = tmp_path / "manifest.yaml"
-    for key in ("output", "source", "ledger"):
-        job = {"source": str(pair[0]), "output": "out/{stem}.safetensors"}
-        manifest: dict[str, Any] = {"jobs": [job]}
-        (manifest if key == "ledger" else job)[key] = "a\0b"
-        path.write_text(json.dumps(manifest))
+    path, image = tmp_path / "manifest.yaml", json.dumps(str(pair[0]))
+    for content in (
+        '{"jobs": ["a\\u0000b"]}', f'{{"jobs": [{image}], "ledger": "a\\u0000b"}}',
+        f'{{"jobs": [{{"source": {image}, "output": "a\\u0000b"}}]}}', "jobs: " + "[" * 100_000,
+    ):  # fmt: skip
+        path.write_text(content)
         refused(tmp_path, "batch", path)
-    path.write_text("jobs: " + "[" * 100_000)
-    for words in (("batch", path), ("convert", pair[0], "--config", path)):
-        refused(tmp_path, *words)
+    refused(tmp_path, "convert", pair[0], "--config", path)
 
 
 CORRUPTIONS = ["content = replace(content, 'held', 'failed')", "content = x'ff00'",
