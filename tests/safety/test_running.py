@@ -159,14 +159,9 @@ def test_a_refusal_names_the_call(tmp_path: Path) -> None:
 
 
 def test_stand_ins_accept_what_their_objects_would(tmp_path: Path) -> None:
-    for content, opens in (
-        (call(call("builtins.getattr", b"N"), b"N"), True),
-        (call("collections.deque") + b"Na", True),
-        (call("collections.defaultdict") + b"NNs", True),
-        (call(tensor(), b"N"), False),
-        (named("builtins.list") + b"N" + b"R", False),
-        (tuple_of() + b"Na", False),
-    ):
-        for write in WRITERS.values():
-            path = write(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": content}))
-            assert (read(path) is not None) == opens
+    sound = (call(call("builtins.getattr", b"N"), b"N"), call("collections.deque") + b"Na",
+             call("collections.defaultdict") + b"NNs")  # fmt: skip
+    false = call(tensor(), b"N"), named("builtins.list") + b"N" + b"R", tuple_of() + b"Na"
+    for content in sound + false:
+        path = write_zip(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": content}))
+        assert (read(path) is not None) == (content in sound)
