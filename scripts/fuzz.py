@@ -1,7 +1,7 @@
 """Run random commands, and report every one that ends as it must not.
 
 ``commands`` draws command lines, YAML configurations, batch manifests, reports and checkpoints from
-a seed, and makes the first finding of each kind small. ``files`` mutates checkpoints, guided by
+a seed, and makes the first finding of each kind small. ``files`` draws checkpoints guided by
 coverage. Each run must end in a valid result, or in exit code 2 with one message, and leave every
 other file as it was. Anything else is a finding; then the exit code is 1.
 
