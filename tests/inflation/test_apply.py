@@ -34,7 +34,8 @@ def carried_out(weights: dict[str, Tensor], folder: Path, **settings: Any) -> di
     # Copies, since the library maps the file, which the next one replaces.
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / "out").items()}
     for key, tensor in tensors.items():
-        assert digests.written[key] == sha256(tensor)
+        content = tensor.flatten().view(torch.uint8).numpy()
+        assert digests.written[key] == hashlib.sha256(content).hexdigest()
     return tensors
 
 
@@ -45,17 +46,11 @@ def written(plan: InflationPlan, source: Source, path: Path) -> Digests:
         return carry_out(plan, source.checkpoint, writer, silent)
 
 
-def sha256(tensor: Tensor) -> str:
-    """The SHA-256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy()).hexdigest()
-
-
 def complaints(weights: dict[str, Tensor], folder: Path, **settings: Any) -> list[str]:
     """The problems of a plan's tensors, found together."""
     with pytest.raises(PlanError) as caught:
         carried_out(weights, folder, **settings)
-    assert str(caught.value).startswith("weights that are not finite cannot be converted:")
-    return sorted(caught.value.problems)
+    return sorted(problem.split()[0].rstrip(",") for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("mode", ["all", "conv-only"])
@@ -91,17 +86,12 @@ def test_weights_that_the_stored_type_cannot_hold_are_reported_all_at_once(
     weights["encoder.conv_in.bias"][0] = 6e4  # Any type holds it.
     weights["decoder.conv_out.bias"][0] = 7e4
     weights["encoder.conv_out.bias"][0] = -1e39
-    problems = complaints(prefixed(weights), tmp_path, dtype=dtype)
-    assert [one.partition(" (")[0] for one in problems] == [
-        f"first_stage_model.{name} overflows in {dtype}" for name in names
-    ]
+    assert complaints(weights, tmp_path, dtype=dtype) == names
 
 
 def test_a_start_that_the_stored_type_cannot_hold_is_reported(tmp_path: Path) -> None:
     settings = {"temporal.alpha": 7e4, "dtype": "float16"}
-    assert [
-        line.partition(",")[0] for line in complaints(autoencoder(**SMALLEST), tmp_path, **settings)
-    ] == [
+    assert complaints(autoencoder(**SMALLEST), tmp_path, **settings) == [
         f"decoder.{block}.mix_factor"
         for block in ("mid.block_1", "mid.block_2", "up.0.block.0", "up.0.block.1")
     ]

@@ -9,25 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from inflate.config.schema import Config
 from inflate.inflation import initializers
 from inflate.inflation.initializers import Rule, draw_chunks, make_array, start_rules
 from inflate.models import Decoder, VideoDecoder
+from inflate.vocabulary import TIME_MODES
 
 from ..models.builders import SMALL
 from .planning import config_of
-
-KERNELS: list[Any] = [3, (5, 3, 1)]
-MODES = ("all", "conv-only", "attn-only")
 
 ZEROS, ONES = Rule("zeros"), Rule("ones")
 NORMS = ("in_layers.0", "out_layers.0", "norm_in", "norm1", "norm2", "norm3")
 ENDS = ("out_layers.3", "to_out.0", "net.2", "video_time_embed.2")
 """The last layers of the temporal branches."""
-
-
-def small(**arguments: Any) -> Config:
-    return config_of(**{**SMALL, **arguments})
 
 
 def contract(key: str, fan_in: int, alpha: float) -> Rule:
@@ -44,18 +37,19 @@ def contract(key: str, fan_in: int, alpha: float) -> Rule:
     return Rule("uniform", pytest.approx(1 / math.sqrt(fan_in), rel=1e-12))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", [3, (5, 3, 1)])
+@pytest.mark.parametrize("mode", TIME_MODES)
 def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
+    arguments = {**SMALL, "time_mode": mode, "video_kernel_size": kernel}
     with torch.device("meta"):
-        video = VideoDecoder(**SMALL, time_mode=mode, video_kernel_size=kernel)
+        video = VideoDecoder(**arguments)
         image = Decoder(**SMALL)
     expected = {}
     for key in video.state_dict().keys() - image.state_dict().keys():
         weight = getattr(video.get_submodule(key.rpartition(".")[0]), "weight", None)
         fan_in = 1 if weight is None else weight[0].numel()
         expected[f"decoder.{key}"] = contract(key, fan_in, 0.25)
-    assert start_rules(small(time_mode=mode, video_kernel_size=kernel, alpha=0.25)) == expected
+    assert start_rules(config_of(**arguments, alpha=0.25)) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,7 +62,7 @@ def test_the_rules_are_those_of_the_contract(mode: str, kernel: Any) -> None:
 def test_mix_factor_weighs_time_in_a_residual_block_and_space_in_an_attention_block(
     strategy: str, alpha: float, residual: float, attention: float
 ) -> None:
-    rules = start_rules(small(time_mode="all", merge_strategy=strategy, alpha=alpha))
+    rules = start_rules(config_of(**SMALL, time_mode="all", merge_strategy=strategy, alpha=alpha))
     blends = {key: rule for key, rule in rules.items() if key.endswith("mix_factor")}
     assert len(blends) == 9
     for key, rule in blends.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from inflate.errors import FamilyError, PlanError
+from inflate.errors import PlanError
 from inflate.inflation.initializers import Rule, start_rules
-from inflate.inflation.plan import InflationPlan
 from inflate.loading import build_video_decoder
 
 from ..checkpoints import (
@@ -22,7 +21,6 @@ from ..checkpoints import (
     autoencoder,
     bare_decoder,
     prefixed,
-    video_autoencoder,
 )
 from .planning import plan_of
 
@@ -43,33 +41,26 @@ SOURCES: dict[str, dict[str, Tensor]] = {
     "bare": bare_decoder(), "prefixed": prefixed(autoencoder(**SMALLEST)),
     "with much around": {**prefixed(autoencoder(**SMALLEST)), **AROUND},
 }  # fmt: skip
-MODES = ("all", "conv-only", "attn-only")
 
 
-def refused(weights: dict[str, Tensor], folder: Path, *layers: dict[str, Any]) -> list[str]:
+def refused(weights: dict[str, Tensor], folder: Path) -> list[str]:
     """Every problem that a plan is refused for."""
     with pytest.raises(PlanError) as caught:
-        plan_of(weights, folder, *layers)
-    problems = list(caught.value.problems)
+        plan_of(weights, folder)
     assert str(folder / "weights.pt") in str(caught.value)
-    return problems
-
-
-def copies(plan: InflationPlan) -> dict[str, str]:
-    """Each copied key, and the name in the file that it comes from."""
-    return {t.key: t.origin for t in plan.tensors if isinstance(t.origin, str)}
+    return list(caught.value.problems)
 
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [(name, MODES[i % 2]) for i, name in enumerate(SOURCES)] + [("bare", "attn-only")],
+    [*zip(SOURCES, cycle(["all", "conv-only"]), strict=False), ("bare", "attn-only")],
 )
 def test_a_plan_is_total(name: str, mode: str, tmp_path: Path) -> None:
     weights = SOURCES[name]
     plan = plan_of(weights, tmp_path, {"temporal.time_mode": mode})
     # Every tensor of the source is used, passed through or dropped, exactly once.
-    gone = Counter(copies(plan).values()) + Counter(d.info.name for d in plan.dropped)
-    assert gone == Counter(list(weights))
+    used = [tensor.origin for tensor in plan.tensors if isinstance(tensor.origin, str)]
+    assert sorted(used + [d.info.name for d in plan.dropped]) == sorted(weights)
     # Every tensor of the target has one origin, and one part.
     keys = [tensor.key for tensor in plan.tensors]
     assert len(set(keys)) == len(keys)
@@ -141,21 +132,10 @@ def test_missing_and_extra_keys_and_wrong_shapes_are_reported_at_once(tmp_path: 
     weights["quant_conv.weight"] = torch.ones(8, 8, 3, 3)
     del weights["post_quant_conv.bias"]
     problems = refused(prefixed(weights), tmp_path)
-    assert {problem.removeprefix(FIRST_STAGE).partition(" (")[0] for problem in problems} == {
-        "decoder.mid.block_2.norm1.weight is missing; expected the shape [64]",
-        "decoder.mid.block_2.norm1.weihgt is not part of this architecture",
-        "encoder.mid.attn_1.q.bias is missing; expected the shape [64]",
-        "encoder.mid.attn_2.q.bias is not part of this architecture",
-        "decoder.norm_out.bias is missing; expected the shape [32]",
-        "decoder.mid.block_1.conv2.bias has the shape [65]; expected [64]",
-        "encoder.down.0.block.0.conv1.weight has the shape [32, 32, 1, 1]; expected [32, 32, 3, 3]",
-        "quant_conv.weight has the shape [8, 8, 3, 3]; expected [8, 8, 1, 1]",
-        "post_quant_conv.bias is missing; expected the shape [4]",
-    }
+    assert {problem.removeprefix(FIRST_STAGE).split()[0] for problem in problems} == {
+        "decoder.mid.block_2.norm1.weight", "decoder.mid.block_2.norm1.weihgt",
+        "encoder.mid.attn_1.q.bias", "encoder.mid.attn_2.q.bias", "decoder.norm_out.bias",
+        "decoder.mid.block_1.conv2.bias", "encoder.down.0.block.0.conv1.weight",
+        "quant_conv.weight", "post_quant_conv.bias",
+    }  # fmt: skip
     assert sum("did you mean" in problem for problem in problems) == 4
-
-
-def test_an_inflated_file_is_refused(tmp_path: Path) -> None:
-    weights = prefixed(video_autoencoder(**SMALLEST))
-    with pytest.raises(FamilyError, match="inflated already"):
-        plan_of(weights, tmp_path)

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from inflate import models
-from inflate.models import Decoder, VideoDecoder
+from inflate.models import VideoDecoder
 
 M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
@@ -131,14 +130,6 @@ def video_decoder(time_mode: str, seed: int = 0, **changes: Any) -> VideoDecoder
     return randomized(VideoDecoder(time_mode=time_mode, **{**SMALL, **changes}), seed)
 
 
-def image_decoder_of(video: VideoDecoder, **changes: Any) -> Decoder:
-    """The image decoder that holds exactly the image weights of a small video decoder."""
-    image = Decoder(**{**SMALL, **changes})
-    weights = video.state_dict()
-    image.load_state_dict({key: weights[key] for key in image.state_dict()}, strict=True)
-    return image.to(video.conv_in.weight.dtype).eval()
-
-
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Seeded standard normal numbers."""
     generator = torch.Generator().manual_seed(seed)
@@ -148,31 +139,6 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def latents(batch: int = 2, frames: int = 3, size: int = 4, **kwargs: Any) -> Tensor:
     """Latents of ``batch`` videos for the small configurations, ``(B T) 4 h w``."""
     return noise(batch * frames, SMALL["z_channels"], size, size, **kwargs)
-
-
-def video(channels: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Features of two videos of three frames, ``(B T) C 4 5``."""
-    return noise(6, channels, 4, 5, dtype=dtype)
-
-
-def make_identity(video: VideoDecoder) -> VideoDecoder:
-    """Make each temporal branch an exact identity, as an inflated decoder starts."""
-    zeroed = (
-        "time_stack.out_layers.3",
-        "time_mix_block.attn1.to_out.0",
-        "time_mix_block.attn2.to_out.0",
-        "time_mix_block.ff_in.net.2",
-        "time_mix_block.ff.net.2",
-        "video_time_embed.2",
-    )
-    with torch.no_grad():
-        for name, parameter in video.named_parameters():
-            owner = name.rpartition(".")[0]
-            if owner.endswith(zeroed):
-                parameter.zero_()
-            elif owner.endswith("time_mix_conv"):
-                parameter.zero_() if parameter.dim() == 1 else nn.init.dirac_(parameter)
-    return video
 
 
 def error(out: Tensor, expected: Tensor) -> float:
@@ -188,25 +154,6 @@ def relative_rms(out: Tensor, expected: Tensor) -> float:
     assert out.shape == expected.shape
     difference = out.double() - expected.double()
     return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())
-
-
-class NormTypes(TorchFunctionMode):
-    """Records in which dtype every group norm and layer norm computes while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, set[torch.dtype]] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Note the dtypes of the tensors given to a norm, and run it."""
-        name = getattr(func, "__name__", "")
-        kwargs = kwargs or {}
-        if name in ("group_norm", "layer_norm"):
-            given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-            self.seen.setdefault(name, set()).update(a.dtype for a in given)
-        return func(*args, **kwargs)
 
 
 def reference_cases() -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from inflate.models.temporal import AE3DConv, TimeConv, TimeStack, VideoResBlock
 from inflate.models.time_attention import VideoBlock
 from inflate.vocabulary import kernel_of
 
-from .builders import SMALL, noise, randomized, video
+from .builders import SMALL, noise, randomized
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -54,32 +53,21 @@ def test_keywords_of_other_networks_are_refused(
 B, T, C, H, W = 2, 3, 32, 4, 5
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5])
-@pytest.mark.parametrize("kernel", [1, 3, 5, [3, 1, 1], [5, 3, 1], [1, 1, 3]], ids=str)
-@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 2, 8])
+@pytest.mark.parametrize("kernel", [1, 3, 5, [1, 1, 3], *([t, 1, 1] for t in (3, 5, 9))], ids=str)
 def test_time_conv_is_conv3d_that_keeps_the_size(kernel: Any, frames: int) -> None:
-    conv = randomized(TimeConv(8, kernel)).double()
-    x = noise(2, 8, frames, 4, 5, dtype=torch.float64)
-    padding = tuple(k // 2 for k in kernel_of(kernel))
-    out = conv(x)
-    assert out.shape == x.shape
-    torch.testing.assert_close(out, F.conv3d(x, conv.weight, conv.bias, padding=padding))
-
-
-@pytest.mark.parametrize("frames", [2, 3, 8])
-@pytest.mark.parametrize("kernel", [[1, 1, 1], [3, 1, 1], [5, 1, 1], [9, 1, 1]], ids=str)
-def test_time_conv_by_taps_is_conv3d_backwards_too(kernel: Any, frames: int) -> None:
     conv = randomized(TimeConv(8, kernel))
     x = noise(2, 8, frames, 4, 5).contiguous(memory_format=torch.channels_last_3d)
     x.requires_grad_()
-    expected = F.conv3d(x, conv.weight, conv.bias, padding=(kernel[0] // 2, 0, 0))
+    padding = tuple(k // 2 for k in kernel_of(kernel))
+    expected = F.conv3d(x, conv.weight, conv.bias, padding=padding)
     out = conv(x)
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
     towards, inputs = noise(*x.shape, seed=1), (x, conv.weight, conv.bias)
     grads = (torch.autograd.grad(y, inputs, towards) for y in (out, expected))
     for grad, expected_grad in zip(*grads, strict=True):
-        torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(grad, expected_grad, atol=1e-4, rtol=1e-4)
 
 
 def test_time_stack_is_its_formula() -> None:
@@ -96,21 +84,20 @@ def test_time_stack_is_its_formula() -> None:
         torch.testing.assert_close(stack(x), x + h)
 
 
-Build = Callable[..., Any]
-
-TEMPORAL: dict[str, Build] = {
-    "VideoResBlock": partial(VideoResBlock, in_channels=C, out_channels=2 * C),
-    "AE3DConv": partial(AE3DConv, C, 3, kernel_size=3, padding=1),
-    "VideoBlock": partial(VideoBlock, C),
-}
-every_temporal_module = pytest.mark.parametrize("build", TEMPORAL.values(), ids=TEMPORAL)
-
-
-@every_temporal_module
-def test_what_runs_in_place_changes_neither_inputs_nor_results(build: Build) -> None:
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: VideoResBlock(in_channels=C, out_channels=2 * C),
+        lambda: AE3DConv(C, 3, kernel_size=3, padding=1),
+        lambda: VideoBlock(C),
+    ],
+)
+def test_what_runs_in_place_changes_neither_inputs_nor_results(
+    build: Callable[[], Any],
+) -> None:
     block = randomized(build())
     for layout in (torch.contiguous_format, torch.channels_last):
-        x = video().contiguous(memory_format=layout)
+        x = noise(B * T, C, H, W).contiguous(memory_format=layout)
         before = x.clone()
         expected = block(x, timesteps=T)
         assert expected.requires_grad

@@ -238,17 +238,7 @@ def test_both_outputs_are_kept(image: Path, videos: dict[str, Path], tmp_path: P
     assert {path.stem for path in out.iterdir()} == saved.keys()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"atol": -1.0},
-        {"rtol": float("nan")},
-        {"max_side": 0},
-        {"max_frames": -1},
-        {"scaled_latents": True},
-        {"save_outputs": Path(__file__)},
-    ],
-)
+@pytest.mark.parametrize("options", [{"scaled_latents": True}, {"save_outputs": Path(__file__)}])
 def test_options_that_mean_nothing(options: dict[str, Any]) -> None:
     # Before any file is looked for.
     with pytest.raises((ConfigError, OutputError)) as caught:

@@ -28,8 +28,8 @@ EXACT = Tolerance(0.0, 0.0)
 LOOSE = Tolerance(math.inf, 0.0)
 
 
-def numbers(*values: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.tensor(values, dtype=dtype)
+def numbers(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple[str, Any]:
@@ -40,6 +40,7 @@ def compare(reference: Tensor, candidate: Tensor, tolerance: Tolerance) -> tuple
 @pytest.mark.parametrize(
     ("reference", "candidate", "verdict"),
     [
+        (4.0, math.nextafter(4.0, math.inf), "within-tolerance"),
         (4.0, 5.5, "within-tolerance"),
         (4.0, math.nextafter(5.5, math.inf), "fail"),
         (4.0, math.nextafter(2.5, -math.inf), "fail"),
@@ -52,12 +53,6 @@ def test_the_tolerance_ends_exactly_where_it_says(
     # atol + rtol * |reference|: 0.5 + 0.25 * 4 is 1.5, exactly.
     found = compare(numbers(reference), numbers(candidate), Tolerance(0.5, 0.25))
     assert found == (verdict, abs(candidate - reference))
-
-
-def test_the_smallest_difference_is_not_bitwise() -> None:
-    one = torch.ones(3)
-    other = torch.nextafter(one, torch.tensor([1.0, 2.0, 1.0]))
-    assert compare(one, other, Tolerance(1e-5, 0.0)) == ("within-tolerance", 2.0**-23)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -101,13 +96,7 @@ def test_the_worst_of_several_probes() -> None:
     assert worst_of([one, two, EQUAL]) == Errors(1.0, 0.6, 0.9, 30.0, 0.2, finite=True)
     assert worst_of([EQUAL, EQUAL]) == EQUAL
     assert worst_of([one, NOT_FINITE]) == NOT_FINITE
-
-
-@pytest.mark.parametrize(
-    ("errors", "worst"), [([0.0, 2.0, 1.0], 2.0), ([1.0, None], None), ([], None)]
-)
-def test_the_worst_error_is_unknown_if_one_is(errors: list[Any], worst: float | None) -> None:
-    assert worst_error(errors) == worst
+    assert worst_error([1.0, None]) is worst_error([]) is None
 
 
 def test_the_worst_pixel_is_named_and_each_part_judged() -> None:

@@ -73,29 +73,23 @@ def probe_of(
     return r.ProbeResult(name, shape, frames, verdict, largest, errors, parts, worst)
 
 
-TEMPORAL: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "time_stack.in_layers.2": ("uniform(0.02)", ("next-step", "the zero convolution behind it")),
-    "time_stack.out_layers.3": ("zeros", ("now", "its gradient is not zero")),
-    "mix_factor": (
-        "constant(0)", ("never", "a fixed blend at 0", "choose --merge-strategy learned"),
-    ),
-}  # fmt: skip
-"""The rule of each temporal tensor of a block, and when it learns."""
-
-BLOCKS = [name.removesuffix("conv2") for name in layer_names() if name.endswith("conv2")]
 PLAN = (
-    *(r.PlanRow(f"{name}.weight", "copied", (128,), "float32", 512) for name in layer_names()),
-    *(r.PlanRow(f"encoder.{n}", "passed-through", (128,), "float32", 512) for n in range(56)),
-    *(
-        r.PlanRow(block + part, "initialised", (1,), "float32", 4, rule)
-        for block in BLOCKS
-        for part, (rule, _) in TEMPORAL.items()
-    ),
+    r.PlanRow("decoder.conv_in.weight", "copied", (128,), "float32", 512),
+    r.PlanRow("encoder.conv_in.weight", "passed-through", (128,), "float32", 512),
+    r.PlanRow("decoder.mid.block_1.mix_factor", "initialised", (1,), "float32", 4, "constant(0)"),
 )
+LEARNS: dict[str, tuple[Any, ...]] = {
+    "time_stack.in_layers.2": ("next-step", "the zero convolution behind it"),
+    "time_stack.out_layers.3": ("now", "its gradient is not zero"),
+    "mix_factor": ("never", "a fixed blend at 0", "choose --merge-strategy learned"),
+}
+"""When each temporal tensor of a block learns, why, and what to change."""
+
 LEARNING = tuple(
-    r.TensorLearning(block + part, *when)
-    for block in BLOCKS
-    for part, (_, when) in TEMPORAL.items()
+    r.TensorLearning(name.removesuffix("conv2") + part, *when)
+    for name in layer_names()
+    if name.endswith("conv2")
+    for part, when in LEARNS.items()
 )
 
 
@@ -125,10 +119,9 @@ MEASURES = (
 )
 
 DAMAGES = (
-    r.Damage("temporal bias", "0.1 added to one temporal bias", "odd-frames"),
     r.Damage("spatial weight", "1% added to one spatial weight", "weights"),
     r.Damage("frames swapped", "the first two frames exchanged", "permuted"),
-    r.Damage("branch not zeroed", "the last convolution of one branch made random", "two-frames"),
+    r.Damage("branch not zeroed", "the last convolution of one branch made random", "odd-frames"),
     r.Damage("Dirac off centre", "one Dirac kernel moved by a frame", "odd-frames"),
 )
 

@@ -167,7 +167,6 @@ def test_a_batch_shows_failures_first_and_relative_paths() -> None:
     assert rows == ["failed", "unequal", "not-run", "held"]
     assert page.text.count("/data/in/") == page.text.count("/data/out/") == 1
     assert "1/img.ckpt it broke img1.st" in page.text
-    assert [a["href"] for a in page.all("a")][1:] == ["jobs/0.html"]
 
 
 def test_a_stored_document_is_rendered_without_torch() -> None:

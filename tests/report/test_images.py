@@ -83,15 +83,10 @@ def test_what_is_not_finite_is_magenta(bad: float) -> None:
         assert decoded(uri)[1, 1].tolist() == [128, 128, 128]
 
 
-def plot_of(name: str) -> dict[str, Any]:
-    plot = error_plot(document_of(name))
-    assert plot is not None
-    return plot
-
-
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "bare"])
 def test_the_limit_separates_what_passes_from_what_fails(name: str) -> None:
-    plot = plot_of(name)
+    plot = error_plot(document_of(name))
+    assert plot is not None
     assert len(plot["marks"]) == len(REPORTS[name].layers)
     for mark in plot["marks"]:
         assert TOP <= mark["y"] <= plot["bottom"]
@@ -105,32 +100,21 @@ def test_the_limit_separates_what_passes_from_what_fails(name: str) -> None:
         assert plot["first"] == (first if REPORTS[name].first_divergence else None)
 
 
-@pytest.mark.parametrize(("atol", "rtol"), [(1e-5, 1e-5), (1e-9, 1.0), (1.0, 1e-9), (0.0, 1e-5)])
+@pytest.mark.parametrize(("atol", "rtol"), [(1e-9, 1.0), (1.0, 1e-9), (0.0, 1e-5)])
 @pytest.mark.parametrize("needed", [1e-12, 1e-5, 0.3, 1e300])
 @pytest.mark.parametrize("verdict", ["fail", "within-tolerance"])
 def test_shares_are_on_their_side_of_1(
     atol: float, rtol: float, needed: float, verdict: str
 ) -> None:
     item = {"verdict": verdict, "errors": {"needed": needed}}
-    if atol == rtol and (needed > atol) != (verdict == "fail"):
-        return  # No such verdict.
     share = limit_share(item, {"tolerance": {"atol": atol, "rtol": rtol}})
     assert share is not None
     assert (share > 1.0) == (verdict == "fail")
-    if atol == rtol and needed != atol:
-        assert share == needed / atol
 
 
 @pytest.mark.parametrize(
     "frames",
-    [
-        (30.0, 31.5, 30.5),
-        (0.0, 0.0),
-        (None, 1e-12),
-        (1.0, None, 1e9),
-        (7.0,) * 99,
-        (23.1, 23.1000001),
-    ],
+    [(30.0, 31.5), (0.0, 0.0), (None, 1e-12), (1.0, None, 1e9), (7.0,) * 99, (23.1, 23.1000001)],
 )
 def test_numbers_over_time_lie_between_the_levels(frames: tuple[float | None, ...]) -> None:
     side = {"mean": None, "frames": frames}

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import inflate
-from inflate.display import Displayed, bytes_text
-from inflate.parity.result import Movement, TemporalResult, TrainedResult, WeightsResult
+from inflate.display import bytes_text
+from inflate.parity.result import (
+    Movement,
+    ParityReport,
+    TemporalResult,
+    TrainedResult,
+    WeightsResult,
+)
 from inflate.report.documents import parity_document
 from inflate.report.facts import facts
 from inflate.report.junit import as_junit
 from inflate.report.markdown import SIGNS, as_markdown
 from inflate.report.summary import advice, causes, missed_damages
-from inflate.workflow.production import ConversionResult
 
 from ..conversions import CPU
 from .building import (
@@ -29,10 +33,12 @@ from .building import (
     GUILTY,
     HOSTILE,
     HOSTILE_NAME,
+    OVERFLOW,
     REPORTS,
     document_of,
     shown_verdict,
 )
+from .test_html import Page
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -99,39 +105,34 @@ def test_the_causes_are_layers_modules_and_tensors() -> None:
     assert list(causes(document_of("failed")).values()) == [[GUILTY], [FIRST]]
     (tensors,) = causes(document_of("wrong weights")).values()
     assert tensors == ["encoder.conv_in.bias", "encoder.conv_in.weight"]
-    trained = replace(BARE, weights=WeightsResult(3, (), TemporalResult(2, ("mix_factor",))))
-    assert list(causes(parity_document(trained)).values()) == [["mix_factor"]]
     assert causes(document_of("bare")) == {}
 
 
-def test_what_to_do_follows_from_what_was_found() -> None:
-    module, self_test, learning = advice(document_of("failed"))
-    assert "modules" in module
-    assert "Dirac off centre" in self_test
-    assert "14 " in learning
-    assert "--merge-strategy learned" in learning
-    assert "--dtype bfloat16" in advice(document_of("overflow"))[0]
-    plain = replace(FAILED, bisect=None, trainability=None, self_test=None)
-    (command,) = advice(parity_document(plain))
-    assert "inflate verify img.ckpt img.video.safetensors --bisect" in command
-    for document, code in (
-        (parity_document(plain), "`inflate verify img.ckpt img.video.safetensors --bisect`"),
-        (document_of("overflow"), "`--dtype bfloat16`."),
-        (document_of("failed"), "`--merge-strategy learned`"),
-    ):
-        assert code in as_markdown(document)
-    moved = replace(plain.weights, different=(), temporal=TemporalResult(2, ("a", "b")))
-    assert "--trained" in advice(parity_document(replace(plain, weights=moved)))[0]
-    unknown = replace(plain, bisect=())
-    assert "spatial layers" in advice(parity_document(unknown))[0]
-    known = replace(plain, weights=WeightsResult(3, ("decoder.conv_in.bias",)))
-    (again,) = advice(parity_document(known))
-    assert "--bisect" not in again
-    damaged = replace(plain, not_finite=("decoder.conv_in.bias",))
-    assert advice(parity_document(damaged)) != [again]
-    missed = replace(BARE, self_test=FAILED.self_test)
-    assert len(advice(parity_document(missed))) == 1, "whatever the verdict"
-    assert advice(parity_document(replace(BARE, self_test=CLOSE.self_test))) == []
+PLAIN = replace(FAILED, bisect=None, trainability=None, self_test=None)
+MOVED = WeightsResult(138, (), TemporalResult(2, ("a", "b")))
+COMMAND = "inflate verify img.ckpt img.video.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("report", "named"),
+    [
+        (FAILED, ["modules", "Dirac off centre", "--merge-strategy learned"]),
+        (OVERFLOW, ["--dtype bfloat16", "Dirac off centre", "--merge-strategy learned"]),
+        (PLAIN, [f"{COMMAND} --bisect"]),
+        (replace(PLAIN, weights=MOVED), [f"{COMMAND} --trained"]),
+        (replace(PLAIN, bisect=()), ["spatial layers"]),
+        (replace(PLAIN, weights=WeightsResult(3, ("decoder.conv_in.bias",))), ["tensors"]),
+        (replace(PLAIN, not_finite=("decoder.conv_in.bias",)), ["NaN"]),
+        (replace(BARE, self_test=FAILED.self_test), ["Dirac off centre"]),  # Whatever the verdict.
+        (replace(BARE, self_test=CLOSE.self_test), []),
+    ],
+)
+def test_what_to_do_follows_from_what_was_found(report: ParityReport, named: list[str]) -> None:
+    document = parity_document(report)
+    for sentence, words in zip(advice(document), named, strict=True):
+        assert words in sentence
+        assert ("--bisect" in sentence) == ("--bisect" in words)
+        assert "--" not in words or f"`{words}`" in as_markdown(document)
 
 
 def test_how_far_a_part_moved_is_a_share_of_its_norm() -> None:
@@ -142,45 +143,24 @@ def test_how_far_a_part_moved_is_a_share_of_its_norm() -> None:
     assert texts["trained mix_factor"].endswith(" 0 from the start")
 
 
-@pytest.fixture(scope="module")
-def results(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Displayed]:
-    """One of everything that displays itself."""
-    folder = tmp_path_factory.mktemp("results")
-    conversion = inflate.convert(image, folder / "img.video.safetensors", **CPU)
+def test_results_are_short_in_a_prompt(image: Path, tmp_path: Path) -> None:
+    conversion = inflate.convert(image, tmp_path / "img.video.safetensors", **CPU)
     assert conversion.parity is not None
-    return {
-        "conversion": conversion,
-        "parity": conversion.parity,
-        "inspection": inflate.inspect(image),
-    }
-
-
-@pytest.mark.parametrize("name", ["conversion", "parity", "inspection"])
-def test_everything_is_short(results: dict[str, Displayed], name: str) -> None:
-    result = results[name]
-    assert repr(result).startswith(f"<{type(result).__name__} ")
-    assert len(repr(result)) < 250
-    assert result._repr_html_().startswith(f"<p>{type(result).__name__}: <b>")
-
-
-def test_a_conversion_has_its_verdict_file_and_size(results: dict[str, Displayed]) -> None:
-    result = results["conversion"]
-    assert isinstance(result, ConversionResult)
-    size = bytes_text(result.plan.nbytes)
-    assert repr(result) == f"<ConversionResult bitwise, img.video.safetensors, {size}>"
-    dry = replace(result, output=None, parity=None, notes=("<note>",))
+    for result in (conversion, conversion.parity, inflate.inspect(image)):
+        name = type(result).__name__
+        assert repr(result).startswith(f"<{name} ")
+        assert len(repr(result)) < 250
+        assert result._repr_html_().startswith(f"<p>{name}: <b>")
+    size = bytes_text(conversion.plan.nbytes)
+    assert repr(conversion) == f"<ConversionResult bitwise, img.video.safetensors, {size}>"
+    dry = replace(conversion, output=None, parity=None, notes=("<note>",))
     assert repr(dry).startswith("<ConversionResult unverified, img.video.safetensors (not written)")
     assert "&lt;note&gt;" in dry._repr_html_()
-    assert "<b>fail</b>" in REPORTS["failed"]._repr_html_()
+    assert "<b>fail</b>" in FAILED._repr_html_()
 
 
 def test_names_from_files_are_text() -> None:
-    words: list[str] = []
-    tags: set[str] = set()
-    page = HTMLParser()
-    page.handle_data = words.append  # type: ignore[method-assign]
-    page.handle_starttag = lambda tag, _: tags.add(tag)  # type: ignore[method-assign]
-    page.feed(HOSTILE._repr_html_())
-    assert tags == {"p", "b", "table", "tr", "th", "td"}
-    assert any("<script>" in text for text in words)
+    page = Page(HOSTILE._repr_html_())
+    assert {tag for tag, _ in page.elements} == {"p", "b", "table", "tr", "th", "td"}
+    assert "<script>" in page.text
     assert not {"\x1b", "\n", "\u202e"} & set(HOSTILE._repr_html_() + repr(HOSTILE))
