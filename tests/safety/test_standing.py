@@ -85,7 +85,8 @@ def test_values_beyond_all_limits_are_refused(
                  "convert IMAGE -o LONG", "verify IMAGE LONG", "verify IMAGE VIDEO --latents LONG",
                  "verify IMAGE VIDEO --images LONG", "verify IMAGE VIDEO --save-outputs LONG",
                  "verify IMAGE VIDEO --report LONG", "inspect LONG", "report LONG", "batch LONG",
-                 "batch IMAGE --ledger LONG", "batch IMAGE --dry-run -o LONG"):  # fmt: skip
+                 "batch IMAGE --ledger LONG", "batch IMAGE --ledger .",
+                 "batch IMAGE --dry-run -o LONG"):  # fmt: skip
         for name, value in {"IMAGE": image, "VIDEO": video, "LARGE": large, "LONG": long}.items():
             line = line.replace(name, str(value))
         refused(tmp_path, *line.split())
