@@ -1,12 +1,12 @@
 """Run random commands, and report every one that ends as it must not.
 
 ``commands`` draws command lines, YAML configurations, batch manifests, reports and checkpoints from
-a seed. ``files`` mutates checkpoints, guided by coverage. Each run must end in a valid result, or
-in exit code 2 with one message, and leave every other file as it was. Anything else is a finding;
-then the exit code is 1.
+a seed, and makes the first finding of each kind small. ``files`` draws checkpoints guided by
+coverage. Each run must end in a valid result, or in exit code 2 with one message, and leave every
+other file as it was. Anything else is a finding; then the exit code is 1.
 
     python scripts/fuzz.py commands --cases 5000 --seed 1
-    python scripts/fuzz.py commands --seed 1 --kind manifests --case 17     # repeat one, in full
+    python scripts/fuzz.py commands --seed 1 --kind manifests      # repeat the cases of one kind
     pip install atheris
     python scripts/fuzz.py files --seconds 60                               # every format
     python scripts/fuzz.py files --replay crash-1f2e...
@@ -18,18 +18,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.safety.drawing import Case
-    from tests.safety.ground import Ground, Outcome
+    from tests.safety.ground import Ground
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("lines", "configurations", "manifests", "reports", "checkpoints")
@@ -48,7 +49,6 @@ def options() -> argparse.Namespace:
     lines.add_argument("--cases", type=int, default=5000, help="of all kinds together (5000)")
     lines.add_argument("--seed", type=int, default=1)
     lines.add_argument("--kind", choices=KINDS, action="append", help="all by default")
-    lines.add_argument("--case", type=int, help="run one case of one kind, and print all of it")
     files = modes.add_parser("files", help="mutate checkpoints, guided by coverage (atheris)")
     files.add_argument("--runs", type=int, default=-1, help="no limit by default")
     files.add_argument("--seconds", type=int, default=60)
@@ -63,9 +63,6 @@ def main() -> int:
     chosen = options()
     if chosen.mode == "files" and importlib.util.find_spec("atheris") is None and not chosen.replay:
         print("error: atheris is not installed; pip install atheris", file=sys.stderr)
-        return 2
-    if chosen.mode == "commands" and chosen.case is not None and len(chosen.kind or ()) != 1:
-        print("error: --case needs one --kind", file=sys.stderr)
         return 2
     sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"] = str(ROOT)  # For the workers of batches.
@@ -86,27 +83,16 @@ def main() -> int:
 
 def commands(chosen: argparse.Namespace, ground: Ground) -> int:
     """Draw commands, run each in this process, and report the findings."""
-    from tests.safety.drawing import draw
-
     kinds = chosen.kind or list(KINDS)
-    signal.signal(signal.SIGALRM, still_running)
-    numbers = range(-(-chosen.cases // len(kinds))) if chosen.case is None else [chosen.case]
-    ends: dict[str, Counter[object]] = {kind: Counter() for kind in kinds}
+    ends: dict[str, Counter[int | None]] = {}
     findings = 0
-    for number, kind in itertools.product(numbers, kinds):
-        case = draw(kind, chosen.seed, number, ground.stock)
-        signal.alarm(TIME_LIMIT)
-        found = ground.run(case)
-        signal.alarm(0)
-        ends[kind][found.code] += 1
-        findings += bool(found.problems)
-        if chosen.case is not None:
-            show(case, found)
-        elif found.problems:
-            print(f"\n{' '.join(ascii(word) for word in case.arguments)[:400]}")
-            print("\n".join(f"  - {problem!a:.400}" for problem in found.problems))
-            print(f"  python scripts/fuzz.py commands --seed {chosen.seed} --kind {kind} "
-                  f"--case {number}", flush=True)  # fmt: skip
+    for kind in kinds:
+        try:
+            ground.property(kind, -(-chosen.cases // len(kinds)), chosen.seed, limited)()
+        except AssertionError:
+            traceback.print_exc()
+            findings += 1
+        ends[kind] = ground.codes.copy()
     codes = sorted({code for counts in ends.values() for code in counts}, key=str)
     print("\nexit code     " + "".join(f"{code!s:>8}" for code in codes) + "   cases")
     for kind, counts in ends.items():
@@ -116,68 +102,49 @@ def commands(chosen: argparse.Namespace, ground: Ground) -> int:
     return 1 if findings else 0
 
 
-def show(case: Case, found: Outcome) -> None:
-    """Print a case and its outcome."""
-    print("arguments", ascii(case.arguments))
-    for name, content in case.files.items():
-        print(f"{name}: {len(content):,} bytes")
-        print(ascii(content[:3000]) if b"\0" in content else
-              content.decode("utf-8", "backslashreplace")[:20_000])  # fmt: skip
-    for stream, text in (("stdout", found.out), ("stderr", found.err)):
-        print(f"{stream}: {text!a}")
-    print(f"exit code {found.code}; problems: {found.problems!a}")
-
-
 class StillRunningError(Exception):
     """A command does not end."""
 
 
-def still_running(_number: int, _frame: object) -> None:
-    """End a command."""
-    raise StillRunningError(f"after {TIME_LIMIT} s")
+def limited(arguments: Sequence[object]) -> tuple[int, str, str]:
+    """Run a command for at most ``TIME_LIMIT`` seconds."""
+    from tests.safety.refusals import command
+
+    def stop(_number: int, _frame: object) -> None:
+        raise StillRunningError(f"after {TIME_LIMIT} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(TIME_LIMIT)
+    try:
+        return command(arguments)
+    finally:
+        signal.alarm(0)
 
 
 def files(chosen: argparse.Namespace, ground: Ground) -> int:
     """Mutate checkpoints, guided by coverage; or repeat one finding."""
-    from tests.safety.drawing import BYTE_WORDS, FORMATS, READS, checkpoint_case, skeletons
-
-    stock = ground.stock
-    places = [(source, name) for source in FORMATS for name in skeletons(source, stock)]
-
-    def run(data: bytes) -> tuple[str, ...]:
-        # The first byte chooses the file, the second the command.
-        if len(data) < 2:
-            return ()
-        source, name = places[data[0] % len(places)]
-        case = checkpoint_case(source, {name: data[2:]}, stock, READS[data[1] % len(READS)])
-        return ground.run(case).problems
-
-    def once(data: bytes) -> None:
-        problems = run(data)
-        if problems:
-            raise AssertionError(problems)
-
+    # The bytes that atheris changes are the choices of hypothesis.
+    once = ground.property("checkpoints", 1, main=limited).hypothesis.fuzz_one_input  # type: ignore[attr-defined]
     if chosen.replay:
-        problems = run(chosen.replay.read_bytes())
-        print("\n".join(map(ascii, problems)) or "no problem")
-        return 1 if problems else 0
+        try:
+            once(chosen.replay.read_bytes())
+        except AssertionError:
+            traceback.print_exc()
+            return 1
+        print("no problem")
+        return 0
     import atheris
 
-    seeds, words = ground.root.parent / "seeds", ground.root.parent / "words"
+    # Few choices make a whole case, so mutations begin with many.
+    seeds = ground.root.parent / "seeds"
     seeds.mkdir()
-    for number, (source, name) in enumerate(places):
-        for full in range(len(READS)):
-            seed = bytes([number, full]) + skeletons(source, stock)[name]
-            (seeds / f"{number}-{full}").write_bytes(seed)
-    texts = (
-        "".join(f"\\x{byte:02x}" for byte in word) for word in BYTE_WORDS if 0 < len(word) < 64
-    )
-    words.write_text("".join(f'"{text}"\n' for text in texts))
+    random = Random(chosen.seed)  # noqa: S311
+    for number in range(100):
+        (seeds / str(number)).write_bytes(random.randbytes(2000))
     arguments = [
         sys.argv[0], f"-runs={chosen.runs}", f"-max_total_time={chosen.seconds}",
-        f"-seed={chosen.seed}", "-max_len=40000", f"-timeout={TIME_LIMIT}", "-rss_limit_mb=4096",
-        "-print_final_stats=1", f"-artifact_prefix={chosen.keep.resolve()}/", f"-dict={words}",
-        str(seeds),
+        f"-seed={chosen.seed}", "-max_len=4000", f"-timeout={TIME_LIMIT}", "-rss_limit_mb=4096",
+        "-print_final_stats=1", f"-artifact_prefix={chosen.keep.resolve()}/", str(seeds),
     ]  # fmt: skip
     atheris.Setup(arguments, once)
     atheris.Fuzz()  # It ends this process.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +73,15 @@ def tiny_video(tiny: Path) -> Path:
     path = tiny.with_name("video.safetensors")
     convert(tiny, path, device="cpu")
     return path
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """The file system that fsspec keeps in memory, empty."""
+    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]

@@ -126,7 +126,7 @@ def files_of_ledger(path: Path) -> list[Path]:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return path.parent / f".{path.name}.lock"  # Also of a path without a name, as "."
 
 
 def _lock(path: Path, waits: Callable[[], None]) -> int:

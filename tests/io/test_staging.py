@@ -5,16 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from inflate.errors import OutputError
 from inflate.io import staging
@@ -27,10 +23,10 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.flo
 CONFIGS = pytest.mark.parametrize("config", [None, {}], ids=["file", "folder"])
 
 
-def write(staged: Staged, tensors: dict[str, Tensor] = TENSORS) -> None:
-    """Write tensors into a staged file, as conversions do."""
-    with saying_why(staged.destination, sum(tensor.nbytes for tensor in tensors.values())):
-        write_all(staged.file, tensors)
+def write(staged: Staged) -> None:
+    """Write ``TENSORS`` into a staged file, as conversions do."""
+    with saying_why(staged.destination, sum(tensor.nbytes for tensor in TENSORS.values())):
+        write_all(staged.file, TENSORS)
 
 
 def make(path: Path, *, overwrite: bool = False, config: dict[str, Any] | None = None) -> Path:
@@ -54,18 +50,8 @@ def out(tmp_path: Path) -> Path:
 # Hidden, then published or removed
 
 
-def test_a_staged_file_is_hidden_until_it_is_published(out: Path) -> None:
-    with stage(out, ReadFiles(), overwrite=False) as staged:
-        assert staged.path.name.startswith(f".{out.name}.")
-        assert list(out.parent.iterdir()) == [staged.path]
-        write(staged)
-        staged.publish()
-        assert list(out.parent.iterdir()) == [out]
-    assert_same(load_file(out), TENSORS)
-
-
 @CONFIGS
-@pytest.mark.parametrize("error", [RuntimeError("bug"), OutputError("full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
 @pytest.mark.parametrize("written", [False, True])
 def test_what_is_not_published_is_removed(
     config: dict[str, Any] | None, error: BaseException, written: bool, out: Path
@@ -82,9 +68,8 @@ def test_what_is_not_published_is_removed(
 
 
 @CONFIGS
-@pytest.mark.parametrize("published", [False, True])
-def test_ctrl_c_carries_whether_it_was_published(
-    published: bool, config: dict[str, Any] | None, out: Path, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_names_what_was_published(
+    config: dict[str, Any] | None, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(folder: Path) -> None:
         if folder == out.parent:
@@ -93,15 +78,13 @@ def test_ctrl_c_carries_whether_it_was_published(
     def run() -> None:
         with stage(out, ReadFiles(), overwrite=False, folder_config=config) as staged:
             write(staged)
-            if published:
-                monkeypatch.setattr(staging, "_sync_folder", interrupt)
-                staged.publish()
-            raise KeyboardInterrupt
+            monkeypatch.setattr(staging, "_sync_folder", interrupt)
+            staged.publish()
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         run()
-    assert (str(out) in str(stopped.value)) is published
-    assert list(out.parent.iterdir()) == [out] * published
+    assert str(out) in str(stopped.value)
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
@@ -131,15 +114,6 @@ def test_an_old_folder_comes_back_where_the_new_one_gets_no_name(
 
 
 # What has the name already
-
-
-@pytest.mark.parametrize("link", [False, True])
-def test_an_existing_file_or_dangling_link_is_kept(link: bool, out: Path) -> None:
-    out.symlink_to("nowhere") if link else out.write_text("precious")
-    with pytest.raises(OutputError):
-        make(out)
-    assert list(out.parent.iterdir()) == [out]
-    assert out.is_symlink() if link else out.read_text() == "precious"
 
 
 def test_overwrite_replaces_an_existing_file_only_when_published(out: Path) -> None:
@@ -193,25 +167,6 @@ def test_destinations_that_cannot_be_written_are_refused(
 # Disks that refuse
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """As on a disk with this much room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_is_reported_with_the_size_and_leaves_nothing(out: Path) -> None:
-    tensors = {str(i): torch.ones(3000) for i in range(50)}
-    with file_size_limit(100_000), pytest.raises(OutputError, match="600,000"):  # noqa: SIM117
-        with stage(out, ReadFiles(), overwrite=False) as staged:
-            write(staged, tensors)
-    assert list(out.parent.iterdir()) == []
-
-
 @pytest.mark.parametrize("call", ["fsync", "link"])
 def test_a_disk_that_fails_while_publishing_leaves_nothing(
     call: str, out: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,16 +209,6 @@ def abandoned(out: Path) -> Path:
 
 
 @CONFIGS
-def test_what_a_killed_run_left_is_removed(config: dict[str, Any] | None, out: Path) -> None:
-    if config is None:
-        abandoned(out).write_text("left by a run that was killed")
-    else:
-        abandoned(out).mkdir()
-    make(out, config=config)
-    assert list(out.parent.iterdir()) == [out]
-
-
-@CONFIGS
 def test_what_is_staged_is_held_while_it_is_made(config: dict[str, Any] | None, out: Path) -> None:
     with stage(out, ReadFiles(), overwrite=False, folder_config=config) as first:
         handle = os.open(first.path, os.O_RDONLY)
@@ -275,7 +220,9 @@ def test_what_is_staged_is_held_while_it_is_made(config: dict[str, Any] | None, 
 
 
 @CONFIGS
-def test_what_no_run_left_is_kept(config: dict[str, Any] | None, out: Path) -> None:
+def test_what_a_killed_run_left_is_removed_and_all_else_is_kept(
+    config: dict[str, Any] | None, out: Path
+) -> None:
     for ending in ("0123abc.staged", "0123ABCD.staged", "0123abcd.backup", "v2.0123abcd.staged"):
         out.with_name(f".{out.name}.{ending}").write_text("mine")
     (out.parent / abandoned(out).name[1:]).write_text("mine")
@@ -284,5 +231,7 @@ def test_what_no_run_left_is_kept(config: dict[str, Any] | None, out: Path) -> N
     out.with_name(f".{out.name}.0123abce.staged").symlink_to(out.parent / "precious")
     os.mkfifo(out.with_name(f".{out.name}.0123abcf.staged"))
     before = set(out.parent.iterdir())
+    left = out.with_name(f".{out.name}.0123abcc.staged")
+    left.write_text("left by a run that was killed") if config is None else left.mkdir()
     make(out, config=config)
     assert set(out.parent.iterdir()) == {*before, out}

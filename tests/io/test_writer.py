@@ -68,13 +68,6 @@ def test_the_library_reads_tensors_that_are_aligned_as_far_as_their_sizes_allow(
         assert (8 + size + start) % power == 0
 
 
-def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
-    one, two = (tmp_path / name for name in ("one", "two"))
-    write(one, b="2", a="1")
-    write(two, a="1", b="2")
-    assert one.read_bytes() == two.read_bytes()
-
-
 def test_bytes_that_are_taken_a_few_at_a_time_are_all_written(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ class Answer:
     code: int
     out: str
     err: str
-    seconds: float
 
 
 class Server:
@@ -57,29 +55,28 @@ class Server:
 
         Each has ``arguments`` of the command line, or ``open``, paths to open one after another,
         or ``python``, a program with ``arguments``; and perhaps ``umask``, ``memory`` in bytes,
-        ``die`` (see ``_die_at``), ``wait`` seconds before it begins.
+        ``die`` (see ``_die_at``).
         """
         started = []
         for job in jobs:
             self._count += 1
             outputs = [str(self._folder / f"{self._count}.{name}") for name in ("out", "err")]
             process = self._context.Process(target=_run, args=(job, *outputs))
-            begin = time.monotonic()
             process.start()
-            started.append((process, begin, outputs))
+            started.append((process, outputs))
         answers = []
-        for process, begin, outputs in started:
+        for process, outputs in started:
             process.join(120)
             process.kill()
             process.join()
-            seconds, code = time.monotonic() - begin, process.exitcode
+            code = process.exitcode
             texts = []
             for name in outputs:  # A child that was killed early has none.
                 path = Path(name)
                 texts.append(path.read_text("utf-8", "replace") if path.exists() else "")
             assert code is not None
             process.close()
-            answers.append(Answer(code, texts[0], texts[1], seconds))
+            answers.append(Answer(code, *texts))
         return answers
 
     def command(self, *arguments: object, **more: Any) -> Answer:
@@ -106,7 +103,6 @@ def _run(job: Mapping[str, Any], out: str, err: str) -> None:
     for number, name in ((1, out), (2, err)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
-    time.sleep(job.get("wait", 0.0))
     if "umask" in job:
         os.umask(job["umask"])
     if "memory" in job:

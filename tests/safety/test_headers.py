@@ -117,19 +117,9 @@ def dumped(content: Any) -> bytes:
 
 
 BROKEN = ["", "{", "[]", "\ud800", NESTED]
-SHARDS = [
-    "../one.safetensors",
-    "/etc/passwd",
-    ".",
-    "",
-    "three.safetensors",
-    "x" * 300,
-    "one\0.safetensors",
-    ESCAPES,
-    "a.safetensors.index.json",
-    "\ud800",
-    ["one.safetensors"],
-]
+SHARDS = ["../one.safetensors", "/etc/passwd", ".", "", "three.safetensors", "x" * 300, ESCAPES,
+          "one\0.safetensors", "a.safetensors.index.json", "\ud800",
+          ["one.safetensors"]]  # fmt: skip
 INDICES: list[Any] = [
     *BROKEN, '{"weight_map":' + "9" * 5000 + "}", {"metadata": {}},
     *({"weight_map": shards} for shards in (
@@ -153,17 +143,15 @@ def test_a_false_index_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "convert", path)
 
 
-KL = {"_class_name": "AutoencoderKL"}
 CONFIGS: list[Any] = [
-    "{", NESTED, '{"_class_name":' + "9" * 5000 + "}", {},
-    *({"_class_name": name} for name in (["AutoencoderKL"], ESCAPES, "x" * 5000)),
-    *({**KL, "norm_num_groups": groups} for groups in (16, ESCAPES, None)),
-    *({**KL, "scaling_factor": factor} for factor in (ESCAPES, [1], 10**400)),
+    "{", NESTED, '{"_class_name":' + "9" * 5000 + "}", {"_class_name": ["AutoencoderKL"]},
+    {"_class_name": ESCAPES}, *({"_class_name": "AutoencoderKL", **more} for more in (
+        {"norm_num_groups": 16}, {"norm_num_groups": None}, {"scaling_factor": [1]},
+        {"scaling_factor": 10**400})),
 ]  # fmt: skip
 OURS = [
-    "{", "[]", '{"\\u001b[2J\\nerror: x":1}', '{"dtype":"\\u001b[2J\\nerror: x"}',
-    '{"seed":"many"}', '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000,
-    '{"seed":' + "9" * 5000 + "}",
+    "{", "[]", json.dumps({ESCAPES: 1}), json.dumps({"dtype": ESCAPES}), '{"seed":"many"}',
+    '{"architecture":{"ch":1e308}}', '{"architecture":' * 50_000, '{"seed":' + "9" * 5000 + "}",
 ]  # fmt: skip
 
 

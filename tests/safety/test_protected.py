@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
 import inflate
 from inflate.errors import CheckpointError, OutputError
@@ -21,7 +20,8 @@ from inflate.workflow import conversion, verification
 from ..checkpoints import write_safetensors
 from ..conversions import CPU
 from ..media import clip, picture
-from .refusals import command, refused
+from .ground import Ground
+from .refusals import refused
 from .serving import EXPORT
 
 INDEX = "model.safetensors.index.json"
@@ -32,36 +32,28 @@ ONTO = ("--overwrite", *CPU_FLAGS)
 
 
 @pytest.fixture
-def sharded(tmp_path: Path, weights: dict[str, Any]) -> Path:
+def files(ground: Ground, tmp_path: Path) -> Path:
+    """A folder with a valid file of every kind."""
+    for name, content in ground.stock.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(files: Path) -> Path:
     """An index of two shards."""
-    names = dict.fromkeys(weights, SHARDS[0]) | {"decoder.conv_in.weight": SHARDS[1]}
-    for shard in SHARDS:
-        save_file({k: v for k, v in weights.items() if names[k] == shard}, tmp_path / shard)
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": names}))
-    return tmp_path / INDEX
+    return files / "parts" / INDEX
 
 
 @pytest.fixture
-def folder(tmp_path: Path, weights: dict[str, Any]) -> Path:
+def folder(files: Path) -> Path:
     """A folder as diffusers writes it."""
-    path = tmp_path / "vae"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    write_safetensors(path / FOLDER_WEIGHTS, weights)
-    return path
+    return files / "folder"
 
 
 @pytest.fixture
-def document(pair: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A stored report."""
-    code, out, err = command(["verify", *pair, "--json", *CPU_FLAGS])
-    assert code == 0, err
-    (tmp_path / "document.html").write_text(out)
-    return tmp_path / "document.html"
-
-
-@pytest.fixture
-def no_work(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where the work begins: refusals must come before it."""
 
     def begun(*_args: Any, **_options: Any) -> None:
@@ -86,7 +78,7 @@ def test_no_file_of_a_source_is_a_destination(
     (out / "config.json").symlink_to(single)
     report = ("-o", tmp_path / "out.json", *CPU_FLAGS, "--report")
     for words in (
-        *((sharded, "-o", tmp_path / name, *ONTO) for name in (INDEX, *SHARDS)),
+        *((sharded, "-o", sharded.with_name(name), *ONTO) for name in (INDEX, *SHARDS)),
         *((folder, "-o", folder / name, *ONTO) for name in ("config.json", FOLDER_WEIGHTS)),
         (folder / FOLDER_WEIGHTS, "-o", folder, *EXPORT, "--overwrite"),
         (single, "--config", config, "-o", config, *ONTO),
@@ -99,13 +91,13 @@ def test_no_file_of_a_source_is_a_destination(
     # A source with the name of a leftover
     staged = single.rename(tmp_path / ".x.safetensors.0123abcd.staged")
     refused(tmp_path, "convert", staged, "-o", tmp_path / "x.safetensors", *ONTO)
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / SHARDS[1]))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(sharded.with_name(SHARDS[1])))
     refused(tmp_path, "convert", sharded, *report[:-1], "--github-summary")
 
 
 @pytest.mark.usefixtures("no_work")
 def test_no_report_replaces_an_input_or_output(
-    single: Path, pair: tuple[Path, Path], document: Path, tmp_path: Path
+    single: Path, pair: tuple[Path, Path], files: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -115,12 +107,11 @@ def test_no_report_replaces_an_input_or_output(
     refused(tmp_path, "convert", single, "-o", out, *export, *more)
     kept = tmp_path / "kept.json"
     refused(tmp_path, "verify", *pair, "--save-outputs", kept, "--report", kept, *CPU_FLAGS)
-    refused(tmp_path, "report", document, "--to", "html")
+    refused(tmp_path, "report", (files / "pass.json").rename(files / "pass.html"), "--to", "html")
 
-    candidate = tmp_path / "video.safetensors"
-    candidate.write_bytes(pair[1].read_bytes())
+    candidate = files / "video.safetensors"
     image, video = picture(tmp_path / "images" / "a.png", 16, 16), clip(tmp_path / "a.mkv")
-    latents = write_safetensors(tmp_path / "latents.safetensors", {})
+    latents = files / "latents.safetensors"
     given = ("--images", image.parent, "--video", video, "--latents", latents)
     report = tmp_path / "report.md"
     for path in (single, candidate, image, video, latents):
@@ -131,30 +122,23 @@ def test_no_report_replaces_an_input_or_output(
 
 @pytest.mark.usefixtures("no_work")
 def test_no_remote_source_is_replaced(
-    weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: Any
 ) -> None:
-    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
     monkeypatch.setenv("INFLATE_CACHE", str(tmp_path / "cache"))
-    memory = fsspec.filesystem("memory")
     path = write_safetensors(tmp_path / "img.safetensors", weights)
     config = json.dumps({"_class_name": "AutoencoderKL"}).encode()
-    try:
-        memory.pipe({f"/vae/{FOLDER_WEIGHTS}": path.read_bytes(), "/vae/config.json": config})
-        before = memory.cat("/vae/*")
-        url = f"memory://vae/{FOLDER_WEIGHTS}"
-        export = {"layout": "diffusers", "skip_parity": True}
-        for source, output, more in (
-            (url, f"memory:///vae//{FOLDER_WEIGHTS}", CPU),
-            ("memory://vae", url, CPU),
-            ("memory://vae", "memory://vae/config.json", CPU),
-            (url, "memory://vae", export),
-        ):
-            with pytest.raises(OutputError):
-                inflate.convert(source, output, overwrite=True, **more)
-        assert memory.cat("/vae/*") == before
-    finally:
-        memory.store.clear()
-        memory.pseudo_dirs[:] = [""]
+    memory.pipe({f"/vae/{FOLDER_WEIGHTS}": path.read_bytes(), "/vae/config.json": config})
+    before = memory.cat("/vae/*")
+    url = f"memory://vae/{FOLDER_WEIGHTS}"
+    export = {"layout": "diffusers", "skip_parity": True}
+    for source, output, more in (
+        (url, f"memory:///vae//{FOLDER_WEIGHTS}", CPU),
+        ("memory://vae", "memory://vae/config.json", CPU),
+        (url, "memory://vae", export),
+    ):
+        with pytest.raises(OutputError):
+            inflate.convert(source, output, overwrite=True, **more)
+    assert memory.cat("/vae/*") == before
 
 
 def test_a_file_has_one_place_under_all_of_its_names(tmp_path: Path) -> None:
@@ -220,32 +204,29 @@ def test_every_change_of_a_file_is_noticed(change: Callable[[Path], None], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
-    [*((name, touch) for name in ("config.json", FOLDER_WEIGHTS, INDEX, *SHARDS, "copy")),
-     ("single", cut)],
-)  # fmt: skip
+    ("source", "changed"),
+    [
+        *(("folder", f"folder/{name}") for name in ("config.json", FOLDER_WEIGHTS)),
+        *((f"parts/{INDEX}", f"parts/{name}") for name in (INDEX, *SHARDS)),
+        ("video.safetensors", "video.safetensors"),  # It is copied to another layout.
+        ("img.safetensors", "img.safetensors"),
+    ],
+)
 def test_nothing_is_published_of_a_source_that_changes(
-    name: str, change: Callable[[Path], None], folder: Path, sharded: Path, single: Path,
-    pair: tuple[Path, Path], tmp_path: Path,
-) -> None:  # fmt: skip
-    source = sharded if (tmp_path / name).exists() else folder
-    changed = (sharded.parent if source == sharded else folder) / name
-    options: dict[str, Any] = {"skip_parity": True}
-    if name == "single":
-        source = changed = single
-        options = {}
-    elif name == "copy":  # A video file is copied to another layout.
-        source = changed = tmp_path / "video.safetensors"
-        source.write_bytes(pair[1].read_bytes())
+    source: str, changed: str, files: Path
+) -> None:
+    checked = source == "img.safetensors"
+    options: dict[str, Any] = {"skip_parity": not checked}
+    if source == "video.safetensors":
         options["layout"] = "decoder"
 
     def progress(phase: str, count: int, total: int) -> None:
         if (phase, count) == ("writing", 1):
-            change(changed)
+            (cut if checked else touch)(files / changed)
 
     with pytest.raises(CheckpointError):
-        inflate.convert(source, tmp_path / "out", progress=progress, **options, **CPU)
-    assert not (tmp_path / "out").exists()
+        inflate.convert(files / source, files / "out", progress=progress, **options, **CPU)
+    assert not (files / "out").exists()
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["reference", "candidate"])

@@ -16,7 +16,6 @@ from .hostile import (
     WRITERS,
     call,
     dict_of,
-    list_of,
     named,
     new,
     program,
@@ -49,8 +48,7 @@ def hostile(trace: str) -> dict[str, bytes]:
     return {
         "os.system": call("os.system", text(f"touch {trace}")),
         "posix.mkdir": call("posix.mkdir", file),
-        **{name: call(name, touch) for name in ("builtins.exec", "__builtin__.eval")},
-        "subprocess": call("subprocess.Popen", list_of(text("touch"), file)),
+        "__builtin__.eval": call("__builtin__.eval", touch),
         "getattr": call(attribute_of(imported, "mkdir"), file),
         "partial": call(call("functools.partial", named("builtins.exec"), touch)),
         "pickle": call("pickle.loads", bytes_of(program(evil))),
@@ -61,11 +59,9 @@ def hostile(trace: str) -> dict[str, bytes]:
         "OBJ": b"(" + named("logging.FileHandler") + file + b"o",
         "STACK_GLOBAL": text("posix") + text("mkdir") + b"\x93" + tuple_of(file) + b"R",
         "NEWOBJ_EX": named("types.SimpleNamespace") + b")}\x92" + evil + b"b",
-        "nested": list_of(dict_of({"deep": tuple_of(list_of(evil))})),
         "as a key": dict_of([(evil, b"K\x01")]),
         "by the memo": named("posix.mkdir") + b"q\x07h\x07" + tuple_of(file) + b"R",
         "not used": evil + b"N",
-        "removed": evil + b"0N",
     }  # fmt: skip
 
 
@@ -163,14 +159,9 @@ def test_a_refusal_names_the_call(tmp_path: Path) -> None:
 
 
 def test_stand_ins_accept_what_their_objects_would(tmp_path: Path) -> None:
-    for content, opens in (
-        (call(call("builtins.getattr", b"N"), b"N"), True),
-        (call("collections.deque") + b"Na", True),
-        (call("collections.defaultdict") + b"NNs", True),
-        (call(tensor(), b"N"), False),
-        (named("builtins.list") + b"N" + b"R", False),
-        (tuple_of() + b"Na", False),
-    ):
-        for write in WRITERS.values():
-            path = write(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": content}))
-            assert (read(path) is not None) == opens
+    sound = (call(call("builtins.getattr", b"N"), b"N"), call("collections.deque") + b"Na",
+             call("collections.defaultdict") + b"NNs")  # fmt: skip
+    false = call(tensor(), b"N"), named("builtins.list") + b"N" + b"R", tuple_of() + b"Na"
+    for content in sound + false:
+        path = write_zip(tmp_path / "a.ckpt", dict_of({"a": tensor(), "b": content}))
+        assert (read(path) is not None) == (content in sound)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import inflate
@@ -20,7 +19,6 @@ from inflate.cli.app import BUG, main
 from inflate.errors import InflateError
 
 from ..checkpoints import write_safetensors
-from ..conversions import metadata_of
 from .conftest import ROOT
 from .refusals import command, is_one_message, refused
 from .serving import Server
@@ -83,35 +81,23 @@ def test_values_beyond_all_limits_are_refused(
     monkeypatch.chdir(tmp_path)
     image, video = pair
     large, long = f"1{'0' * 400}", "n" * 300
-    for words in (
-        *(("convert", image, "--dry-run", f"--set={key}={large}")
-          for key in ("alpha", "scaling_factor")),
-        ("convert", image, "--dry-run", "--config", long),
-        *(("verify", image, video, f"--{option}", long)
-          for option in ("latents", "images", "video", "save-outputs", "report")),
-        *((*start, long) for start in (
-            ("convert", image, "-o"), ("verify", image), ("inspect",), ("report",), ("batch",),
-            ("batch", image, "--dry-run", "--ledger"), ("batch", image, "--dry-run", "-o"))),
-    ):  # fmt: skip
-        refused(tmp_path, *words)
+    for line in ("convert IMAGE --dry-run --set=alpha=LARGE", "convert IMAGE --config LONG",
+                 "convert IMAGE -o LONG", "verify IMAGE LONG", "verify IMAGE VIDEO --latents LONG",
+                 "verify IMAGE VIDEO --images LONG", "verify IMAGE VIDEO --save-outputs LONG",
+                 "verify IMAGE VIDEO --report LONG", "inspect LONG", "report LONG", "batch LONG",
+                 "batch IMAGE --ledger LONG", "batch IMAGE --ledger .",
+                 "batch IMAGE --dry-run -o LONG"):  # fmt: skip
+        for name, value in {"IMAGE": image, "VIDEO": video, "LARGE": large, "LONG": long}.items():
+            line = line.replace(name, str(value))
+        refused(tmp_path, *line.split())
 
 
-def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
-    pair: Pair, tmp_path: Path
-) -> None:
+def test_quant_convs_that_are_incomplete_are_refused(pair: Pair, tmp_path: Path) -> None:
     fold = ("--layout", "sgm", "--post-quant", "fold", "--allow-inexact", *CPU_FLAGS)
     for lost in ("decoder.conv_in.bias", "post_quant_conv.bias", "quant_conv.bias"):
         tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
         image = write_safetensors(tmp_path / "img.safetensors", tensors)
         assert lost in refused(tmp_path, "convert", image, *fold)
-    empty = {"post_quant_conv.weight": torch.zeros(0, 4, 1, 1)}
-    image, bad = (
-        write_safetensors(tmp_path / path.name, load_file(path) | empty, metadata_of(path))
-        for path in pair
-    )
-    refused(tmp_path, "convert", image, *CPU_FLAGS)
-    for files in ((image, bad), (bad,)):
-        refused(tmp_path, "verify", *files, *CPU_FLAGS)
 
 
 # Batches
@@ -120,22 +106,18 @@ def test_quant_convs_that_are_incomplete_or_of_another_shape_are_refused(
 def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
     pair: Pair, tmp_path: Path
 ) -> None:
-    path = tmp_path / "manifest.yaml"
-    for key in ("output", "source", "ledger"):
-        job = {"source": str(pair[0]), "output": "out/{stem}.safetensors"}
-        manifest: dict[str, Any] = {"jobs": [job]}
-        (manifest if key == "ledger" else job)[key] = "a\0b"
-        path.write_text(json.dumps(manifest))
+    path, image = tmp_path / "manifest.yaml", json.dumps(str(pair[0]))
+    for content in (
+        '{"jobs": ["a\\u0000b"]}', f'{{"jobs": [{image}], "ledger": "a\\u0000b"}}',
+        f'{{"jobs": [{{"source": {image}, "output": "a\\u0000b"}}]}}', "jobs: " + "[" * 100_000,
+    ):  # fmt: skip
+        path.write_text(content)
         refused(tmp_path, "batch", path)
-    path.write_text("jobs: " + "[" * 100_000)
-    for words in (("batch", path), ("convert", pair[0], "--config", path)):
-        refused(tmp_path, *words)
+    refused(tmp_path, "convert", pair[0], "--config", path)
 
 
-CORRUPTIONS = [
-    "content = replace(content, 'held', 'failed')", "content = '['", "content = x'ff00'",
-    "content = NULL", "digest = 'x'", "output = 7",
-]  # fmt: skip
+CORRUPTIONS = ["content = replace(content, 'held', 'failed')", "content = x'ff00'",
+               "content = NULL", "digest = 'x'", "output = 7"]  # fmt: skip
 
 
 def test_a_changed_ledger_is_refused(pair: Pair, tmp_path: Path) -> None:
@@ -164,14 +146,12 @@ def test_a_deleted_working_directory(pair: Pair, tmp_path: Path, server: Server)
         "os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])\n"
         "sys.exit(main(sys.argv[2:]))"
     )
-    for words, code in (
-        (("inspect", pair[0]), 0), (("convert", pair[0], "-o", "v.safetensors"), 2),
-        (("batch", pair[0], "-o", "out/"), 2),
-    ):  # fmt: skip
+    image = pair[0]
+    for words in (("convert", image, "-o", "v.safetensors"), ("batch", image, "-o", "out/")):
         arguments = [str(word) for word in (tmp_path / "gone", *words)]
         (answer,) = server.run({"python": program, "arguments": arguments})
-        assert answer.code == code, answer.err
-        assert code == 0 or is_one_message(answer.err), words
+        assert answer.code == 2, answer.err
+        assert is_one_message(answer.err), words
 
 
 # Python
@@ -180,16 +160,14 @@ def test_a_deleted_working_directory(pair: Pair, tmp_path: Path, server: Server)
 @pytest.mark.parametrize(
     ("function", "arguments", "options"),
     [
-        *(("convert", (source, "OUT"), {}) for source in (None, 3, "a\0b")),
-        *(("convert", ("IMAGE", out), {}) for out in (3, "a\0b")),
+        *(("convert", words, {}) for words in ((None, "OUT"), ("a\0b", "OUT"), ("IMAGE", 3))),
         *(("convert", ("IMAGE", "OUT"), {key: value}) for key, value in (
             ("set_", [2]), ("set_", 3), ("device", 3), ("config", "a\0b"), ("prefix", 3),
-            ("alpha", "much"), ("seed", 10**5000))),
+            ("seed", 10**5000))),
         ("verify", ("IMAGE", 3), {}),
         *(("verify", ("IMAGE", "IMAGE"), {key: value}) for key, value in (
             ("atol", "x"), ("seed", "x"), ("latents", "a\0b"), ("device", None))),
-        *(("load_video_decoder", (path,), {}) for path in ("a\0b", None)),
-        *(("load_video_decoder", ("IMAGE",), {"device": device}) for device in ([], "gpu")),
+        ("load_video_decoder", (None,), {}), ("load_video_decoder", ("IMAGE",), {"device": []}),
         ("load_video_autoencoder", (3,), {}),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value)[:30],

@@ -31,45 +31,33 @@ def changed(index: int, **changes: Any) -> list[Entry]:
     return [replace(entry, **changes) if i == index else entry for i, entry in enumerate(SOUND)]
 
 
-def claiming(index: int, **claims: int) -> list[Entry]:
-    return changed(index, claims=claims)
-
-
 def packed(index: int, content: bytes) -> list[Entry]:
     return changed(index, data=content, method=zipfile.ZIP_DEFLATED)
 
 
-LIES: dict[str, list[Entry]] = {
-    "two pickles": [*SOUND, SOUND[PICKLE]],
-    "two pickles in two folders": [*SOUND, Entry("b/data.pkl", SOUND[PICKLE].data)],
-    "two storages of a name": [*SOUND, Entry("a/data/0", bytes(16))],
-    "two byte orders": [*SOUND, SOUND[ORDER]],
-    "no pickle": SOUND[1:],
-    **{f"a pickle named {name}": changed(PICKLE, name=name)
-       for name in ("data.pkl", "a/b/data.pkl", "../data.pkl")},
-    "no numbers": SOUND[:2],
-    **{f"numbers named {name}": changed(NUMBERS, name=name)
-       for name in ("b/data/0", "../a/data/0", "/a/data/0")},
-    "fewer numbers": changed(NUMBERS, data=DATA[:-1]),
-    "numbers that are compressed": packed(NUMBERS, DATA),
-    "numbers that are encrypted": claiming(NUMBERS, flag_bits=1),
-    "numbers of another size packed": claiming(NUMBERS, compress_size=8),
-    **{f"numbers of {size} bytes": claiming(NUMBERS, file_size=size, compress_size=size)
-       for size in (1 << 20, 17, 0xFFFFFFFE, 0xFFFFFFFF)},
-    **{f"a pickle of {size} bytes": claiming(PICKLE, file_size=size, compress_size=size)
-       for size in (40, 0xFFFFFFFE)},
-    "a pickle that is a bomb": packed(PICKLE, b"]" * (256 * MIB)),
-    "numbers that are a bomb": packed(NUMBERS, bytes(256 * MIB)),
-    "an order that is a bomb": packed(ORDER, bytes(256 * MIB)),
-    **{f"numbers at {offset}": claiming(NUMBERS, header_offset=offset)
-       for offset in (1 << 30, 0xFFFFFFFF, 10, 0)},
-}  # fmt: skip
+LIES: list[list[Entry]] = [
+    # Records that are twice there, or missing
+    [*SOUND, SOUND[PICKLE]], [*SOUND, Entry("b/data.pkl", SOUND[PICKLE].data)],
+    [*SOUND, Entry("a/data/0", bytes(16))], [*SOUND, SOUND[ORDER]], SOUND[1:], SOUND[:2],
+    # Names
+    *(changed(PICKLE, name=name) for name in ("data.pkl", "a/b/data.pkl", "../data.pkl")),
+    *(changed(NUMBERS, name=name) for name in ("b/data/0", "../a/data/0", "/a/data/0")),
+    # Sizes, places and methods
+    changed(NUMBERS, data=DATA[:-1]), packed(NUMBERS, DATA),
+    changed(NUMBERS, claims={"flag_bits": 1}), changed(NUMBERS, claims={"compress_size": 8}),
+    *(changed(record, claims={"file_size": size, "compress_size": size}) for record, size in (
+        (NUMBERS, 1 << 20), (NUMBERS, 17), (NUMBERS, 0xFFFFFFFE), (NUMBERS, 0xFFFFFFFF),
+        (PICKLE, 40), (PICKLE, 0xFFFFFFFE))),
+    *(changed(NUMBERS, claims={"header_offset": at}) for at in (1 << 30, 0xFFFFFFFF, 10, 0)),
+    # Bombs
+    packed(PICKLE, b"]" * (256 * MIB)), packed(NUMBERS, bytes(256 * MIB)),
+    packed(ORDER, bytes(256 * MIB)),
+]  # fmt: skip
 
 
 def test_an_archive_that_lies_is_refused(tmp_path: Path, server: Server) -> None:
-    paths = [write_raw_zip(tmp_path / name.replace("/", "|"), entries)
-             for name, entries in LIES.items()]  # fmt: skip
-    paths += [write_raw_zip(tmp_path / str(at), SOUND, directory=at) for at in (0, 1 << 30)]
+    paths = [write_raw_zip(tmp_path / str(i), entries) for i, entries in enumerate(LIES)]
+    paths += [write_raw_zip(tmp_path / f"at {at}", SOUND, directory=at) for at in (0, 1 << 30)]
     paths.append(write_raw_zip(tmp_path / "no headers", SOUND))
     sound = paths[-1].read_bytes()
     paths[-1].write_bytes(sound[:4] + sound[4:].replace(b"PK\3\4", b"PK\0\0"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def memory() -> Iterator[Any]:
-    """The file system that fsspec keeps in memory, empty."""
-    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-    yield fs
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
+def _empty(memory: Any) -> None:
+    """Every test begins with an empty store."""
 
 
 @pytest.fixture
@@ -99,6 +92,16 @@ class ProgressRecord:
 def progress() -> ProgressRecord:
     """A progress that records its calls."""
     return ProgressRecord()
+
+
+def raising(error: type[BaseException]) -> Callable[[str, int, int], None]:
+    """A progress that fails once something was transferred."""
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if done:
+            raise error
+
+    return progress
 
 
 def whole_files(cache: Path) -> list[str]:

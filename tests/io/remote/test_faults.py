@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-import ssl
 import subprocess
 import sys
 
@@ -62,15 +60,14 @@ def test_a_missing_extra_is_named_in_one_line() -> None:
         assert "pip install '.[remote]'" in line
 
 
+class NoCredentialsError(Exception):
+    """An exception that is known by its name, as those of libraries that are not loaded."""
+
+
 def caused(error: BaseException, cause: BaseException) -> BaseException:
     """An exception with a cause."""
     error.__cause__ = cause
     return error
-
-
-def named(name: str) -> Exception:
-    """An exception of a class with this name, as a library that is not loaded has one."""
-    return type(name, (Exception,), {})()
 
 
 class AnsweredError(Exception):
@@ -83,17 +80,13 @@ class AnsweredError(Exception):
 @pytest.mark.parametrize(
     ("error", "row"),
     [
-        (named("NoCredentialsError"), "NoCredentialsError"),
+        (NoCredentialsError(), "NoCredentialsError"),
         (AnsweredError(403), "403"),
         (OSError("Forbidden: no"), "403"),
         (caused(OSError(), socket.gaierror()), "gaierror"),
-        (ssl.SSLError(), "SSLError"),
         (OSError(errno.ENOSPC, "No space"), "ENOSPC"),
-        (asyncio.TimeoutError(), "TimeoutError"),
-        (ConnectionRefusedError(), "ConnectionRefusedError"),
         (ConnectionResetError(), "ConnectionError"),
         (AnsweredError(502), "5xx"),
-        (AnsweredError(410), "410"),
     ],
 )
 def test_each_error_has_its_row(error: BaseException, row: str) -> None:

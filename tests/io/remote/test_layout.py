@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from inflate.errors import CheckpointError, FamilyError
-from inflate.io import folder as folders
 from inflate.io.files import find_files
 from inflate.io.folder import FOLDER_FILES
 from inflate.io.remote import fetch
@@ -157,9 +156,3 @@ def test_shards_that_arrived_are_kept_when_the_next_breaks_off(
     progress.calls.clear()
     assert fetch(f"{web.url}/model.bin.index.json", progress) == index
     assert progress.calls == []
-
-
-def test_names_from_files_are_safe_to_print() -> None:
-    assert folders.shown("a.b") == "a.b"
-    assert folders.shown("a\x1b[2J") == repr("a\x1b[2J")
-    assert len(folders.shown("x" * 5000)) < 200

@@ -28,6 +28,7 @@ def test_a_file_is_fetched_once_until_it_changes(web: Web, progress: ProgressRec
     web.put("/a/vae.ckpt", BODY[::-1])
     assert fetch(url).read_bytes() == BODY[::-1]
     assert web.count("GET") == 2
+    assert copy.read_bytes() == BODY, "a run that reads the old one can continue"
 
 
 @pytest.mark.parametrize("name", ["/vae.ckpt", "/vae.safetensors"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,6 @@ class Page:
     redirect: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     on_get: Page | None = None  # The answer to GET, where that is another than HEAD reports.
-    before: Callable[[], object] | None = None  # Called before a body is sent.
     ranges: bool = True  # Whether a request for a part is answered with that part.
 
 
@@ -37,8 +36,6 @@ class Web:
         self.url = ""
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, str]] = []
-        self.sent = 0
-        self.changed = threading.Condition()
 
     def put(self, path: str, body: bytes = b"", **options: Any) -> str:
         """Hold a page, and give its URL."""
@@ -48,11 +45,6 @@ class Web:
     def count(self, method: str, path: str | None = None) -> int:
         """How often something was asked for."""
         return sum(m == method and path in (None, p) for m, p in self.requests)
-
-    def wait_for(self, method: str, path: str, times: int) -> None:
-        """Wait until something was asked for so often."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.count(method, path) >= times, timeout=30)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,9 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(self.path.partition("?")[0])
-        with self.web.changed:
-            self.web.requests.append((self.command, path))
-            self.web.changed.notify_all()
+        self.web.requests.append((self.command, path))
         page = self.web.pages.get(path, Page(status=404))
         if page.on_get is not None and self.command == "GET":
             page = page.on_get
@@ -100,10 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            if page.before is not None:
-                page.before()
             self.wfile.write(body[: page.breaks_at])
-            self.web.sent += len(body[: page.breaks_at])
             if page.breaks_at is not None:
                 self.close_connection = True
 
