@@ -50,6 +50,8 @@ def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
             note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
         check_written([source], [DEMO_CHECKPOINT])
         write_atomically(source, DEMO_CHECKPOINT.read_bytes())
+    except FileExistsError as error:
+        raise OutputError(f"{folder} is a file; expected a folder") from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
     passed = 0

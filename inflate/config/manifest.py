@@ -74,7 +74,8 @@ def read_manifest(path: Path) -> Manifest:
         problems.append("defaults.source: each job names its own source")
     jobs = values.get("jobs")
     if not isinstance(jobs, list) or not jobs:
-        problems.append(f"jobs is {quoted(jobs)}; expected a list such as [{_EXAMPLE}]")
+        found = "missing" if jobs is None else quoted(jobs)
+        problems.append(f"jobs is {found}; expected a list such as [{_EXAMPLE}]")
         jobs = []
     entries = []
     for number, job in enumerate(jobs):

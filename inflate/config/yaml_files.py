@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inflate.config.schema import SECTIONS, Settings, flatten, one_line
 from inflate.errors import ConfigError, nearest, quoted
+from inflate.io.files import like
 from inflate.vocabulary import DDCONFIG_FIXED
 
 REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
@@ -71,6 +72,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         problems = list(_problems(path))
         with suppress(AssertionError):  # OmegaConf raises this if a single value is not plain text.
             content = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist{like(path)}") from error
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):

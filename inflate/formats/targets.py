@@ -111,9 +111,9 @@ def container_of(target: Target, output: object) -> Container:
     if ending in endings:
         return "torch" if ending in _TORCH else "safetensors"
     writers = [name for name, layout in LAYOUTS.items() if ending in layout.endings]
+    others = f" (layouts that write {ending}: {', '.join(writers)})" if writers else ""
     raise OutputError(
-        f"{output} has the ending {ending}; layout {target!r} writes {' or '.join(endings)} "
-        f"(layouts that write {ending}: {', '.join(writers) or 'none'})"
+        f"{output} has the ending {ending}; layout {target!r} writes {' or '.join(endings)}{others}"
     )
 
 

@@ -30,7 +30,7 @@ _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensor
 _WHOLE = frozenset({"abfs", "gs", "s3"})
 _BUCKETS = _WHOLE | {"oci", "oss", "tos"}
 _READ_ONLY = frozenset({"hf", "https", "data", "gist", "git", "github"})
-_CHOOSE = "pass --overwrite to replace it, or choose another name"
+_CHOOSE = "pass --overwrite (overwrite=True) to replace it, or choose another name"
 
 
 def fetch(location: str, progress: Progress = silent) -> Path:

@@ -198,7 +198,8 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
 
 
 def _exists(destination: Path) -> str:
-    return f"{destination} exists; pass --overwrite to replace it, or choose another name"
+    choose = "pass --overwrite (overwrite=True) to replace it, or choose another name"
+    return f"{destination} exists; {choose}"
 
 
 def _hidden(destination: Path) -> Path:

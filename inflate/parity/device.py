@@ -36,8 +36,8 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
     if int(number or 0) >= counts[kind]:
         raise DeviceError(
-            f"--device {name}: torch sees {counts[kind]} such devices, counted from 0; choose "
-            "auto or cpu"
+            f"--device {name}: torch finds {counts[kind] or 'no'} such devices, counted from 0; "
+            "choose auto or cpu"
         )
     return torch.device(kind, int(number or 0)) if kind == "cuda" else torch.device(kind)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-from inflate.display import counted, error_text
+from inflate.display import counted, error_text, one_line
 from inflate.report.text import listed, multiple_text, tolerance_text
 
 Document = dict[str, Any]
@@ -55,8 +56,11 @@ def _reason(document: Document) -> str:
             f"outputs on {checked}."
         )
     if document["verdict"] == "bitwise":
-        folded = "folded " if document["fold"] is not None else ""
-        return f"The outputs equal those of the {folded}image decoder bit for bit, on {checked}."
+        reference, candidate = (document[side]["path"] for side in ("reference", "candidate"))
+        alone = reference == candidate
+        other = "its own image layers" if alone else one_line(PurePath(reference).name)
+        folded = " (folded)" if document["fold"] is not None else ""
+        return f"The outputs equal those of {other}{folded} bit for bit, on {checked}."
     multiple = multiple_text(document)
     return (
         f"The largest error on {checked} is {error_text(document['max_abs_error'])}, within the "
@@ -145,7 +149,7 @@ def _about_the_outputs(document: Document) -> list[str]:
     paths = dict.fromkeys(document[side]["path"] for side in ("reference", "candidate"))
     command, weights = f"inflate verify {shlex.join(paths)}", document["weights"]
     temporal = weights["temporal"] or {"compared": 0, "changed": []}
-    if not weights["different"] and 2 * len(temporal["changed"]) > temporal["compared"]:
+    if not weights["different"] and 10 * len(temporal["changed"]) > temporal["compared"]:
         return [f"If it was trained, check it as a trained file: {command} --trained"]
     return [f"Find the faulty temporal module: {command} --bisect"]
 

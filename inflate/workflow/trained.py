@@ -83,7 +83,7 @@ def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
     """A note for a failed candidate that may be trained, if only temporal layers changed."""
     temporal = report.weights.temporal
     # Damage changes few tensors, training nearly all.
-    moved = temporal is not None and 2 * len(temporal.changed) > temporal.compared
+    moved = temporal is not None and 10 * len(temporal.changed) > temporal.compared
     changed = moved or is_trained(video.checkpoint.metadata)
     if report.passed or report.weights.different or not changed:
         return ()
