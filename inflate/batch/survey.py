@@ -90,7 +90,7 @@ def _look_at_source(job: Job, row: Row) -> tuple[str | None, str | None]:
             return row.source_mark, None
         mark = mark_of_source(job.source)
         if mark is None:
-            return None, f"{shown(job.source)} does not exist; expected a checkpoint"
+            return None, f"{shown(job.source)} does not exist; check the path"
     except (InflateError, OSError) as error:
         return None, str(error)
     with suppress(InflateError, OSError):  # Its job reports the problem.

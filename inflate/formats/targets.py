@@ -138,7 +138,7 @@ def unmet(
     return [f"{why}: {option}" if helps else why for why, option in found]
 
 
-_AS_TRAINED = " (--layout autoencoder, decoder and temporal hold temporal layers as trained)"
+_AS_TRAINED = " (layouts autoencoder, decoder and temporal can hold it)"
 
 
 def _misfits(layout: Layout, keys: Collection[str], config: Config) -> Iterator[tuple[str, str]]:
@@ -180,7 +180,7 @@ def _unlike_svd(config: Config, attention_is_identity: bool) -> Iterator[tuple[s
         yield "it needs temporal residual blocks", "choose --time-mode conv-only"
     elif temporal.kernel != (3, 1, 1):
         kernel = ",".join(map(str, temporal.kernel))
-        why = f"it needs kernel 3,1,1, but this one has {kernel}"
+        why = f"it needs kernel 3,1,1, not {kernel}"
         yield why, "choose --video-kernel-size 3,1,1"
     if temporal.time_mode == "all" and not attention_is_identity:
         yield "it has no temporal attention, but this one's is no longer an identity", ""

@@ -115,7 +115,7 @@ def members_of_folder(folder: F) -> Members[F]:
         folder = folder.inside("vae")
         if not folder.has(CONFIG):
             raise CheckpointError(
-                f"{named.shown()} is a directory with neither config.json nor vae/config.json; "
+                f"{named.shown()} is a folder with neither config.json nor vae/config.json; "
                 "expected a checkpoint file, a folder of diffusers, or for a batch a pattern such "
                 "as 'DIR/*.safetensors'"
             )

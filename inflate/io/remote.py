@@ -47,7 +47,7 @@ def fetch(location: str, progress: Progress = silent) -> Path:
     name = folder.name
     if name and not folder.has(name):
         if PurePosixPath(name).suffix in _FILE_ENDINGS:
-            raise CheckpointError(f"{folder.shown()} does not exist; expected a checkpoint file")
+            raise CheckpointError(f"{folder.shown()} does not exist; check the path")
         folder, name = folder.inside(name), ""
     found = members_of_file(folder, name) if name else members_of_folder(folder)
     files = [file for file in map(found.folder.look, found.names) if file is not None]

@@ -149,7 +149,7 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
     if not parent.is_dir():
         raise OutputError(f"the folder {parent} does not exist; make it, or choose another with -o")
     if destination.is_dir() and not folder:
-        raise OutputError(f"{destination} is a directory; expected the name of a file")
+        raise OutputError(f"{destination} is a folder; expected the name of a file in it")
     if destination.is_file() and folder:
         raise OutputError(f"{destination} is a file; expected the name of a folder")
     if destination.exists() and not overwrite:
