@@ -8,14 +8,14 @@ import typer
 
 import inflate
 from inflate.cli.console import print_json, say_line
-from inflate.cli.options import JSON, QUIET, SOURCE, option, takes
+from inflate.cli.options import JSON, QUIET, SOURCES, argument, option, takes
 from inflate.cli.progress import progress_bar
 from inflate.options import ConvertOptions
 
 
 @takes(ConvertOptions, ("prefix", "weights", "ignore"))
 def inspect(
-    source: str = SOURCE,
+    source: str = argument("SOURCE", f"Any {SOURCES}"),
     *,
     options: dict[str, Any],
     check: bool = option(
