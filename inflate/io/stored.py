@@ -31,10 +31,14 @@ class SourceFile:
         self.size = os.fstat(self.stream.fileno()).st_size
         self.partial = partial_of(path)
 
+    def fetch(self, nbytes: int, offset: int) -> None:
+        """Download the missing parts of a range, if the file is a partial download."""
+        if self.partial is not None:
+            self.partial.fetch([(offset, offset + nbytes)])
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes that begin at an offset."""
-        if self.partial is not None:
-            self.partial.fetch([(offset, offset + buffer.nbytes)])
+        self.fetch(buffer.nbytes, offset)
         left = buffer
         while left:
             try:
@@ -74,6 +78,7 @@ class Extent:
         Leading zeros are not copied: the buffer already reads as zeros, and takes memory only where
         it is written. Half the temporal weights start as zeros.
         """
+        self.file.fetch(self.nbytes, self.offset)  # Otherwise each piece is a request.
         buffer, start = aligned_zeros(self.nbytes), 0
         while start + len(_ZEROS) <= self.nbytes and self._are_zeros(start):
             start += len(_ZEROS)

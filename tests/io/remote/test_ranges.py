@@ -266,3 +266,12 @@ def test_requests_are_small_and_made_once(
             checkpoint.read(next(iter(FOREIGN)))
     assert all(end - start <= 2 * BLOCK for start, end in counted.spans)
     assert counted.total <= FOREIGN[next(iter(FOREIGN))].nbytes + 2 * BLOCK
+
+
+def test_a_tensor_of_zeros_takes_one_request(memory: Any, tmp_path: Path, counted: Counted) -> None:
+    path = write_safetensors(tmp_path / "zeros.safetensors", {"x": torch.zeros(2_000_000)})
+    memory.pipe("/m/zeros.safetensors", path.read_bytes())
+    with open_checkpoint(fetch("memory://m/zeros.safetensors")) as checkpoint:
+        counted.spans.clear()
+        assert not checkpoint.read("x").any()
+    assert len(counted.spans) == 1
