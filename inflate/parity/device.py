@@ -53,6 +53,11 @@ def environment(device: torch.device, dtype: torch.dtype, *, fallback: bool) -> 
     return Environment(name, dtype_name(dtype), torch.__version__, tf32, cudnn, fallback)
 
 
+def fell_back(name: str, device: torch.device) -> bool:
+    """Whether ``auto`` found no accelerator."""
+    return name == "auto" and device.type == "cpu"
+
+
 _MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
 """Messages of out-of-memory errors for which torch has no exception class."""
 

@@ -23,7 +23,7 @@ from inflate.io.remote import shown
 from inflate.io.staging import Staged
 from inflate.loading import load_video
 from inflate.options import VerifyOptions, check_location, options_of
-from inflate.parity.device import memory_errors, resolve_device
+from inflate.parity.device import fell_back, memory_errors, resolve_device
 from inflate.parity.diffusers import against_export
 from inflate.parity.metrics import TOLERANCES
 from inflate.parity.pair import against_itself, against_source
@@ -185,7 +185,7 @@ def verify(
             find_faulty=options.bisect,
             test_itself=options.self_test,
             pictures=pictures,
-            fallback=options.device == "auto" and where.type == "cpu",
+            fallback=fell_back(options.device, where),
             keep=keep,
             progress=progress,
         )
@@ -236,7 +236,7 @@ def check(
             tolerance=Tolerance(tolerance, tolerance),
             seed=job.plan.config.seed,
             fold=job.fold,
-            fallback=device == "auto" and where.type == "cpu",
+            fallback=fell_back(device, where),
             progress=progress,
         )
 
