@@ -78,3 +78,8 @@ def kernel_of(video_kernel_size: int | Sequence[int]) -> tuple[int, int, int]:
             f"video_kernel_size is {video_kernel_size!r}; expected {LARGEST_KERNEL} at most"
         )
     return sizes[0], sizes[1], sizes[2]
+
+
+def seems_trained(changed: int, compared: int) -> bool:
+    """Whether so many temporal tensors changed that training is likely: damage changes few."""
+    return 10 * changed > compared

@@ -10,6 +10,7 @@ from typing import Any
 
 from inflate.display import counted, error_text, one_line
 from inflate.report.text import listed, multiple_text, tolerance_text
+from inflate.vocabulary import seems_trained
 
 Document = dict[str, Any]
 """A parity report as ``inflate/parity-report/2``."""
@@ -149,7 +150,7 @@ def _about_the_outputs(document: Document) -> list[str]:
     paths = dict.fromkeys(document[side]["path"] for side in ("reference", "candidate"))
     command, weights = f"inflate verify {shlex.join(paths)}", document["weights"]
     temporal = weights["temporal"] or {"compared": 0, "changed": []}
-    if not weights["different"] and 10 * len(temporal["changed"]) > temporal["compared"]:
+    if not weights["different"] and seems_trained(len(temporal["changed"]), temporal["compared"]):
         return [f"If it was trained, check it as a trained file: {command} --trained"]
     return [f"Find the faulty temporal module: {command} --bisect"]
 

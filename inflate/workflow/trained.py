@@ -19,6 +19,7 @@ from inflate.parity.probes import Probe
 from inflate.parity.quality import measure_quality
 from inflate.parity.result import Movement, ParityReport, TrainedResult
 from inflate.parity.weights import not_finite, temporal_starts
+from inflate.vocabulary import seems_trained
 
 _INSIDE_TEMPORAL = ("trainability", "bisect", "self_test", "save_outputs")
 
@@ -82,8 +83,7 @@ def with_training(
 def hint(report: ParityReport, video: Source) -> tuple[str, ...]:
     """A note for a failed candidate that may be trained, if only temporal layers changed."""
     temporal = report.weights.temporal
-    # Damage changes few tensors, training nearly all.
-    moved = temporal is not None and 10 * len(temporal.changed) > temporal.compared
+    moved = temporal is not None and seems_trained(len(temporal.changed), temporal.compared)
     changed = moved or is_trained(video.checkpoint.metadata)
     if report.passed or report.weights.different or not changed:
         return ()
