@@ -100,8 +100,8 @@ def find_files(path: Path, read: ReadFiles | None = None) -> CheckpointFiles:
     ``read`` records every file that is read, even if identification fails.
 
     Raises:
-        CheckpointError: it is missing, empty, damaged or of another format.
-        FamilyError: a diffusers folder of another class.
+        CheckpointError: it is missing, empty, damaged or in an unknown format.
+        FamilyError: it is a diffusers folder of an unsupported class.
     """
     read = ReadFiles() if read is None else read
     if os.path.isdir(path):

@@ -108,7 +108,7 @@ def members_of_folder(folder: F) -> Members[F]:
     """The configuration and weights of a diffusers folder; for a pipeline, those of its ``vae``.
 
     Raises:
-        FamilyError: it is of another class.
+        FamilyError: its class is not supported.
     """
     named = folder
     if not folder.has(CONFIG):

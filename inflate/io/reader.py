@@ -121,8 +121,8 @@ def open_checkpoint(path: Path, *, bare: bool = False) -> Iterator[Checkpoint]:
     ``bare`` also accepts a torch file with a single unnamed tensor.
 
     Raises:
-        CheckpointError: a file is missing, empty, damaged or of another format; or, at the end, a
-            file has changed while it was read.
+        CheckpointError: a file is missing, empty, damaged or in an unknown format; or, at the end,
+            a file has changed while it was read.
         FamilyError: the files are valid, but hold no named tensors.
     """
     tensors: dict[str, TensorInfo] = {}

@@ -67,7 +67,7 @@ class LatentEncoder(nn.Module):
             sample: draw from the posterior.
 
         Raises:
-            ValueError: ``images`` has another shape, or there is no encoder.
+            ValueError: the shape of ``images`` is wrong, or there is no encoder.
 
         Source:
             Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the bounds of the
@@ -127,8 +127,8 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             chunk: for long clips, the number of frames per video to hold in memory at a time.
 
         Raises:
-            ValueError: ``latents`` has another shape, or one that contradicts ``timesteps``; also
-                as ``decode`` of :class:`~inflate.models.video_decoder.VideoDecoder`.
+            ValueError: the shape of ``latents`` is wrong or contradicts ``timesteps``; also the errors
+                of :meth:`inflate.models.video_decoder.VideoDecoder.decode`.
             OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv

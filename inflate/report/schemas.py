@@ -56,8 +56,8 @@ def read_document(path: str | Path) -> Document:
     """Read a parity document.
 
     Raises:
-        InflateError: the file is missing, is not JSON, has another schema or version, or violates
-            its schema; or the extra ``report`` is missing.
+        InflateError: the file is missing, is not JSON, has an unknown schema or version, or
+            violates its schema; or the extra ``report`` is missing.
     """
     path = Path(path)
 

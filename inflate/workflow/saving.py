@@ -80,7 +80,7 @@ def save_video_autoencoder(
         The path.
 
     Raises:
-        ConfigError: the module has another class, or an argument has an unknown value.
+        ConfigError: the class of the module is not supported, or an argument has an unknown value.
         PlanError: tensors are on the meta device, sharded or not finite, or do not fit the
         architecture or the layout.
         CheckpointError: ``source`` cannot be read.
