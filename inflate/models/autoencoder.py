@@ -127,8 +127,8 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             chunk: for long clips, the number of frames per video to hold in memory at a time.
 
         Raises:
-            ValueError: the shape of ``latents`` is wrong or contradicts ``timesteps``; also the errors
-                of :meth:`inflate.models.video_decoder.VideoDecoder.decode`.
+            ValueError: the shape of ``latents`` is wrong or contradicts ``timesteps``; also the
+                errors of :meth:`inflate.models.video_decoder.VideoDecoder.decode`.
             OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv
