@@ -145,6 +145,12 @@ def test_a_file_that_is_not_a_manifest(content: str, tmp_path: Path) -> None:
         open_batch([str(tmp_path / "m.yaml")], None, {})
 
 
+def test_a_missing_manifest_is_named_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yaml").write_text("jobs: [img.ckpt]")
+    with pytest.raises(ConfigError, match=r"manifest\.yml .*'manifest\.yaml'"):
+        open_batch([str(tmp_path / "manifest.yml")], None, {})
+
+
 def test_a_pattern_leaves_out_what_the_batch_makes(sources: Sources) -> None:
     sources(2)
     Path("ckpts/m00.video.safetensors").write_bytes(b"made by an earlier run")

@@ -22,7 +22,7 @@ from inflate.report.documents import parity_document
 from inflate.report.facts import facts
 from inflate.report.junit import as_junit
 from inflate.report.markdown import SIGNS, as_markdown
-from inflate.report.summary import advice, causes, missed_damages
+from inflate.report.summary import advice, causes, missed_damages, reason
 
 from ..conversions import CPU
 from .building import (
@@ -164,3 +164,10 @@ def test_names_from_files_are_text() -> None:
     assert {tag for tag, _ in page.elements} == {"p", "b", "table", "tr", "th", "td"}
     assert "<script>" in page.text
     assert not {"\x1b", "\n", "\u202e"} & set(HOSTILE._repr_html_() + repr(HOSTILE))
+
+
+def test_equal_outputs_are_those_of_the_reference_by_name() -> None:
+    bitwise = replace(BARE, verdict="bitwise", reference=("there/trained.safetensors", "0" * 64))
+    assert " trained.safetensors " in reason(parity_document(bitwise))
+    alone = replace(bitwise, candidate=bitwise.reference)
+    assert "own image layers" in reason(parity_document(alone))
