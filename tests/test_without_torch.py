@@ -99,8 +99,7 @@ def test_a_plan_loads_neither_numpy_nor_other_commands(image: Path, words: list[
     code = (
         "import sys; from inflate.cli.app import main; from inflate.workflow import inspection\n"
         "inspection._CHEAP = 0  # No fingerprint: that reads the tensors.\n"
-        "assert main(sys.argv[1:]) == 0\n"
-        "print(*sys.modules)\n"
+        "assert main(sys.argv[1:]) == 0; print(*sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, words[0], str(image), *words[1:]],
                           check=True, capture_output=True, text=True)  # fmt: skip

@@ -226,10 +226,8 @@ def test_a_copy_of_a_trained_file_and_its_copy_are_called_trained(
     start: Path, trained: Path, tmp_path: Path
 ) -> None:
     copy, again, untrained = (tmp_path / f"{name}.safetensors" for name in ("a", "b", "c"))
-    for source, output, layout in (
-        (trained, copy, "decoder"), (copy, again, "decoder"), (start, untrained, "decoder")
-    ):  # fmt: skip
-        inflate.convert(source, output, layout=layout, **CPU)
+    for source, output in ((trained, copy), (copy, again), (start, untrained)):
+        inflate.convert(source, output, layout="decoder", **CPU)
     assert [inspect(path).trained for path in (copy, again, untrained)] == [True, True, False]
     assert inspect(copy).metadata["inflate.parity.verdict"] == "bitwise"
 
