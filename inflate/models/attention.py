@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inflate.models.blocks import add_to, conv1x1, spatial_norm
+from inflate.models.blocks import add_to, best_layout, conv1x1, spatial_norm
 from inflate.vocabulary import ATTN_TYPES
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class AttnBlock(nn.Module):
 
     def project(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Fold tokens ``N (H W) C`` to ``N C H W``, project them and add ``x``."""
-        h = tokens.transpose(1, 2).reshape(x.shape)
+        h = best_layout(tokens.transpose(1, 2).reshape(x.shape))
         return add_to(self.proj_out(h), x)
 
     def forward(self, x: Tensor) -> Tensor:

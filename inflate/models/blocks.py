@@ -55,6 +55,23 @@ def add_to(h: Tensor, x: Tensor) -> Tensor:
     return h.add_(x)
 
 
+_FEW_PIXELS = 64
+
+
+def best_layout(x: Tensor) -> Tensor:
+    """``N C H W`` in the memory layout that is fastest for convolutions of its device and type.
+
+    For float32 on a CPU that is channels last, where folding frames needs no copy. Images of few
+    pixels stay contiguous: with channels last, each convolution would copy its weights. With
+    gradients the layout is unchanged: torch's GroupNorm (2.13, CPU, channels last) crashes in the
+    backward pass if its input needs no gradient, as in a decoder with frozen layers.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return x
+    few = x.shape[2] * x.shape[3] < _FEW_PIXELS
+    return x.contiguous(memory_format=torch.contiguous_format if few else torch.channels_last)
+
+
 def spatial_norm(channels: int) -> GroupNorm:
     """GroupNorm of the image layers: 32 groups, eps 1e-6."""
     return GroupNorm(GROUPS, channels, eps=1e-6)

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inflate.models.blocks import GroupNorm, Step, add_to, at_least_float32
-from inflate.models.image import best_layout
+from inflate.models.blocks import GroupNorm, Step, add_to, at_least_float32, best_layout
 from inflate.models.temporal import AE3DConv, VideoResBlock, fold_frames, unfold_frames
 from inflate.models.time_attention import VideoBlock
 

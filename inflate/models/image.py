@@ -18,24 +18,13 @@ from inflate.models.blocks import (
     ResnetBlock,
     Step,
     Upsample,
+    best_layout,
     conv3x3,
     make_middle,
     silu,
     spatial_norm,
 )
 from inflate.vocabulary import DDCONFIG_FIXED, DDCONFIG_KEYS
-
-
-def best_layout(x: Tensor) -> Tensor:
-    """Convert ``x`` to the memory layout that is fastest for convolutions of its device and type.
-
-    For float32 on a CPU that is channels last, where folding frames needs no copy. With
-    gradients the layout is unchanged: torch's GroupNorm (2.13, CPU, channels last) crashes in the
-    backward pass if its input needs no gradient, as in a decoder with frozen layers.
-    """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
-        return x.contiguous(memory_format=torch.channels_last)
-    return x
 
 
 class Network(nn.Module):
