@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_on_signals()
         # Libraries create many long-lived objects on import: with Python's default thresholds,
         # garbage collection takes a twentieth of a short command.
-        gc.set_threshold(20_000, *gc.get_threshold()[1:])
+        gc.set_threshold(200_000, *gc.get_threshold()[1:])
         words = sys.argv[1:] if arguments is None else list(arguments)
         try:
             code = _run(words)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inflate.errors import CheckpointError
-from inflate.io.arrays import Array, Bytes, aligned_zeros
+from inflate.io.arrays import Array, Bytes, aligned_zeros, np
 from inflate.io.index import TensorInfo
 from inflate.io.ranges import partial_of
 
-_ZEROS = bytes(1 << 18)
+_PIECE = 1 << 18
 
 
 class SourceFile:
@@ -80,13 +80,14 @@ class Extent:
         """
         self.file.fetch(self.nbytes, self.offset)  # Otherwise each piece is a request.
         buffer, start = aligned_zeros(self.nbytes), 0
-        while start + len(_ZEROS) <= self.nbytes and self._are_zeros(start):
-            start += len(_ZEROS)
+        piece = aligned_zeros(min(_PIECE, self.nbytes))
+        while start + _PIECE <= self.nbytes:
+            self.file.read_into(piece.data, self.offset + start)
+            if piece.view(np.uint64).any():
+                break
+            start += _PIECE
         self.file.read_into(buffer[start:].data, self.offset + start)
         return buffer
-
-    def _are_zeros(self, start: int) -> bool:
-        return self.file.read(len(_ZEROS), self.offset + start) == _ZEROS
 
 
 Place = Extent | Callable[[], Array]
