@@ -22,7 +22,7 @@ from inflate.vocabulary import (
     Weights,
 )
 
-# Keep Optional and Union: OmegaConf and Typer read these annotations on Python 3.10.
+# Keep Optional and Union: Typer reads these annotations on Python 3.10.
 # ruff: noqa: UP007, UP045
 
 Group = Literal["Basics", "Temporal layers", "Output", "Checks", "Advanced"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inflate.batch.jobs import RUNTIME, Job, expand, output_folder
-from inflate.batch.ledger import Ledger, files_of_ledger
+from inflate.batch.ledger import Ledger, check_ours, files_of_ledger
 from inflate.batch.local import LocalExecutor
 from inflate.batch.reports import files_of_job_report, files_of_reports
 from inflate.batch.run import Run, Watch
@@ -93,6 +93,7 @@ def open_batch(
     if problems:
         error = ConfigError if wrong else OutputError
         raise error("the batch has errors, and nothing was started:", list(dict.fromkeys(problems)))
+    check_ours(ledger)
     return Batch(tuple(jobs), ledger, tuple(notes))
 
 

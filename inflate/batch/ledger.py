@@ -63,7 +63,7 @@ class Ledger:
         """
         self.path = path
         check_written([path], ())
-        _check_ours(path)
+        check_ours(path)
         make_folder(path.parent)
         self.lock = _lock(path, waits)
         try:
@@ -149,8 +149,8 @@ def _lock(path: Path, waits: Callable[[], None]) -> int:
         os.close(handle)  # The other batch has ended and removed the file.
 
 
-def _check_ours(path: Path) -> None:
-    """Refuse another program's file by its header: SQLite may change a file that it opens.
+def check_ours(path: Path) -> None:
+    """Refuse another program's file, by its header: SQLite may change a file that it opens.
 
     Source:
         The application id and the user version: section 1.3 of https://sqlite.org/fileformat2.html.

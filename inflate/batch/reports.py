@@ -32,7 +32,7 @@ _SIGNS = {"failed": "⛔", "unequal": "❌", "not-run": "⏭️", "held": "✅"}
 """The statuses, failures first."""
 
 _ORDER = list(_SIGNS)
-_WORDS = {"failed": "failed", "unequal": "not equal", "not-run": "not run", "held": "converted"}
+WORDS = {"failed": "failed", "unequal": "not equal", "not-run": "not run", "held": "converted"}
 _MOST = 1000
 """The number of rows that fit into GitHub's step summary of at most 1 MiB."""
 
@@ -144,7 +144,7 @@ def to_markdown(document: Document) -> str:
     ]
     for job in jobs[:_MOST]:
         seconds = "" if job["seconds"] is None else f"{job['seconds']:.1f}"
-        verdict = verdict_text(job) or _WORDS[job["status"]]
+        verdict = verdict_text(job) or WORDS[job["status"]]
         known = " (unchanged)" if job["reused"] else ""
         cells = (code(job["source"]), code(job["output"]), verdict + known, _error(job), seconds)
         lines.append(f"| {_SIGNS[job['status']]} | " + " | ".join(cells) + " |")
@@ -162,7 +162,7 @@ def to_html(document: Document) -> str:
         batch={**document, "jobs": jobs},
         headline=headline(document),
         worst=_worst(document),
-        words=_WORDS,
+        words=WORDS,
         error_of=_error,
         verdict_text=verdict_text,
     )

@@ -10,7 +10,7 @@ from rich.progress import TaskID
 from rich.text import Text
 
 from inflate.batch.jobs import Job
-from inflate.batch.reports import failure_text, failures_first, headline, job_document
+from inflate.batch.reports import WORDS, failure_text, failures_first, headline, job_document
 from inflate.batch.run import Watch
 from inflate.batch.survey import Outcome
 from inflate.cli.console import note, print_table, print_text, say_line
@@ -77,7 +77,9 @@ class _Bars(Watch):
         if task is not None:
             self.bars.remove_task(task)
         self._counts[outcome.row.state] += 1
-        counted = ", ".join(f"{count} {word}" for word, count in self._counts.items() if count)
+        counted = ", ".join(
+            f"{count} {WORDS[state]}" for state, count in self._counts.items() if count
+        )
         self.bars.update(self._all, advance=1, phase=counted)
 
 
@@ -120,6 +122,6 @@ def _line(job: Mapping[str, Any]) -> str:
         facts.append("known")
     elif job["seconds"] is not None:
         facts.append(f"{job['seconds']:.1f} s")
-    line = f"{job['status']:<8}{', '.join(facts):<26}{job['source']} -> {job['output']}"
+    line = f"{WORDS[job['status']]:<11}{', '.join(facts):<26}{job['source']} -> {job['output']}"
     why = failure_text(job)
     return f"{line}: {why}" if why else line

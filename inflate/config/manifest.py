@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inflate.config.yaml_files import load_yaml, with_settings
-from inflate.errors import InflateError, nearest, quoted
+from inflate.config.yaml_files import load_yaml
+from inflate.errors import ConfigError, InflateError, nearest, quoted
 from inflate.options import JOB_OPTIONS, MATRIX_OPTIONS, ConvertOptions
 
 _KEYS = ("defaults", "jobs", "ledger")
@@ -143,9 +143,11 @@ def _read_matrix(place: str, content: object, problems: list[str]) -> dict[str, 
 def _typed(given: Mapping[str, Any], place: str, problems: list[str]) -> dict[str, Any]:
     """Option values converted to the options' types; empty if one of them is wrong."""
     try:
-        options, wrong = with_settings(ConvertOptions(), dict(given))
-    except InflateError as error:  # Creating the options checks them as a whole.
+        options = ConvertOptions(**given)
+    except ConfigError as error:
+        problems += [place + problem for problem in error.problems]
+    except InflateError as error:  # An unknown device.
         problems.append(f"{place.rstrip('.: ')}: {error}")
-        return {}
-    problems += [place + problem for problem in wrong]
-    return {} if wrong else {key: getattr(options, key) for key in given}
+    else:
+        return {key: getattr(options, key) for key in given}
+    return {}

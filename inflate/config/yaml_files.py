@@ -13,21 +13,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from inflate.config.schema import SECTIONS, Settings, flatten, one_line
+from inflate.config.schema import SECTIONS, Config, Settings, flatten, one_line
 from inflate.errors import ConfigError, nearest, quoted
 from inflate.io.files import like
 from inflate.vocabulary import DDCONFIG_FIXED
 
 REFUSALS = (OmegaConfBaseException, ValueError, OverflowError, RecursionError)
 """What OmegaConf raises for a value: its own errors, and those for unbounded values."""
-
-T = TypeVar("T")
 
 _DEEPEST = 50
 """The deepest allowed nesting; no real configuration or manifest reaches it."""
@@ -88,8 +86,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def with_settings(defaults: T, settings: Settings) -> tuple[T, list[str]]:
-    """A frozen dataclass with settings of known keys applied, and messages for wrong values."""
+def with_settings(defaults: Config, settings: Settings) -> tuple[Config, list[str]]:
+    """A configuration with settings of known keys applied, and messages for wrong values."""
     draft = copy.deepcopy(_draft(defaults))
     problems = []
     for key, value in settings.items():
@@ -174,10 +172,10 @@ def _calls_resolver(text: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _draft(defaults: Any) -> DictConfig:
+def _draft(defaults: Config) -> DictConfig:
     """The defaults, to be copied and changed; building them takes longer than everything else."""
     draft: DictConfig = OmegaConf.structured(defaults)
-    for node in (draft, *(draft[key] for key in SECTIONS if key in draft)):
+    for node in (draft, *(draft[key] for key in SECTIONS)):
         OmegaConf.set_readonly(node, False)  # frozen dataclasses make read-only nodes
     return draft
 

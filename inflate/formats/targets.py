@@ -105,15 +105,14 @@ def container_of(target: Target, output: object) -> Container:
         OutputError: the ending belongs to another kind of file.
     """
     endings = LAYOUTS[target].endings
-    if not endings:
-        return "safetensors"
-    ending = PurePath(str(output).rstrip("/")).suffix.lower() or endings[0]
-    if ending in endings:
-        return "torch" if ending in _TORCH else "safetensors"
+    ending = PurePath(str(output).rstrip("/")).suffix.lower() or "".join(endings[:1])
     writers = [name for name, layout in LAYOUTS.items() if ending in layout.endings]
+    if ending in endings or not (endings or writers):  # A folder may be called v1.5.
+        return "torch" if ending in _TORCH else "safetensors"
+    written = " or ".join(endings) or "a folder"
     others = f" (layouts that write {ending}: {', '.join(writers)})" if writers else ""
     raise OutputError(
-        f"{output} has the ending {ending}; layout {target!r} writes {' or '.join(endings)}{others}"
+        f"{output} has the ending {ending}; layout {target!r} writes {written}{others}"
     )
 
 

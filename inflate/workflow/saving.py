@@ -57,6 +57,7 @@ def save_video_autoencoder(
     source: str | Path | None = None,
     layout: Target = "autoencoder",
     dtype: StoredType | None = None,
+    allow_inexact: bool = False,
     state_dict: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -73,6 +74,7 @@ def save_video_autoencoder(
         default, the one recorded in the file that the module was loaded from.
         layout: the names to write, as for ``inflate convert --layout``.
         dtype: the type to store; by default that of each tensor.
+        allow_inexact: fold the quant convs for layout ``comfyui`` even if it changes the images.
         state_dict: the full state dict, if the module holds only parts of it, as under FSDP.
         overwrite: replace an existing file.
 
@@ -86,7 +88,7 @@ def save_video_autoencoder(
         CheckpointError: ``source`` cannot be read.
         OutputError: the file exists, or cannot be written.
     """
-    options = ConvertOptions(layout=layout, dtype=dtype, device="cpu")
+    options = ConvertOptions(layout=layout, dtype=dtype, allow_inexact=allow_inexact, device="cpu")
     check_location("path", path)
     container = container_of(layout, path)
     whole = _unwrapped(module)

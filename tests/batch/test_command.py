@@ -88,7 +88,7 @@ def test_a_terminal_shows_bars_and_then_the_jobs(
     assert main(["batch", "ckpts/*", "-o", "out"]) == 2
     said = capsys.readouterr()
     assert "all jobs" in said.err
-    assert re.search(r"unequal .+ckpts/m02.safetensors -> out/m02", said.out)
+    assert re.search(r"not equal .+ckpts/m02.safetensors -> out/m02", said.out)
 
 
 def test_json_and_reports(

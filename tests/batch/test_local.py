@@ -249,7 +249,7 @@ def test_ctrl_c_stops_the_workers_and_leaves_nothing(tmp_path: Path, sources: So
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert batch.stdout is not None
-    assert batch.stdout.readline().startswith("held")
+    assert batch.stdout.readline().startswith("converted")
     batch.send_signal(signal.SIGINT)
     _, said = batch.communicate(timeout=60)
     finished = re.fullmatch(r"interrupted: (\d) of 8 jobs .+\n", said)

@@ -84,7 +84,7 @@ def test_two_outputs_are_not_one_file() -> None:
 
 def test_the_ledger_is_not_a_file_of_the_batch() -> None:
     job = {"source": M0, "output": "out/a.safetensors"}
-    for ledger in (M0, "link/m00.safetensors", "m.yaml", "out/a.safetensors"):
+    for ledger in (M0, "link/m00.safetensors", "m.yaml", "out/a.safetensors", "ckpts"):
         refused({"jobs": [job], "ledger": ledger})
         refused({"jobs": [job]}, "--ledger", ledger)
     refused({"jobs": [{**job, "output": "l.db"}], "ledger": "l.db"})

@@ -51,6 +51,12 @@ def test_comfyui_is_what_sgm_and_autoencoder_make_in_two_steps(image: Path, tmp_
     convert(image, tmp_path / "one", layout="sgm", post_quant="fold", **ALLOWED)
     convert(tmp_path / "one", tmp_path / "two", layout="autoencoder", **CPU)
     assert_same(load_file(tmp_path / "comfyui"), load_file(tmp_path / "two"))
+    convert(image, tmp_path / "video", **K311)
+    video = inflate.load_video_autoencoder(tmp_path / "video")
+    with pytest.raises(PlanError):
+        save_video_autoencoder(video, tmp_path / "saved", layout="comfyui")
+    save_video_autoencoder(video, tmp_path / "saved", layout="comfyui", allow_inexact=True)
+    assert_same(load_file(tmp_path / "saved"), load_file(tmp_path / "two"))
     for path in ("comfyui", "two"):
         report = verify(image, tmp_path / path, **CPU)
         assert report.verdict == "bitwise"
@@ -103,8 +109,12 @@ def test_a_torch_file_is_what_torch_loads(
 def test_the_file_of_cogvideo_has_the_name_that_it_looks_for(plain: Path) -> None:
     result = convert(plain, layout="cogvideo", skip_parity=True, **K311)
     assert result.output == plain.parent / "video_model.ckpt"
-    with pytest.raises(OutputError, match=r"\.ckpt"):
-        convert(plain, plain.parent / "x.safetensors", layout="cogvideo", **K311)
+
+
+@pytest.mark.parametrize("layout", ["cogvideo", "diffusers"])
+def test_the_ending_of_another_layout_is_refused(layout: Any, plain: Path) -> None:
+    with pytest.raises(OutputError):
+        convert(plain, plain.parent / "x.safetensors", layout=layout, **K311)
 
 
 @pytest.fixture
