@@ -21,8 +21,8 @@ from inflate.config.manifest import Entry, Manifest, read_manifest
 from inflate.errors import ConfigError, OutputError
 from inflate.io.files import read_files
 from inflate.io.free_memory import free_memory
+from inflate.io.location import is_remote
 from inflate.io.protected import conflicts, place_of
-from inflate.io.remote import is_remote, local_path
 from inflate.io.staging import outputs_of
 from inflate.workflow.sources import check_working_directory
 
@@ -144,4 +144,4 @@ def _read(jobs: Iterable[Job], manifest: Manifest) -> Iterator[str | Path]:
     for config in dict.fromkeys(job.options.get("config") for job in jobs):
         yield from config_files(config)
     for source in dict.fromkeys(job.source for job in jobs):
-        yield from [source] if is_remote(source) else read_files(local_path(source))
+        yield from [source] if is_remote(source) else read_files(Path(source))

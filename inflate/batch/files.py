@@ -18,8 +18,9 @@ from inflate.formats.locate import locate
 from inflate.formats.recorded import FINGERPRINT_KEY
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import read_files
+from inflate.io.location import is_remote
 from inflate.io.reader import open_checkpoint
-from inflate.io.remote import is_remote, local_path, version
+from inflate.io.remote import version
 from inflate.options import ConvertOptions
 from inflate.progress import silent
 from inflate.workflow.planning import find_source
@@ -38,7 +39,7 @@ def looks_unchanged(source: str, mark: str | None) -> bool:
         return False
     if is_remote(source):
         return mark_of_source(source) == mark
-    return _mark(local_path(source), [name for name, *_ in json.loads(mark)]) == mark
+    return _mark(Path(source), [name for name, *_ in json.loads(mark)]) == mark
 
 
 def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
@@ -49,7 +50,7 @@ def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
     if is_remote(location):
         return False
     try:
-        with open_checkpoint(local_path(location)) as checkpoint:
+        with open_checkpoint(Path(location)) as checkpoint:
             located = locate(checkpoint.tensors, checkpoint.path)
             own = fingerprint_of(autoencoder_view(checkpoint, located))
             # Its header matches, and nothing was added: replacing it loses nothing.
@@ -64,7 +65,7 @@ def mark_of_output(location: str | Path) -> str | None:
     if isinstance(location, str) and is_remote(location):
         found = version(location)
         return None if found is None else json.dumps([["version", found]])
-    path = local_path(location)
+    path = Path(location)
     if not path.is_dir():
         return _mark(path, ["."])
     return _mark(path, sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()))
@@ -84,7 +85,7 @@ def mark_of_source(location: str) -> str | None:
             return None if found is None else json.dumps([["version", found]])
         # The store has no versions: use the mark of the verified copy in the cache.
         location = str(local_source(location, silent))
-    path = local_path(location)
+    path = Path(location)
     # A config.json next to a file is also read.
     nearby = {path if path.is_dir() else path.parent / "config.json"}
     names = {os.path.relpath(file, path) for file in {*read_files(path), *nearby}}

@@ -20,8 +20,9 @@ from inflate.config.manifest import Entry, Manifest
 from inflate.config.schema import Architecture, Settings
 from inflate.errors import ConfigError, InflateError, printable
 from inflate.io.files import like, read_files
+from inflate.io.location import is_remote, shown
 from inflate.io.protected import place_of
-from inflate.io.remote import is_remote, local_path, matches, shown
+from inflate.io.remote import matches
 from inflate.options import SETTINGS, ConvertOptions
 from inflate.workflow.planning import problems_of, settings_of
 
@@ -85,7 +86,7 @@ def estimate(job: Job) -> Estimate:
     options = ConvertOptions(**job.options)
     # Folding computes with weights, and changes the size by only one small tensor.
     dry = replace(options, dry_run=True, post_quant="keep", allow_inexact=False)
-    files = filter(os.path.isfile, set(read_files(local_path(job.source))))
+    files = filter(os.path.isfile, set(read_files(Path(job.source))))
     size = sum(path.stat().st_size for path in files)
     try:
         plan = convert(job.source, job.output, **dry.arguments()).plan
@@ -161,7 +162,7 @@ def output_folder(manifest: Manifest) -> Path:
     for entry in manifest.entries:
         place = _template(entry, manifest.folder)
         if place is None:
-            source = "" if is_remote(entry.source) else local_path(entry.source)
+            source = "" if is_remote(entry.source) else Path(entry.source)
             place = os.path.join(manifest.folder, source)
         if not is_remote(place):
             folders.add(os.path.abspath(os.path.dirname(re.split(r"[{*?[]", place)[0])))
@@ -180,7 +181,7 @@ def _sources(pattern: str, folder: Path) -> tuple[list[str], bool]:
             return [pattern], False
         found = matches(pattern)
     else:
-        pattern = os.path.normpath(os.path.join(folder, local_path(pattern)))
+        pattern = os.path.normpath(os.path.join(folder, pattern))
         if os.path.exists(pattern):
             return [pattern], False
         if not glob.has_magic(pattern):
@@ -205,7 +206,7 @@ def _combinations(entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
 def _template(entry: Entry, folder: Path) -> str | None:
     if entry.output is None or is_remote(entry.output):
         return entry.output
-    path = os.path.normpath(os.path.join(folder, local_path(entry.output)))
+    path = os.path.normpath(os.path.join(folder, entry.output))
     return path + "/" * (entry.output.endswith("/") or os.path.isdir(path))
 
 

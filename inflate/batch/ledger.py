@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from inflate.batch.files import make_folder
 from inflate.errors import OutputError, quoted
+from inflate.io.location import is_remote
 from inflate.io.protected import check_written
-from inflate.io.remote import is_remote, local_path
 
 State = Literal["not-run", "publishing", "held", "unequal", "failed"]
 """``publishing`` is recorded before the output gets its name, to identify it after a crash."""
@@ -89,7 +89,7 @@ class Ledger:
     def row(self, output: str) -> Row:
         """The row of a path or URL; a new row if there is none."""
         if not is_remote(output):
-            output = os.path.relpath(local_path(output), self.path.parent)
+            output = os.path.relpath(output, self.path.parent)
         return self.rows.get(output, Row(output))
 
     def write(self, row: Row) -> Row:

@@ -11,7 +11,7 @@ from typing import Any
 
 from inflate.config.schema import Settings, Temporal
 from inflate.errors import ConfigError, nearest
-from inflate.io.remote import is_remote
+from inflate.io.location import is_remote
 from inflate.options import MATRIX_OPTIONS, SETTINGS, ConvertOptions
 from inflate.vocabulary import Target
 from inflate.workflow.sources import default_output, name_of, stem_of

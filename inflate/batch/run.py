@@ -13,7 +13,7 @@ from inflate.batch.jobs import Job, estimate
 from inflate.batch.ledger import Ledger, Row
 from inflate.batch.survey import Outcome, may_overwrite, was_published
 from inflate.batch.task import Event, Task, failure
-from inflate.io.remote import is_remote, local_path
+from inflate.io.location import is_remote
 
 if TYPE_CHECKING:
     from inflate.batch.cluster import RayExecutor
@@ -172,4 +172,4 @@ class Run:
 
 
 def _absolute(location: str) -> str:
-    return location if is_remote(location) else os.path.abspath(local_path(location))
+    return location if is_remote(location) else os.path.abspath(location)

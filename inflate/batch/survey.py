@@ -17,7 +17,7 @@ from inflate.batch.files import (
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger, Row
 from inflate.errors import ConfigError, InflateError
-from inflate.io.remote import is_remote, shown
+from inflate.io.location import is_remote, shown
 
 _THREADS = 8
 

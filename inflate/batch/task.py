@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inflate.batch.files import make_folder, mark_of_output, mark_of_source, source_key
 from inflate.errors import InflateError
-from inflate.io.remote import is_remote
+from inflate.io.location import is_remote
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:

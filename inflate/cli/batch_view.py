@@ -17,7 +17,7 @@ from inflate.cli.console import note, print_table, print_text, say_line
 from inflate.cli.progress import bars, bars_are_drawn
 from inflate.display import bytes_text
 from inflate.errors import OutputError, printable
-from inflate.io.remote import shown
+from inflate.io.location import shown
 from inflate.report.summary import verdict_text
 from inflate.workflow.sources import name_of
 

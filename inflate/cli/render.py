@@ -16,7 +16,7 @@ from inflate.formats.recorded import SOURCE_BLEND_KEY, SOURCE_NAME_KEY
 from inflate.formats.targets import LAYOUTS
 from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.index import TensorInfo
-from inflate.io.remote import shown
+from inflate.io.location import shown
 from inflate.report.documents import parity_document
 from inflate.report.summary import verdict_text
 from inflate.report.text import shape_text

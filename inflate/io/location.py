@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from inflate.errors import InflateError
 
 # At least two characters before the colon: C:\x and C://x are paths.
 _URL = re.compile(r"([A-Za-z][\w+.-]+)(?:::[\w+.:-]*)?://")
 _PASSWORD = re.compile(r"^([\w+.-]+://[^/@:]*):[^/@]*@")
-_LOCAL = frozenset({"file", "local"})
 _OTHER_NAMES = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "http": "https"}
 
 
@@ -51,20 +50,7 @@ class Location:
 
 def is_remote(location: str | Path) -> bool:
     """Whether a location is a URL such as ``s3://bucket/file``, and not a path of a local file."""
-    found = _URL.match(str(location))
-    return found is not None and found[1].lower() not in _LOCAL
-
-
-def local_path(location: str | Path) -> Path:
-    """The path of a location that is not remote; accepts ``file://``."""
-    if not _URL.match(str(location)):
-        return Path(location)
-    parts = urlsplit(str(location))
-    if parts.netloc not in ("", "localhost"):
-        raise InflateError(f"{location} names the machine {parts.netloc!r}; expected file:///PATH")
-    from urllib.request import url2pathname  # Loads http and ssl.
-
-    return Path(url2pathname(parts.path))
+    return _URL.match(str(location)) is not None
 
 
 def store_of(location: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inflate.errors import CheckpointError, OutputError
-from inflate.io.location import is_remote, local_path, shown, store_of
+from inflate.io.location import is_remote, shown, store_of
 from inflate.io.ranges import partial_of
 
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.staged")
@@ -156,7 +156,7 @@ def _fault(location: str | Path) -> str | None:
 
 def _local(location: str | Path) -> Path | None:
     """The local path of a location; None for the URL of a store."""
-    return None if is_remote(location) else local_path(location)
+    return None if is_remote(location) else Path(location)
 
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:

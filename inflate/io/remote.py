@@ -9,20 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from inflate.errors import CheckpointError, OutputError
-from inflate.io.caching import scratch_folder
 from inflate.io.contents import hashes_of
 from inflate.io.faults import in_words, was_taken
 from inflate.io.folder import members_of_file, members_of_folder
 from inflate.io.hub import open_repository
-from inflate.io.location import is_remote, local_path, parse, shown, store_of
+from inflate.io.location import parse, shown, store_of
 from inflate.io.ranges import fetch_files
 from inflate.io.stores import StoreFolder, open_store
 from inflate.progress import Progress, silent, summed
-
-__all__ = [
-    "check_destination", "fetch", "is_remote", "local_path", "matches", "publish",
-    "scratch_folder", "shown", "version",
-]  # fmt: skip
 
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
 

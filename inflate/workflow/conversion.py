@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from inflate.config.loading import config_files
 from inflate.errors import OutputError
 from inflate.formats.targets import container_of
+from inflate.io.caching import scratch_folder
+from inflate.io.location import is_remote, shown
 from inflate.io.protected import check_written
 from inflate.io.reader import Checkpoint, open_checkpoint
 from inflate.io.remote import check_destination as check_remote
-from inflate.io.remote import is_remote, publish, scratch_folder, shown
+from inflate.io.remote import publish
 from inflate.io.staging import check_destination, outputs_of, saying_why
 from inflate.options import ConvertOptions, check_location, options_of
 from inflate.progress import Progress, silent

@@ -22,8 +22,8 @@ from inflate.formats.targets import LAYOUTS, layout_of
 from inflate.formats.views import autoencoder_view
 from inflate.io.files import CheckpointFiles
 from inflate.io.index import TensorInfo
+from inflate.io.location import is_remote
 from inflate.io.reader import Checkpoint, open_checkpoint
-from inflate.io.remote import is_remote
 from inflate.options import ConvertOptions, check_location
 from inflate.progress import Progress, silent
 from inflate.vocabulary import MergeStrategy, Target, Weights

@@ -9,7 +9,8 @@ from inflate.errors import ConfigError
 from inflate.formats.targets import LAYOUTS
 from inflate.io.files import CheckpointFiles
 from inflate.io.folder import without_index_ending
-from inflate.io.remote import fetch, is_remote, local_path
+from inflate.io.location import is_remote
+from inflate.io.remote import fetch
 from inflate.progress import Progress
 from inflate.vocabulary import Target
 
@@ -24,7 +25,7 @@ def check_working_directory() -> None:
 
 def local_source(location: str | Path, progress: Progress) -> Path:
     """The local path of a source; a remote one is downloaded first."""
-    return fetch(str(location), progress) if is_remote(location) else local_path(location)
+    return fetch(str(location), progress) if is_remote(location) else Path(location)
 
 
 def files_of(location: str | Path, files: CheckpointFiles) -> list[str | Path]:

@@ -17,9 +17,9 @@ from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.layouts import is_inflated
 from inflate.formats.source import Source, describe, given_blend
 from inflate.io.folder import shown as shown_name
+from inflate.io.location import shown
 from inflate.io.protected import check_written
 from inflate.io.reader import open_checkpoint
-from inflate.io.remote import shown
 from inflate.io.staging import Staged
 from inflate.loading import load_video
 from inflate.options import VerifyOptions, check_location, options_of

@@ -51,9 +51,9 @@ def single(tmp_path: Path, weights: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A destination in a folder of its own."""
+    """A destination for a file or a folder, in a folder of its own."""
     (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "video.safetensors"
+    return tmp_path / "out" / "video"
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from inflate.errors import CheckpointError, InflateError, OutputError
-from inflate.io.location import is_plain, is_remote, local_path, parse, shown
+from inflate.errors import CheckpointError, OutputError
+from inflate.io.location import is_plain, is_remote, parse, shown
 
 URLS = (
     *("s3://bucket/a.ckpt", "gs://bucket/a.ckpt", "https://host/a.ckpt", "memory://a.ckpt"),
@@ -15,21 +13,13 @@ URLS = (
 )
 PATHS = (
     *("a.ckpt", "/abs/a.ckpt", "./a:b", "a:b", "a::b", r"C:\x\a.ckpt", "C:/x/a.ckpt", "C://x/a"),
-    *("file:///x/a.ckpt", "FILE:///x/a", "local:///x/a", "./s3://b", "s3:/bucket/a", "://x", ""),
+    *("./s3://b", "s3:/bucket/a", "://x", ""),
 )
 
 
 @pytest.mark.parametrize("location", [*URLS, *PATHS])
 def test_urls_are_remote_and_paths_are_not(location: str) -> None:
     assert is_remote(location) == (location in URLS)
-
-
-def test_a_file_url_becomes_a_path() -> None:
-    assert local_path("file:///x/a%20b.ckpt") == Path("/x/a b.ckpt")
-    assert local_path("file://localhost/x/a.ckpt") == Path("/x/a.ckpt")
-    assert local_path("x/a%20b.ckpt") == Path("x/a%20b.ckpt")
-    with pytest.raises(InflateError):
-        local_path("file://host/x")
 
 
 def test_the_parts_of_a_location() -> None:
