@@ -214,10 +214,7 @@ class VerifyOptions(_Checked):
         minimum=1,
     )
     max_frames: Optional[int] = _option(
-        "Most images and frames. [default: 4 on a CPU, else 16]",
-        "Advanced",
-        metavar="N",
-        minimum=1,
+        "Most images and frames. [default: 4 on a CPU, else 16]", "Advanced", metavar="N", minimum=1
     )
     save_outputs: Optional[Path] = _option(
         "New folder for the latents and outputs of each probe.", "Output", metavar="DIR"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inflate.config.schema import Config
-from inflate.errors import InflateError, OutputError
+from inflate.errors import InflateError
 from inflate.formats.fingerprint import fingerprint_of
 from inflate.formats.locate import locate
 from inflate.formats.recorded import FINGERPRINT_KEY
@@ -27,19 +27,6 @@ from inflate.workflow.planning import find_source
 from inflate.workflow.sources import local_source
 
 # A mark is JSON: a list of [name, size, time, inode] per file, or the version in a store.
-
-
-def looks_unchanged(source: str, mark: str | None) -> bool:
-    """Whether a source still has this mark; does not open a local source.
-
-    Raises:
-        InflateError: a store cannot be queried.
-    """
-    if mark is None:
-        return False
-    if is_remote(source):
-        return mark_of_source(source) == mark
-    return _mark(Path(source), [name for name, *_ in json.loads(mark)]) == mark
 
 
 def is_output(location: str, mark: str | None, fingerprint: str) -> bool:
@@ -107,18 +94,6 @@ def source_key(fingerprint: str, config: Config) -> str:
     """The key of an autoencoder: a hash over its fingerprint and its configuration."""
     known = json.dumps([fingerprint, asdict(config)], sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
-
-    Raises:
-        OutputError: it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
 
 
 def _mark(path: Path, names: Iterable[str]) -> str | None:

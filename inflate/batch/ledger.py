@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from inflate.batch.files import make_folder
 from inflate.errors import OutputError, quoted
 from inflate.io.location import is_remote
 from inflate.io.protected import check_written
+from inflate.io.staging import make_folder
 
 State = Literal["not-run", "publishing", "held", "unequal", "failed"]
 """``publishing`` is recorded before the output gets its name, to identify it after a crash."""

@@ -13,16 +13,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 from inflate._version import __version__
-from inflate.batch.files import make_folder
 from inflate.batch.jobs import Job, estimate
 from inflate.batch.survey import Outcome
 from inflate.display import error_text
 from inflate.errors import printable
+from inflate.io.staging import make_folder, write_atomically
 from inflate.report.documents import as_json
 from inflate.report.junit import dotless
 from inflate.report.markdown import code
 from inflate.report.summary import verdict_text
-from inflate.report.writing import write_report, write_whole
+from inflate.report.writing import encoded, write_report
 
 Document = Mapping[str, Any]
 """A batch as ``inflate/batch/2``."""
@@ -38,12 +38,7 @@ _MOST = 1000
 
 
 def batch_document(
-    outcomes: Sequence[Outcome],
-    *,
-    ledger: str,
-    executor: str,
-    seconds: float,
-    linked: bool = False,
+    outcomes: Sequence[Outcome], *, ledger: str, executor: str, seconds: float, linked: bool = False
 ) -> dict[str, Any]:
     """A batch as ``inflate/batch/2``; ``linked`` adds links to the pages of its jobs."""
     counts = Counter(outcome.row.state for outcome in outcomes)
@@ -201,7 +196,7 @@ def write_reports(document: Document, outcomes: Sequence[Outcome], folder: Path)
             for path in files_of_job_report(folder, outcome.job.output):
                 write_report(parity, path)
     for name, made in SUMMARIES.items():
-        write_whole(folder / name, made(document))
+        write_atomically(folder / name, encoded(made(document)))
 
 
 def _parity_of(outcome: Outcome) -> dict[str, Any] | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from inflate.batch.files import (
     is_output,
     key_of_source,
-    looks_unchanged,
     mark_of_output,
     mark_of_source,
 )
@@ -86,13 +85,13 @@ def may_overwrite(job: Job, row: Row) -> bool:
 def _look_at_source(job: Job, row: Row) -> tuple[str | None, str | None]:
     """The mark of an unchanged source, else None; and the problem of the source, if any."""
     try:
-        if looks_unchanged(job.source, row.source_mark):
-            return row.source_mark, None
         mark = mark_of_source(job.source)
-        if mark is None:
-            return None, f"{shown(job.source)} does not exist; check the path"
     except (InflateError, OSError) as error:
         return None, str(error)
+    if mark is None:
+        return None, f"{shown(job.source)} does not exist; check the path"
+    if mark == row.source_mark:
+        return mark, None
     with suppress(InflateError, OSError):  # Its job reports the problem.
         # For remote sources, another version means other content.
         known = row.source_key is not None and not is_remote(job.source)

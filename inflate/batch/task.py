@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from inflate.batch.files import make_folder, mark_of_output, mark_of_source, source_key
+from inflate.batch.files import mark_of_output, mark_of_source, source_key
 from inflate.errors import InflateError
 from inflate.io.location import is_remote
+from inflate.io.staging import make_folder
 from inflate.options import ConvertOptions
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ class StoppedError(Exception):
 
 
 def run_task(
-    task: Task,
-    send: Callable[[Event], None],
-    ask: Callable[[Event], bool],
-    gpu: int | None = None,
+    task: Task, send: Callable[[Event], None], ask: Callable[[Event], bool], gpu: int | None = None
 ) -> None:
     """Convert, and send ``progress``, ``publish`` if parity held, and ``end``.
 

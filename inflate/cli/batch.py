@@ -29,10 +29,7 @@ def batch(
         "--dry-run", default=False, help="Print the jobs, sizes and memory; run nothing."
     ),
     jobs: Optional[int] = option(
-        "-j",
-        "--jobs",
-        metavar="N",
-        help="Worker processes. [default: 1; on Ray all that fit]",
+        "-j", "--jobs", metavar="N", help="Worker processes. [default: 1; on Ray all that fit]"
     ),
     retry_failed: bool = option(
         "--retry-failed", default=False, help="Run failed jobs again, even if unchanged."
@@ -93,8 +90,8 @@ def batch(
             raise ConfigError(f"{name} is {value}; expected {least} or more")
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
-    from inflate.batch.files import make_folder
     from inflate.cli.batch_view import print_dry_run, print_summary, watching
+    from inflate.io.staging import make_folder
     from inflate.report.writing import append_summary, require_pages
     from inflate.report.writing import github_summary as summary_file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,6 @@ from inflate.cli.console import note, say, say_line
 from inflate.cli.options import QUIET, argument, takes
 from inflate.cli.progress import progress_bar
 from inflate.cli.report import on_ctrl_c
-from inflate.errors import OutputError
 from inflate.options import ConvertOptions
 from inflate.vocabulary import TimeMode
 
@@ -39,21 +39,16 @@ def demo(
 
 def _run(folder: Path, options: dict[str, Any], *, quiet: bool) -> None:
     from inflate.io.protected import check_written
-    from inflate.io.staging import write_atomically
+    from inflate.io.staging import make_folder, write_atomically
 
     source = folder / "demo.ckpt"
     targets = {mode: folder / f"demo.{mode}.safetensors" for mode in get_args(TimeMode)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replaced = [path.name for path in (source, *targets.values()) if path.exists()]
-        if replaced and not quiet:
-            note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
-        check_written([source], [DEMO_CHECKPOINT])
-        write_atomically(source, DEMO_CHECKPOINT.read_bytes())
-    except FileExistsError as error:
-        raise OutputError(f"{folder} is a file; expected a folder") from error
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    make_folder(folder)
+    replaced = [path.name for path in (source, *targets.values()) if os.path.exists(path)]
+    if replaced and not quiet:
+        note(f"files of an earlier run in {folder} are replaced: {', '.join(replaced)}")
+    check_written([source], [DEMO_CHECKPOINT])
+    write_atomically(source, DEMO_CHECKPOINT.read_bytes())
     passed = 0
     for mode, target in targets.items():
         if not quiet:

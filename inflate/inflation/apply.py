@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from queue import SimpleQueue
 
 from inflate.errors import PlanError
-from inflate.inflation.initializers import ZEROS, Rule, draw_chunks
+from inflate.inflation.initializers import ZEROS, draw_chunks
 from inflate.inflation.plan import InflationPlan, PlannedTensor
 from inflate.io.arrays import Array, Bytes, aligned_zeros, bytes_of, cast, is_finite, np
 from inflate.io.reader import Checkpoint
@@ -59,12 +59,11 @@ def carry_out(
         buffers.put(aligned_zeros(_PIECE))
 
     def write(planned: PlannedTensor) -> _Written:
+        if planned.origin == ZEROS:  # The reserved space reads as zeros.
+            return _Written(_digest_of_zeros(planned.info.nbytes))
         buffer = buffers.get()
         try:
-            output = _Output(writer, planned, buffer)
-            if isinstance(planned.origin, str):
-                return _copy(planned, checkpoint, output)
-            return _make(planned, planned.origin, plan.config.seed, output)
+            return _write(planned, checkpoint, plan.config.seed, writer, buffer)
         finally:
             buffers.put(buffer)
 
@@ -92,74 +91,50 @@ def carry_out(
     )
 
 
-def copy_as_is(checkpoint: Checkpoint, names: Iterable[str], writer: TensorWriter) -> None:
-    """Copy tensors of a file byte for byte, in any type.
+def copy_as_is(checkpoint: Checkpoint, writer: TensorWriter) -> None:
+    """Copy every tensor of a file byte for byte, in any type.
 
     Raises:
         CheckpointError: a tensor cannot be read.
         OSError: the file cannot be written.
     """
     buffer = aligned_zeros(_PIECE)
-    for name in names:
-        position, extent = writer.position(name), checkpoint.extent(name)
-        if extent is None:
-            writer.write(bytes_of(checkpoint.read(name).reshape(-1)), position)
-            continue
-        for start in range(0, extent.nbytes, _PIECE):
-            piece = buffer[: extent.nbytes - start]
-            extent.file.read_into(piece.data, extent.offset + start)
-            writer.write(piece.data, position + start)
+    for name in checkpoint.tensors:
+        position = writer.position(name)
+        for piece in checkpoint.pieces(name, buffer):
+            writer.write(bytes_of(piece), position)
+            position += piece.nbytes
 
 
-class _Output:
-    """One tensor that is hashed and written in pieces."""
-
-    def __init__(self, writer: TensorWriter, planned: PlannedTensor, buffer: Bytes) -> None:
-        self.buffer = buffer
-        self._writer = writer
-        self._position = writer.position(planned.info.name)
-        self._digest = hashlib.sha256()
-
-    def add(self, numbers: Array) -> None:
-        """Add the next elements."""
-        content = bytes_of(numbers)
-        self._digest.update(content)
-        self._writer.write(content, self._position)
-        self._position += content.nbytes
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of what was added."""
-        return self._digest.hexdigest()
-
-
-def _copy(planned: PlannedTensor, checkpoint: Checkpoint, output: _Output) -> _Written:
-    same = checkpoint.tensors[planned.key].dtype == planned.dtype
-    read = hashlib.sha256()
-    finite = True
-    for piece in checkpoint.pieces(planned.key, output.buffer):
-        if not same:
+def _write(
+    planned: PlannedTensor, checkpoint: Checkpoint, seed: int, writer: TensorWriter, buffer: Bytes
+) -> _Written:
+    """Copy or make a tensor in pieces, each of which is checked, hashed and written at once."""
+    copied = isinstance(planned.origin, str)
+    recast = copied and checkpoint.tensors[planned.key].dtype != planned.dtype
+    read, written, finite = hashlib.sha256(), hashlib.sha256(), True
+    position = writer.position(planned.info.name)
+    for piece in _pieces(planned, checkpoint, seed, buffer):
+        if recast:
             read.update(bytes_of(piece))
         stored = cast(piece, planned.dtype)
         finite = finite and is_finite(stored)
-        output.add(stored)
-    source_digest = output.digest if same else read.hexdigest()
-    problem = None if finite else _not_finite(planned, checkpoint)
-    return _Written(output.digest, source_digest, problem)
+        content = bytes_of(stored)
+        written.update(content)
+        writer.write(content, position)
+        position += content.nbytes
+    digest = written.hexdigest()
+    source = (read.hexdigest() if recast else digest) if copied else None
+    return _Written(digest, source, None if finite else _not_finite(planned, checkpoint))
 
 
-def _make(planned: PlannedTensor, rule: Rule, seed: int, output: _Output) -> _Written:
-    if rule == ZEROS:  # The reserved space reads as zeros.
-        return _Written(_digest_of_zeros(planned.info.nbytes))
-    for piece in draw_chunks(rule, planned.shape, planned.key, seed, _PIECE // 4):
-        # A constant is stored once.
-        output.add(cast(np.ascontiguousarray(piece), planned.dtype))
-    # All elements lie between the bounds: if the bounds are finite, so are the elements.
-    bound = cast(np.array([rule.value]), planned.dtype)
-    if is_finite(bound):
-        return _Written(output.digest)
-    problem = f"{planned.key}, made as {rule}, overflows in {planned.dtype}"
-    return _Written(output.digest, problem=problem)
+def _pieces(
+    planned: PlannedTensor, checkpoint: Checkpoint, seed: int, buffer: Bytes
+) -> Iterator[Array]:
+    if isinstance(planned.origin, str):
+        return checkpoint.pieces(planned.key, buffer)
+    made = draw_chunks(planned.origin, planned.shape, planned.key, seed, _PIECE // 4)
+    return map(np.ascontiguousarray, made)  # A constant is stored once.
 
 
 @cache
@@ -173,6 +148,8 @@ def _digest_of_zeros(nbytes: int) -> str:
 
 def _not_finite(planned: PlannedTensor, checkpoint: Checkpoint) -> str:
     """The problem of a tensor, with the number of affected values."""
+    if not isinstance(planned.origin, str):
+        return f"{planned.key}, made as {planned.origin}, overflows in {planned.dtype}"
     numbers = checkpoint.read(planned.key).astype(np.float64)
     bad = int((~np.isfinite(numbers)).sum())
     if bad:

@@ -36,11 +36,6 @@ class Checkpoint:
     foreign: tuple[str, ...]
     places: Mapping[str, Place] = field(repr=False)
 
-    def extent(self, key: str) -> Extent | None:
-        """The location of a tensor's bytes in a file; None if they must be computed."""
-        place = self.places[key]
-        return place if isinstance(place, Extent) else None
-
     def read(self, key: str) -> Array:
         """Read a tensor into a new aligned, contiguous array."""
         info, place = self.tensors[key], self.places[key]
@@ -70,17 +65,17 @@ class Checkpoint:
     def pieces(self, key: str, buffer: Bytes) -> Iterator[Array]:
         """The values of a tensor in flat pieces, each valid until the next is taken.
 
-        Pieces are read into ``buffer``; its size is a multiple of every element size.
+        Pieces are read into ``buffer``; its size is a multiple of every element size. Values of an
+        unsupported type are bytes.
         """
-        extent = self.extent(key)
-        dtype = numpy_dtype(self.tensors[key].dtype)
-        if extent is None:
+        place, dtype = self.places[key], self.tensors[key].dtype
+        if not isinstance(place, Extent):
             yield from _in_parts(self.read(key), len(buffer))
             return
-        for start in range(0, extent.nbytes, len(buffer)):
-            part = buffer[: extent.nbytes - start]
-            extent.file.read_into(part.data, extent.offset + start)
-            yield part.view(dtype)
+        for start in range(0, place.nbytes, len(buffer)):
+            part = buffer[: place.nbytes - start]
+            place.file.read_into(part.data, place.offset + start)
+            yield part.view(numpy_dtype(dtype if dtype in WIDTHS else "uint8"))
 
 
 def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> bool:
@@ -91,21 +86,16 @@ def same_bytes(checkpoint: Checkpoint, key: str, other: Checkpoint | Array) -> b
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    info = checkpoint.tensors[key]
     if isinstance(other, Checkpoint):
-        if other.tensors[key].dtype != info.dtype:
-            return False
-        pieces = other.pieces(key, aligned_zeros(_PIECE))
+        dtype, pieces = other.tensors[key].dtype, other.pieces(key, aligned_zeros(_PIECE))
     else:
-        if info.dtype != other.dtype.name:
-            return False
-        pieces = _in_parts(other, _PIECE)
+        dtype, pieces = other.dtype.name, _in_parts(other, _PIECE)
+    if dtype != checkpoint.tensors[key].dtype:
+        return False
     own = checkpoint.pieces(key, aligned_zeros(_PIECE))
+    pairs = zip_longest(own, pieces, fillvalue=aligned_zeros(0))
     return all(
-        first is not None
-        and second is not None
-        and np.array_equal(first.view(np.uint8), second.view(np.uint8))
-        for first, second in zip_longest(own, pieces)
+        np.array_equal(first.view(np.uint8), second.view(np.uint8)) for first, second in pairs
     )
 
 

@@ -169,8 +169,26 @@ def check_destination(destination: Path, *, overwrite: bool, folder: bool = Fals
         raise OutputError(f"the folder {parent} cannot be written; choose another with -o")
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder} is a file; expected a folder") from error
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file atomically: readers see the new or the old content. Raises OSError."""
+    """Write a small file atomically: readers see the new or the old content.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     hidden = path.with_name(f".{secrets.token_hex(8)}.staged")  # The name may be too long.
     try:
         with hidden.open("xb") as file:
@@ -178,8 +196,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(hidden, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", path=path) from error
     finally:
-        hidden.unlink(missing_ok=True)
+        with suppress(OSError):  # Renamed, or never created.
+            hidden.unlink()
 
 
 @contextmanager

@@ -86,10 +86,7 @@ def _start(record: zipfile.ZipInfo) -> int:
 
 
 def open_writer(
-    container: Container,
-    file: BinaryIO,
-    tensors: Iterable[TensorInfo],
-    metadata: Mapping[str, str],
+    container: Container, file: BinaryIO, tensors: Iterable[TensorInfo], metadata: Mapping[str, str]
 ) -> TensorWriter:
     """The writer for a kind of file; see the classes for arguments and errors."""
     kind = TorchWriter if container == "torch" else SafetensorsWriter

@@ -196,12 +196,7 @@ class VideoDecoder(Decoder, Trainable):
         return out.flatten(0, 1)
 
     def decode_stream(
-        self,
-        z: Tensor,
-        timesteps: int | None = None,
-        skip_video: bool = False,
-        *,
-        chunk: int,
+        self, z: Tensor, timesteps: int | None = None, skip_video: bool = False, *, chunk: int
     ) -> Iterator[Tensor]:
         """Decode a long clip, ``chunk`` frames per video at a time; yields ``(B t) out_ch H W``.
 

@@ -36,15 +36,11 @@ def spatial_layers(whole: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _watching(layers: dict[str, nn.Module], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``watch`` with the name and the output of every layer as it is computed."""
-
-    def hook(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        watch(name, output)
-
+def _watching(layers: dict[str, nn.Module], watch: Callable[..., None]) -> Iterator[None]:
+    """Call ``watch`` with the name, arguments and output of every layer as it is computed."""
     with ExitStack() as stack:
         for name, module in layers.items():
-            stack.enter_context(module.register_forward_hook(partial(hook, name)))
+            stack.enter_context(module.register_forward_hook(partial(watch, name)))
         yield
 
 
@@ -57,29 +53,26 @@ class Lockstep:
         one, two = map(spatial_layers, (pair.modules.reference, pair.modules.candidate))
         self._reference = {name: layer for name, layer in one.items() if name in two}
         self._candidate = {name: two[name] for name in self._reference}
-        self._found: dict[str, list[tuple[Verdict, Errors]]] = {}
-        self._overflowed: set[str] = set()
+        # Verdict and errors of each layer per probe, and whether the reference was finite.
+        self._found: dict[str, list[tuple[Verdict, Errors, bool]]] = {}
 
     def decode(self, z: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Decode with both; a probe that raises an exception is left out of the comparison."""
         kept: dict[str, Tensor] = {}
-        new: dict[str, tuple[Verdict, Errors]] = {}
-        overflowed: set[str] = set()
+        new: dict[str, tuple[Verdict, Errors, bool]] = {}
         room = _KEPT_BYTES
 
-        def keep(name: str, output: Tensor) -> None:
+        def keep(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
             nonlocal room
             room -= output.nbytes
             if room >= 0:
                 # A copy, since later layers may work in place.
                 kept[name] = output.clone()
 
-        def compare(name: str, output: Tensor) -> None:
+        def compare(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
             if name in kept:
                 expected = kept.pop(name)
-                new[name] = measure(expected, output, self._tolerance)
-                if not is_finite(expected):
-                    overflowed.add(name)
+                new[name] = (*measure(expected, output, self._tolerance), is_finite(expected))
 
         with _watching(self._reference, keep):
             expected = self._pair.reference(z, frames)
@@ -87,7 +80,6 @@ class Lockstep:
             found = self._pair.candidate(z, frames)
         for name, compared in new.items():
             self._found.setdefault(name, []).append(compared)
-        self._overflowed |= overflowed
         return expected, found
 
     @property
@@ -95,7 +87,7 @@ class Lockstep:
         """The layers in execution order, each with its worst errors over all probes."""
         results = []
         for name, found in self._found.items():
-            verdicts, errors = zip(*found, strict=True)
+            verdicts, errors, _ = zip(*found, strict=True)
             layer = self._reference[name]
             kind = next(kind.__name__ for kind in _KINDS if isinstance(layer, kind))
             results.append(LayerResult(name, kind, worst_verdict(verdicts), worst_of(errors)))
@@ -104,7 +96,8 @@ class Lockstep:
     @property
     def not_finite(self) -> str | None:
         """The first layer of the reference with an output that is not finite."""
-        return next((name for name in self._found if name in self._overflowed), None)
+        found = self._found.items()
+        return next((name for name, runs in found if not all(run[2] for run in runs)), None)
 
     def culprit(self) -> str | None:
         """The first layer out of tolerance, or its block if only the layer's input was wrong.

@@ -47,19 +47,12 @@ def write_report(document: Document, path: str | Path, pictures: Sequence[Pictur
     """
     path = Path(path)
     check_reports([path])
-    write_whole(path, render(document, _ending(path), pictures))
+    write_atomically(path, encoded(render(document, _ending(path), pictures)))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write text atomically: readers see the new or the previous file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        write_atomically(path, text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise _refused(path, f"cannot be written: {error.strerror}") from error
+def encoded(text: str) -> bytes:
+    """Text as UTF-8; names of files may have characters that it lacks."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def render(document: Document, ending: str, pictures: Sequence[Picture] = ()) -> str:
@@ -122,7 +115,7 @@ def append_summary(path: Path, text: str) -> None:
     """
     try:
         with path.open("ab") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            file.write(encoded(text))
     except OSError as error:
         raise OutputError(
             f"${SUMMARY} cannot be written: {path}: {error.strerror}", path=path

@@ -12,7 +12,7 @@ from torch import Tensor
 from inflate.config.loading import scaling_factors
 from inflate.errors import ConfigError, FamilyError, OutputError
 from inflate.formats.source import Source
-from inflate.io.staging import write_atomically
+from inflate.io.staging import make_folder, write_atomically
 from inflate.loading import load_encoder
 from inflate.options import VerifyOptions
 from inflate.parity.device import exact_float32, memory_errors
@@ -87,11 +87,8 @@ def keep_outputs(folder: Path, run: ProbeRun) -> None:
         tensors["source"] = probe.sources
     path = folder / f"{probe.name}.safetensors"
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    make_folder(folder)
+    write_atomically(path, save(contiguous, {"frames": str(probe.frames)}))
 
 
 def _with_encoder(sources: Sequence[Source], option: str) -> Source:

@@ -123,7 +123,7 @@ def produce(
             writer = open_writer(container, staged.file, infos, header)
             digests = carry_out(job.plan, source, writer, progress)
             if rest is not None:
-                copy_as_is(rest, rest.tensors, writer)
+                copy_as_is(rest, writer)
         synced = pool.submit(writer.sync)
         source_print, own_print = _fingerprints(job, digests)
         written = time.perf_counter()

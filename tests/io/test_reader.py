@@ -18,6 +18,7 @@ from inflate.errors import CheckpointError, FamilyError
 from inflate.io.arrays import aligned_zeros
 from inflate.io.files import like
 from inflate.io.reader import open_checkpoint, same_bytes
+from inflate.io.stored import Extent
 from inflate.loading import as_tensor
 
 from ..checkpoints import autoencoder, write_lightning, write_safetensors, write_torch
@@ -87,17 +88,17 @@ def test_an_extent_is_where_exactly_the_bytes_of_a_tensor_lie(
     path = writer(tmp_path / "a", {"whole": whole.clone(), **WEIGHTS})
     with open_checkpoint(path) as checkpoint:
         for name in checkpoint.tensors:
-            extent = checkpoint.extent(name)
-            assert extent is not None
+            extent = checkpoint.places[name]
+            assert isinstance(extent, Extent)
             assert extent.file.path == path
             stored = path.read_bytes()[extent.offset : extent.offset + extent.nbytes]
             assert stored == checkpoint.read(name).tobytes()
     if writer is not write_safetensors:
         path = writer(tmp_path / "b", {"part": whole[1:], "turned": whole.T})
         with open_checkpoint(path) as checkpoint:
-            part = checkpoint.extent("part")
-            assert checkpoint.extent("turned") is None
-        assert part is not None
+            part = checkpoint.places["part"]
+            assert not isinstance(checkpoint.places["turned"], Extent)
+        assert isinstance(part, Extent)
         assert part.nbytes == 32
 
 
