@@ -2,9 +2,12 @@
 
 import atexit
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
+
+from inflate.signals import ENDING
 
 
 def run() -> NoReturn:
@@ -26,6 +29,8 @@ def run() -> NoReturn:
 
 def _end(code: int) -> NoReturn:
     """End the process now: to free every object of torch first would take a quarter of a second."""
+    for number in (signal.SIGINT, *ENDING):  # The work is done: nothing is left to interrupt.
+        signal.signal(number, lambda *_: None)
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):  # Its reader is gone; the command has reported what matters.

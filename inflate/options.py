@@ -96,12 +96,14 @@ class _Checked:
         for option in dataclasses.fields(self):  # type: ignore[arg-type]  # Of its subclasses.
             name, hint, minimum = option.name, hints[option.name], option.metadata["flag"].minimum
             kinds, value = _kinds(hint), getattr(self, name)
-            if isinstance(value, str) and Path in kinds:
+            if isinstance(value, str) and Path in kinds and "://" not in value:
                 value = Path(value)
             elif isinstance(value, Path) and str in kinds:
                 value = str(value)
-            elif isinstance(value, Iterable) and not isinstance(value, str):
+            elif isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
                 value = tuple(value)
+            elif type(value) is int and float in kinds and abs(value) < _LARGEST_FLOAT:
+                value = float(value)
             object.__setattr__(self, name, value)
             if not any(_is_of(value, kind) for kind in kinds):
                 words = choices(hint)
@@ -275,6 +277,7 @@ def _is_of(value: object, kind: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+_LARGEST_FLOAT = 2**1023
 _LARGEST = 10**4000
 """Python converts few more digits than this to text, and records hold numbers as text."""
 
@@ -283,8 +286,8 @@ _NAMES: Mapping[Any, str] = {
     float: "a number",
     int: "a whole number",
     str: "a text",
-    Path: "a path",
+    Path: "a local path",
     tuple[int, ...]: "several of them",
-    tuple[str, ...]: "texts such as key=value",
+    tuple[str, ...]: "a list of texts",
 }
 """Names of option types in messages."""

@@ -18,14 +18,7 @@ from inflate.parity.probes import probes_for
 from inflate.parity.result import CastResult
 
 from .checkpoints import autoencoder, write_torch
-from .conversions import (
-    CPU,
-    corrupt_file,
-    image_decode,
-    metadata_of,
-    print_of,
-    snapshot,
-)
+from .conversions import CPU, corrupt_file, image_decode, metadata_of, print_of, snapshot
 from .models.builders import noise
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections import defaultdict
 from contextlib import suppress
 from typing import Any
@@ -56,7 +57,9 @@ class RayExecutor:
             InflateError: Ray is not installed, or the cluster cannot be reached.
         """
         self._ray = _import_ray()
+        handler = signal.getsignal(signal.SIGTERM)
         _connect(self._ray, slots, address)
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it.
         resources = self._ray.cluster_resources()
         self.slots = slots or max(1, int(resources.get("CPU", 1)))
         self._gpus = resources.get("GPU", 0) > 0

@@ -7,12 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from inflate.batch.files import (
-    is_output,
-    key_of_source,
-    mark_of_output,
-    mark_of_source,
-)
+from inflate.batch.files import is_output, key_of_source, mark_of_output, mark_of_source
 from inflate.batch.jobs import Job
 from inflate.batch.ledger import Ledger, Row
 from inflate.errors import ConfigError, InflateError

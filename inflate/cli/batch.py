@@ -56,13 +56,13 @@ def batch(
         metavar="GB",
         help="Memory for parallel jobs. [default: most free memory]",
     ),
-    ledger: Optional[Path] = option(
+    ledger: Optional[str] = option(
         "--ledger",
         group="Output",
         metavar="FILE",
         help="Record of finished jobs. [default: next to the outputs]",
     ),
-    report_dir: Optional[Path] = option(
+    report_dir: Optional[str] = option(
         "--report-dir",
         group="Output",
         metavar="DIR",
@@ -88,6 +88,10 @@ def batch(
     for name, value, least in (("--jobs", jobs, 1), ("--memory", memory, 0)):
         if value is not None and not value >= least:  # Also refuses NaN.
             raise ConfigError(f"{name} is {value}; expected {least} or more")
+    for name, place in (("--ledger", ledger), ("--report-dir", report_dir)):
+        if place is not None and "://" in place:
+            raise ConfigError(f"{name} is a URL; expected a local path")
+    reports_in = None if report_dir is None else Path(report_dir)
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.cli.batch_view import print_dry_run, print_summary, watching
@@ -97,7 +101,14 @@ def batch(
 
     # Check outputs before the work.
     summary = summary_file() if github_summary and not dry_run else None
-    found = open_batch(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
+    found = open_batch(
+        manifest,
+        output,
+        options,
+        Path(ledger) if ledger else None,
+        report_dir=reports_in,
+        summary=summary,
+    )
     if not quiet:
         for text in found.notes:
             note(text)
@@ -110,9 +121,9 @@ def batch(
         else:
             print_dry_run(document)
         raise typer.Exit(2 if any(job["obstacles"] for job in document["jobs"]) else 0)
-    if report_dir is not None:
+    if reports_in is not None:
         require_pages()
-        make_folder(report_dir)
+        make_folder(reports_in)
     # A float cannot represent every byte count above an exabyte.
     most = None if memory is None else int(min(memory, 1e9) * 1e9)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
@@ -132,10 +143,10 @@ def batch(
             ledger=str(found.ledger),
             executor=executor,
             seconds=seconds,
-            linked=report_dir is not None,
+            linked=reports_in is not None,
         )
-        if report_dir is not None:
-            reports.write_reports(document, outcomes, report_dir)
+        if reports_in is not None:
+            reports.write_reports(document, outcomes, reports_in)
         if summary is not None:
             append_summary(summary, reports.to_markdown(document))
     with adding_done("the jobs are finished"):

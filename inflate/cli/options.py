@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from inspect import Parameter
+from pathlib import Path
 from typing import Any, Optional, get_type_hints
 
 import typer
@@ -101,7 +102,7 @@ def takes(
     def parameter(name: str) -> Parameter:
         default = None if names else getattr(options(), name)
         hint = types[name] if names is None else Optional[types[name]]
-        if choices(hint):  # The parser checks the words.
+        if choices(hint) or hint == Optional[Path]:  # The options themselves check them.
             hint = Optional[str]
         elif name in ("set", "ignore"):
             hint = Optional[list[str]]

@@ -9,14 +9,7 @@ from rich.text import Text
 from inflate.cli.console import print_table, print_text
 from inflate.display import error_text
 from inflate.report.facts import PROBE_COLUMNS, facts, probe_rows
-from inflate.report.summary import (
-    Document,
-    advice,
-    causes,
-    reason,
-    tone,
-    verdict_text,
-)
+from inflate.report.summary import Document, advice, causes, reason, tone, verdict_text
 from inflate.report.text import listed, multiple_text
 
 _COLOURS = {"bitwise": "green", "within-tolerance": "yellow", "fail": "red"}

@@ -66,8 +66,8 @@ def read_manifest(path: Path) -> Manifest:
         if key not in _KEYS
     ]
     ledger = values.get("ledger")
-    if ledger is not None and not isinstance(ledger, str):
-        problems.append(f"ledger is {quoted(ledger)}; expected a path")
+    if ledger is not None and (not isinstance(ledger, str) or "://" in ledger):
+        problems.append(f"ledger is {quoted(ledger)}; expected a local path")
         ledger = None
     defaults = _read_entry("defaults", values.get("defaults") or {}, problems)
     if defaults.source:

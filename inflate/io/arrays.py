@@ -39,7 +39,11 @@ def aligned_zeros(nbytes: int) -> Bytes:
     It is mapped page by page as it is written. numpy would ask for huge pages, which the system
     may first have to make by moving others: that takes longer than reading the file.
     """
-    return np.frombuffer(mmap(-1, max(nbytes, 1), access=ACCESS_COPY), np.uint8)[:nbytes]
+    try:
+        pages = mmap(-1, max(nbytes, 1), access=ACCESS_COPY)
+    except OSError as error:
+        raise MemoryError(f"{nbytes:,} bytes cannot be allocated: {error.strerror}") from error
+    return np.frombuffer(pages, np.uint8)[:nbytes]
 
 
 def bytes_of(array: Array) -> memoryview:

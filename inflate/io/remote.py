@@ -13,9 +13,9 @@ from inflate.io.contents import hashes_of
 from inflate.io.faults import in_words, was_taken
 from inflate.io.folder import members_of_file, members_of_folder
 from inflate.io.hub import open_repository
-from inflate.io.location import parse, shown, store_of
+from inflate.io.location import Location, parse, shown, store_of
 from inflate.io.ranges import fetch_files
-from inflate.io.stores import StoreFolder, open_store
+from inflate.io.stores import StoreFolder, check_scheme, open_store
 from inflate.progress import Progress, silent, summed
 
 _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors"})
@@ -81,9 +81,17 @@ def _folder_of(location: str) -> StoreFolder:
     return open_store(parse(location, CheckpointError))
 
 
-def check_destination(location: str, *, overwrite: bool, folder: bool = False) -> None:
-    """Raise OutputError if a file or folder cannot be published at a URL, with the reason."""
-    _open_destination(location, overwrite=overwrite, folder=folder)
+def check_destination(
+    location: str, *, overwrite: bool, folder: bool = False, connect: bool = True
+) -> None:
+    """Raise OutputError if a file or folder cannot be published at a URL, with the reason.
+
+    Without ``connect`` only the URL is judged.
+    """
+    if connect:
+        _open_destination(location, overwrite=overwrite, folder=folder)
+    else:
+        check_scheme(_parse_destination(location), OutputError)
 
 
 def publish(local: Path, location: str, *, overwrite: bool, progress: Progress = silent) -> None:
@@ -104,14 +112,19 @@ def publish(local: Path, location: str, *, overwrite: bool, progress: Progress =
         _upload(store, path, name, moved, overwrite=overwrite)
 
 
-def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
-    """The store of a destination, checked as far as possible without writing."""
+def _parse_destination(location: str) -> Location:
     place = parse(location, OutputError)
     if place.store in _READ_ONLY:
         raise OutputError(
             f"{place.shown()}: {place.store}:// can be read only; expected a path, s3://, gs:// or "
             "another store that can be written. For the Hub, run hf upload OWNER/REPO FILE after"
         )
+    return place
+
+
+def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreFolder:
+    """The store of a destination, checked as far as possible without writing."""
+    place = _parse_destination(location)
     store = open_store(place, OutputError)
     found = store.info(place.url(place.name))
     is_folder = not place.name or (found is not None and found.get("type") == "directory")

@@ -142,8 +142,8 @@ class StoreFolder(Location):
             yield
 
 
-def open_store(location: Location, kind: type[InflateError] = CheckpointError) -> StoreFolder:
-    """Open the folder of a location, or raise ``kind``."""
+def check_scheme(location: Location, kind: type[InflateError]) -> None:
+    """Raise ``kind`` if no driver reads or writes the store of a location."""
     shown, store = location.shown(), location.store
     with in_words(f"{shown} cannot be reached", store, kind):
         import fsspec
@@ -154,6 +154,15 @@ def open_store(location: Location, kind: type[InflateError] = CheckpointError) -
                 f"{shown}: the scheme {store!r} is unknown{nearest(store, known)}; expected a "
                 "path, or one of s3://, gs://, https://, hf:// and others that fsspec knows"
             )
+
+
+def open_store(location: Location, kind: type[InflateError] = CheckpointError) -> StoreFolder:
+    """Open the folder of a location, or raise ``kind``."""
+    store = location.store
+    check_scheme(location, kind)
+    with in_words(f"{location.shown()} cannot be reached", store, kind):
+        import fsspec
+
         options: dict[str, Any] = {"skip_instance_cache": True}
         if store == "https":
             import aiohttp

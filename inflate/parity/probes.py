@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -103,8 +103,8 @@ SMALL_PROBES: Sequence[Probe] = (
     Probe("non-square", 1, 1, 5, 3),
 )
 """For a CPU. ``convert`` runs only the first, since each pass costs time per pixel, and time to
-repack all weights: it has several videos, a frame between two others, and wide frames, and a kernel
-reaches all its neighbours. The rest test each shape alone, also inside the border."""
+repack all weights: it has several videos, a frame between two others, and wide frames. The rest
+test each shape alone, also inside the border."""
 
 LARGE_PROBES: Sequence[Probe] = (
     Probe("two-videos", 2, 3, 24, 32),
@@ -119,10 +119,23 @@ FOLD_PROBE = Probe("odd-frames", 1, 3, 4, 5)
 """To measure what a fold changes: a border, and pixels inside it."""
 
 
-def probes_for(device: torch.device, *, thorough: bool = False) -> Sequence[Probe]:
-    """The probe of ``convert``, or if ``thorough`` the probes of ``verify``."""
-    probes = SMALL_PROBES if device.type == "cpu" else LARGE_PROBES
-    return probes if thorough else probes[:1]
+def probes_for(
+    device: torch.device, kernel: tuple[int, int, int] = (3, 3, 3), *, thorough: bool = False
+) -> Sequence[Probe]:
+    """The probe of ``convert``, or if ``thorough`` the probes of ``verify``.
+
+    The first is so large that each weight of a temporal ``kernel``, ``(time, height, width)``,
+    reaches a frame or pixel.
+    """
+    first, *others = SMALL_PROBES if device.type == "cpu" else LARGE_PROBES
+    frames, height, width = (size // 2 + 1 for size in kernel)
+    first = replace(
+        first,
+        frames=max(first.frames, frames),
+        height=max(first.height, height),
+        width=max(first.width, width),
+    )
+    return (first, *others) if thorough else (first,)
 
 
 def clip_for(device: torch.device) -> Probe:

@@ -120,8 +120,9 @@ def convert(
     if not (options.skip_parity or dry_run):
         _check_device(options, target)
     remote = is_remote(str(output))
-    if remote and not dry_run:  # Check before any download.
-        check_remote(str(output), overwrite=overwrite, folder=is_folder)
+    if remote:  # Check before any download.
+        connect = not dry_run
+        check_remote(str(output), overwrite=overwrite, folder=is_folder, connect=connect)
     with ExitStack() as stack:
         read: list[str | Path] = [*config_files(options.config)]
 

@@ -162,7 +162,8 @@ def verify(
             pair, weights=replace(pair.weights, temporal=temporal), notes=(*pair.notes, *notes)
         )
         prints = reference_print.result(), video_print.result()
-        probes = (*probes_for(where, thorough=True), *extra)
+        kernel = source.config.temporal.kernel
+        probes = (*probes_for(where, kernel, thorough=True), *extra)
         compared, keep, trained = pair, None, options.trained
         if trained:
             assert pair.skip_video is not None
@@ -235,6 +236,7 @@ def check(
             device=where,
             tolerance=Tolerance(tolerance, tolerance),
             seed=job.plan.config.seed,
+            probes=probes_for(where, candidate.config.temporal.kernel),
             fold=job.fold,
             fallback=fell_back(device, where),
             progress=progress,

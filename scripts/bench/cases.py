@@ -71,9 +71,7 @@ def all_cases(folder: Path) -> list[Case]:
         Case("hand-written", _program("hand_written", image, hand), output=hand),
         # What the script by hand wrote has no holes, which cp would leave out.
         Case(
-            "cp + fsync",
-            ("sh", "-c", f"cp '{hand}' '{copied}' && sync '{copied}'"),
-            output=copied,
+            "cp + fsync", ("sh", "-c", f"cp '{hand}' '{copied}' && sync '{copied}'"), output=copied
         ),
         _convert("convert", folder, image, "hand-written"),
         _convert("convert, checked", folder, image, "hand-written", checked=True),
@@ -155,12 +153,7 @@ def _program(name: str, *paths: Path) -> tuple[str, ...]:
 
 
 def _convert(
-    name: str,
-    folder: Path,
-    source: Path,
-    yardstick: str,
-    *options: str,
-    checked: bool = False,
+    name: str, folder: Path, source: Path, yardstick: str, *options: str, checked: bool = False
 ) -> Case:
     stem = "diffusers" if "diffusers" in options else name.replace(" ", "-").replace(",", "-")
     output = folder / (stem if stem == "diffusers" else f"{stem}.safetensors")

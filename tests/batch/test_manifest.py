@@ -99,6 +99,8 @@ def test_files_that_a_reader_knows_by_one_name_are_shown_apart(
         ("defaults.source", {"defaults": {"source": "x"}}),
         ("defaults.matrix.output", {"defaults": {"matrix": {"output": ["a"]}}}),
         ("ledger", {"ledger": 3}),
+        ("ledger", {"ledger": "s3://bucket/ledger"}),
+        ("jobs[0].ignore", {"ignore": {"a": 1}}),
         ("jobs[0].source", {"source": "ckpts/none.safetensors"}),
         ("jobs[0].source", {"source": 7}),
         ("jobs[0]", {"jobs": [7]}),

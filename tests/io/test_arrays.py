@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inflate.io.arrays import cast, is_finite, numpy_dtype
+from inflate.io.arrays import aligned_zeros, cast, is_finite, numpy_dtype
 from inflate.io.index import FLOATS, WIDTHS
 from inflate.loading import as_tensor
 
@@ -23,6 +23,11 @@ def test_types_are_those_of_torch(name: str) -> None:
     assert tensor.dtype == getattr(torch, name)
     assert tensor.tolist() == [[1, 0]]
     assert tensor.data_ptr() == array.ctypes.data
+
+
+def test_a_buffer_that_does_not_fit_is_a_lack_of_memory() -> None:
+    with pytest.raises(MemoryError):
+        aligned_zeros(1 << 60)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

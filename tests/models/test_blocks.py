@@ -39,8 +39,7 @@ def test_a_norm_in_half_is_the_float32_norm_rounded_once(
 
 @pytest.mark.parametrize("module", [Encoder, Decoder, VideoDecoder])
 @pytest.mark.parametrize(
-    ("keyword", "meant"),
-    [("chmult", ["'ch_mult'"]), ("embed_dim", []), ("use_linear_attn", None)],
+    ("keyword", "meant"), [("chmult", ["'ch_mult'"]), ("embed_dim", []), ("use_linear_attn", None)]
 )
 def test_keywords_of_other_networks_are_refused(
     module: type[nn.Module], keyword: str, meant: list[str] | None
@@ -92,9 +91,7 @@ def test_time_stack_is_its_formula() -> None:
         lambda: VideoBlock(C),
     ],
 )
-def test_what_runs_in_place_changes_neither_inputs_nor_results(
-    build: Callable[[], Any],
-) -> None:
+def test_what_runs_in_place_changes_neither_inputs_nor_results(build: Callable[[], Any]) -> None:
     block = randomized(build())
     for layout in (torch.contiguous_format, torch.channels_last):
         x = noise(B * T, C, H, W).contiguous(memory_format=layout)

@@ -24,16 +24,7 @@ from inflate.models.chunked import Clip, Moments
 from inflate.models.video_decoder import TEMPORAL_MODULES
 from inflate.vocabulary import ATTN_TYPES, TIME_MODES
 
-from .builders import (
-    SMALL,
-    TINY,
-    error,
-    latents,
-    noise,
-    randomized,
-    relative_rms,
-    video_decoder,
-)
+from .builders import SMALL, TINY, error, latents, noise, randomized, relative_rms, video_decoder
 
 every_mode = pytest.mark.parametrize("time_mode", TIME_MODES)
 

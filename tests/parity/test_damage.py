@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from inflate.inflation.initializers import IDENTITY_LAYERS
 from inflate.parity.faults import self_test
 from inflate.parity.metrics import judge
-from inflate.parity.probes import SMALL_PROBES, Probe
+from inflate.parity.probes import SMALL_PROBES, Probe, probes_for
 from inflate.parity.result import OverflowResult, Tolerance
 from inflate.vocabulary import TEMPORAL_PARTS, TemporalPart
 
@@ -202,6 +203,18 @@ def test_every_damage_is_caught(config: dict[str, Any], left_out: set[str]) -> N
     assert caught.keys() == ALL - left_out
     assert set(caught.values()) == {"two-videos"}
     assert len([note for note in report.notes if note.startswith("self-test: ")]) == len(left_out)
+
+
+@pytest.mark.parametrize("kernel", [(3, 5, 5), (7, 1, 1), (1, 3, 9)])
+def test_the_probe_of_a_conversion_reaches_every_weight_of_a_kernel(kernel: Any) -> None:
+    image, video = sound_pair(**{**DDCONFIG, "time_mode": "conv-only", "video_kernel_size": kernel})
+    probes = probes_for(torch.device("cpu"), kernel)
+    assert check(image, video, thorough=False, probes=probes).verdict == "bitwise"
+    for tap in (0, -1):
+        damaged = copy.deepcopy(video)
+        weight = damaged.get_parameter("mid.block_1.time_stack.out_layers.3.weight")
+        weight.data[:, :, tap, tap, tap] = 1.0
+        assert check(image, damaged, thorough=False, probes=probes).verdict == "fail"
 
 
 def test_a_blind_check_is_found_out() -> None:

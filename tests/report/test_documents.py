@@ -17,13 +17,7 @@ from inflate.errors import InflateError, OutputError
 from inflate.report import writing
 from inflate.report.documents import conversion_document, parity_document
 from inflate.report.schemas import problem_of, published_schemas, read_document
-from inflate.report.writing import (
-    append_summary,
-    check_reports,
-    render,
-    save_report,
-    write_report,
-)
+from inflate.report.writing import append_summary, check_reports, render, save_report, write_report
 
 from ..checkpoints import autoencoder, write_torch
 from ..conversions import converted

@@ -103,6 +103,12 @@ def test_a_folder_is_published_with_its_index_last(
     publish(folder, "memory://out/vae", overwrite=True)
 
 
+@pytest.mark.parametrize("location", ["foo://b/x", "file:///x", "hf://owner/repo/x", "https://h/x"])
+def test_a_url_that_cannot_be_written_is_refused_without_a_connection(location: str) -> None:
+    with pytest.raises(OutputError):
+        check_destination(location, overwrite=True, connect=False)
+
+
 @pytest.mark.parametrize("location", ["memory://out", "memory://out/"])
 def test_a_folder_is_not_a_destination_for_a_file(memory: Any, location: str) -> None:
     memory.pipe("/out/x", b"")
