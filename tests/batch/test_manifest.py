@@ -52,6 +52,7 @@ def test_defaults_and_options(tmp_path: Path, sources: Sources) -> None:
     assert first.options == {"time_mode": "all"}
     assert second.output.endswith("out/m01.conv-only.safetensors")
     assert second.options == {"time_mode": "conv-only", "alpha": 1.0}
+    assert isinstance(second.options["alpha"], float)  # As 1.0 in the ledger.
 
 
 def test_the_command_wins(tmp_path: Path, sources: Sources) -> None:
