@@ -8,7 +8,7 @@ from typing import Any, Optional
 import typer
 
 from inflate.cli.console import note, print_json, say
-from inflate.cli.options import JSON, QUIET, argument, option, takes
+from inflate.cli.options import JSON, QUIET, argument, local_path, option, takes
 from inflate.cli.report import adding_done
 from inflate.errors import ConfigError
 from inflate.options import JOB_OPTIONS, ConvertOptions
@@ -56,14 +56,16 @@ def batch(
         metavar="GB",
         help="Memory for parallel jobs. [default: most free memory]",
     ),
-    ledger: Optional[str] = option(
+    ledger: Optional[Path] = option(
         "--ledger",
+        parser=local_path,
         group="Output",
         metavar="FILE",
         help="Record of finished jobs. [default: next to the outputs]",
     ),
-    report_dir: Optional[str] = option(
+    report_dir: Optional[Path] = option(
         "--report-dir",
+        parser=local_path,
         group="Output",
         metavar="DIR",
         help="Write a report per job, and summaries, to this folder.",
@@ -88,10 +90,6 @@ def batch(
     for name, value, least in (("--jobs", jobs, 1), ("--memory", memory, 0)):
         if value is not None and not value >= least:  # Also refuses NaN.
             raise ConfigError(f"{name} is {value}; expected {least} or more")
-    for name, place in (("--ledger", ledger), ("--report-dir", report_dir)):
-        if place is not None and "://" in place:
-            raise ConfigError(f"{name} is a URL; expected a local path")
-    reports_in = None if report_dir is None else Path(report_dir)
     from inflate.batch import reports
     from inflate.batch.batch import open_batch, run
     from inflate.cli.batch_view import print_dry_run, print_summary, watching
@@ -101,14 +99,7 @@ def batch(
 
     # Check outputs before the work.
     summary = summary_file() if github_summary and not dry_run else None
-    found = open_batch(
-        manifest,
-        output,
-        options,
-        Path(ledger) if ledger else None,
-        report_dir=reports_in,
-        summary=summary,
-    )
+    found = open_batch(manifest, output, options, ledger, report_dir=report_dir, summary=summary)
     if not quiet:
         for text in found.notes:
             note(text)
@@ -121,9 +112,9 @@ def batch(
         else:
             print_dry_run(document)
         raise typer.Exit(2 if any(job["obstacles"] for job in document["jobs"]) else 0)
-    if reports_in is not None:
+    if report_dir is not None:
         require_pages()
-        make_folder(reports_in)
+        make_folder(report_dir)
     # A float cannot represent every byte count above an exabyte.
     most = None if memory is None else int(min(memory, 1e9) * 1e9)
     with watching(len(found.jobs), lines=not (quiet or as_json), quiet=quiet) as watch:
@@ -143,10 +134,10 @@ def batch(
             ledger=str(found.ledger),
             executor=executor,
             seconds=seconds,
-            linked=reports_in is not None,
+            linked=report_dir is not None,
         )
-        if reports_in is not None:
-            reports.write_reports(document, outcomes, reports_in)
+        if report_dir is not None:
+            reports.write_reports(document, outcomes, report_dir)
         if summary is not None:
             append_summary(summary, reports.to_markdown(document))
     with adding_done("the jobs are finished"):

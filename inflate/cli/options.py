@@ -32,6 +32,13 @@ def kernel(text: object) -> int | tuple[int, ...]:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def local_path(text: object) -> Path:
+    """Parse the path of a local file or folder."""
+    if "://" in str(text):  # Not quoted: it may hold a password.
+        raise typer.BadParameter("a URL does not work here; expected a local path")
+    return Path(str(text))
+
+
 def _word(words: Sequence[str], text: object) -> str:
     if text not in words:
         raise typer.BadParameter(
@@ -102,7 +109,7 @@ def takes(
     def parameter(name: str) -> Parameter:
         default = None if names else getattr(options(), name)
         hint = types[name] if names is None else Optional[types[name]]
-        if choices(hint) or hint == Optional[Path]:  # The options themselves check them.
+        if choices(hint):  # The parser checks the words.
             hint = Optional[str]
         elif name in ("set", "ignore"):
             hint = Optional[list[str]]
@@ -137,5 +144,7 @@ def _option_of(name: str, flag: Flag, hint: Any, default: Any) -> Any:
     more: dict[str, Any] = {"help": flag.help, "group": flag.group, "default": default}
     if words := choices(hint):
         return option(*own, words=words, **more)
-    parser = kernel if name == "video_kernel_size" else None
+    parser: Callable[[object], Any] | None = kernel if name == "video_kernel_size" else None
+    if hint == Optional[Path]:
+        parser = local_path
     return option(*own, parser=parser, metavar=flag.metavar, **more)
