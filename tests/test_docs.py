@@ -126,7 +126,7 @@ def test_every_format_names_a_test_that_exists_and_every_layout_has_a_row() -> N
         assert (ROOT / path).exists(), name
         if function:
             assert re.search(rf"^def {function}\(", text_of(path), re.MULTILINE), name
-    tables = re.findall(r"^\|.* shown by \|\n\|[-| ]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    tables = re.findall(r"^\|.* test \|\n\|[-| ]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     rows = [row.strip("|").split("|") for table in tables for row in table.splitlines()]
     assert len(rows) > 15
     assert all("`tests/" in cells[-1] for cells in rows)

@@ -10,6 +10,7 @@ import typer
 from inflate.cli.console import note, print_json, say
 from inflate.cli.options import JSON, QUIET, argument, local_path, option, takes
 from inflate.cli.report import adding_done
+from inflate.display import counted
 from inflate.errors import ConfigError
 from inflate.options import JOB_OPTIONS, ConvertOptions
 
@@ -108,7 +109,7 @@ def batch(
         if as_json:
             print_json(document)
         elif quiet:
-            say(f"{len(found.jobs)} jobs")
+            say(counted(len(found.jobs), "job"))
         else:
             print_dry_run(document)
         raise typer.Exit(2 if any(job["obstacles"] for job in document["jobs"]) else 0)

@@ -15,7 +15,7 @@ from inflate.batch.run import Watch
 from inflate.batch.survey import Outcome
 from inflate.cli.console import note, print_table, print_text, say_line
 from inflate.cli.progress import bars, bars_are_drawn
-from inflate.display import bytes_text
+from inflate.display import bytes_text, counted
 from inflate.errors import OutputError, printable
 from inflate.io.location import shown
 from inflate.report.summary import verdict_text
@@ -77,10 +77,10 @@ class _Bars(Watch):
         if task is not None:
             self.bars.remove_task(task)
         self._counts[outcome.row.state] += 1
-        counted = ", ".join(
+        states = ", ".join(
             f"{count} {WORDS[state]}" for state, count in self._counts.items() if count
         )
-        self.bars.update(self._all, advance=1, phase=counted)
+        self.bars.update(self._all, advance=1, phase=states)
 
 
 def print_summary(document: Mapping[str, Any]) -> None:
@@ -111,8 +111,8 @@ def print_dry_run(document: Mapping[str, Any]) -> None:
     written = bytes_text(sum(job["output_bytes"] or 0 for job in jobs))
     most = bytes_text(max((job["memory_bytes"] or 0 for job in jobs), default=0))
     say_line(
-        f"{len(jobs)} jobs, {written} to write, at most {most} of memory per job; ledger "
-        f"{document['ledger']}"
+        f"{counted(len(jobs), 'job')}, {written} to write, at most {most} of memory per job; "
+        f"ledger {document['ledger']}"
     )
 
 
