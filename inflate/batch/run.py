@@ -121,10 +121,15 @@ class Run:
         self.executor.submit(Task(number, *places, options, running.memory))
 
     def _take(self, event: Event) -> None:
-        """Handle an event; an error ends its job, not the batch."""
+        """Handle an event; an error in recording it ends its job, not the batch."""
         running, go = self._running.get(event.number), False
-        try:
+        if event.kind == "progress":
             if running is not None:  # Otherwise its job has already failed or was started again.
+                content = event.content
+                self.watch.moved(running.job, content["phase"], content["done"], content["total"])
+            return
+        try:
+            if running is not None:
                 go = self._handle(event, running)
         except Exception as error:
             if running is None or event.number not in self._running:
@@ -136,9 +141,7 @@ class Run:
     def _handle(self, event: Event, running: _Running) -> bool:
         """Handle an event of a running job; returns whether it may publish."""
         job, row, content = running.job, running.row, event.content
-        if event.kind == "progress":
-            self.watch.moved(job, content["phase"], content["done"], content["total"])
-        elif event.kind == "publish":
+        if event.kind == "publish":
             made = (*row.made, content["made"])
             publishing = replace(row, state="publishing", **{**content, "made": made})
             running.row = self.ledger.write(publishing)

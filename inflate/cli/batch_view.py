@@ -65,7 +65,7 @@ class _Bars(Watch):
     def moved(self, job: Job, phase: str, done: int, total: int) -> None:
         if job.output not in self._tasks:
             name = f"{name_of(job.source)} -> {name_of(job.output)}".replace("\n", " ")
-            self._tasks[job.output] = self.bars.add_task(name, total=None)
+            self._tasks[job.output] = self.bars.add_task(name, total=None, phase=phase)
         task = self._tasks[job.output]
         self.bars.update(task, completed=done, total=total or None, phase=phase)
 

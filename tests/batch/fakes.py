@@ -105,7 +105,8 @@ class FakeExecutor:
         """Nothing runs."""
 
     def begin(self, task: Task, act: str) -> None:
-        """Send the first event of a task."""
+        """Send the first events of a task."""
+        self.send("progress", task, phase="reading", done=0, total=0)
         ends = {"failed": {"error": "no"}, "unequal": {"conversion": {"parity": FAILED}}}
         if act == "lost":
             self.send("lost", task, error="worker was killed")
