@@ -4,8 +4,10 @@
 # It ends with DIR/report.html, a page to look at in a browser.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-. "$root/scripts/setup.sh"
-inflate_setup "$root" report
+if ! command -v inflate >/dev/null; then  # In no active environment.
+  . "$root/scripts/setup.sh"
+  inflate_setup "$root" report
+fi
 folder=${1:-inflate-demo}
 inflate demo "$folder"
 inflate verify -q "$folder/demo.ckpt" "$folder/demo.all.safetensors" --self-test --trainability \

@@ -70,8 +70,10 @@ def print_inspection(found: Inspection) -> None:
             f"others through, drop {dropped}, and write {found.would_write}"
         )
         print_text(Text(line, "green"))
+    # A sound video checkpoint can be copied into other layouts.
+    sound = found.inflated and not all(found.layouts.values())
     for obstacle in found.obstacles:
-        print_text(Text(f"obstacle: {obstacle}", "yellow"))
+        print_text(Text(f"{'note' if sound else 'obstacle'}: {obstacle}", "yellow"))
 
 
 def _layouts(found: Inspection) -> Iterator[tuple[str, str]]:

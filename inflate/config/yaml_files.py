@@ -71,7 +71,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         with suppress(AssertionError):  # OmegaConf raises this if a single value is not plain text.
             content = OmegaConf.load(path)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist{like(path)}") from error
+        raise ConfigError(f"{path} does not exist{like(path)}; expected a YAML file") from error
     except (OSError, yaml.YAMLError, *REFUSALS) as error:
         raise ConfigError(f"{path} is not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, DictConfig):

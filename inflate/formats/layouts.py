@@ -106,4 +106,4 @@ def what_else(names: Sequence[str]) -> str:
             "video decoder, or the image checkpoint too: convert --base"
         )
     shown = ", ".join(sorted(names)[:3])
-    return f"no image autoencoder: {mark} ({len(names)} tensors, such as {shown})"
+    return f"no image autoencoder: {mark} ({len(names)} tensors, such as {shown}){_EXPECTED}"

@@ -146,7 +146,8 @@ def _format_of(path: Path, read: ReadFiles) -> Container:
             f"{path} does not exist{like(path)}; expected a checkpoint file"
         ) from error
     except (OSError, ValueError) as error:  # A ValueError: a name with a NUL.
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read: {why}") from error
     if found.st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
     # Check for safetensors first: its leading length may look like the start of a pickle.

@@ -212,9 +212,10 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
         raise OutputError(_exists(destination)) from error
     except OSError as error:
         size = f" ({nbytes:,} bytes to write)" if nbytes else ""
+        free = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise OutputError(
             f"{destination} cannot be written{size}: {error.strerror}. Nothing was left behind; "
-            "free some space or choose another place with -o"
+            f"{free}choose another place with -o"
         ) from error
 
 

@@ -49,10 +49,10 @@ def facts(document: Document) -> Iterator[Fact]:
         text = f"{weights['compared']} compared, {different} different"
         yield Fact("weights", text, bool(different))
     if (temporal := weights["temporal"]) is not None:
-        changed = len(temporal["changed"])
-        yield Fact(
-            "temporal", f"{temporal['compared']} compared, {changed} changed since conversion"
-        )
+        changed = temporal["changed"]
+        named = f": {listed(changed)}" if changed else ""
+        text = f"{temporal['compared']} compared, {len(changed)} changed since conversion{named}"
+        yield Fact("temporal", text)
     if document["fold"] is not None:
         changes = {key: error_text(value) for key, value in document["fold"].items()}
         yield Fact(

@@ -157,9 +157,12 @@ def verify(
             image, fold = folded_alike(image, source, where, options.seed)
             pair = against_source(image, source, compute, where)
         temporal = compare_temporal(source)
+        unknown = "temporal tensors were not compared with their start: the file does not record it"
         extra, notes = given_probes(options, sources, pair.channels, where, progress)
         pair = replace(
-            pair, weights=replace(pair.weights, temporal=temporal), notes=(*pair.notes, *notes)
+            pair,
+            weights=replace(pair.weights, temporal=temporal),
+            notes=(*pair.notes, *notes, *([] if temporal else [unknown])),
         )
         prints = reference_print.result(), video_print.result()
         kernel = source.config.temporal.kernel

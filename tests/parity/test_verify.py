@@ -95,7 +95,7 @@ def test_a_foreign_file_in_sgms_names(
     report = inflate.verify(image, candidate, **options)
     assert report.verdict == "bitwise"
     assert report.weights.compared == len(autoencoder())
-    assert len(report.notes) == 1
+    assert len(report.notes) == 2
     assert report.weights.temporal is None
     assert {row.rule for row in report.plan} == {None}
     assert {row.origin for row in report.plan} == {"copied", "initialised", "passed-through"}
