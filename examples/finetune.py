@@ -139,7 +139,7 @@ def main() -> None:
             torch.save(state, state_path)
 
     inflate.save_video_autoencoder(model, args.output, overwrite=args.overwrite)
-    print(f"saved {args.output}")
+    print(f"saved {args.output}; next: inflate verify IMAGE {args.output} --trained")
 
 
 if __name__ == "__main__":
