@@ -97,8 +97,8 @@ def print_table(
     from rich.text import Text
 
     console, table = safe_console(), Table(box=None)
-    for name, column in zip(head, zip(*rows, strict=True), strict=True):
-        short = max(map(len, column)) <= _SHORT
+    for index, name in enumerate(head):
+        short = all(len(row[index]) <= _SHORT for row in rows)
         table.add_column(name, justify="right" if name in right else "left", no_wrap=short)
     for row in rows:
         cells = (Text(cell) if isinstance(cell, str) else cell for cell in row)

@@ -121,6 +121,9 @@ def test_without_a_kind_it_is_printed(run: Run, tiny: Path, wrong: Path, tmp_pat
     again = run("report", tmp_path / "r.json")
     assert (live.code, again.code) == (1, 0), "0: it was printed, whatever the verdict"
     assert again.out == live.out != ""
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"probes": []}))
+    assert run("report", path).code == 0
 
 
 Print = Callable[..., list[str]]

@@ -13,7 +13,7 @@ from torch import nn
 from inflate.inflation.initializers import IDENTITY_LAYERS
 from inflate.parity.faults import self_test
 from inflate.parity.metrics import judge
-from inflate.parity.probes import SMALL_PROBES, Probe, probes_for
+from inflate.parity.probes import Probe, probes_for
 from inflate.parity.result import OverflowResult, Tolerance
 from inflate.vocabulary import TEMPORAL_PARTS, TemporalPart
 
@@ -24,8 +24,7 @@ WIDE = {"ch_mult": [2, 3]}
 """More than one channel per group: alone in it, a bias is what the next norm takes out again."""
 
 CONFIG: dict[str, Any] = {**DDCONFIG, **ATTENTION_IN_UP, **WIDE, "time_mode": "all", "alpha": 0.3}
-ONE = [probe for probe in SMALL_PROBES if probe.name == "two-videos"]
-"""Enough to show any tensor; each probe alone is tried elsewhere."""
+ONE = probes_for(torch.device("cpu"))
 
 
 SPATIAL, BOTH = (list(decoder.state_dict()) for decoder in sound_pair(**CONFIG))
@@ -212,8 +211,8 @@ def test_the_probe_of_a_conversion_reaches_every_weight_of_a_kernel(kernel: Any)
     assert check(image, video, thorough=False, probes=probes).verdict == "bitwise"
     for tap in (0, -1):
         damaged = copy.deepcopy(video)
-        weight = damaged.get_parameter("mid.block_1.time_stack.out_layers.3.weight")
-        weight.data[:, :, tap, tap, tap] = 1.0
+        layer: Any = damaged.get_submodule("mid.block_1.time_stack.out_layers.3")
+        layer.weight.data[:, :, tap, tap, tap] = 1.0
         assert check(image, damaged, thorough=False, probes=probes).verdict == "fail"
 
 
