@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from inflate.signals import ENDING
+from inflate.signals import ENDING, ignore
 
 
 def run() -> NoReturn:
@@ -29,8 +29,7 @@ def run() -> NoReturn:
 
 def _end(code: int) -> NoReturn:
     """End the process now: to free every object of torch first would take a quarter of a second."""
-    for number in (signal.SIGINT, *ENDING):  # The work is done: nothing is left to interrupt.
-        signal.signal(number, lambda *_: None)
+    ignore(signal.SIGINT, *ENDING)  # The work is done: nothing is left to interrupt.
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):  # Its reader is gone; the command has reported what matters.

@@ -39,7 +39,7 @@ class _ListError(InflateError):
 
 
 class ConfigError(_ListError):
-    """A configuration, preset or option is wrong."""
+    """A configuration, preset or option is not valid."""
 
 
 class CheckpointError(InflateError):

@@ -22,7 +22,7 @@ from inflate.formats.layouts import DECODER
 from inflate.formats.source import Source, describe, given_blend
 from inflate.formats.spec import quant_shapes
 from inflate.inflation.initializers import Rule, make_array
-from inflate.io.arrays import ALIGNMENT, Array, numpy_dtype
+from inflate.io.arrays import ALIGNMENT, Array, aligned_zeros, numpy_dtype
 from inflate.io.reader import open_checkpoint, same_bytes
 from inflate.models import Decoder, Encoder, VideoDecoder
 from inflate.models.autoencoder import LatentEncoder, VideoAutoencoder
@@ -61,8 +61,7 @@ def aligned(tensor: Tensor) -> Tensor:
     """Align a tensor to 64 bytes: at other addresses kernels may round differently."""
     if tensor.device.type != "cpu" or not tensor.data_ptr() % ALIGNMENT:
         return tensor
-    room = torch.empty(tensor.nbytes + ALIGNMENT, dtype=torch.uint8)
-    room = room[-room.data_ptr() % ALIGNMENT :][: tensor.nbytes]
+    room = torch.from_numpy(aligned_zeros(tensor.nbytes))
     return room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 

@@ -21,8 +21,12 @@ def end_on_signals() -> None:
 
 def _end(number: int, _frame: FrameType | None) -> None:
     # Later signals must not interrupt the cleanup: a closing terminal sends SIGHUP twice, a batch
-    # that stops sends SIGTERM twice, the kernel SIGXCPU every second. Not SIG_IGN: for a signal
-    # that has already arrived, Python would print a traceback.
-    for other in ENDING:
-        signal.signal(other, lambda *_: None)
+    # that stops sends SIGTERM twice, the kernel SIGXCPU every second.
+    ignore(*ENDING)
     raise SystemExit(128 + number)
+
+
+def ignore(*numbers: signal.Signals) -> None:
+    """Do nothing on these signals from now on."""
+    for number in numbers:  # Not SIG_IGN: for one that has arrived, Python would print a traceback.
+        signal.signal(number, lambda *_: None)

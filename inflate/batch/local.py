@@ -94,7 +94,7 @@ class _Worker:
             [sys.executable, "-m", "inflate.batch.local", str(number), str(theirs.fileno())],
             pass_fds=[theirs.fileno(), lock],
             stdin=subprocess.DEVNULL,
-            stdout=self._errors,  # Print the output of libraries to stderr.
+            stdout=self._errors,  # What libraries print may explain an error.
             stderr=self._errors,
             env={"OMP_NUM_THREADS": threads, **os.environ},
             start_new_session=True,  # Ctrl-C goes to the batch, which then stops its workers.

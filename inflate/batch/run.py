@@ -128,13 +128,13 @@ class Run:
                 content = event.content
                 self.watch.moved(running.job, content["phase"], content["done"], content["total"])
             return
-        try:
-            if running is not None:
+        if running is not None:
+            try:
                 go = self._handle(event, running)
-        except Exception as error:
-            if running is None or event.number not in self._running:
-                raise
-            self._finish(event.number, running, state="failed", document=failure(error))
+            except Exception as error:
+                if event.number not in self._running:
+                    raise
+                self._finish(event.number, running, state="failed", document=failure(error))
         if event.kind == "publish":
             self.executor.answer(event, go)
 

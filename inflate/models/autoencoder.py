@@ -67,7 +67,7 @@ class LatentEncoder(nn.Module):
             sample: draw from the posterior.
 
         Raises:
-            ValueError: the shape of ``images`` is wrong, or there is no encoder.
+            ValueError: ``images`` has another shape, or the file has no encoder.
 
         Source:
             Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; the bounds of the
@@ -127,8 +127,8 @@ class VideoAutoencoder(LatentEncoder, Trainable):
             chunk: for long clips, the number of frames per video to hold in memory at a time.
 
         Raises:
-            ValueError: the shape of ``latents`` is wrong or contradicts ``timesteps``; also the
-                errors of :meth:`inflate.models.video_decoder.VideoDecoder.decode`.
+            ValueError: ``latents`` has another shape, or not ``timesteps`` frames; also the errors
+                of :meth:`inflate.models.video_decoder.VideoDecoder.decode`.
             OSError: the temporary files of long clips cannot be written.
         """
         post = self.post_quant_conv

@@ -104,7 +104,7 @@ def convert(
         then identifies the file after a crash. If it raises, nothing is published.
 
     Raises:
-        InflateError: the input, configuration, device or destination is wrong.
+        InflateError: the input, configuration, device or destination cannot be used.
     """
     options = options_of(ConvertOptions, locals())
     started = time.perf_counter()

@@ -101,7 +101,7 @@ def verify(
         progress: called with the phase, the steps done and the number of steps.
 
     Raises:
-        InflateError: the input, configuration, device or destination is wrong.
+        InflateError: the input, configuration, device or destination cannot be used.
     """
     options = options_of(VerifyOptions, locals())
     check_location("reference", reference)
