@@ -15,6 +15,7 @@ from inflate.io.folder import members_of_file, members_of_folder
 from inflate.io.hub import open_repository
 from inflate.io.location import Location, parse, shown, store_of
 from inflate.io.ranges import fetch_files
+from inflate.io.staging import CHOOSE
 from inflate.io.stores import StoreFolder, check_scheme, open_store
 from inflate.progress import Progress, silent, summed
 
@@ -24,7 +25,6 @@ _FILE_ENDINGS = frozenset({".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensor
 _WHOLE = frozenset({"abfs", "gs", "s3"})
 _BUCKETS = _WHOLE | {"oci", "oss", "tos"}
 _READ_ONLY = frozenset({"hf", "https", "data", "gist", "git", "github"})
-_CHOOSE = "pass --overwrite (overwrite=True) to replace it, or choose another name"
 
 
 def fetch(location: str, progress: Progress = silent) -> Path:
@@ -134,14 +134,14 @@ def _open_destination(location: str, *, overwrite: bool, folder: bool) -> StoreF
     if found is None and place.store in _BUCKETS and store.info(bucket) is None:
         raise OutputError(f"{place.shown()}: there is no bucket {bucket}; create it or check it")
     if found is not None and not overwrite:
-        raise OutputError(f"{place.shown()} exists; {_CHOOSE}")
+        raise OutputError(f"{place.shown()} exists; {CHOOSE}")
     return store.inside(place.name) if folder and place.name else store
 
 
 def _upload(
     store: StoreFolder, path: Path, name: str, progress: Progress, *, overwrite: bool
 ) -> None:
-    kind, taken = store.store, f"{store.shown(name)} was created a moment ago; {_CHOOSE}"
+    kind, taken = store.store, f"{store.shown(name)} was created a moment ago; {CHOOSE}"
     with in_words(f"{path} cannot be read", "file", OutputError):
         hashes = hashes_of(path, ["md5", "sha256"])
     if kind in _WHOLE:

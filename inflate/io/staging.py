@@ -21,6 +21,9 @@ from inflate.errors import OutputError
 from inflate.io.folder import CONFIG, FOLDER_FILES
 from inflate.io.protected import ReadFiles, check_written, leftover_of
 
+CHOOSE = "pass --overwrite (overwrite=True) to replace it, or choose another name"
+"""The advice about a destination that exists."""
+
 _FOLDER_NAMES = (FOLDER_FILES[0], CONFIG)
 """The files of a diffusers folder that we write."""
 
@@ -220,8 +223,7 @@ def saying_why(destination: Path, nbytes: int = 0) -> Iterator[None]:
 
 
 def _exists(destination: Path) -> str:
-    choose = "pass --overwrite (overwrite=True) to replace it, or choose another name"
-    return f"{destination} exists; {choose}"
+    return f"{destination} exists; {CHOOSE}"
 
 
 def _hidden(destination: Path) -> Path:

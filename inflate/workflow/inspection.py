@@ -136,7 +136,7 @@ def inspect(
         ignore: patterns of names to leave out, such as ``*.total_ops``.
         merge_strategy: how a video decoder blends, if its file does not record it.
         fingerprint: read the tensors for their fingerprint; by default if they are local and
-        small.
+            small.
         progress: called during a download.
 
     Raises:

@@ -71,7 +71,7 @@ def save_video_autoencoder(
             DistributedDataParallel or FSDP.
         path: the file, or the folder for layout ``diffusers``; written atomically.
         source: the image checkpoint that it was made from, or a file of ours that records one; by
-        default, the one recorded in the file that the module was loaded from.
+            default, the one recorded in the file that the module was loaded from.
         layout: the names to write, as for ``inflate convert --layout``.
         dtype: the type to store; by default that of each tensor.
         allow_inexact: fold the quant convs for layout ``comfyui`` even if it changes the images.
@@ -84,7 +84,7 @@ def save_video_autoencoder(
     Raises:
         ConfigError: the class of the module is not supported, or an argument has an unknown value.
         PlanError: tensors are on the meta device, sharded or not finite, or do not fit the
-        architecture or the layout.
+            architecture or the layout.
         CheckpointError: ``source`` cannot be read.
         OutputError: the file exists, or cannot be written.
     """
