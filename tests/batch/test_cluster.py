@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from inflate.batch import cluster as cluster_module
 from inflate.batch.batch import open_batch, run
 from inflate.batch.cluster import RayExecutor
 from inflate.batch.files import key_of_source
@@ -104,6 +106,15 @@ def test_remote_sources_and_outputs(
         assert outcomes[0].row.source_key == key_of_source(str(path), {})
         again, _ = run(batch, Watch(), executor="ray", ray_address=joined)
         assert [outcome.reused for outcome in again] == [True]
+
+
+def test_sigterm_has_its_handler_after_ray_replaced_it(
+    joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cluster_module, "_connect", lambda *_: signal.signal(signal.SIGTERM, print))
+    with closing(RayExecutor(1, joined)):
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,21 @@ def test_what_cannot_be_recorded_is_not_published(sources: Sources) -> None:
     assert statuses(ran(opened())[0]) == ["held", "held*"]
 
 
+class _Broken(Watcher):
+    """A display with a bug."""
+
+    def moved(self, *_: Any) -> None:
+        """Fail."""
+        raise ZeroDivisionError
+
+
+def test_a_bug_of_the_display_is_not_recorded_as_a_failed_job(sources: Sources) -> None:
+    sources(1)
+    with pytest.raises(ZeroDivisionError):
+        ran(opened(), watch=_Broken())
+    assert statuses(ran(opened())[0]) == ["held"]
+
+
 def test_a_second_batch_waits_and_takes_the_results_of_the_first(sources: Sources) -> None:
     sources(1)
     batch, watch, first = opened(), Watcher(), FakeExecutor()

@@ -100,6 +100,9 @@ USAGE_ERRORS = [
     (("verify", "x", "--seed", "1.5", "--json"), "'1.5'"),
     (("batch", "x", "--jobs", "0"), "--jobs"),
     (("batch", "x", "--memory", "nan"), "--memory"),
+    (("batch", "x", "--ledger", "s3://k:pass@b/x"), "--ledger"),
+    (("batch", "x", "--report-dir", "s3://b/x"), "--report-dir"),
+    (("verify", "x", "--save-outputs", "s3://b/x"), "--save-outputs"),
     (("presets", "xport", "kl-f8"), "export"),
 ]
 
@@ -111,6 +114,7 @@ def test_a_usage_error_ends_with_2(run: Run, arguments: tuple[str, ...], named: 
     assert named in ran.err
     assert ran.err.startswith("error: ")
     assert ran.err.count("\n") == 1
+    assert "pass@" not in ran.err
     assert ("did you mean" in ran.err) == ("did you mean" in named)
 
 

@@ -101,9 +101,6 @@ def test_false_lists_and_lengths_of_storages_are_refused(tmp_path: Path) -> None
         assert read(write_legacy(tmp_path / "a.ckpt", content, count=count)) is None
 
 
-# Bombs
-
-
 HEX = functools.reduce(
     lambda content, _: call("_codecs.encode", content, text("hex")), range(60), text("x")
 )
@@ -149,9 +146,6 @@ def test_no_instruction_is_harmful(format: str, tmp_path: Path) -> None:
         for before in starts:
             content = before + bytes([code]) + b"\x00" * 9
             assert read(WRITERS[format](tmp_path / "a.ckpt", content)) is None
-
-
-# Names
 
 
 @every_format

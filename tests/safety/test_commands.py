@@ -38,9 +38,6 @@ def test_every_case_is_valid_before_its_edits(ground: Ground) -> None:
         assert (found.code, found.problems) == (0, ()), (case.arguments, found.err)
 
 
-# The harness
-
-
 def harm(path: str, content: bytes = b"x", code: int = 0) -> tuple[int, str, str]:
     """A command that writes a file."""
     Path(path).write_bytes(content)

@@ -86,9 +86,6 @@ def test_permissions_are_those_of_any_new_file(
             path.chmod(0o700)  # The file that is overwritten must not matter.
 
 
-# Links
-
-
 def test_links_are_followed_on_reading(single: Path, out: Path) -> None:
     folder = out.parent / "links"
     folder.mkdir()

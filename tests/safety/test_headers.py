@@ -107,9 +107,6 @@ def test_no_header_takes_more_memory_than_it_has_bytes(tmp_path: Path, server: S
         assert answer["peak"] < 16 * MIB + 50 * min(path.stat().st_size, 100_000_000) // 10
 
 
-# Indices of shards, and folders of diffusers
-
-
 def dumped(content: Any) -> bytes:
     """A document as JSON; texts stay as they are."""
     text = content if isinstance(content, str) else json.dumps(content)
@@ -164,9 +161,6 @@ def test_a_false_configuration_is_refused(tmp_path: Path) -> None:
     for content in OURS:
         path = write_safetensors(tmp_path / "a.safetensors", weights, {"inflate.config": content})
         refused(tmp_path, "convert", path, "--dry-run")
-
-
-# What is not a regular file
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "a.safetensors.index.json"])

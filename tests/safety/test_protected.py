@@ -64,9 +64,6 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, begun)
 
 
-# No output replaces an input
-
-
 @pytest.mark.usefixtures("no_work")
 def test_no_file_of_a_source_is_a_destination(
     sharded: Path, folder: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,9 +152,6 @@ def test_a_file_has_one_place_under_all_of_its_names(tmp_path: Path) -> None:
     assert len(conflicts(["a\0b", "c" * 300], ["a\0c"])) == 2  # No system has such files.
 
 
-# Neither a file nor a folder
-
-
 def test_devices_pipes_sockets_and_links_to_them_are_not_destinations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,9 +162,6 @@ def test_devices_pipes_sockets_and_links_to_them_are_not_destinations(
     Path("device").symlink_to("/dev/null")
     Path("link").symlink_to("pipe")
     assert len(conflicts(["pipe", "socket", "device", "link"], [])) == 4
-
-
-# Inputs that change, or that something cuts short
 
 
 def touch(path: Path) -> None:

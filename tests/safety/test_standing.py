@@ -37,9 +37,6 @@ def shell(script: str, folder: Path, **more: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
-# Pipes and screens
-
-
 def test_a_reader_that_leaves_changes_no_exit_code(pair: Pair, tmp_path: Path) -> None:
     script = f"{INFLATE} convert {pair[0]} --dry-run --json | true; echo ${{PIPESTATUS[0]}}"
     ran = shell(script, tmp_path)
@@ -72,9 +69,6 @@ def test_names_that_the_screen_cannot_show_are_escaped(pair: Pair, tmp_path: Pat
     assert [line for line in ran.stdout.splitlines() if line.isdigit()] == ["0", "2"]
 
 
-# Values that no number, name or table can hold
-
-
 def test_values_beyond_all_limits_are_refused(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,9 +92,6 @@ def test_quant_convs_that_are_incomplete_are_refused(pair: Pair, tmp_path: Path)
         tensors = {key: value for key, value in load_file(pair[0]).items() if key != lost}
         image = write_safetensors(tmp_path / "img.safetensors", tensors)
         assert lost in refused(tmp_path, "convert", image, *fold)
-
-
-# Batches
 
 
 def test_a_manifest_with_nul_or_nested_beyond_any_stack_is_refused(
@@ -154,9 +145,6 @@ def test_a_deleted_working_directory(pair: Pair, tmp_path: Path, server: Server)
         assert is_one_message(answer.err), words
 
 
-# Python
-
-
 @pytest.mark.parametrize(
     ("function", "arguments", "options"),
     [
@@ -181,9 +169,6 @@ def test_arguments_of_another_type_are_refused_by_name(
     assert "NoneType' object" not in str(caught.value)
     assert "attribute" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-# Bugs and signals
 
 
 class _Foreign(BaseException):
@@ -228,6 +213,17 @@ def test_a_signal_removes_staged_files(
     assert answer.code == 128 + number, answer.err
     assert "Traceback" not in answer.err
     assert list(output.parent.iterdir()) == []
+
+
+def test_signals_after_the_work_change_no_exit_code(tmp_path: Path) -> None:
+    program = (
+        "import atexit, os, signal, sys; from inflate.__main__ import run\n"
+        "for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):\n"
+        "    atexit.register(os.kill, os.getpid(), getattr(signal, name))\n"
+        "sys.argv[1:] = ['presets', '-h']; run()"
+    )
+    ran = shell(f'{sys.executable} -c "{program}"', tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_an_ignored_signal_stays_ignored(server: Server) -> None:
